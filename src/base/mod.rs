@@ -1,0 +1,12 @@
+//! What every room shares: ids and sizes, the error, and the doors to time and chance.
+//!
+//! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`] and [`crash`].
+
+pub mod clock;
+pub mod crash;
+pub mod error;
+pub mod ids;
+
+pub use clock::{Clock, Timestamp};
+pub use error::{Error, Kind, Result};
+pub use ids::{DbChecksum, Lineage, PageSize, Pgno, TxId};

@@ -5,8 +5,10 @@
 pub mod clock;
 pub mod crash;
 pub mod error;
+pub mod event;
 pub mod ids;
 
 pub use clock::{Clock, Timestamp};
 pub use error::{Error, Kind, Result};
+pub use event::{EventKind, Secret, Severity, Webhook};
 pub use ids::{DbChecksum, Lineage, PageSize, Pgno, TxId};

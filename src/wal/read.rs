@@ -1,0 +1,269 @@
+//! From frames to committed pages.
+
+use super::checksum::FrameChecksum;
+use super::header::{FRAME_HEADER_LEN, FrameHeader, Salt, WAL_HEADER_LEN, WalHeader, WalPos, frame_offset};
+use super::read_at::ReadAt;
+use crate::base::{Error, Kind, PageSize, Pgno};
+use std::io;
+
+/// Bytes per read: large enough that system calls cost nothing, small enough to forget.
+const BULK: usize = 256 * 1024;
+
+/// Why frames could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The generation asked for is gone: the WAL was reset, truncated or replaced.
+    #[error("the WAL no longer holds generation {0}")]
+    Reset(Salt),
+    /// The WAL holds the generation, but not the frames that were committed.
+    #[error("the WAL is damaged: {0}")]
+    Corrupt(String),
+    /// The file could not be read.
+    #[error("cannot read the WAL: {0}")]
+    Io(#[source] io::Error),
+}
+
+impl From<ReadError> for Error {
+    fn from(e: ReadError) -> Error {
+        match e {
+            ReadError::Reset(_) => Error::new(Kind::Missing, e.to_string()),
+            ReadError::Corrupt(_) => Error::corrupt(e.to_string()),
+            ReadError::Io(e) => Error::new(Kind::Io, "cannot read the WAL").because(e),
+        }
+    }
+}
+
+/// One frame on its way past.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// The page.
+    pub pgno: Pgno,
+    /// The frame, counting from 1.
+    pub number: u32,
+    /// The page's bytes.
+    pub page: &'a [u8],
+    /// In a commit frame the size of the database in pages after it, else 0.
+    pub commit: u32,
+}
+
+/// A range of committed frames, proved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frames {
+    /// Bytes in a page.
+    pub page_size: PageSize,
+    /// Size of the database in pages after the range; 0 if the range is empty.
+    pub commit: u32,
+    /// Number of commit frames in it. (SQLite pads a commit by repeating its last frame, so this is no
+    /// count of transactions.)
+    pub commits: u32,
+    /// The newest frame of each page, pages ascending. Also of pages above `commit`: the range may shrink
+    /// the database, and what lies above is then no part of it.
+    pub pages: Vec<(Pgno, u32)>,
+    /// The place behind the range.
+    pub end: WalPos,
+}
+
+/// Reads the frames from `start` (exclusive) to `end` (inclusive), which are positions of one generation,
+/// and proves them (I-WAL-2). `visit` sees every frame in order, on the way: what it learns counts only if
+/// this returns `Ok`.
+pub fn read_frames<S: ReadAt + ?Sized>(
+    source: &S,
+    start: WalPos,
+    end: WalPos,
+    mut visit: impl FnMut(Frame<'_>),
+) -> Result<Frames, ReadError> {
+    let salt = end.salt;
+    if start.salt != salt {
+        return Err(ReadError::Reset(start.salt));
+    }
+    if start.frame > end.frame {
+        return Err(ReadError::Corrupt(format!("it ends at frame {} and not {}", end.frame, start.frame)));
+    }
+    let header = generation(source, salt)?;
+    let frames = read_range(source, &header, start, end, &mut visit);
+    // Whatever was found: in a WAL that was reset meanwhile it means nothing.
+    if generation(source, salt)? != header {
+        return Err(ReadError::Reset(salt));
+    }
+    frames
+}
+
+fn read_range<S: ReadAt + ?Sized>(
+    source: &S,
+    header: &WalHeader,
+    start: WalPos,
+    end: WalPos,
+    visit: &mut impl FnMut(Frame<'_>),
+) -> Result<Frames, ReadError> {
+    let seed = if start.frame == 0 { header.checksum } else { start.checksum };
+    let mut newest = Newest::default();
+    let (mut sum, mut commit, mut commits) = (seed, 0, 0);
+    let read = each_frame(source, header, start.frame, end.frame, seed, |frame, after| {
+        sum = after;
+        commit = frame.commit;
+        commits += u32::from(frame.commit != 0);
+        newest.add(frame.pgno, frame.number);
+        visit(frame);
+    })?;
+    if read != end.frame {
+        return Err(ReadError::Corrupt(format!("frame {} breaks the chain", read.saturating_add(1))));
+    }
+    if start.frame != end.frame && commit == 0 {
+        return Err(ReadError::Corrupt(format!("frame {} has no commit mark", end.frame)));
+    }
+    if end.frame != 0 && sum != end.checksum {
+        return Err(ReadError::Corrupt(format!("frame {} is not the one committed", end.frame)));
+    }
+    let end = WalPos { salt: header.salt, frame: end.frame, checksum: sum };
+    Ok(Frames { page_size: header.page_size, commit, commits, pages: newest.finish(), end })
+}
+
+/// The WAL header, if it is still that of generation `salt`.
+fn generation<S: ReadAt + ?Sized>(source: &S, salt: Salt) -> Result<WalHeader, ReadError> {
+    let mut bytes = [0; WAL_HEADER_LEN];
+    match source.read_exact_at(&mut bytes, 0) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(ReadError::Reset(salt)),
+        Err(e) => return Err(ReadError::Io(e)),
+    }
+    match WalHeader::decode(&bytes) {
+        Ok(header) if header.salt == salt => Ok(header),
+        Ok(_) => Err(ReadError::Reset(salt)),
+        // A header caught while it is written, or rubbish: the salts say whether it was ours.
+        Err(e) => {
+            let ours = [salt.salt1.to_be_bytes(), salt.salt2.to_be_bytes()].concat();
+            if bytes.get(16..24) == Some(ours.as_slice()) {
+                Err(ReadError::Corrupt(e.to_string()))
+            } else {
+                Err(ReadError::Reset(salt))
+            }
+        }
+    }
+}
+
+/// What SQLite would find in this WAL if it had to recover it: the frames up to the last valid commit frame.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scan {
+    /// The header.
+    pub header: WalHeader,
+    /// The place behind the last commit; frame 0 if there is none.
+    pub end: WalPos,
+    /// Size of the database in pages there; 0 if there is no commit.
+    pub commit: u32,
+    /// Valid frames, those after the last commit included: not committed, never to be shipped.
+    pub valid: u32,
+    /// The newest committed frame of each page, pages ascending; see [`Frames::pages`].
+    pub pages: Vec<(Pgno, u32)>,
+}
+
+/// Reads a WAL from its start as SQLite's recovery does (`walIndexRecover`): for start-up, and where no
+/// wal-index exists (exclusive locking mode). `None` if there is no WAL content: a file of 32 bytes or
+/// fewer, or an invalid header. Only the caller can know that nobody writes meanwhile.
+pub fn scan<S: ReadAt + ?Sized>(source: &S) -> Result<Option<Scan>, ReadError> {
+    let size = source.size().map_err(ReadError::Io)?;
+    let mut bytes = [0; WAL_HEADER_LEN];
+    if size <= WAL_HEADER_LEN as u64 {
+        return Ok(None);
+    }
+    source.read_exact_at(&mut bytes, 0).map_err(ReadError::Io)?;
+    let Ok(header) = WalHeader::decode(&bytes) else { return Ok(None) };
+
+    let frame_len = (FRAME_HEADER_LEN + header.page_size.len()) as u64;
+    let last = u32::try_from((size - WAL_HEADER_LEN as u64) / frame_len).unwrap_or(u32::MAX);
+    let (mut end, mut commit) = (header.start(), 0);
+    let (mut newest, mut pending) = (Newest::default(), Vec::new());
+    let valid = each_frame(source, &header, 0, last, header.checksum, |frame, after| {
+        pending.push((frame.pgno, frame.number));
+        if frame.commit != 0 {
+            end = WalPos { salt: header.salt, frame: frame.number, checksum: after };
+            commit = frame.commit;
+            pending.drain(..).for_each(|(pgno, number)| newest.add(pgno, number));
+        }
+    })?;
+    Ok(Some(Scan { header, end, commit, valid, pages: newest.finish() }))
+}
+
+/// Walks the frames after `from` up to `to` for as long as they are valid: salt, page number, checksum
+/// chain. Returns the last valid one. A file that ends before `to` ends the walk.
+fn each_frame<S: ReadAt + ?Sized>(
+    source: &S,
+    header: &WalHeader,
+    from: u32,
+    to: u32,
+    mut sum: FrameChecksum,
+    mut visit: impl FnMut(Frame<'_>, FrameChecksum),
+) -> Result<u32, ReadError> {
+    let frame_len = FRAME_HEADER_LEN + header.page_size.len();
+    let bulk = u32::try_from(BULK / frame_len).unwrap_or(1).max(1);
+    let mut buf = vec![0; frame_len * bulk.min(to.saturating_sub(from)) as usize];
+    let mut last = from;
+    while last < to {
+        let mut count = bulk.min(to - last);
+        if !fill(source, &mut buf, frame_len, count, last, header.page_size)? {
+            // Near the end of a file that is shorter than it should be: one by one, as far as it goes.
+            count = 1;
+            if !fill(source, &mut buf, frame_len, count, last, header.page_size)? {
+                return Ok(last);
+            }
+        }
+        for bytes in buf.chunks_exact(frame_len).take(count as usize) {
+            let Some((head, page)) = bytes.split_first_chunk::<FRAME_HEADER_LEN>() else { return Ok(last) };
+            let head = FrameHeader::decode(head);
+            let (Some(pgno), true) = (head.pgno, head.salt == header.salt) else { return Ok(last) };
+            let after = head.chain(page, sum, header.endian);
+            if after != head.checksum {
+                return Ok(last);
+            }
+            sum = after;
+            last += 1;
+            visit(Frame { pgno, number: last, page, commit: head.commit }, after);
+        }
+    }
+    Ok(last)
+}
+
+/// Reads `count` frames after frame `last`; `false` if the file ends before.
+fn fill<S: ReadAt + ?Sized>(
+    source: &S,
+    buf: &mut [u8],
+    frame_len: usize,
+    count: u32,
+    last: u32,
+    size: PageSize,
+) -> Result<bool, ReadError> {
+    let Some(buf) = buf.get_mut(..frame_len * count as usize) else { return Ok(false) };
+    match source.read_exact_at(buf, frame_offset(last.saturating_add(1), size)) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(ReadError::Io(e)),
+    }
+}
+
+/// The newest frame of each page, in memory of the order of the distinct pages: a list that is
+/// sorted and thinned whenever it has doubled.
+#[derive(Default)]
+struct Newest {
+    list: Vec<(Pgno, u32)>,
+    thin: usize,
+}
+
+impl Newest {
+    fn add(&mut self, pgno: Pgno, number: u32) {
+        if self.list.len() >= 1024.max(2 * self.thin) {
+            self.thin_out();
+        }
+        self.list.push((pgno, number));
+    }
+
+    fn thin_out(&mut self) {
+        // Of one page the newest frame first, which is the one dedup keeps.
+        self.list.sort_unstable_by_key(|&(pgno, number)| (pgno, std::cmp::Reverse(number)));
+        self.list.dedup_by_key(|entry| entry.0);
+        self.thin = self.list.len();
+    }
+
+    fn finish(mut self) -> Vec<(Pgno, u32)> {
+        self.thin_out();
+        self.list
+    }
+}

@@ -36,6 +36,7 @@ pub struct Error {
     kind: Kind,
     message: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    retry_after: Option<std::time::Duration>,
 }
 
 /// `std::result::Result` with [`Error`].
@@ -44,7 +45,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A new error. `message` is one line.
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), source: None }
+        Error { kind, message: message.into(), source: None, retry_after: None }
     }
 
     /// Shorthand for [`Kind::Config`].
@@ -75,6 +76,18 @@ impl Error {
     pub fn io(what: &str, path: &std::path::Path, e: std::io::Error) -> Error {
         let kind = if e.kind() == std::io::ErrorKind::NotFound { Kind::Missing } else { Kind::Io };
         Error::new(kind, format!("cannot {what} {}", path.display())).because(e)
+    }
+
+    /// Remembers how long the other side asked us to wait (HTTP `Retry-After`).
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Option<std::time::Duration>) -> Error {
+        self.retry_after = wait;
+        self
+    }
+
+    /// How long the other side asked us to wait, if it did.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        self.retry_after
     }
 
     /// What the caller can do next.

@@ -1,0 +1,60 @@
+//! Running a future to its end on the calling thread: SQL functions are called on the app's thread.
+
+use crate::base::{Error, Kind, Result};
+use std::future::Future;
+
+/// Runs `future` on a runtime of its own, which is gone afterwards: no thread of ours stays in the
+/// app. On a thread that is already inside a tokio runtime (an async Rust host) it runs on a
+/// helper thread, because tokio panics when runtimes are nested. A [`super::Store`] may be used
+/// from several runtimes, one after the other: it makes new connections in each.
+pub fn block_on<F>(future: F) -> Result<F::Output>
+where
+    F: Future + Send,
+    F::Output: Send,
+{
+    if tokio::runtime::Handle::try_current().is_err() {
+        return on_this_thread(future);
+    }
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("walrust-call".into())
+            .spawn_scoped(scope, || on_this_thread(future))
+            .map_err(|e| Error::new(Kind::Io, "cannot start a thread").because(e))?;
+        thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a panic in a store operation")))
+    })
+}
+
+fn on_this_thread<F: Future>(future: F) -> Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("walrust-io")
+        .build()
+        .map_err(|e| Error::new(Kind::Io, "cannot start an I/O runtime").because(e))?;
+    let out = runtime.block_on(future);
+    super::http::forget(runtime.handle().id());
+    // A name look-up may still hang in a helper thread; nobody waits for it.
+    runtime.shutdown_background();
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_timers_and_nested() {
+        let sleep = || async {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            7
+        };
+        assert_eq!(block_on(sleep()).unwrap(), 7);
+        assert_eq!(block_on(async { block_on(sleep()).unwrap() }).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_panic_inside_a_host_runtime_is_an_error() {
+        let outer = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let r: Result<()> = outer.block_on(async { block_on(async { panic!("x") }) });
+        assert_eq!(r.unwrap_err().kind(), Kind::Bug);
+    }
+}

@@ -1,0 +1,294 @@
+//! The HTTP client under object_store, and a witness of what it saw.
+//!
+//! object_store turns answers into errors and drops `Retry-After`, the S3 error code and, for generic
+//! errors, the status. [`Witness`] stands between object_store and reqwest, notes these per operation
+//! (a task-local), and adds what object_store has no option for: `If-None-Match: *` on
+//! CompleteMultipartUpload, and a time limit that grows with the body.
+//!
+//! I-HTTP-1: one connection pool per process, runtime and kind of TLS: a thousand replicas share
+//! it, because each client holds its own copy of the CA store. I-HTTP-2: a client never serves
+//! another runtime than the one that drives its connections, nor a forked child. I-HTTP-3: redirects are not
+//! followed: a signed request sent elsewhere is at best refused.
+
+use crate::base::{Error, Kind, Result};
+use async_trait::async_trait;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+};
+use object_store::{ClientOptions, HeaderValue};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// To open a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// To get an answer, and between two pieces of a body.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The slowest upload that is not taken for a dead one: 16 KiB a second.
+const SLOWEST_UPLOAD: u64 = 16 * 1024;
+/// Instance metadata answers at once or is not there.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
+/// Error bodies are a few hundred bytes; what is longer is not one.
+const MAX_ERROR_BODY: u64 = 64 * 1024;
+/// Pools kept: the shipper's runtime and some calls from SQL.
+const MAX_POOLS: usize = 4;
+
+/// What the last request of an operation saw.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) host: String,
+    pub(super) status: Option<u16>,
+    /// `<Code>` and `<Message>` of an S3 or Azure error body.
+    pub(super) code: String,
+    pub(super) message: String,
+    pub(super) retry_after: Option<Duration>,
+    /// The bucket's region, which S3 tells with a redirect.
+    pub(super) region: Option<String>,
+    /// No answer came.
+    pub(super) transport: Option<(HttpErrorKind, String)>,
+}
+
+tokio::task_local! {
+    static SEEN: Arc<Mutex<Seen>>;
+}
+
+/// Runs `future` and tells what its last request saw.
+pub(super) async fn witnessed<F: Future>(future: F) -> (F::Output, Seen) {
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let out = SEEN.scope(seen.clone(), future).await;
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    (out, seen)
+}
+
+fn note(update: impl FnOnce(&mut Seen)) {
+    let _ = SEEN.try_with(|seen| update(&mut seen.lock().unwrap_or_else(PoisonError::into_inner)));
+}
+
+/// Which certificates a pool needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Tls {
+    /// None: the endpoint is `http://`. A machine without a CA store can then still be used.
+    Unused,
+    /// The system's, or `SSL_CERT_FILE`'s, and the bundle of this file (`AWS_CA_BUNDLE`).
+    System(Option<std::path::PathBuf>),
+}
+
+/// Whether CompleteMultipartUpload carries `If-None-Match: *`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Complete {
+    /// S3: every multipart upload of ours is create-only.
+    Conditional,
+    /// The other protocols have no such header there.
+    Plain,
+}
+
+/// Our `HttpService`, and its own connector.
+#[derive(Clone, Debug)]
+pub(super) struct Witness {
+    tls: Tls,
+    complete: Complete,
+}
+
+impl Witness {
+    /// Builds a client once, so that a missing CA store is told now.
+    pub(super) fn new(tls: Tls, complete: Complete) -> Result<Witness> {
+        build(&tls)?;
+        Ok(Witness { tls, complete })
+    }
+}
+
+impl HttpConnector for Witness {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl HttpService for Witness {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let host = request.uri().host().unwrap_or_default().to_string();
+        let query = request.uri().query().unwrap_or_default();
+        let completes = request.method().as_str() == "POST" && query.starts_with("uploadId=");
+        if completes && self.complete == Complete::Conditional && !OVERWRITE.try_with(|o| *o).unwrap_or(false)
+        {
+            // (https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html).
+            // Not part of the signature, which covers only the headers it names.
+            request.headers_mut().insert("if-none-match", HeaderValue::from_static("*"));
+        }
+        let limit = if host.starts_with("169.254.") {
+            METADATA_TIMEOUT
+        } else {
+            ANSWER_TIMEOUT + Duration::from_secs(request.body().content_length() as u64 / SLOWEST_UPLOAD)
+        };
+        note(|seen| *seen = Seen { host, ..Seen::default() });
+        let client = client(&self.tls).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
+        let answer = match tokio::time::timeout(limit, client.call(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(HttpError::new(HttpErrorKind::Timeout, NoAnswer(limit))),
+        };
+        match answer {
+            Ok(response) => look_at(response).await,
+            Err(e) => {
+                note(|seen| seen.transport = Some((e.kind(), root_cause(&e))));
+                Err(e)
+            }
+        }
+    }
+}
+
+tokio::task_local! {
+    static OVERWRITE: bool;
+}
+
+/// Runs `future` without the condition on CompleteMultipartUpload, for a store that refuses conditions.
+pub(super) async fn without_condition<F: Future>(future: F) -> F::Output {
+    OVERWRITE.scope(true, future).await
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+pub(super) struct NoAnswer(pub(super) Duration);
+
+async fn look_at(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let status = response.status().as_u16();
+    let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
+    let retry_after = header("retry-after").and_then(retry_after);
+    let region = header("x-amz-bucket-region").map(str::to_string);
+    note(|seen| {
+        seen.status = Some(status);
+        seen.retry_after = retry_after;
+        seen.region = region;
+    });
+    let length = header("content-length").and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+    if status < 300 || length > MAX_ERROR_BODY {
+        return Ok(response);
+    }
+    let (parts, body) = response.into_parts();
+    let body = match tokio::time::timeout(ANSWER_TIMEOUT, body.bytes()).await {
+        Ok(Ok(body)) => body,
+        _ => bytes::Bytes::new(),
+    };
+    let text = String::from_utf8_lossy(&body);
+    let (code, message) = (element(&text, "Code"), element(&text, "Message"));
+    note(|seen| {
+        seen.code = code;
+        seen.message = message;
+    });
+    Ok(HttpResponse::from_parts(parts, body.into()))
+}
+
+/// The text of the first `<name>` in an XML error body, one line, at most 200 characters.
+fn element(xml: &str, name: &str) -> String {
+    let inner = xml
+        .split_once(&format!("<{name}>"))
+        .and_then(|(_, rest)| rest.split_once(&format!("</{name}>")))
+        .map_or("", |(inner, _)| inner);
+    super::error::one_line(inner)
+}
+
+/// Seconds or an HTTP date (<https://www.rfc-editor.org/rfc/rfc9110#field.retry-after>).
+fn retry_after(value: &str) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse::<u32>() {
+        return Some(Duration::from_secs(seconds.into()));
+    }
+    let at = chrono::DateTime::parse_from_rfc2822(value.trim()).ok()?.timestamp_millis();
+    Some(crate::base::Timestamp(at).since(crate::base::clock::now()))
+}
+
+/// The innermost text of a chain of errors: reqwest says "error sending request", its cause says why.
+pub(super) fn root_cause(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut at = e;
+    while let Some(next) = at.source() {
+        at = next;
+    }
+    super::error::one_line(&at.to_string())
+}
+
+struct Pool {
+    process: u32,
+    runtime: tokio::runtime::Id,
+    tls: Tls,
+    client: reqwest::Client,
+}
+
+static POOLS: Mutex<Vec<Pool>> = Mutex::new(Vec::new());
+
+/// The pool of this process, runtime and kind of TLS (I-HTTP-1, I-HTTP-2).
+fn client(tls: &Tls) -> Result<reqwest::Client> {
+    let (process, runtime) = (std::process::id(), tokio::runtime::Handle::current().id());
+    // A child forked while the lock was held must not wait for it: it builds a client of its own.
+    let Ok(mut pools) = POOLS.try_lock() else { return build(tls) };
+    let found = pools.iter().position(|p| p.process == process && p.runtime == runtime && p.tls == *tls);
+    let pool = match found {
+        Some(i) => pools.remove(i),
+        None => Pool { process, runtime, tls: tls.clone(), client: build(tls)? },
+    };
+    let client = pool.client.clone();
+    pools.push(pool);
+    if pools.len() > MAX_POOLS {
+        pools.remove(0);
+    }
+    Ok(client)
+}
+
+/// Drops the pools of a runtime that is about to end.
+pub(super) fn forget(runtime: tokio::runtime::Id) {
+    if let Ok(mut pools) = POOLS.try_lock() {
+        pools.retain(|p| p.runtime != runtime);
+    }
+}
+
+fn build(tls: &Tls) -> Result<reqwest::Client> {
+    // reqwest has no provider built in and would panic; a provider that the host installed stays.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("walrust/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_max_idle_per_host(8);
+    match tls {
+        Tls::Unused => builder = builder.tls_certs_only([]),
+        Tls::System(None) => {}
+        Tls::System(Some(bundle)) => {
+            let pem = std::fs::read(bundle).map_err(|e| Error::io("read AWS_CA_BUNDLE", bundle, e))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| {
+                Error::config(format!("AWS_CA_BUNDLE {}: {}", bundle.display(), root_cause(&e)))
+            })?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+    }
+    builder.build().map_err(|e| {
+        Error::new(
+            Kind::Config,
+            format!(
+                "cannot set up TLS: {}; install the system's CA certificates (ca-certificates) or set SSL_CERT_FILE to a PEM bundle",
+                root_cause(&e)
+            ),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_in_both_forms() {
+        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        let at = chrono::DateTime::from_timestamp_millis(crate::base::clock::now().0 + 60_000).unwrap();
+        let wait = retry_after(&at.format("%a, %d %b %Y %H:%M:%S GMT").to_string()).unwrap();
+        assert!(wait > Duration::from_secs(50) && wait <= Duration::from_secs(60), "{wait:?}");
+        assert_eq!(retry_after("soon"), None);
+    }
+
+    #[test]
+    fn error_bodies() {
+        let xml = "<Error><Code>SlowDown</Code><Message>Please\nreduce</Message></Error>";
+        assert_eq!(
+            (element(xml, "Code").as_str(), element(xml, "Message").as_str()),
+            ("SlowDown", "Please reduce")
+        );
+        assert_eq!(element("<Code>never closed", "Code"), "");
+    }
+}

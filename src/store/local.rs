@@ -1,0 +1,319 @@
+//! A replica in a directory. Our own, not object_store's: that one cannot set a file's time (where
+//! Litestream keeps the timestamp), has no conditional update, and says little about what failed.
+//!
+//! I-LOCAL-1: a file appears under its name complete and synced, or not at all: temp file in the same
+//! directory, fsync, link (create-only) or rename, fsync of the directory and of every directory made.
+//! I-LOCAL-2: an existing file is never replaced by a create-only put. I-LOCAL-3: conditional updates are
+//! serialised by an fcntl lock on `walrust/.walrust-lock` (between processes) and a mutex (within
+//! this one, where fcntl locks do not exclude).
+//! A crash leaves a `.walrust-tmp-…` file, which listings skip and a later put in that directory removes after a day.
+//! Blocking: the caller runs it on a blocking thread.
+
+use super::{Body, ObjectInfo, Version};
+use crate::base::{Error, Kind, Result, Timestamp, clock, crash};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const TEMP: &str = ".walrust-tmp-";
+const HIDDEN: &str = ".walrust-";
+const STALE_TEMP: Duration = Duration::from_secs(86_400);
+
+/// A directory.
+#[derive(Clone, Debug)]
+pub(super) struct LocalDir {
+    root: PathBuf,
+}
+
+impl LocalDir {
+    pub(super) fn new(root: &Path) -> LocalDir {
+        LocalDir { root: root.to_path_buf() }
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.root.join(key)
+    }
+
+    pub(super) fn put_new(&self, key: &str, body: &Body, timestamp: Option<Timestamp>) -> Result<()> {
+        let path = self.path(key);
+        if path.symlink_metadata().is_ok() {
+            return Err(exists(key));
+        }
+        let temp = Temp::write(&path, body, timestamp)?;
+        crash::point("store.local.before_link");
+        match fs::hard_link(&temp.path, &path) {
+            Ok(()) => drop(temp),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(exists(key)),
+            // File systems without hard links: the lock stands in.
+            Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+                let _lock = self.lock()?;
+                if path.symlink_metadata().is_ok() {
+                    return Err(exists(key));
+                }
+                temp.rename(&path)?;
+            }
+            Err(e) => return Err(failed("put", key, e)),
+        }
+        crash::point("store.local.before_dir_sync");
+        sync_parent(&path)
+    }
+
+    pub(super) fn put_over(&self, key: &str, body: &Body) -> Result<()> {
+        let path = self.path(key);
+        Temp::write(&path, body, None)?.rename(&path)?;
+        sync_parent(&path)
+    }
+
+    pub(super) fn put_if(&self, key: &str, body: &Body, expected: Option<&Version>) -> Result<Version> {
+        let _lock = self.lock()?;
+        let now = match self.get_versioned(key) {
+            Ok((_, version)) => Some(version),
+            Err(e) if e.is_missing() => None,
+            Err(e) => return Err(e),
+        };
+        if now.as_ref() != expected {
+            return Err(exists(key));
+        }
+        self.put_over(key, body)?;
+        Ok(version_of(&body.read()?))
+    }
+
+    pub(super) fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Vec<u8>> {
+        let (mut file, size) = self.open(key)?;
+        let range = range.unwrap_or(0..size);
+        if range.start > size || (range.start == size && range.end > range.start) {
+            return Err(Error::corrupt(format!(
+                "cannot get {key}: the object ends before the requested range"
+            )));
+        }
+        let length = range.end.min(size).saturating_sub(range.start);
+        let mut out = Vec::new();
+        let read = file
+            .seek(SeekFrom::Start(range.start))
+            .and_then(|_| file.take(length).read_to_end(&mut out))
+            .map_err(|e| failed("get", key, e))?;
+        if read as u64 != length {
+            return Err(Error::new(
+                Kind::Retry,
+                format!("cannot get {key}: the file shrank while it was read"),
+            ));
+        }
+        Ok(out)
+    }
+
+    pub(super) fn get_versioned(&self, key: &str) -> Result<(Vec<u8>, Version)> {
+        let bytes = self.get(key, None)?;
+        let version = version_of(&bytes);
+        Ok((bytes, version))
+    }
+
+    /// The open file and its size.
+    pub(super) fn open(&self, key: &str) -> Result<(File, u64)> {
+        let file = File::open(self.path(key)).map_err(|e| failed("get", key, e))?;
+        let meta = file.metadata().map_err(|e| failed("get", key, e))?;
+        if meta.is_dir() {
+            return Err(Error::new(Kind::Missing, format!("cannot get {key}: it is a directory")));
+        }
+        Ok((file, meta.len()))
+    }
+
+    pub(super) fn head(&self, key: &str) -> Result<ObjectInfo> {
+        let meta = fs::metadata(self.path(key)).map_err(|e| failed("look up", key, e))?;
+        if meta.is_dir() {
+            return Err(Error::new(Kind::Missing, format!("cannot look up {key}: it is a directory")));
+        }
+        Ok(info(key.to_string(), &meta))
+    }
+
+    pub(super) fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let mut out = Vec::new();
+        let mut folders = vec![prefix.to_string()];
+        while let Some(folder) = folders.pop() {
+            for (key, meta) in self.entries(&folder)? {
+                if meta.is_dir() { folders.push(key) } else { out.push(info(key, &meta)) }
+            }
+        }
+        Ok(out)
+    }
+
+    pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let entries = self.entries(prefix)?;
+        Ok(entries.into_iter().filter(|(_, meta)| meta.is_dir()).map(|(key, _)| key).collect())
+    }
+
+    /// Keys and metadata directly in `folder`; nothing if it is absent.
+    fn entries(&self, folder: &str) -> Result<Vec<(String, fs::Metadata)>> {
+        let entries = match fs::read_dir(self.path(folder)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(failed("list", folder, e)),
+        };
+        let mut out = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| failed("list", folder, e))?;
+            // Names of ours are UTF-8; a foreign file with another name is none of our business.
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.starts_with(HIDDEN) {
+                continue;
+            }
+            let key = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+            match fs::metadata(entry.path()) {
+                Ok(meta) => out.push((key, meta)),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(failed("list", &key, e)),
+            }
+        }
+        Ok(out)
+    }
+
+    pub(super) fn delete(&self, keys: &[String]) -> Result<()> {
+        for key in keys {
+            match fs::remove_file(self.path(key)) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("delete", key, e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<Lock> {
+        static WITHIN_PROCESS: Mutex<()> = Mutex::new(());
+        let within = WITHIN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.root.join("walrust").join(".walrust-lock");
+        make_parent(&path)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| failed("lock", "walrust/.walrust-lock", e))?;
+        rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|e| failed("lock", "walrust/.walrust-lock", e.into()))?;
+        Ok(Lock { _file: file, _within: within })
+    }
+}
+
+/// The file first: closing it gives up the fcntl lock, then the mutex goes.
+struct Lock {
+    _file: File,
+    _within: std::sync::MutexGuard<'static, ()>,
+}
+
+/// A temp file, removed when dropped unless renamed.
+struct Temp {
+    path: PathBuf,
+}
+
+impl Temp {
+    fn write(target: &Path, body: &Body, timestamp: Option<Timestamp>) -> Result<Temp> {
+        make_parent(target)?;
+        let parent = target.parent().unwrap_or(Path::new("/"));
+        sweep(parent);
+        let now = clock::now().0;
+        let temp = Temp { path: parent.join(format!("{TEMP}{now:x}-{:016x}", clock::random_u64())) };
+        let shown = temp.path.display().to_string();
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&temp.path)
+            .map_err(|e| failed("put", &shown, e))?;
+        match body {
+            Body::Bytes(bytes) => file.write_all(bytes).map_err(|e| failed("put", &shown, e))?,
+            Body::File(source) => {
+                let mut source_file = File::open(source).map_err(|e| Error::io("read", source, e))?;
+                std::io::copy(&mut source_file, &mut file).map_err(|e| failed("put", &shown, e))?;
+            }
+        }
+        if let Some(at) = timestamp {
+            file.set_modified(system_time(at)).map_err(|e| failed("put", &shown, e))?;
+        }
+        file.sync_all().map_err(|e| failed("put", &shown, e))?;
+        Ok(temp)
+    }
+
+    fn rename(self, target: &Path) -> Result<()> {
+        fs::rename(&self.path, target).map_err(|e| failed("put", &target.display().to_string(), e))
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Removes temp files that a crash left more than a day ago.
+fn sweep(folder: &Path) {
+    let oldest = clock::now().0 - i64::try_from(STALE_TEMP.as_millis()).unwrap_or(i64::MAX);
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let made = name.to_str().and_then(|n| n.strip_prefix(TEMP)).and_then(|n| n.split('-').next());
+        if made.and_then(|m| i64::from_str_radix(m, 16).ok()).is_some_and(|m| m < oldest) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Makes the directories above `path`, each synced into its parent.
+fn make_parent(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent().filter(|p| !p.is_dir()) else { return Ok(()) };
+    make_parent(parent)?;
+    match fs::create_dir(parent) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            Err(failed("make directory", &parent.display().to_string(), e))
+        }
+        _ => sync_parent(parent),
+    }
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    File::open(parent)
+        .and_then(|d| d.sync_all())
+        .map_err(|e| failed("sync", &parent.display().to_string(), e))
+}
+
+fn version_of(bytes: &[u8]) -> Version {
+    Version { etag: Some(super::hex(&Sha256::digest(bytes))), version: None }
+}
+
+fn info(key: String, meta: &fs::Metadata) -> ObjectInfo {
+    let modified = meta.modified().map(timestamp).unwrap_or_default();
+    ObjectInfo { key, size: meta.len(), modified, etag: None, sha256: None, timestamp: Some(modified) }
+}
+
+fn timestamp(t: SystemTime) -> Timestamp {
+    Timestamp(match t.duration_since(UNIX_EPOCH) {
+        Ok(d) => i64::try_from(d.as_millis()).unwrap_or(i64::MAX),
+        Err(e) => -i64::try_from(e.duration().as_millis()).unwrap_or(i64::MAX),
+    })
+}
+
+fn system_time(t: Timestamp) -> SystemTime {
+    let d = Duration::from_millis(t.0.unsigned_abs());
+    if t.0 < 0 { UNIX_EPOCH - d } else { UNIX_EPOCH + d }
+}
+
+fn exists(key: &str) -> Error {
+    Error::new(Kind::Exists, format!("cannot put {key}: something else is in its place"))
+}
+
+fn failed(what: &str, key: &str, e: std::io::Error) -> Error {
+    let kind = match e.kind() {
+        ErrorKind::NotFound => Kind::Missing,
+        ErrorKind::PermissionDenied => Kind::Denied,
+        ErrorKind::AlreadyExists => Kind::Exists,
+        ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::ReadOnlyFilesystem
+        | ErrorKind::InvalidFilename
+        | ErrorKind::InvalidInput => Kind::Config,
+        // A full disk, a network file system that is away: like an outage of a remote store, it may pass.
+        _ => Kind::Retry,
+    };
+    Error::new(kind, format!("cannot {what} {key}")).because(e)
+}

@@ -1,0 +1,187 @@
+//! From a replica URL and the environment to a client.
+
+use super::credentials::{Env, Profile, ProfileProvider};
+use super::error::{Place, one_line};
+use super::http::{Complete, Tls, Witness};
+use super::objects::Objects;
+use super::url::{BucketIn, ReplicaUrl, StoreKind, endpoint};
+use crate::base::{Error, Result};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::{ObjectStore, RetryConfig};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+pub(super) fn open(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
+    let objects = match url.kind() {
+        StoreKind::S3 => s3(url, env),
+        StoreKind::Gs => gs(url, env),
+        StoreKind::Azure => azure(url, env),
+        StoreKind::Local => Err(Error::config("a directory has no client")),
+    };
+    objects.map_err(|e| e.context(url))
+}
+
+/// The retries are ours (`retry.rs`).
+fn no_retry() -> RetryConfig {
+    RetryConfig { max_retries: 0, retry_timeout: Duration::from_secs(180), ..RetryConfig::default() }
+}
+
+fn tls(env: &Env) -> Tls {
+    Tls::System(env.get("AWS_CA_BUNDLE").map(Into::into))
+}
+
+/// Where S3 requests go.
+pub(super) struct S3Target {
+    /// As the user knows it; `None` is AWS.
+    pub(super) endpoint: Option<String>,
+    pub(super) region: String,
+    pub(super) bucket_in: BucketIn,
+}
+
+/// The URL first, then the environment, then the profile.
+pub(super) fn s3_target(url: &ReplicaUrl, env: &Env, profile: Option<&Profile>) -> Result<S3Target> {
+    let profile = |key| profile.and_then(|p| p.get(key));
+    let given = match url.endpoint() {
+        Some(e) => Some(e.to_string()),
+        None => {
+            match env.get("AWS_ENDPOINT_URL_S3").or(env.get("AWS_ENDPOINT_URL")).or(profile("endpoint_url")) {
+                Some(e) => Some(endpoint(e).map_err(|e| e.context("AWS_ENDPOINT_URL_S3"))?),
+                None => None,
+            }
+        }
+    };
+    let region =
+        url.region().or(env.get("AWS_REGION")).or(env.get("AWS_DEFAULT_REGION")).or(profile("region"));
+    let bucket_in = url.bucket_in().unwrap_or(match &given {
+        // A dot in the bucket's name does not match AWS's wildcard certificate.
+        None if url.bucket().contains('.') => BucketIn::Path,
+        None => BucketIn::Host,
+        // Tigris serves new buckets by host name only
+        // (https://www.tigrisdata.com/docs/buckets/url-structure/).
+        Some(e) if e.ends_with("tigris.dev") || e.ends_with("storage.dev") => BucketIn::Host,
+        Some(_) => BucketIn::Path,
+    });
+    Ok(S3Target { endpoint: given, region: region.unwrap_or("us-east-1").to_string(), bucket_in })
+}
+
+fn s3(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
+    let static_keys = env.get("AWS_ACCESS_KEY_ID").is_some() || env.get("AWS_SECRET_ACCESS_KEY").is_some();
+    let web_identity = env.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() && env.get("AWS_ROLE_ARN").is_some();
+    let unsigned = env.get("AWS_SKIP_SIGNATURE") == Some("true");
+    let mut profile = if static_keys || web_identity || unsigned { None } else { Profile::load(env)? };
+    let region_profile = match &profile {
+        Some(p) => Some(p.clone()),
+        // Keys from the environment, region from the profile: as the AWS tools do. A profile that is absent then does no harm.
+        None => Profile::load(env).unwrap_or_default(),
+    };
+    let target = s3_target(url, env, region_profile.as_ref())?;
+
+    let mut builder = AmazonS3Builder::new();
+    for (name, value) in env.iter().filter(|(name, _)| name.starts_with("AWS_")) {
+        if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    if env.get("AWS_CHECKSUM_ALGORITHM").is_none() {
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
+    profile = profile.filter(Profile::has_credentials);
+    if let Some(p) = profile {
+        p.check()?;
+        builder = match (
+            p.get("aws_access_key_id").or(p.get("credential_process")),
+            p.get("web_identity_token_file"),
+        ) {
+            (None, Some(file)) => builder
+                .with_config(AmazonS3ConfigKey::WebIdentityTokenFile, file)
+                .with_config(AmazonS3ConfigKey::RoleArn, p.get("role_arn").unwrap_or_default()),
+            _ => builder.with_credentials(Arc::new(ProfileProvider::new(env.clone()))),
+        };
+    }
+    let shown =
+        target.endpoint.clone().unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", target.region));
+    if let Some(endpoint) = &target.endpoint {
+        // object_store wants the bucket in the endpoint's host when it is to be there.
+        let full = match (target.bucket_in, endpoint.split_once("://")) {
+            (BucketIn::Host, Some((scheme, host))) => format!("{scheme}://{}.{host}", url.bucket()),
+            _ => endpoint.clone(),
+        };
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, &full).with_endpoint(full);
+    }
+    let plain = shown.starts_with("http://");
+    let witness = Witness::new(if plain { Tls::Unused } else { tls(env) }, Complete::Conditional)?;
+    builder = builder
+        .with_bucket_name(url.bucket())
+        .with_region(target.region)
+        .with_virtual_hosted_style_request(target.bucket_in == BucketIn::Host)
+        .with_allow_http(plain)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_disable_tagging(true)
+        .with_retry(no_retry())
+        .with_http_connector(witness);
+    let bulk = builder.clone().with_disable_bulk_delete(false).build().map_err(built)?;
+    let single = builder.with_disable_bulk_delete(true).build().map_err(built)?;
+    Ok(objects(url, Arc::new(bulk), Some(Arc::new(single)), shown))
+}
+
+fn gs(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
+    let mut builder = GoogleCloudStorageBuilder::new();
+    for (name, value) in env.iter().filter(|(name, _)| name.starts_with("GOOGLE_")) {
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    let store = builder
+        .with_bucket_name(url.bucket())
+        .with_retry(no_retry())
+        .with_http_connector(Witness::new(tls(env), Complete::Plain)?)
+        .build()
+        .map_err(built)?;
+    Ok(objects(url, Arc::new(store), None, "Google Cloud Storage".into()))
+}
+
+fn azure(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
+    let mut builder = MicrosoftAzureBuilder::new();
+    for (name, value) in env.iter().filter(|(name, _)| name.starts_with("AZURE_")) {
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    if env.get("AZURE_STORAGE_ACCOUNT_NAME").is_none() && env.get("AZURE_STORAGE_USE_EMULATOR").is_none() {
+        return Err(Error::config(
+            "set AZURE_STORAGE_ACCOUNT_NAME (and AZURE_STORAGE_ACCOUNT_KEY or another credential)",
+        ));
+    }
+    let store = builder
+        .with_container_name(url.bucket())
+        .with_retry(no_retry())
+        .with_http_connector(Witness::new(tls(env), Complete::Plain)?)
+        .build()
+        .map_err(built)?;
+    Ok(objects(url, Arc::new(store), None, "Azure Blob Storage".into()))
+}
+
+fn objects(
+    url: &ReplicaUrl,
+    store: Arc<dyn ObjectStore>,
+    single_deletes: Option<Arc<dyn ObjectStore>>,
+    endpoint: String,
+) -> Objects {
+    let what = if url.kind() == StoreKind::Azure { "container" } else { "bucket" };
+    Objects {
+        kind: Some(url.kind()),
+        store,
+        single_deletes,
+        no_bulk: AtomicBool::new(false),
+        prefix: url.prefix().to_string(),
+        place: Place { bucket: format!("{what} {}", url.bucket()), endpoint },
+    }
+}
+
+fn built(e: object_store::Error) -> Error {
+    // Texts of builder errors name settings, not values.
+    Error::config(one_line(&e.to_string()))
+}

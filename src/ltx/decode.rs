@@ -1,7 +1,7 @@
 //! The strict reader (I-LTX-3).
 
 use super::checksum::{Crc, page_checksum};
-use super::frame::{PAGE_HEADER_LEN, page_header, read_payload};
+use super::frame::{PAGE_HEADER_LEN, Stored, page_header, read_payload};
 use super::header::{HEADER_LEN, Header, Tracking};
 use super::index::{ExpectedIndex, IndexEntry};
 use super::sequence::{Sequence, Shape};
@@ -39,6 +39,7 @@ pub struct Decoder<R> {
     /// Of the pages so far, and what it must be in the end: in snapshots that say so.
     database: Option<DbChecksum>,
     scratch: Vec<u8>,
+    stored: Stored,
     state: State,
 }
 
@@ -78,8 +79,9 @@ impl<R: Read> Decoder<R> {
         let sequence = Sequence::new(&header, shape);
         let known = header.attest.is_some() || header.tracking == Tracking::Checksummed;
         let database = (sequence.is_snapshot() && known).then_some(DbChecksum::EMPTY);
-        let (index, scratch, state) = (ExpectedIndex::default(), Vec::new(), State::Pages);
-        Ok(Decoder { source, header, sequence, crc, index, database, scratch, state })
+        let (index, scratch) = (ExpectedIndex::default(), Vec::new());
+        let (stored, state) = (Stored::Otherwise, State::Pages);
+        Ok(Decoder { source, header, sequence, crc, index, database, scratch, stored, state })
     }
 
     /// The header.
@@ -104,6 +106,14 @@ impl<R: Read> Decoder<R> {
         Ok(next)
     }
 
+    /// The LZ4 block that the page last returned was stored as, if it was.
+    pub(super) fn block(&self) -> Option<&[u8]> {
+        match self.stored {
+            Stored::Block(n) => self.source.recent(n),
+            Stored::Otherwise => None,
+        }
+    }
+
     fn read_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>> {
         let offset = self.source.taken();
         let head: [u8; PAGE_HEADER_LEN] = self.source.array("its pages")?;
@@ -115,7 +125,7 @@ impl<R: Read> Decoder<R> {
         self.sequence.accept(pgno).map_err(Error::corrupt)?;
         let (source, crc) = (&mut self.source, &mut self.crc);
         let size = self.header.page_size;
-        read_payload(source, form, page, size, &mut self.scratch, |b| crc.update(b))
+        self.stored = read_payload(source, form, page, size, &mut self.scratch, |b| crc.update(b))
             .map_err(|e| e.context(format!("page {pgno}")))?;
         crc.update(page);
         if let Some(database) = &mut self.database {

@@ -93,34 +93,50 @@ impl<W: Write> Encoder<W> {
     /// the wrong length, with `Kind::Corrupt` if a snapshot misses one in between, with `Kind::Io` if the
     /// writer fails.
     pub fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<()> {
-        if page.len() != self.header.page_size.len() {
-            return Err(Error::new(
-                Kind::Bug,
-                format!("page {pgno} has {} bytes, not {}", page.len(), self.header.page_size.len()),
-            ));
+        self.admit(pgno, page)?;
+        let mut payload = std::mem::take(&mut self.payload);
+        let put = match compress_into_with_table(page, &mut payload, &mut self.table) {
+            Ok(len) => self.put_page(pgno, page, payload.get(..len).unwrap_or_default()),
+            Err(e) => {
+                Err(Error::new(Kind::Bug, format!("page {pgno} did not fit into an LZ4 block")).because(e))
+            }
+        };
+        self.payload = payload;
+        put
+    }
+
+    /// [`Encoder::page`] for a page whose LZ4 block is at hand, because `page` was just unpacked from it.
+    pub(super) fn packed_page(&mut self, pgno: Pgno, page: &[u8], block: &[u8]) -> Result<()> {
+        self.admit(pgno, page)?;
+        self.put_page(pgno, page, block)
+    }
+
+    fn admit(&mut self, pgno: Pgno, page: &[u8]) -> Result<()> {
+        let len = self.header.page_size.len();
+        if page.len() != len {
+            return Err(Error::new(Kind::Bug, format!("page {pgno} has {} bytes, not {len}", page.len())));
         }
-        let snapshot = self.sequence.is_snapshot();
-        self.sequence
-            .accept(pgno)
-            .map_err(|why| Error::new(if snapshot { Kind::Corrupt } else { Kind::Bug }, why))?;
+        let kind = if self.sequence.is_snapshot() { Kind::Corrupt } else { Kind::Bug };
+        self.sequence.accept(pgno).map_err(|why| Error::new(kind, why))?;
         if let Some(database) = &mut self.database {
             *database = database.toggle(page_checksum(pgno, page));
         }
-        let len = compress_into_with_table(page, &mut self.payload, &mut self.table)
-            .ok()
-            .filter(|n| *n <= block_bound(self.header.page_size));
-        let Some(len) = len else {
-            return Err(Error::new(Kind::Bug, format!("page {pgno} did not fit into an LZ4 block")));
-        };
-        let head = block_header(pgno, len as u32);
+        Ok(())
+    }
+
+    fn put_page(&mut self, pgno: Pgno, page: &[u8], block: &[u8]) -> Result<()> {
+        if block.len() > block_bound(self.header.page_size) {
+            return Err(Error::new(
+                Kind::Bug,
+                format!("page {pgno} grew to {} bytes by packing", block.len()),
+            ));
+        }
+        let head = block_header(pgno, block.len() as u32);
         self.crc.update(&head);
         self.crc.update(page);
-        self.index.add(pgno, (head.len() + len) as u32);
+        self.index.add(pgno, (head.len() + block.len()) as u32);
         self.put(&head)?;
-        let payload = std::mem::take(&mut self.payload);
-        let put = self.put(payload.get(..len).unwrap_or_default());
-        self.payload = payload;
-        put
+        self.put(block)
     }
 
     /// Writes index and trailer, and gives the writer back, flushed. Errors with `Kind::Corrupt` if a

@@ -40,6 +40,15 @@ pub(super) enum Form {
     Lz4Frame,
 }
 
+/// How the page last read was stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stored {
+    /// As an LZ4 block of this length: the bytes last taken from the source.
+    Block(usize),
+    /// In a form that we do not write.
+    Otherwise,
+}
+
 /// Splits a page header. `None` is the end of the page block.
 pub(super) fn page_header(bytes: [u8; PAGE_HEADER_LEN]) -> Result<Option<(Pgno, Form)>> {
     let [a, b, c, d, e, f] = bytes;
@@ -62,13 +71,14 @@ pub(super) fn read_payload<R: Read>(
     page_size: PageSize,
     scratch: &mut Vec<u8>,
     mut hash: impl FnMut(&[u8]),
-) -> Result<()> {
+) -> Result<Stored> {
     match form {
         Form::Block => {
             let size: [u8; 4] = source.array("a page's length")?;
             hash(&size);
             let n = payload_len(size, page_size)?;
-            decode_block(source.take(n, "a page")?, page)
+            decode_block(source.take(n, "a page")?, page)?;
+            Ok(Stored::Block(n))
         }
         Form::Lz4Frame => {
             scratch.clear();
@@ -79,7 +89,8 @@ pub(super) fn read_payload<R: Read>(
                 }
                 scratch.extend_from_slice(source.take(more, "a page")?);
             }
-            decode_lz4_frame(scratch, page)
+            decode_lz4_frame(scratch, page)?;
+            Ok(Stored::Otherwise)
         }
     }
 }

@@ -62,6 +62,9 @@ fn join<R: Read, W: Write>(inputs: Vec<R>, shape: Shape, overrides: Overrides, w
     for (reader, commit) in readers.iter_mut().zip(before) {
         reader.expect_growth_from(commit);
     }
+    if header.commit == 0 {
+        return Err(Error::corrupt("a merge that ends with a database of 0 pages cannot be written"));
+    }
     header.timestamp = overrides.timestamp.unwrap_or(header.timestamp);
     header.wal = overrides.wal.or(header.wal);
 
@@ -89,7 +92,11 @@ fn merge_pages<R: Read, W: Write>(
     while let Some((Reverse(pgno), i)) = heap.pop() {
         let (Some(reader), Some(limit)) = (readers.get_mut(i), limits.get(i)) else { continue };
         if done != Some(pgno) && pgno.get() <= *limit {
-            encoder.page(pgno, &reader.page)?;
+            // Repacking would give the same page again, for most of the merge's time.
+            match reader.decoder.block() {
+                Some(block) => encoder.packed_page(pgno, &reader.page, block)?,
+                None => encoder.page(pgno, &reader.page)?,
+            }
         }
         done = Some(pgno);
         if let Some(next) = reader.advance()? {

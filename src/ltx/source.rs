@@ -47,6 +47,11 @@ impl<R: Read> Source<R> {
         Ok(piece)
     }
 
+    /// The last `n` bytes handed out in one piece by [`Source::take`].
+    pub(super) fn recent(&self, n: usize) -> Option<&[u8]> {
+        self.buf.get(self.at.checked_sub(n)?..self.at)
+    }
+
     /// [`Source::take`] of a fixed length.
     pub(super) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
         let mut out = [0; N];

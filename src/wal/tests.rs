@@ -390,6 +390,33 @@ fn many_pages_thin_out() {
     assert_eq!(scan(wal.bytes.as_slice()).unwrap().unwrap().pages, expected);
 }
 
+#[test]
+fn files_of_sqlite() {
+    let commits = |frames: &Frames| (frames.commits, frames.commit, frames.end.frame);
+    for (wal, shm, (valid, committed)) in [
+        (
+            include_bytes!("../../tests/vectors/wal/three-commits-512.wal").as_slice(),
+            include_bytes!("../../tests/vectors/wal/three-commits-512.shm").as_slice(),
+            (6, 6),
+        ),
+        (
+            include_bytes!("../../tests/vectors/wal/rollback-after-spill-512.wal").as_slice(),
+            include_bytes!("../../tests/vectors/wal/rollback-after-spill-512.shm").as_slice(),
+            (23, 17),
+        ),
+    ] {
+        let scanned = scan(wal).unwrap().unwrap();
+        assert_eq!((scanned.valid, scanned.end.frame), (valid, committed));
+        let frames = read_frames(wal, scanned.header.start(), scanned.end, |_| {}).unwrap();
+        assert_eq!(commits(&frames).1, scanned.commit);
+        if Endian::NATIVE == Endian::Little {
+            let index = IndexHeader::decode(shm).unwrap();
+            assert_eq!((index.position(), index.pages), (scanned.end, scanned.commit));
+            assert_eq!((index.page_size, index.backfilled), (Some(size(512)), 0));
+        }
+    }
+}
+
 // A real SQLite.
 
 /// A WAL database of the bundled SQLite that never checkpoints by itself.

@@ -215,6 +215,26 @@ fn attestations() {
 }
 
 #[test]
+fn foreign_forms() {
+    // LZ4 frames are repacked, checksummed files lose their checksums, a deleted database cannot be written.
+    let (a, b) = (content(512, 2), content(512, 3));
+    let frames = Raw::new(&header(512, 9, 4, 4)).lz4_frame(2, &a).lz4_frame(5, &a).build();
+    let mut tracked = header(512, 9, 5, 5);
+    tracked.tracking = Tracking::Checksummed;
+    tracked.pre_apply = Some(DbChecksum(5 | DbChecksum::FLAG));
+    let tracked = Raw { post: 6 | DbChecksum::FLAG, ..Raw::new(&tracked).block(5, &b) };
+    let (summary, out) = merged(&[frames.clone(), tracked.build()]).unwrap();
+    assert_eq!(summary.header.tracking, Tracking::NoChecksum);
+    assert_eq!(decode(&out).unwrap().1, Pages::from([(2, a), (5, b)]));
+
+    let mut deleted = Header::decode(tracked.header.first_chunk().unwrap()).unwrap();
+    deleted.commit = 0;
+    let deleted = Raw { post: DbChecksum::EMPTY.0, ..Raw::new(&deleted) }.build();
+    assert!(verify(deleted.as_slice()).is_ok());
+    refused(&[frames, deleted], "0 pages");
+}
+
+#[test]
 fn overrides() {
     let wal = WalRange { offset: 32, size: 0, salt1: 1, salt2: 2 };
     let with = Overrides { timestamp: Some(Timestamp(5)), wal: Some(wal) };

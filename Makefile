@@ -1,0 +1,126 @@
+# walrust: build, test, measure. `make` alone prints the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+TARGET  ?= $(or $(CARGO_TARGET_DIR),target)
+PREFIX  ?= /usr/local
+CARGO   ?= cargo
+# Debian's own python3: its sqlite3 module may load extensions, which most other builds of Python leave out.
+PYTHON  ?= /usr/bin/python3
+EXT     := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
+LIB     := libwalrust.$(EXT)
+VENV    := $(TARGET)/venv
+PY      := $(VENV)/bin/python
+# Two test processes at a time: more than cores makes the timing tests lie.
+JOBS    ?= 2
+# Seconds for each fuzz target in `make fuzz`, and the factor by which `make crash` multiplies the campaigns.
+FUZZ_SECONDS ?= 600
+ROUNDS  ?= 50
+
+# -- building -----------------------------------------------------------------------------------------------------------
+
+.PHONY: loadable
+loadable: ## Build the extension as users get it: dist/walrust.so
+	$(CARGO) build --release --lib --target-dir $(TARGET)
+	@mkdir -p dist && install -m 755 $(TARGET)/release/$(LIB) dist/walrust.$(EXT) && ls -l dist/walrust.$(EXT)
+
+.PHONY: quick
+quick: ## Build the extension with a fast link, for work on the tests: dist/walrust.so
+	$(CARGO) build --profile quick --lib --target-dir $(TARGET)
+	@mkdir -p dist && install -m 755 $(TARGET)/quick/$(LIB) dist/walrust.$(EXT)
+
+.PHONY: crash-lib
+crash-lib: # the extension with named crash points, for tests only
+	$(CARGO) build --profile quick --lib --features crash-points --target-dir $(TARGET)/crash
+	@mkdir -p dist && install -m 755 $(TARGET)/crash/quick/$(LIB) dist/walrust-crash.$(EXT)
+
+.PHONY: cli
+cli: ## Build the operator's command line: dist/walrust
+	$(CARGO) build --release --features cli --bin walrust --target-dir $(TARGET)
+	@mkdir -p dist && install -m 755 $(TARGET)/release/walrust dist/walrust
+
+.PHONY: quick-cli
+quick-cli: # the command line with a fast link, for tests
+	$(CARGO) build --profile quick --features cli --bin walrust --target-dir $(TARGET)/crash
+	@mkdir -p dist && install -m 755 $(TARGET)/crash/quick/walrust dist/walrust
+
+.PHONY: install
+install: loadable cli ## Install both under PREFIX (default /usr/local)
+	install -D -m 755 dist/walrust.$(EXT) $(DESTDIR)$(PREFIX)/lib/walrust.$(EXT)
+	install -D -m 755 dist/walrust $(DESTDIR)$(PREFIX)/bin/walrust
+
+# -- what tests and the demo need ---------------------------------------------------------------------------------------
+
+.PHONY: system
+system: # Debian packages, only those missing
+	@tests/setup sqlite3 python3-venv build-essential
+
+$(VENV)/.ready: tests/door/requirements.txt
+	@tests/setup sqlite3 python3-venv build-essential
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/door/requirements.txt
+	@touch $@
+
+# -- testing ------------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: test-rust test-door test-sqlite-wal ## Everything that must pass before a change lands (under 20 minutes on 2 cores)
+
+.PHONY: test-rust
+test-rust: ## Unit, property and integration tests of the crate
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  $(CARGO) nextest run --features cli --target-dir $(TARGET); \
+	else \
+	  $(CARGO) test --features cli --lib --bins --tests --target-dir $(TARGET); \
+	fi
+
+.PHONY: test-door
+test-door: $(VENV)/.ready quick quick-cli crash-lib ## The extension through the stock shell, python3, apsw, S3 and Litestream (K=pattern picks)
+	$(PY) -m pytest -q -n $(JOBS) --dist worksteal --timeout 300 --durations 10 -p no:cacheprovider \
+	  $(if $(K),-k "$(K)") tests/door
+
+.PHONY: test-sqlite-wal
+test-sqlite-wal: quick # SQLite's own tests of its WAL, with walrust as the default VFS
+	@tests/setup sqlite3 build-essential tcl-dev xz-utils
+	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) \
+	  wal.test wal3.test walmode.test walthread.test walro.test walpersist.test savepoint.test
+
+.PHONY: test-sqlite
+test-sqlite: loadable ## SQLite's whole veryquick suite: stock, with walrust loaded, and with every database streamed
+	@tests/setup sqlite3 build-essential tcl-dev xz-utils
+	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) --stream veryquick
+
+.PHONY: crash
+crash: $(VENV)/.ready crash-lib loadable quick-cli ## The crash, kill and corruption campaigns at length (ROUNDS=50 times the test counts)
+	WALRUST_ROUNDS=$(ROUNDS) $(PY) -m pytest -q -s -p no:cacheprovider -m "campaign" tests/door
+
+.PHONY: lint
+lint: ## Formatting and clippy, warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --features cli --target-dir $(TARGET) -- -D warnings
+
+# -- measuring and showing ----------------------------------------------------------------------------------------------
+
+.PHONY: bench
+bench: $(VENV)/.ready loadable ## Commit cost with and without, memory, size, lag, outage; medians and ratios
+	bench/run --target $(TARGET) --python $(PY)
+
+.PHONY: bench-200k
+bench-200k: $(VENV)/.ready loadable ## 200,000 commits from 4 connections, restored and compared
+	$(PY) bench/commits200k.py --so dist/walrust.$(EXT)
+
+.PHONY: demo
+demo: system loadable ## Stream a real database, kill its writer, delete it, restore it, prove it equal
+	@demo/run dist/walrust.$(EXT)
+
+.PHONY: clean
+clean: ## Remove what was built
+	$(CARGO) clean --target-dir $(TARGET)
+	rm -rf dist
+
+.PHONY: help
+help:
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

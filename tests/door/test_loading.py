@@ -1,0 +1,292 @@
+"""How walrust comes into a process, and the four ways to say which database goes where."""
+
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+import door
+
+OLD_HOST = r"""
+#include <stdio.h>
+#include <string.h>
+#include <dlfcn.h>
+#include <sqlite3ext.h>
+/* An SQLite that says it is 3.20.0: every slot of its API table past the version is poison. */
+static int version(void){ return 3020000; }
+static const char *text(void){ return "3.20.0"; }
+static char *format(const char *f, ...){ static char b[500]; (void)f; snprintf(b, sizeof b, "formatted"); return b; }
+static void *grab(int n){ static char b[4096]; return n < 4096 ? b : 0; }
+static void *grab64(sqlite3_uint64 n){ static char b[4096]; return n < 4096 ? b : 0; }
+int main(int argc, char **argv){
+  static sqlite3_api_routines api;
+  char *err = 0;
+  int (*init)(void*, char**, const sqlite3_api_routines*);
+  void *so = dlopen(argv[1], RTLD_NOW);
+  if( !so ){ puts(dlerror()); return 3; }
+  api.libversion = text; api.libversion_number = version; api.mprintf = (char*(*)(const char*,...))format;
+  api.malloc = grab; api.malloc64 = grab64;
+  *(void**)&init = dlsym(so, "sqlite3_walrust_init");
+  int rc = init((void*)&api, &err, &api);
+  printf("%d %s\n", rc, err ? err : "(none)");
+  return 0;
+}
+"""
+
+
+class Loading(door.DoorTest):
+    def rows(self, db):
+        return door.plain_rows(db, "SELECT id, v FROM t ORDER BY id")
+
+    def test_hot_attach_in_the_shell(self):
+        """open, .load, watch, insert: the very next commit is captured, with no re-open."""
+        db, url = self.path("app.db"), self.path("r")
+        out = self.shell(
+            f"CREATE TABLE t(id INTEGER PRIMARY KEY, v);\nINSERT INTO t VALUES(1, 'before');\n.load {door.shell_word(door.SO)}\n"
+            f"SELECT walrust_watch('{url}');\nINSERT INTO t VALUES(2, 'after');\nSELECT walrust_sync(30);\n",
+            db, load=False,
+        )
+        line, txid = out.splitlines()[-2:]
+        self.assertIn(url, line)
+        restored, at = self.restore(url)
+        self.assertEqual(at, int(txid))
+        self.assertEqual(self.rows(restored), [(1, "before"), (2, "after")])
+        self.assertSameBytes(db, restored)
+
+    def test_hot_attach_of_a_wal_database_with_frames(self):
+        """The database is in WAL mode, with commits not yet checkpointed, before the extension comes."""
+        db, url = self.path("app.db"), self.path("r")
+        p = self.peer(so=None).open(db)
+        p.sql("PRAGMA journal_mode=wal")
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.many("INSERT INTO t VALUES(?, ?)", [(i, "x" * 500) for i in range(50)])
+        p.load()
+        p.watch(url)
+        p.sql("INSERT INTO t VALUES(100, 'after')")
+        p.sync()
+        restored, _ = self.restore(url)
+        self.assertSameBytes(db, restored)
+
+    def test_commit_after_watch_of_a_second_connection(self):
+        """A connection opened later by plain path is captured too."""
+        p, db, url = self.watched()
+        p.open(db, "two")
+        p.sql("INSERT INTO t VALUES(1, 'two')", conn="two")
+        p.close("main")
+        p.sql("INSERT INTO t VALUES(2, 'two')", conn="two")
+        p.sync(conn="two")
+        self.assertEqual(self.rows(self.restore(url)[0]), [(1, "two"), (2, "two")])
+
+    def test_loading_twice_is_harmless(self):
+        db, url = self.path("app.db"), self.path("r")
+        p = self.peer().open(db)
+        p.load()
+        p.load()
+        p.watch(url)
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.load()
+        p.sql("INSERT INTO t VALUES(1, 'x')")
+        p.sync()
+        self.assertSameBytes(db, self.restore(url)[0])
+
+    def test_loading_changes_nothing_for_an_unconfigured_database(self):
+        db = self.path("app.db")
+        p = self.peer().open(db)
+        for mode in ("delete", "wal", "truncate"):
+            self.assertEqual(p.sql(f"PRAGMA journal_mode={mode}"), mode)
+            p.sql(f"CREATE TABLE {mode}_t(x)")
+        p.end()
+        self.assertEqual(sorted(os.listdir(self.dir)), ["app.db"])
+        self.assertEqual(door.plain_rows(db, "SELECT count(*) FROM sqlite_schema"), [(3,)])
+
+    def test_the_vfs_is_named_and_default(self):
+        out = self.shell(".vfsname\n", self.path("x.db"), load=False)
+        self.assertNotIn("walrust", out)
+        out = self.shell(f".open {door.shell_word(self.path('y.db'))}\n.vfsname\n")
+        self.assertIn("walrust", out)
+
+    def test_apsw(self):
+        db, url = self.path("app.db"), self.path("r")
+        p = self.peer(module="apsw").open(db)
+        self.assertGreater(tuple(int(x) for x in p.sqlite_version.split(".")), (3, 50))
+        p.watch(url)
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.many("INSERT INTO t VALUES(?, ?)", [(i, "x") for i in range(20)])
+        p.sync()
+        self.assertSameBytes(db, self.restore(url)[0])
+
+    def test_an_old_sqlite_is_refused_in_one_line(self):
+        source, program = self.path("host.c"), self.path("host")
+        with open(source, "w") as f:
+            f.write(OLD_HOST)
+        header = find_sqlite_header()
+        if not header:
+            self.skipTest("sqlite3ext.h is not installed")
+        subprocess.run(["cc", "-o", program, "-I", header, source, "-ldl"], check=True)
+        done = subprocess.run([program, door.SO], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(done.stdout.strip().splitlines()), 1)
+        self.assertEqual(done.stdout.split()[0], "1", done.stdout)
+
+    def test_a_second_sqlite_in_the_process_is_refused(self):
+        """apsw brings its own SQLite: what is loaded into one must not be swapped under the other."""
+        code = (
+            "import sqlite3, apsw, sys\n"
+            "a = sqlite3.connect(':memory:'); a.enable_load_extension(True); a.load_extension(sys.argv[1])\n"
+            "b = apsw.Connection(':memory:'); b.enable_load_extension(True)\n"
+            "try:\n    b.load_extension(sys.argv[1]); print('loaded')\n"
+            "except Exception as e:\n    print(str(e))\n"
+            "print(a.execute('SELECT walrust_version()').fetchone()[0])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, door.SO], capture_output=True, text=True, timeout=60, cwd=self.dir)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        first, version = done.stdout.strip().splitlines()
+        self.assertNotEqual(first, "loaded")
+        self.assertIn("SQLite", first)
+        self.assertRegex(version, r"\d+\.\d+\.\d+")
+
+
+class Configured(door.DoorTest):
+    def fill(self, p, n=5):
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.many("INSERT INTO t VALUES(?, 'x')", [(i,) for i in range(n)])
+
+    def test_environment(self):
+        p = self.peer(env={"WALRUST_REPLICA": self.path("replicas", "{name}")}).open(self.path("app.db"))
+        p.sql("PRAGMA journal_mode=wal")
+        self.fill(p)
+        p.sync()
+        name = os.listdir(self.path("replicas"))
+        self.assertEqual(len(name), 1)
+        self.assertIn(name[0], ("app", "app.db"))
+        self.assertSameBytes(self.path("app.db"), self.restore(self.path("replicas", name[0]))[0])
+        self.assertEqual(p.sql("SELECT source FROM walrust_config WHERE name='replica'").lower().count("env"), 1)
+
+    def test_uri_parameters(self):
+        url = self.path("r")
+        uri = f"file:{self.path('app.db')}?vfs=walrust&replica={url.replace('/', '%2F')}&interval=2s"
+        p = self.peer().open(uri, uri=True)
+        p.sql("PRAGMA journal_mode=wal")
+        self.fill(p)
+        p.sync()
+        self.assertSameBytes(self.path("app.db"), self.restore(url)[0])
+        self.assertEqual(p.rows("SELECT value FROM walrust_config WHERE name='interval'"), [("2s",)])
+
+    def test_toml_of_the_environment(self):
+        door.toml(self, f'interval = "3s"\n[[databases]]\npath = "{self.dir}/*.db"\nreplica = "{self.dir}/out/{{name}}"\n', "w.toml")
+        p = self.peer(env={"WALRUST_CONFIG": self.path("w.toml")})
+        for name in ("one", "two"):
+            p.open(self.path(name + ".db"), name)
+            p.sql("PRAGMA journal_mode=wal", conn=name)
+            p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)", conn=name)
+            p.sync(conn=name)
+        self.assertEqual(len(os.listdir(self.path("out"))), 2)
+        self.assertEqual(p.rows("SELECT value FROM walrust_config WHERE name='interval'", conn="one"), [("3s",)])
+
+    def test_toml_of_the_working_directory(self):
+        door.toml(self, f'[[databases]]\npath = "{self.dir}/app.db"\nreplica = "{self.dir}/r"\n')
+        p = self.peer().open(self.path("app.db"))
+        p.sql("PRAGMA journal_mode=wal")
+        self.fill(p)
+        p.sync()
+        self.assertSameBytes(self.path("app.db"), self.restore(self.path("r"))[0])
+
+    def test_a_file_not_named_is_left_alone(self):
+        door.toml(self, f'[[databases]]\npath = "{self.dir}/app.db"\nreplica = "{self.dir}/r"\n')
+        p = self.peer().open(self.path("other.db"))
+        p.sql("PRAGMA journal_mode=wal")
+        self.fill(p)
+        p.end()
+        self.assertEqual(sorted(n for n in os.listdir(self.dir) if n.startswith(("other", "r"))), ["other.db"])
+
+    def test_the_call_goes_before_the_environment(self):
+        p = self.peer(env={"WALRUST_REPLICA": self.path("env", "{name}"), "WALRUST_INTERVAL": "7s"}).open(self.path("app.db"))
+        p.watch(self.path("call"), interval="0s")
+        self.fill(p)
+        p.sync()
+        self.assertSameBytes(self.path("app.db"), self.restore(self.path("call"))[0])
+        self.assertFalse(os.path.exists(self.path("env")) and door.tree(self.path("env")))
+
+    def test_embedded_default(self):
+        """Without a url and a configuration: the directory <database file>-replica/ beside the database."""
+        p = self.peer().open(self.path("app.db"))
+        self.assertIn(self.path("app.db-replica"), p.sql("SELECT walrust_watch()"))
+        self.fill(p)
+        p.sync()
+        self.assertSameBytes(self.path("app.db"), self.restore(self.path("app.db-replica"))[0])
+
+    def test_watch_without_url_takes_the_configured_one(self):
+        p = self.peer(env={"WALRUST_REPLICA": self.path("env", "{name}")}).open(self.path("app.db"))
+        self.assertIn(self.path("env"), p.sql("SELECT walrust_watch()"))
+        self.fill(p)
+        p.sync()
+        self.assertFalse(os.path.exists(self.path("app.db-replica")))
+
+    def test_options_of_watch(self):
+        p = self.peer().open(self.path("app.db"))
+        p.watch(self.path("r"), interval="250ms", spool_dir=self.path("spool"))
+        self.fill(p)
+        p.sync()
+        self.assertTrue(os.path.isdir(self.path("spool")))
+        self.assertFalse(os.path.exists(self.path("app.db-walrust")))
+        value, source = p.rows("SELECT value, source FROM walrust_config WHERE name='interval'")[0]
+        self.assertEqual(value, "250ms")
+        self.assertTrue(source)
+
+    def config_error(self, text, *fragments):
+        path = door.toml(self, text, "bad.toml")
+        p = self.peer(env={"WALRUST_CONFIG": path}).open(self.path("app.db"))
+        with self.assertRaises(door.SqlError) as caught:
+            p.sql("SELECT walrust_watch()")
+        self.assertErrorLine(str(caught.exception), "bad.toml", *fragments)
+        p.end()
+
+    def test_mistakes_in_the_file(self):
+        head = f'[[databases]]\npath = "{self.dir}/app.db"\nreplica = "{self.dir}/r"\n'
+        self.config_error('intervall = "1s"\n' + head, r"intervall", r"(line )?1\b")
+        self.config_error('interval = "soon"\n' + head, r"interval", r"soon", r"(line )?1\b")
+        self.config_error(head + 'snapshot_intervall = "1h"\n', r"snapshot_intervall", r"(line )?4\b")
+        self.config_error('[retention]\nhourly = 24\ndayly = 3\n' + head, r"dayly", r"(line )?3\b")
+        self.config_error(f'[[databases]]\npath = "{self.dir}/app.db"\nreplica = "ftp://x/y"\n', r"ftp", r"(line )?3\b")
+        self.config_error('[retry\n', r"line 1\b|:1\b")
+
+    def test_two_databases_on_one_replica_are_refused(self):
+        door.toml(self, f'[[databases]]\npath = "{self.dir}/*.db"\nreplica = "{self.dir}/same"\n', "two.toml")
+        p = self.peer(env={"WALRUST_CONFIG": self.path("two.toml")})
+        errors = []
+        for name in ("one.db", "two.db"):
+            p.open(self.path(name), name)
+            try:
+                p.sql("SELECT walrust_watch()", conn=name)
+                p.sql("CREATE TABLE IF NOT EXISTS t(x)", conn=name)
+            except door.SqlError as error:
+                errors.append(str(error))
+        self.assertEqual(len(errors), 1, errors)
+        self.assertErrorLine(errors[0], r"one\.db", r"two\.db")
+
+    def test_every_setting_has_all_four_doors(self):
+        """One table of settings: what walrust_config names is accepted as an option of watch with its default value."""
+        p = self.peer().open(self.path("app.db"))
+        for name, value in p.rows("SELECT name, default_value FROM walrust_config"):
+            if name == "replica" or name.startswith("webhooks") or value is None or name == "spool_dir":
+                continue
+            value = json.loads(value) if value.startswith("[") else value
+            if "." in name:
+                group, key = name.split(".")
+                options = {group: {key: int(value) if value.isdigit() else value}}
+            else:
+                options = {name: value}
+            with self.subTest(name=name):
+                p.watch(self.path("r"), **options)
+
+
+def find_sqlite_header():
+    for base in ("/usr/include", os.path.join(door.ROOT, "target", "sqlite", "build")):
+        if os.path.exists(os.path.join(base, "sqlite3ext.h")):
+            return base
+    return None
+
+
+if __name__ == "__main__":
+    unittest.main()

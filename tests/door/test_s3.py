@@ -1,0 +1,358 @@
+"""S3 over HTTP: a server that checks signatures and honours conditional writes, and a proxy that fails on command."""
+
+import hashlib
+import os
+import time
+import unittest
+
+import door
+
+
+class S3Test(door.DoorTest):
+    def setUp(self):
+        super().setUp()
+        self.s3 = door.S3(self)
+        self.proxy = door.FaultProxy(self, self.s3.port)
+        self.db = self.path("app.db")
+
+    def streaming(self, fast=True, **options):
+        retry = {"base": "10ms", "max": "200ms", "breaker_threshold": 3, "breaker_cooldown": "300ms"} if fast else {}
+        p = self.peer(env=self.s3.env()).open(self.db)
+        p.watch(self.s3.url("app", self.proxy.endpoint), interval="0s", retry=retry, **options)
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        return p
+
+    def assertComplete(self, p, message=""):
+        """Everything arrives, restores equal, and the L0 names in the bucket leave no TXID out."""
+        txid = p.sync(60)
+        out, at = self.restore(self.s3.url(), env=self.s3.env())
+        self.assertEqual(at, txid, message)
+        self.assertSameBytes(self.db, out, message)
+        names = [k.rsplit("/", 1)[1] for k in self.s3.keys("app/0000/")]
+        l0 = sorted((int(n[:16], 16), int(n[17:33], 16)) for n in names)
+        self.assertTrue(all(low == high for low, high in l0), l0)
+        numbers = [low for low, _ in l0]
+        self.assertEqual(numbers, list(range(numbers[0], numbers[-1] + 1)), message)
+        self.assertEqual(numbers[-1], txid, message)
+
+    def insert(self, p, n, v="x"):
+        for _ in range(n):
+            p.sql("INSERT INTO t(v) VALUES(?)", v)
+
+
+class Plain(S3Test):
+    def test_stream_and_restore(self):
+        p = self.streaming()
+        self.insert(p, 20, "y" * 500)
+        self.assertComplete(p)
+
+    def test_every_put_of_a_file_is_create_only(self):
+        conditions = []
+        forward = self.proxy.forward
+
+        def watch(method, path, headers, body):
+            if method == "PUT" and ".ltx" in path:
+                conditions.append((path, headers.get("If-None-Match")))
+            return forward(method, path, headers, body)
+
+        self.proxy.forward = watch
+        p = self.streaming()
+        self.insert(p, 5)
+        self.assertComplete(p)
+        self.assertTrue(conditions)
+        self.assertEqual({c for _, c in conditions}, {"*"})
+
+    def test_sha256_of_every_object(self):
+        p = self.streaming()
+        self.insert(p, 5)
+        p.sync()
+        rows = p.rows("SELECT key, sha256 FROM walrust_files")
+        self.assertTrue(rows)
+        for key, sha in rows:
+            data = self.s3.get(key if key.startswith("app/") else "app/" + key)
+            self.assertEqual(hashlib.sha256(data).hexdigest(), sha)
+
+    def test_litestream_metadata(self):
+        p = self.streaming()
+        p.sync()
+        for key in self.s3.keys("app/0000/"):
+            meta = self.s3.s3.head_object(Bucket="bucket", Key=key)["Metadata"]
+            self.assertRegex(meta.get("litestream-timestamp", ""), r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
+
+    def test_two_databases_in_one_bucket(self):
+        p = self.peer(env=self.s3.env())
+        for name in ("one", "two"):
+            p.open(self.path(name + ".db"), name)
+            p.watch(self.s3.url(f"tenants/{name}"), conn=name)
+            p.sql("CREATE TABLE t(v)", conn=name)
+            p.sql("INSERT INTO t VALUES(?)", name, conn=name)
+        for name in ("one", "two"):
+            p.sync(conn=name)
+            out, _ = self.restore(self.s3.url(f"tenants/{name}"), env=self.s3.env())
+            self.assertSameBytes(self.path(name + ".db"), out)
+        listed = p.rows("SELECT name FROM walrust_list(?) ORDER BY name", self.s3.url("tenants"), conn="one")
+        self.assertEqual(listed, [("one",), ("two",)])
+
+
+class Faults(S3Test):
+    def test_outage(self):
+        p = self.streaming()
+        self.insert(p, 5)
+        p.sync()
+        self.proxy.down = True
+        worst = p.code("""
+worst = 0
+end = time.time() + 3
+n = 0
+while time.time() < end:
+    t = time.perf_counter()
+    conns['main'].execute("INSERT INTO t(v) VALUES('outage')")
+    worst = max(worst, time.perf_counter() - t)
+    n += 1
+    time.sleep(0.01)
+result = [worst, n]
+""")
+        self.assertLess(worst[0], 0.5)
+        row = p.status()
+        self.assertIn(row["state"], ("paused", "catching up"))
+        self.assertLess(row["replicated_txid"], row["txid"])
+        self.assertGreater(row["pending_bytes"], 0)
+        self.assertTrue(row["last_error"])
+        self.assertGreater(row["lag_seconds"], 0)
+        with self.assertRaises(door.SqlError):
+            p.sync(0.3)
+        self.proxy.down = False
+        self.assertComplete(p)
+        self.eventually(lambda: p.status()["state"] == "streaming", what="streaming")
+
+    def test_statuses_that_pass(self):
+        """500, 503 and 429 with Retry-After, on every other write."""
+        for code in (500, 503, 429):
+            with self.subTest(code=code):
+                counter = [0]
+
+                def fault(method, path):
+                    if method in ("PUT", "POST"):
+                        counter[0] += 1
+                        if counter[0] % 2:
+                            return "status", code, {"Retry-After": "0"}
+                    return None
+
+                self.proxy.fault = None
+                if os.path.exists(self.db):
+                    p.end()
+                    self.db = self.path(f"app{code}.db")
+                p = self.peer(env=self.s3.env()).open(self.db)
+                p.watch(self.s3.url(f"app{code}", self.proxy.endpoint), interval="0s",
+                        retry={"base": "5ms", "max": "50ms", "breaker_threshold": 50})
+                self.proxy.fault = fault
+                p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+                self.insert(p, 15)
+                txid = p.sync(60)
+                self.proxy.fault = None
+                out, at = self.restore(self.s3.url(f"app{code}"), env=self.s3.env())
+                self.assertEqual(at, txid)
+                self.assertSameBytes(self.db, out)
+                self.assertGreater(counter[0], 15)
+
+    def test_lost_answers(self):
+        """The server did it, the answer was cut: the create-only put meets its own object and goes on."""
+        p = self.streaming()
+        p.sync()
+        counter = [0]
+
+        def fault(method, path):
+            if method == "PUT":
+                counter[0] += 1
+                if counter[0] % 3 == 0:
+                    return ("lose",)
+            return None
+
+        self.proxy.fault = fault
+        self.insert(p, 20)
+        p.sync(60)
+        self.proxy.fault = None
+        self.assertComplete(p)
+        self.assertIn("lost", {outcome for _, _, outcome in self.proxy.seen})
+        self.assertNotEqual(p.status()["state"], "fenced")
+
+    def test_cut_requests_and_slow_answers(self):
+        p = self.streaming()
+
+        def fault(method, path):
+            chance = self.random.random()
+            return ("drop",) if chance < 0.2 else ("delay", 0.05) if chance < 0.4 else None
+
+        self.proxy.fault = fault
+        self.insert(p, 25)
+        p.sync(60)
+        self.proxy.fault = None
+        self.assertComplete(p)
+
+    def test_restore_over_a_flaky_line(self):
+        p = self.streaming()
+        self.insert(p, 30, "z" * 2000)
+        p.sync()
+
+        def fault(method, path):
+            return ("drop",) if self.random.random() < 0.15 else ("status", 503) if self.random.random() < 0.1 else None
+
+        self.proxy.fault = fault
+        out, _ = self.restore(self.s3.url("app", self.proxy.endpoint), env=self.s3.env())
+        self.proxy.fault = None
+        self.assertSameBytes(self.db, out)
+
+    def test_killed_during_an_outage(self):
+        """What was committed while nothing could be shipped is shipped by the next process."""
+        p = self.streaming()
+        self.insert(p, 5)
+        p.sync()
+        self.proxy.down = True
+        self.insert(p, 50, "during")
+        time.sleep(0.3)
+        p.kill()
+        self.proxy.down = False
+        q = self.peer(env=self.s3.env()).open(self.db)
+        q.watch(self.s3.url("app", self.proxy.endpoint), interval="0s")
+        q.sql("INSERT INTO t(v) VALUES('after')")
+        self.assertEqual(q.sql("SELECT count(*) FROM t"), 56)
+        self.assertComplete(q)
+
+    def test_started_during_an_outage(self):
+        self.proxy.down = True
+        p = self.peer(env=self.s3.env()).open(self.db)
+        try:
+            p.watch(self.s3.url("app", self.proxy.endpoint), retry={"base": "10ms", "max": "100ms", "breaker_cooldown": "200ms"})
+        except door.SqlError as error:
+            self.assertErrorLine(str(error), "walrust_watch")
+            self.proxy.down = False
+            p.watch(self.s3.url("app", self.proxy.endpoint))
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        self.insert(p, 5)
+        self.proxy.down = False
+        self.assertComplete(p)
+
+    def test_breaker_opens_and_closes(self):
+        hook = door.Hook(self)
+        door.toml(self, f'''
+interval = "0s"
+[retry]
+base = "5ms"
+max = "20ms"
+breaker_threshold = 3
+breaker_cooldown = "400ms"
+[[webhooks]]
+url = "{hook.url}"
+[[databases]]
+path = "{self.db}"
+replica = "{self.s3.url('app', self.proxy.endpoint)}"
+''')
+        p = self.peer(env=self.s3.env()).open(self.db)
+        p.sql("SELECT walrust_watch()")
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.sync()
+        self.proxy.fault = lambda method, path: ("status", 503)
+        p.sql("INSERT INTO t(v) VALUES(1)")
+        self.eventually(lambda: p.status()["breaker"] == "open", what="the breaker opens")
+        self.assertEqual(p.status()["state"], "paused")
+        self.eventually(lambda: hook.events("circuit_breaker_open"), what="the webhook")
+        before = len(self.proxy.seen)
+        time.sleep(0.2)
+        self.assertLess(len(self.proxy.seen) - before, 4)
+        self.proxy.fault = None
+        self.eventually(lambda: p.status()["breaker"] == "closed", what="the breaker closes")
+        self.eventually(lambda: hook.events("circuit_breaker_closed"), what="the webhook")
+        self.assertComplete(p)
+
+    def test_refused_credentials_are_not_retried_and_come_back(self):
+        """403 is auth_failure at once; when the store accepts again, everything arrives."""
+        hook = door.Hook(self)
+        p = self.streaming(webhooks=[{"url": hook.url}])
+        p.sync()
+        self.proxy.fault = lambda method, path: ("status", 403)
+        p.sql("INSERT INTO t(v) VALUES(1)")
+        self.eventually(lambda: hook.events("auth_failure"), what="auth_failure")
+        self.assertTrue(p.status()["last_error"])
+        self.assertEqual(hook.events("auth_failure")[0]["severity"], "critical")
+        self.proxy.fault = None
+        self.insert(p, 3)
+        self.assertComplete(p)
+
+    def test_a_key_with_403_in_it_is_no_auth_failure(self):
+        hook = door.Hook(self)
+        p = self.peer(env=self.s3.env()).open(self.db)
+        p.watch(self.s3.url("app-403", self.proxy.endpoint), interval="0s", webhooks=[{"url": hook.url}],
+                retry={"base": "5ms", "max": "20ms", "breaker_threshold": 2, "breaker_cooldown": "100ms"})
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.sync()
+        self.proxy.fault = lambda method, path: ("status", 503)
+        p.sql("INSERT INTO t(v) VALUES(1)")
+        self.eventually(lambda: hook.events(), what="an event")
+        self.proxy.fault = None
+        p.sync(60)
+        self.assertEqual(hook.events("auth_failure"), [])
+
+    def test_bucket_deleted_and_made_again(self):
+        p = self.streaming()
+        self.insert(p, 5)
+        p.sync()
+        for key in self.s3.keys():
+            self.s3.s3.delete_object(Bucket="bucket", Key=key)
+        self.s3.s3.delete_bucket(Bucket="bucket")
+        p.sql("INSERT INTO t(v) VALUES('no bucket')")
+        self.eventually(lambda: p.status()["last_error"], what="the error shows")
+        self.s3.s3.create_bucket(Bucket="bucket")
+        self.insert(p, 3)
+
+        def restored():
+            try:
+                p.sync(10)
+                out, _ = self.restore(self.s3.url(), env=self.s3.env())
+                return door.image(out) == door.image(self.db)
+            except door.SqlError:
+                return False
+
+        self.eventually(restored, timeout=60, what="a whole history in the new bucket", every=0.5)
+
+
+class TwoMachines(S3Test):
+    """Two processes with different local state stand for two machines."""
+
+    def test_the_second_live_writer_is_fenced(self):
+        p = self.streaming()
+        self.insert(p, 5)
+        txid = p.sync()
+        os.mkdir(self.path("m2"))
+        other = self.path("m2", "app.db")
+        self.restore(self.s3.url(), other, env=self.s3.env())
+        q = self.peer(env=self.s3.env()).open(other)
+        try:
+            q.watch(self.s3.url("app", self.proxy.endpoint), interval="0s")
+            q.sql("INSERT INTO t(v) VALUES('machine 2')")
+            with self.assertRaises(door.SqlError) as caught:
+                q.sync(3)
+            self.assertErrorLine(str(caught.exception), "fenced|lease")
+            self.assertEqual(q.status()["state"], "fenced")
+        except door.SqlError as error:
+            self.assertErrorLine(str(error), "fenced|lease")
+        self.insert(p, 5)
+        self.assertComplete(p)
+        self.assertGreater(p.sync(), txid)
+
+    def test_handover_after_the_first_has_left(self):
+        p = self.streaming()
+        self.insert(p, 5)
+        txid = p.sync()
+        p.end()
+        os.mkdir(self.path("m2"))
+        self.db = self.path("m2", "app.db")
+        self.restore(self.s3.url(), self.db, env=self.s3.env())
+        q = self.peer(env=self.s3.env()).open(self.db)
+        q.watch(self.s3.url("app", self.proxy.endpoint), interval="0s")
+        q.sql("INSERT INTO t(v) VALUES('machine 2')")
+        self.assertEqual(q.sync(), txid + 1)
+        self.assertComplete(q)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -96,7 +96,7 @@ class Surface(door.DoorTest):
         for group, keys in (("retention", ("hourly", "daily", "weekly", "monthly")),
                             ("retry", ("base", "max", "breaker_threshold", "breaker_cooldown"))):
             for key in keys:
-                self.assertIn(f"{group}.{key}", names)
+                self.assertIn(f"{group}_{key}", names)
         for name, _, source, _, description in rows:
             self.assertTrue(source, name)
             self.assertTrue(description, name)
@@ -105,9 +105,9 @@ class Surface(door.DoorTest):
         p = self.peer().open(":memory:")
         defaults = dict(p.rows("SELECT name, default_value FROM walrust_config"))
         for name, value in (("interval", "1s"), ("durability", "async"), ("sync_timeout", "10s"), ("snapshot_interval", "1h"),
-                            ("pitr_window", "24h"), ("retention.hourly", "24"), ("retention.daily", "7"),
-                            ("retention.weekly", "12"), ("retention.monthly", "12"), ("retry.base", "100ms"),
-                            ("retry.max", "30s"), ("retry.breaker_threshold", "5"), ("retry.breaker_cooldown", "60s"),
+                            ("pitr_window", "24h"), ("retention_hourly", "24"), ("retention_daily", "7"),
+                            ("retention_weekly", "12"), ("retention_monthly", "12"), ("retry_base", "100ms"),
+                            ("retry_max", "30s"), ("retry_breaker_threshold", "5"), ("retry_breaker_cooldown", "60s"),
                             ("spool_limit", "1GB")):
             self.assertEqual(str(defaults[name]), value, name)
 

@@ -1,0 +1,431 @@
+"""Several processes on one database, forks, and writers that know nothing of us."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+import pytest
+
+import door
+
+LOOP = """
+n = 0
+errors = 0
+end = time.time() + args['seconds']
+c = conns['main']
+while time.time() < end and n < args['count']:
+    try:
+        c.execute('INSERT INTO t(v) VALUES(?)', (f"{os.getpid()}:{n}",))
+        n += 1
+        if n % 20 == 0:
+            c.execute('SELECT walrust_sync(30)').fetchone()
+            os.write(args['fd'], f'{os.getpid()} {n}\\n'.encode()) if args.get('fd') else None
+    except Exception as e:
+        if 'locked' not in str(e):
+            raise
+        errors += 1
+result = n
+"""
+
+
+class Processes(door.DoorTest):
+    def start(self, db, url, n, **options):
+        peers = []
+        for _ in range(n):
+            p = self.peer().open(db)
+            p.watch(url, interval="0s", **options)
+            peers.append(p)
+        return peers
+
+    def check(self, p, db, url):
+        txid = p.sync()
+        out, at = self.restore(url)
+        self.assertEqual(at, txid)
+        self.assertSameBytes(db, out)
+        return txid
+
+    def test_four_write_one_ships(self):
+        db, url = self.path("app.db"), self.path("r")
+        first, = self.start(db, url, 1)
+        first.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        peers = [first, *self.start(db, url, 3)]
+        for p in peers:
+            p.send(op="code", code=LOOP, args={"seconds": 60, "count": 200})
+        self.assertEqual([p.wait() for p in peers], [200] * 4)
+        states = sorted(p.status()["state"] for p in peers)
+        self.assertEqual(states.count("standby"), 3, states)
+        self.assertEqual(first.sql("SELECT count(*) FROM t"), 800)
+        txids = {p.sync() for p in peers}
+        self.assertEqual(len(txids), 1)
+        txid = self.check(peers[-1], db, url)
+        numbers = [f[1] for f in door.ltx_files(url, 0)]
+        self.assertEqual(numbers[-1], txid)
+        self.assertEqual(numbers, list(range(numbers[0], numbers[-1] + 1)))
+
+    def test_the_shipper_dies_and_another_takes_over(self):
+        db, url = self.path("app.db"), self.path("r")
+        first, = self.start(db, url, 1)
+        first.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        second, = self.start(db, url, 1)
+        first.sync()
+        shipper = next(p for p in (first, second) if p.status()["state"] != "standby")
+        other = second if shipper is first else first
+        other.sql("INSERT INTO t(v) VALUES('before')")
+        shipper.kill()
+        other.sql("INSERT INTO t(v) VALUES('after')")
+        begin = time.monotonic()
+        self.check(other, db, url)
+        self.assertLess(time.monotonic() - begin, 5)
+        self.assertNotEqual(other.status()["state"], "standby")
+
+    @pytest.mark.campaign
+    def test_four_processes_one_killed_again_and_again(self):
+        """Every commit that any walrust_sync acknowledged is in the replica; at the end the two are equal."""
+        db, url = self.path("app.db"), self.path("r")
+        keeper, = self.start(db, url, 1)
+        keeper.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        log = self.path("acknowledged")
+        fd = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        self.addCleanup(os.close, fd)
+        # Each writer inherits the log: an acknowledgement is out before the next statement runs.
+        prefix = [sys.executable, "-c", f"import os,sys; os.dup2(os.open({log!r}, os.O_WRONLY|os.O_APPEND), 9); "
+                                        "os.set_inheritable(9, True); os.execv(sys.argv[1], sys.argv[1:])"]
+
+        def writer():
+            p = self.peer(prefix=prefix).open(db)
+            p.watch(url, interval="0s")
+            p.send(op="code", code=LOOP, args={"seconds": 600, "count": 10**9, "fd": 9})
+            return p
+
+        writers = [writer() for _ in range(4)]
+        for _ in range(door.rounds(6)):
+            time.sleep(1 if door.ROUNDS > 1 else 0.6)
+            i = self.random.randrange(4)
+            writers[i].kill()
+            writers[i] = writer()
+        for p in writers:
+            p.kill()
+        txid = keeper.sync()
+        out, at = self.restore(url)
+        self.assertEqual(at, txid)
+        self.assertSameBytes(db, out)
+        restored = set(v for v, in door.plain_rows(out, "SELECT v FROM t"))
+        acknowledged = 0
+        with open(log) as f:
+            for line in f:
+                pid, count = line.split()
+                acknowledged += 20
+                for n in range(int(count) - 20, int(count)):
+                    self.assertIn(f"{pid}:{n}", restored)
+        self.assertGreater(acknowledged, 0)
+        print(f"\n4 processes, {len(restored)} commits, {door.rounds(6)} kills, {acknowledged} acknowledged: all restored", flush=True)
+
+    def test_a_killed_writer_inside_a_transaction(self):
+        db, url = self.path("app.db"), self.path("r")
+        first, second = self.start(db, url, 1) + self.start(db, url, 1)
+        first.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        second.sql("PRAGMA cache_size=5")
+        second.sql("BEGIN")
+        second.many("INSERT INTO t(v) VALUES(?)", [("never" * 300,) for _ in range(500)])
+        second.kill()
+        first.sql("INSERT INTO t(v) VALUES('after')")
+        self.check(first, db, url)
+        self.assertEqual(first.sql("SELECT count(*) FROM t"), 1)
+
+    def test_checkpoints_by_every_process(self):
+        db, url = self.path("app.db"), self.path("r")
+        first, = self.start(db, url, 1)
+        first.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        peers = [first, *self.start(db, url, 2)]
+        for turn in range(30):
+            p = peers[turn % 3]
+            p.many("INSERT INTO t(v) VALUES(?)", [("x" * 800,) for _ in range(10)])
+            peers[(turn + 1) % 3].rows(f"PRAGMA wal_checkpoint({['PASSIVE', 'RESTART', 'TRUNCATE', 'FULL'][turn % 4]})")
+        self.check(first, db, url)
+
+
+FORKS = """
+import json, os, sqlite3, sys, time, traceback
+so, db, url, when, children = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
+
+def connect(path):
+    return sqlite3.connect(path, timeout=20, isolation_level=None)
+
+loader = connect(':memory:')
+loader.enable_load_extension(True)
+loader.load_extension(so)
+loader.close()
+
+parent = None
+if when in ('before', 'both'):
+    parent = connect(db)
+    parent.execute('SELECT walrust_watch(?)', (url,)).fetchone()
+    parent.execute('CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)')
+    parent.execute("INSERT INTO t(v) VALUES('parent before')")
+    parent.execute('SELECT walrust_sync(30)').fetchone()
+    if when == 'before':
+        parent.close()
+        parent = None
+
+pids = []
+for n in range(children):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            mine = connect(db)
+            mine.execute('SELECT walrust_watch(?)', (url,)).fetchone()
+            mine.execute('CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)')
+            for i in range(10):
+                mine.execute('INSERT INTO t(v) VALUES(?)', (f'child {n} {i}',))
+            mine.execute('SELECT walrust_sync(60)').fetchone()
+            mine.close()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    pids.append(pid)
+    if parent:
+        parent.execute('INSERT INTO t(v) VALUES(?)', (f'parent {n}',))
+statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+parent = parent or connect(db)
+parent.execute('SELECT walrust_watch(?)', (url,)).fetchone()
+parent.execute("INSERT INTO t(v) VALUES('parent after')")
+txid = parent.execute('SELECT walrust_sync(60)').fetchone()[0]
+count = parent.execute('SELECT count(*) FROM t').fetchone()[0]
+print(json.dumps({'statuses': statuses, 'txid': txid, 'count': count}), flush=True)
+"""
+
+
+class Fork(door.DoorTest):
+    """Prefork servers: load and open before forking, after, and both."""
+
+    def fork(self, when, children):
+        import json
+
+        db, url = self.path(f"{when}.db"), self.path(f"r-{when}")
+        done = subprocess.run(
+            [sys.executable, "-c", FORKS, door.SO, db, url, when, str(children)], capture_output=True, text=True, timeout=240,
+            env=door.clean_env(self.dir), cwd=self.dir,
+        )
+        self.assertTrue(done.stdout, done.stderr)
+        answer = json.loads(done.stdout.splitlines()[-1])
+        self.assertEqual(answer["statuses"], [0] * children, done.stderr)
+        expected = children * 10 + 1 + {"after": 0, "before": 1, "both": 1 + children}[when]
+        self.assertEqual(answer["count"], expected)
+        out, at = self.restore(url)
+        self.assertEqual(at, answer["txid"])
+        self.assertSameBytes(db, out)
+
+    def test_watch_before_forking(self):
+        self.fork("before", door.rounds(8))
+
+    def test_watch_after_forking(self):
+        self.fork("after", door.rounds(8))
+
+    def test_watch_before_and_after(self):
+        self.fork("both", door.rounds(8))
+
+    def test_fork_and_exec_while_streaming(self):
+        """A child that only execs (system(), subprocess) disturbs nothing, and holds no lock of ours."""
+        p, db, url = self.watched()
+        for i in range(15):
+            p.code("import subprocess; subprocess.run(['true']); os.system('true')")
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+        p.sync()
+        self.assertSameBytes(db, self.restore(url)[0])
+
+    def test_a_long_lived_child_does_not_keep_the_shippers_lock(self):
+        """fcntl locks are not inherited, flock's are: the parent dies, its idle child lives, another process must take over."""
+        p, db, url = self.watched()
+        p.sync()
+        child = p.code("""
+pid = os.fork()
+if pid == 0:
+    time.sleep(60)
+    os._exit(0)
+result = pid
+""")
+        try:
+            p.kill()
+            q = self.peer().open(db)
+            q.watch(url)
+            q.sql("INSERT INTO t(v) VALUES('next')")
+            q.sync(10)
+            self.assertNotEqual(q.status()["state"], "standby")
+            self.assertSameBytes(db, self.restore(url)[0])
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+class ForeignWriters(door.DoorTest):
+    """Processes without the extension, and files that are swapped: noticed, never stale, never mixed."""
+
+    def stock(self, db, script):
+        return self.shell(script, db, load=False)
+
+    def check(self, p, db, url):
+        txid = p.sync()
+        out, at = self.restore(url)
+        self.assertEqual(at, txid)
+        self.assertSameBytes(db, out)
+        self.assertSound(out)
+        return txid
+
+    def settled(self, db, url, what):
+        """The replica catches up by itself, without a commit through us."""
+
+        def equal():
+            try:
+                out, _ = self.restore(url)
+                return door.image(out) == door.image(db)
+            except door.SqlError:
+                return False
+
+        self.eventually(equal, timeout=20, what=what, every=0.2)
+
+    def test_commits_still_in_the_wal_are_picked_up(self):
+        p, db, url = self.watched(interval="0s")
+        before = p.sync()
+        self.stock(db, "INSERT INTO t(v) VALUES('foreign'),('foreign2');")
+        self.settled(db, url, "a foreign commit, noticed by an idle process")
+        p.sql("INSERT INTO t(v) VALUES('ours')")
+        self.assertGreaterEqual(self.check(p, db, url), before + 2)
+
+    def test_an_idle_process_notices_within_a_second(self):
+        p, db, url = self.watched(interval="0s")
+        txid = p.sync()
+        self.stock(db, "INSERT INTO t(v) VALUES('foreign');")
+        begin = time.monotonic()
+        self.eventually(lambda: max((f[2] for f in door.ltx_files(url)), default=0) > txid, timeout=10, what="notice")
+        self.assertLess(time.monotonic() - begin, 2)
+
+    def test_the_wal_is_reset_by_another(self):
+        hook = door.Hook(self)
+        p, db, url = self.watched(interval="0s", webhooks=[{"url": hook.url}])
+        p.sync()
+        marks = []
+        for turn in range(4):
+            self.stock(db, "".join(f"INSERT INTO t(v) VALUES('f{turn}-{i}');\n" for i in range(30))
+                       + "PRAGMA wal_checkpoint(TRUNCATE);\nINSERT INTO t(v) VALUES('after reset');\n")
+            p.sql("INSERT INTO t(v) VALUES('ours')")
+            marks.append((self.check(p, db, url), door.image(db)))
+        for txid, was in marks:
+            self.assertEqual(door.image(self.restore(url, point=txid)[0]), was)
+
+    def test_no_restore_shows_a_mixture(self):
+        """A counter moves with the rows in every transaction; each TXID of the replica must hold a committed state."""
+        p, db, url = self.watched(interval="0s", schema="CREATE TABLE t(id INTEGER PRIMARY KEY, v);CREATE TABLE total(n);"
+                                                        "INSERT INTO total VALUES(0)")
+        for turn in range(12):
+            for _ in range(5):
+                p.rows("BEGIN")
+                p.sql("INSERT INTO t(v) VALUES(?)", "o" * 1500)
+                p.sql("UPDATE total SET n = n + 1")
+                p.rows("COMMIT")
+            script = "".join("BEGIN; INSERT INTO t(v) VALUES(hex(randomblob(900))); UPDATE total SET n = n + 1; COMMIT;\n" for _ in range(8))
+            self.stock(db, script + ("PRAGMA wal_checkpoint(RESTART);\n" if turn % 2 else "") + script)
+        last = self.check(p, db, url)
+        first = min(f[2] for f in door.ltx_files(url))
+        for txid in range(first, last + 1):
+            try:
+                out, _ = self.restore(url, point=txid)
+            except door.SqlError as error:
+                self.assertRegex(str(error), "walrust_restore")
+                continue
+            self.assertSound(out)
+            if door.plain_rows(out, "SELECT count(*) FROM sqlite_schema WHERE name = 'total'") == [(1,)]:
+                for n, rows in door.plain_rows(out, "SELECT n, (SELECT count(*) FROM t) FROM total"):
+                    self.assertEqual(n, rows, txid)
+            os.unlink(out)
+
+    def test_rollback_mode_by_another(self):
+        p, db, url = self.watched(interval="0s")
+        p.sync()
+        p.close()
+        self.stock(db, "PRAGMA journal_mode=delete;\nINSERT INTO t(v) VALUES('rollback mode');\n")
+        p.open(db)
+        p.watch(url)
+        p.sql("INSERT INTO t(v) VALUES('ours')")
+        self.check(p, db, url)
+
+    def replaced(self, how):
+        hook = door.Hook(self)
+        p, db, url = self.watched(interval="0s", webhooks=[{"url": hook.url}])
+        p.many("INSERT INTO t(v) VALUES(?)", [("first" * 50,) for _ in range(100)])
+        old = self.check(p, db, url)
+        kept = door.image(db)
+        other = self.path("other.db")
+        self.stock(other, "PRAGMA journal_mode=wal; CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE mark(x);"
+                          "INSERT INTO t(v) VALUES('second');")
+        p.close()
+        how(other, db)
+        p.open(db)
+        try:
+            p.watch(url, webhooks=[{"url": hook.url}])
+        except door.SqlError as error:
+            self.assertErrorLine(str(error), "takeover")
+            p.watch(url, takeover=True, webhooks=[{"url": hook.url}])
+        self.assertEqual(p.sql("SELECT count(*) FROM mark"), 0)
+        p.sql("INSERT INTO t(v) VALUES('ours')")
+        now = self.check(p, db, url)
+        self.assertGreater(now, old)
+        self.assertEqual(door.image(self.restore(url, point=old)[0]), kept)
+
+    def test_replaced_by_cp(self):
+        self.replaced(lambda other, db: shutil.copyfile(other, db))
+
+    def test_replaced_by_mv(self):
+        self.replaced(os.replace)
+
+    def test_replaced_while_open_by_mv(self):
+        """The old file lives on under our descriptor; the new one at the path is another database."""
+        p, db, url = self.watched(interval="0s")
+        p.sync()
+        other = self.path("other.db")
+        self.stock(other, "PRAGMA journal_mode=wal; CREATE TABLE other(x); INSERT INTO other VALUES(1);")
+        for suffix in ("-wal", "-shm"):
+            if os.path.exists(db + suffix):
+                os.rename(db + suffix, self.path("moved" + suffix))
+        os.replace(other, db)
+        q = self.peer().open(db)
+        try:
+            q.watch(url)
+        except door.SqlError:
+            q.watch(url, takeover=True)
+        q.sql("INSERT INTO other VALUES(2)")
+        q.sync()
+        with_rows = door.plain_rows(self.restore(url)[0], "SELECT name FROM sqlite_schema")
+        self.assertIn(with_rows, ([("other",)], [("t",)]))
+
+    def test_vacuum_into_and_rename(self):
+        def how(other, db):
+            self.stock(db, f"VACUUM INTO '{self.path('packed.db')}';")
+            os.replace(self.path("packed.db"), db)
+            self.stock(db, "PRAGMA journal_mode=wal; CREATE TABLE mark(x);")
+
+        self.replaced(how)
+
+    def test_history_gap_is_told(self):
+        hook = door.Hook(self)
+        p, db, url = self.watched(interval="0s", webhooks=[{"url": hook.url}])
+        p.sync()
+        p.end()
+        q = self.peer(so=None).open(db)
+        for i in range(50):
+            q.sql("INSERT INTO t(v) VALUES(?)", "x" * 3000)
+        q.end()
+        p = self.peer().open(db)
+        p.watch(url, webhooks=[{"url": hook.url}])
+        self.check(p, db, url)
+        event = self.eventually(lambda: hook.events("history_gap"), what="history_gap")[0]
+        self.assertEqual(event["severity"], "critical")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,381 @@
+"""What COMMIT promises: nothing of the store in async mode, the replica itself in sync mode."""
+
+import os
+import shutil
+import time
+import unittest
+
+import pytest
+
+import door
+
+
+class Sync(door.DoorTest):
+    """durability = "sync": COMMIT returns only after the replica has it; on failure it is rolled back."""
+
+    def setUp(self):
+        super().setUp()
+        self.s3 = door.S3(self)
+        self.proxy = door.FaultProxy(self, self.s3.port)
+        self.db = self.path("app.db")
+
+    def watched_sync(self, **options):
+        p = self.peer(env=self.s3.env()).open(self.db)
+        p.watch(self.s3.url("app", self.proxy.endpoint), durability="sync",
+                retry={"base": "10ms", "max": "100ms", "breaker_threshold": 100}, **options)
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        return p
+
+    def restored(self):
+        out, at = self.restore(self.s3.url(), env=self.s3.env())
+        return out, at
+
+    def test_every_commit_is_in_the_replica_when_it_returns(self):
+        p = self.watched_sync()
+        for i in range(8):
+            p.sql("INSERT INTO t VALUES(?, 'x')", i)
+            out, _ = self.restored()
+            self.assertEqual(door.plain_rows(out, "SELECT count(*) FROM t"), [(i + 1,)])
+            self.assertSameBytes(self.db, out)
+
+    def test_a_kill_right_after_commit_loses_nothing(self):
+        p = self.watched_sync()
+        for i in range(5):
+            p.sql("INSERT INTO t VALUES(?, 'x')", i)
+        p.kill()
+        out, _ = self.restored()
+        self.assertEqual(door.plain_rows(out, "SELECT count(*) FROM t"), [(5,)])
+
+    def test_failure_rolls_back_and_the_connection_stays_usable(self):
+        p = self.watched_sync(sync_timeout="500ms")
+        p.sql("INSERT INTO t VALUES(1, 'in')")
+        self.proxy.down = True
+        begin = time.monotonic()
+        with self.assertRaises(door.SqlError):
+            p.sql("INSERT INTO t VALUES(2, 'out')")
+        self.assertLess(time.monotonic() - begin, 5)
+        self.assertEqual(p.rows("SELECT id FROM t"), [(1,)])
+        with self.assertRaises(door.SqlError):
+            p.sql("INSERT INTO t VALUES(3, 'out')")
+        self.proxy.down = False
+
+        def works():
+            try:
+                p.sql("INSERT INTO t VALUES(4, 'in')")
+                return True
+            except door.SqlError:
+                return False
+
+        self.eventually(works, what="a commit after the outage", every=0.2)
+        self.assertEqual(p.rows("SELECT id FROM t"), [(1,), (4,)])
+        out, _ = self.restored()
+        self.assertEqual(door.plain_rows(out, "SELECT id FROM t"), [(1,), (4,)])
+        self.assertSameBytes(self.db, out)
+
+    def test_an_ambiguous_put_is_reconciled(self):
+        """The PUT timed out but arrived: the application was told it failed, so no restore may show it after the next commit."""
+        p = self.watched_sync(sync_timeout="400ms")
+        p.sql("INSERT INTO t VALUES(1, 'in')")
+        armed = [True]
+
+        def fault(method, path):
+            return ("lose",) if armed[0] and method in ("PUT", "GET", "HEAD") else None
+
+        self.proxy.fault = fault
+        failed = False
+        try:
+            p.sql("INSERT INTO t VALUES(2, 'ambiguous')")
+        except door.SqlError:
+            failed = True
+        armed[0] = False
+
+        def works():
+            try:
+                p.sql("INSERT INTO t VALUES(3, 'in')")
+                return True
+            except door.SqlError:
+                return False
+
+        self.eventually(works, what="a commit after it", every=0.2)
+        rows = p.rows("SELECT id FROM t")
+        self.assertEqual(rows, [(1,), (3,)] if failed else [(1,), (2,), (3,)])
+        out, _ = self.restored()
+        self.assertEqual(door.plain_rows(out, "SELECT id FROM t"), rows)
+        self.assertSameBytes(self.db, out)
+
+    def test_an_ambiguous_put_and_a_restart(self):
+        p = self.watched_sync(sync_timeout="400ms")
+        p.sql("INSERT INTO t VALUES(1, 'in')")
+        self.proxy.fault = lambda method, path: ("lose",) if method in ("PUT", "GET", "HEAD") else None
+        try:
+            p.sql("INSERT INTO t VALUES(2, 'ambiguous')")
+        except door.SqlError:
+            pass
+        p.kill()
+        self.proxy.fault = None
+        q = self.peer(env=self.s3.env()).open(self.db)
+        q.watch(self.s3.url("app", self.proxy.endpoint), durability="sync")
+        q.sql("INSERT INTO t VALUES(3, 'in')")
+        out, _ = self.restored()
+        self.assertEqual(door.plain_rows(out, "SELECT id FROM t"), q.rows("SELECT id FROM t"))
+        self.assertSameBytes(self.db, out)
+
+    def test_concurrent_committers(self):
+        p = self.watched_sync()
+        result = p.code("""
+errors = []
+def work(n):
+    c = connect(args['db'])
+    try:
+        for i in range(8):
+            while True:
+                try:
+                    c.execute('INSERT INTO t(v) VALUES(?)', (f'{n}:{i}',))
+                    break
+                except Exception as e:
+                    if 'locked' not in str(e):
+                        raise
+    except Exception as e:
+        errors.append(str(e))
+threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+result = errors
+""", db=self.db)
+        self.assertEqual(result, [])
+        out, _ = self.restored()
+        self.assertEqual(door.plain_rows(out, "SELECT count(*) FROM t"), [(32,)])
+
+    def test_savepoints_spills_and_rollbacks_in_sync_mode(self):
+        p = self.watched_sync()
+        p.rows("PRAGMA cache_size=5")
+        for turn in range(4):
+            p.rows("BEGIN")
+            p.many("INSERT INTO t(v) VALUES(?)", [("s" * 800,) for _ in range(100)])
+            p.rows("SAVEPOINT a")
+            p.rows("DELETE FROM t WHERE id % 2")
+            p.rows("ROLLBACK TO a")
+            p.rows("ROLLBACK" if turn == 2 else "COMMIT")
+            out, _ = self.restored()
+            self.assertSameBytes(self.db, out)
+            self.assertSound(out)
+
+
+class WalrustSync(door.DoorTest):
+    """walrust_sync: durable when it returns, an error when it cannot be."""
+
+    def test_it_waits_for_earlier_commits_only(self):
+        p, db, url = self.watched(interval="2s")
+        for i in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            txid = p.sync()
+            out, at = self.restore(url)
+            self.assertEqual(at, txid)
+            self.assertSameBytes(db, out)
+
+    def test_nothing_to_do_returns_at_once(self):
+        p, db, url = self.watched(interval="5s")
+        txid = p.sync()
+        begin = time.monotonic()
+        for _ in range(20):
+            self.assertEqual(p.sync(), txid)
+        self.assertLess(time.monotonic() - begin, 1)
+
+    def test_timeout(self):
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        p = self.peer(env=s3.env()).open(self.path("a.db"))
+        p.watch(s3.url("app", proxy.endpoint))
+        p.sql("CREATE TABLE t(v)")
+        p.sync()
+        proxy.down = True
+        p.sql("INSERT INTO t VALUES(1)")
+        begin = time.monotonic()
+        with self.assertRaises(door.SqlError) as caught:
+            p.sql("SELECT walrust_sync(0.5)")
+        self.assertErrorLine(str(caught.exception), "walrust_sync", r"0\.5")
+        self.assertLess(abs(time.monotonic() - begin - 0.5), 1)
+        proxy.down = False
+        p.sync(60)
+
+    def test_inside_an_open_transaction(self):
+        """What is not committed cannot be durable: an answer at once, not a wait for oneself."""
+        p, db, url = self.watched()
+        before = p.sync()
+        p.rows("BEGIN")
+        p.sql("INSERT INTO t(v) VALUES('open')")
+        begin = time.monotonic()
+        try:
+            self.assertEqual(p.sync(5), before)
+        except door.SqlError as error:
+            self.assertErrorLine(str(error), "walrust_sync", "transaction")
+        self.assertLess(time.monotonic() - begin, 4)
+        p.rows("COMMIT")
+        self.assertEqual(p.sync(), before + 1)
+
+
+class Interval(door.DoorTest):
+    def test_first_commit_after_quiet_leaves_at_once_and_load_is_paced(self):
+        p, db, url = self.watched(interval="1s")
+        p.sync()
+        time.sleep(1.2)
+        begin = time.monotonic()
+        before = len(door.ltx_files(url, 0))
+        p.sql("INSERT INTO t(v) VALUES('quiet')")
+        self.eventually(lambda: len(door.ltx_files(url, 0)) > before, timeout=5, what="the first file", every=0.002)
+        self.assertLess(time.monotonic() - begin, 0.5)
+
+    def test_a_quiet_replica_is_left_alone(self):
+        p, db, url = self.watched(interval="0s", levels=["100ms"], snapshot_interval="300ms")
+        p.sync()
+        time.sleep(2)
+        before = {k for k in door.tree(url) if k.endswith(".ltx")}
+        time.sleep(1.5)
+        self.assertEqual({k for k in door.tree(url) if k.endswith(".ltx")}, before)
+
+
+class Outage(door.DoorTest):
+    @pytest.mark.campaign
+    def test_latency_and_memory_without_a_replica(self):
+        """Commits go on at the same speed, memory does not grow, and all arrives when the store is back."""
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        p = self.peer(env=s3.env()).open(self.path("a.db"))
+        p.rows("PRAGMA synchronous=NORMAL")
+        p.watch(s3.url("app", proxy.endpoint), retry={"base": "20ms", "max": "500ms", "breaker_cooldown": "1s"})
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.sync()
+        measure = """
+c = conns['main']
+times = []
+for n in range(args['count']):
+    t = time.perf_counter()
+    c.execute("INSERT INTO t(v) VALUES(hex(randomblob(200)))")
+    times.append(time.perf_counter() - t)
+times.sort()
+result = [times[len(times) // 2], times[int(len(times) * .99)]]
+"""
+        count = door.rounds(2000)
+        p.code(measure, count=count)
+        with_store = p.code(measure, count=count)
+        p.sync(120)
+        proxy.down = True
+        p.code(measure, count=count)
+        memory = p.rss_kb()
+        without = p.code(measure, count=count)
+        for _ in range(3):
+            p.code(measure, count=count)
+        grown = p.rss_kb() - memory
+        print(f"\ncommit with store: median {with_store[0] * 1e6:.0f} us, p99 {with_store[1] * 1e6:.0f} us; "
+              f"without: {without[0] * 1e6:.0f} us, {without[1] * 1e6:.0f} us; memory +{grown} KB", flush=True)
+        self.assertLess(without[0], with_store[0] * 1.5 + 50e-6)
+        self.assertLess(without[1], with_store[1] * 3 + 2e-3)
+        self.assertLess(grown, 6000)
+        proxy.down = False
+        txid = p.sync(240)
+        out, at = self.restore(s3.url(), env=s3.env())
+        self.assertEqual(at, txid)
+        self.assertSameBytes(self.path("a.db"), out)
+
+    def test_spool_limit(self):
+        """At the limit commits still succeed, the state says so, and a fresh snapshot follows."""
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        p = self.peer(env=s3.env()).open(self.path("a.db"))
+        p.watch(s3.url("app", proxy.endpoint), interval="0s", spool_limit="2MB", retry={"base": "20ms", "max": "200ms", "breaker_cooldown": "200ms"})
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.sync()
+        proxy.down = True
+        for _ in range(200):
+            p.sql("INSERT INTO t(v) VALUES(randomblob(50000))")
+        self.assertEqual(p.sql("SELECT count(*) FROM t"), 200)
+        self.eventually(lambda: "spool" in (p.status()["last_error"] or ""), what="the state tells")
+        self.assertLess(p.status()["spool_bytes"], 6_000_000)
+        proxy.down = False
+        txid = p.sync(60)
+        out, at = self.restore(s3.url(), env=s3.env())
+        self.assertEqual(at, txid)
+        self.assertSameBytes(self.path("a.db"), out)
+
+
+class Disk(door.DoorTest):
+    """The spool's disk in trouble: the application's commits behave as without us."""
+
+    def test_spool_deleted_while_running(self):
+        p, db, url = self.watched(interval="0s", spool_dir=self.path("spool"))
+        p.sync()
+        shutil.rmtree(self.path("spool"))
+        for i in range(20):
+            p.sql("INSERT INTO t(v) VALUES(?)", "x" * 500)
+
+        def healed():
+            try:
+                txid = p.sync(5)
+                out, at = self.restore(url)
+                return at == txid and door.image(out) == door.image(db)
+            except door.SqlError:
+                p.sql("INSERT INTO t(v) VALUES('poke')")
+                return False
+
+        self.eventually(healed, timeout=40, what="recovery by itself", every=0.3)
+
+    def test_spool_on_a_full_disk(self):
+        """A tiny tmpfs holds the spool and, here, is full: commits succeed, the state tells, and it heals."""
+        mount = self.path("small")
+        os.mkdir(mount)
+        if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=256k tmpfs {mount} 2>/dev/null") != 0:
+            self.skipTest("needs to mount a tmpfs")
+        self.addCleanup(os.system, f"umount -l {mount}")
+        p, db, url = self.watched(interval="0s", spool_dir=os.path.join(mount, "spool"))
+        p.sync()
+        filler = os.path.join(mount, "filler")
+        with open(filler, "wb") as f:
+            try:
+                while True:
+                    f.write(b"x" * 4096)
+                    f.flush()
+            except OSError:
+                pass
+        for i in range(10):
+            p.sql("INSERT INTO t(v) VALUES(?)", "y" * 20000)
+        self.assertEqual(p.sql("SELECT count(*) FROM t"), 10)
+        row = self.eventually(lambda: (lambda r: r if r["last_error"] else None)(p.status()), what="the state tells")
+        self.assertErrorLine(row["last_error"], "space|full")
+        os.unlink(filler)
+
+        def healed():
+            try:
+                p.sql("INSERT INTO t(v) VALUES('poke')")
+                txid = p.sync(5)
+                out, at = self.restore(url)
+                return at == txid and door.image(out) == door.image(db)
+            except door.SqlError:
+                return False
+
+        self.eventually(healed, timeout=40, what="recovery by itself", every=0.3)
+
+    def test_replica_directory_on_a_full_disk(self):
+        mount = self.path("small")
+        os.mkdir(mount)
+        if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=1m tmpfs {mount} 2>/dev/null") != 0:
+            self.skipTest("needs to mount a tmpfs")
+        self.addCleanup(os.system, f"umount -l {mount}")
+        db, url = self.path("app.db"), os.path.join(mount, "r")
+        p = self.peer().open(db)
+        p.watch(url, interval="0s", retry={"base": "10ms", "max": "100ms", "breaker_cooldown": "200ms"})
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        filler = os.path.join(mount, "filler")
+        with open(filler, "wb") as f:
+            f.write(b"x" * 900_000)
+        for i in range(10):
+            p.sql("INSERT INTO t(v) VALUES(randomblob(50000))")
+        self.eventually(lambda: p.status()["last_error"], what="the state tells")
+        os.system(f"mount -o remount,size=20m {mount}")
+        txid = p.sync(60)
+        out, at = self.restore(url)
+        self.assertEqual(at, txid)
+        self.assertSameBytes(db, out)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,425 @@
+"""What an operator asks: explain, list, files, compact, metrics and health, a follower."""
+
+import datetime
+import hashlib
+import json
+import os
+import re
+import time
+import unittest
+import urllib.request
+
+import door
+
+
+class Explain(door.DoorTest):
+    HEADINGS = ["Databases:", "S3 Destination:", "Snapshot Schedule:", "Retention Policy (GFS):", "Estimated Storage:", "Validation:"]
+
+    def explain(self, p, options=None):
+        return p.sql("SELECT walrust_explain(?)", json.dumps(options)) if options else p.sql("SELECT walrust_explain()")
+
+    def test_report_shape(self):
+        door.toml(self, f'''
+validation_interval = "1h"
+[[webhooks]]
+url = "https://hooks.example.com/walrust/very/private"
+[[databases]]
+path = "{self.path('app.db')}"
+replica = "s3://my-bucket/backups/production/app?endpoint=http://127.0.0.1:1&region=auto"
+''')
+        q = self.peer().open(self.path("app.db"))
+        q.rows("CREATE TABLE IF NOT EXISTS t(v)")
+        text = self.explain(q)
+        lines = text.splitlines()
+        self.assertEqual(lines[0], "Walrust Configuration Preview")
+        self.assertRegex(lines[1], r"^=+$")
+        positions = [lines.index(h) for h in self.HEADINGS]
+        self.assertEqual(positions, sorted(positions))
+        for wanted in (r"^- .*app\.db \(.+\)$", r"^Bucket: my-bucket$", r"^Endpoint: http://127\.0\.0\.1:1$",
+                       r"^Prefix: backups/production/app$", r"^Interval: 3600s \(1 hour\)$", r"^Estimated: 24 snapshots/day$",
+                       r"^Hourly: 24 snapshots \(last 24 hours\)$", r"^Daily: 7 snapshots \(last week\)$",
+                       r"^Weekly: 12 snapshots \(last 12 weeks\)$", r"^Monthly: 12 snapshots \(beyond 12 weeks\)$",
+                       r"^Active: .+ \(current snapshots\)", r"^Archive: .+ \(retained history\)", r"^Monthly cost: ~\$.+ @ \$.+/GB \(.+\)",
+                       r"^On failure: Send webhook to .*hooks\.example\.com"):
+            self.assertRegex(text, re.compile(wanted, re.M))
+        self.assertNotIn("very/private", text)
+        self.assertRegex(text, re.compile("unreachable|not reached|could not be reached", re.I))
+
+    def test_the_size_is_the_real_one(self):
+        p, db, url = self.watched()
+        p.sql("INSERT INTO t(v) VALUES(randomblob(30000000))")
+        p.sync(60)
+        text = self.explain(p)
+        size = re.search(r"- \S+ \((.+)\)", text).group(1)
+        number, unit = re.match(r"([\d.]+) ?(\w+)", size).groups()
+        scale = {"MB": 1e6, "MiB": 1 << 20, "kB": 1e3, "KB": 1e3}[unit]
+        self.assertLess(abs(float(number) * scale - 30_000_000), 3_000_000, size)
+
+    def test_prices_can_be_said(self):
+        p, db, url = self.watched()
+        text = self.explain(p, {"price_per_gb": 0.5, "price_per_1000_put": 0.25})
+        self.assertIn("$0.5", text)
+
+    def test_prices_by_endpoint(self):
+        p = self.peer()
+        for endpoint, name in (("https://fly.storage.tigris.dev", "Tigris"), ("https://x.r2.cloudflarestorage.com", "R2"), (None, "S3")):
+            url = "s3://bucket/x?region=auto" + (f"&endpoint={endpoint}" if endpoint else "")
+            door.toml(self, f'[[databases]]\npath = "{self.path("e.db")}"\nreplica = "{url}"\n', f"{name}.toml")
+            q = self.peer(env={"WALRUST_CONFIG": self.path(f"{name}.toml"), "http_proxy": "http://127.0.0.1:1",
+                               "https_proxy": "http://127.0.0.1:1"}).open(self.path("e.db"))
+            self.assertRegex(self.explain(q), f"Monthly cost: .*{name}")
+            q.end()
+        p.end()
+
+    def test_many_databases(self):
+        p = self.peer()
+        for name in ("one", "two", "three"):
+            p.open(self.path(name + ".db"), name)
+            p.watch(self.path("r-" + name), conn=name)
+            p.sql("CREATE TABLE t(v)", conn=name)
+        text = p.sql("SELECT walrust_explain()", conn="one")
+        for name in ("one", "two", "three"):
+            self.assertIn(self.path(name + ".db"), text)
+        self.assertRegex(text, re.compile("total", re.I))
+
+    def test_before_anything_exists(self):
+        self.assertIn("Walrust Configuration Preview", self.shell("SELECT walrust_explain();"))
+
+
+class Inventory(door.DoorTest):
+    def test_files(self):
+        p, db, url = self.watched(interval="0s")
+        for i in range(6):
+            p.sql("INSERT INTO t(v) VALUES(randomblob(5000))")
+            txid = p.sync()
+        rows = [dict(zip(door.FILES_COLUMNS, r)) for r in p.rows("SELECT * FROM walrust_files ORDER BY level, min_txid")]
+        self.assertEqual(rows, [dict(zip(door.FILES_COLUMNS, r)) for r in p.rows("SELECT * FROM walrust_files(?) ORDER BY level, min_txid", url)])
+        on_disk = door.ltx_files(url)
+        self.assertEqual([(r["level"], r["min_txid"], r["max_txid"]) for r in rows], [f[:3] for f in on_disk])
+        for row, (_, _, _, path) in zip(rows, on_disk):
+            with open(path, "rb") as f:
+                data = f.read()
+            self.assertEqual(row["bytes"], len(data))
+            self.assertEqual(row["sha256"], hashlib.sha256(data).hexdigest())
+            self.assertTrue(path.endswith(row["key"]), row["key"])
+            self.assertEqual(row["commit_pages"], int.from_bytes(data[12:16], "big"))
+            self.assertGreaterEqual(row["pages"], 1)
+            stamp = datetime.datetime.fromisoformat(row["time"].replace("Z", "+00:00")).timestamp()
+            self.assertLess(abs(stamp - int.from_bytes(data[32:40], "big", signed=True) / 1000), 1.1)
+        self.assertEqual(max(r["max_txid"] for r in rows), txid)
+
+    def test_list(self):
+        p = self.peer()
+        for name in ("one", "two"):
+            p.open(self.path(name + ".db"), name)
+            p.watch(self.path("all", name), conn=name, interval="0s")
+            p.sql("CREATE TABLE t(v)", conn=name)
+            p.sql("INSERT INTO t VALUES(1)", conn=name)
+            txid = p.sync(conn=name)
+        rows = [dict(zip(door.LIST_COLUMNS, r)) for r in p.rows("SELECT * FROM walrust_list(?) ORDER BY name", self.path("all"), conn="one")]
+        self.assertEqual([r["name"] for r in rows], ["one", "two"])
+        for row in rows:
+            disk = door.ltx_files(self.path("all", row["name"]))
+            self.assertEqual(row["files"], len(disk))
+            self.assertEqual(row["bytes"], sum(os.path.getsize(f[3]) for f in disk))
+            self.assertEqual((row["min_txid"], row["max_txid"]), (min(f[1] for f in disk), max(f[2] for f in disk)))
+            self.assertGreaterEqual(row["snapshots"], 1)
+            self.assertLessEqual(row["first_time"], row["last_time"])
+            self.assertIn(row["name"], row["replica"])
+        self.assertEqual(rows[-1]["max_txid"], txid)
+        alone = p.rows("SELECT name, max_txid FROM walrust_list(?)", self.path("all", "one"), conn="one")
+        self.assertEqual(alone, [("one", rows[0]["max_txid"])])
+        os.mkdir(self.path("nothing"))
+        self.assertEqual(p.rows("SELECT * FROM walrust_list(?)", self.path("nothing"), conn="one"), [])
+
+    def test_snapshot(self):
+        p, db, url = self.watched(interval="0s")
+        for i in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+        txid = p.sql("SELECT walrust_snapshot()")
+        self.assertIn((9, 1, txid), [f[:3] for f in door.ltx_files(url)])
+        self.assertSameBytes(db, self.restore(url, point=txid)[0])
+
+    def test_snapshot_while_writers_go_on(self):
+        p, db, url = self.watched(interval="0s")
+        p.sql("INSERT INTO t(v) VALUES(randomblob(8000000))")
+        p.sync()
+        q = self.peer().open(db)
+        q.watch(url)
+        q.send(op="code", code="""
+n = 0
+worst = 0
+end = time.time() + 2
+while time.time() < end:
+    t = time.perf_counter()
+    conns['main'].execute('INSERT INTO t(v) VALUES(1)')
+    worst = max(worst, time.perf_counter() - t)
+    n += 1
+result = [n, worst]
+""")
+        txids = []
+        for _ in range(3):
+            txids.append(p.sql("SELECT walrust_snapshot()"))
+        n, worst = q.wait()
+        self.assertGreater(n, 20)
+        self.assertLess(worst, 1)
+        for txid in txids:
+            out, _ = self.restore(url, point=txid)
+            self.assertSound(out)
+            os.unlink(out)
+
+    def test_snapshot_to_another_url(self):
+        p, db, url = self.watched()
+        p.sql("INSERT INTO t(v) VALUES(1)")
+        txid = p.sql("SELECT walrust_snapshot(?)", self.path("copy"))
+        out, at = self.restore(self.path("copy"))
+        self.assertEqual(at, txid)
+        self.assertSameBytes(db, out)
+
+
+class Compact(door.DoorTest):
+    def busy(self, **options):
+        p, db, url = self.watched(interval="0s", levels=["100ms", "300ms", "1s"], snapshot_interval="400ms", **options)
+        end = time.monotonic() + 3
+        n = 0
+        while time.monotonic() < end:
+            p.sql("INSERT INTO t(v) VALUES(?)", n)
+            n += 1
+            p.sync()
+            time.sleep(0.02)
+        return p, db, url
+
+    def test_dry_run_changes_nothing_and_force_keeps_what_it_promises(self):
+        p, db, url = self.busy(pitr_window="1s")
+        before = door.tree(url)
+        dry = p.sql("SELECT walrust_compact()")
+        self.assertRegex(dry, re.compile("dry", re.I))
+        self.assertEqual({k: v for k, v in door.tree(url).items() if k.endswith(".ltx")},
+                         {k: v for k, v in before.items() if k.endswith(".ltx")})
+        text = p.sql("SELECT walrust_compact(NULL, ?)", json.dumps({"force": True}))
+        self.assertTrue(text)
+        p.sql("INSERT INTO t(v) VALUES('after')")
+        txid = p.sync()
+        out, at = self.restore(url)
+        self.assertEqual(at, txid)
+        self.assertSameBytes(db, out)
+        self.litestream("restore", "-o", self.path("ls.db"), f"file://{url}")
+        self.assertSameBytes(db, self.path("ls.db"))
+        self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, 'deep')", url))
+        snapshots = [f for f in door.ltx_files(url) if f[0] == 9]
+        self.assertGreaterEqual(len(snapshots), 2)
+
+    def test_every_point_of_the_window_survives(self):
+        p, db, url = self.busy(pitr_window="1h")
+        points = sorted({f[2] for f in door.ltx_files(url, 0)})
+        p.sql("SELECT walrust_compact(NULL, ?)", json.dumps({"force": True, "hourly": 1, "daily": 1, "weekly": 1, "monthly": 1}))
+        for txid in points[::max(1, len(points) // 10)]:
+            self.assertEqual(self.restore(url, point=txid)[1], txid)
+
+    def test_at_least_two_snapshots_stay(self):
+        p, db, url = self.busy(pitr_window="100ms")
+        p.sql("SELECT walrust_compact(NULL, ?)", json.dumps({"force": True, "hourly": 0, "daily": 0, "weekly": 0, "monthly": 0}))
+        snapshots = [f for f in door.ltx_files(url) if f[1] == 1]
+        self.assertGreaterEqual(len(snapshots), 2)
+        self.assertTrue(door.ltx_files(url, 0), "one L0 is always kept, or Litestream could not take over")
+        self.assertSameBytes(db, self.restore(url)[0])
+
+    def test_restore_after_merging_reads_few_files(self):
+        p, db, url = self.watched(interval="0s", levels=["200ms", "1s", "3s"])
+        for i in range(1500):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+        p.sync(60)
+        self.eventually(lambda: {1, 2} & {f[0] for f in door.ltx_files(url)}, what="merged files")
+        self.eventually(lambda: max((f[2] for f in door.ltx_files(url) if 0 < f[0] < 9), default=0) >= p.status()["txid"] - 5,
+                        what="the levels catch up")
+        self.assertSameBytes(db, self.restore(url)[0])
+
+
+class Metrics(door.DoorTest):
+    LINE = re.compile(r'^(# (HELP|TYPE|UNIT|EOF).*|[a-zA-Z_:][a-zA-Z0-9_:]*(\{([a-zA-Z_][a-zA-Z0-9_]*="(\\.|[^"\\])*",?)*\})? -?[0-9.eE+naNIif-]+)$')
+
+    def test_exposition(self):
+        p, db, url = self.watched()
+        txid = p.sync()
+        text = p.sql("SELECT walrust_metrics()")
+        for line in text.splitlines():
+            self.assertRegex(line, self.LINE)
+        values = {}
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                name, value = line.rsplit(" ", 1)
+                values.setdefault(name.split("{")[0], []).append(float(value))
+        self.assertIn(float(txid), values["walrust_txid"])
+        self.assertIn(float(txid), values["walrust_replicated_txid"])
+        for name in ("walrust_lag_seconds", "walrust_pending_bytes", "walrust_spool_bytes"):
+            self.assertIn(name, values)
+        self.assertTrue(any(n.startswith("walrust_upload") and n.endswith("_bucket") for n in values), sorted(values))
+        types = re.findall(r"(?m)^# TYPE (\S+) (\S+)$", text)
+        self.assertEqual(len(types), len({n for n, _ in types}), "a name declared twice")
+
+    def test_endpoint(self):
+        port = door.free_port()
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        p = self.peer(env=s3.env(WALRUST_METRICS_LISTEN=f"127.0.0.1:{port}")).open(self.path("a.db"))
+        p.watch(s3.url("app", proxy.endpoint), interval="0s", retry={"base": "5ms", "max": "20ms", "breaker_threshold": 2, "breaker_cooldown": "60s"})
+        p.sql("CREATE TABLE t(v)")
+        p.sync()
+
+        def get(path):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                    return answer.status, answer.read().decode(), answer.headers
+            except urllib.error.HTTPError as error:
+                return error.code, error.read().decode(), error.headers
+            except OSError as error:
+                return None, str(error), {}
+
+        self.eventually(lambda: get("/health")[0] == 200, what="healthy")
+        status, body, headers = get("/metrics")
+        self.assertEqual(status, 200)
+        self.assertIn("walrust_txid", body)
+        self.assertRegex(headers["Content-Type"], "^(text/plain|application/openmetrics-text)")
+        self.assertEqual(get("/elsewhere")[0], 404)
+        proxy.fault = lambda method, path: ("status", 503)
+        p.sql("INSERT INTO t VALUES(1)")
+        self.eventually(lambda: get("/health")[0] == 503, what="unhealthy")
+
+
+class Follower(door.DoorTest):
+    def rows(self, path):
+        try:
+            return door.plain_rows(path, "SELECT count(*) FROM t")[0][0]
+        except Exception:
+            return -1
+
+    def test_follows(self):
+        p, db, url = self.watched(interval="0s")
+        p.many("INSERT INTO t(v) VALUES(?)", [("x" * 300,) for _ in range(200)])
+        p.sync()
+        copy = self.path("copy.db")
+        f = self.peer().open(":memory:")
+        self.assertIn(copy, f.sql("SELECT walrust_replicate(?, ?, ?)", url, copy, '{"interval":"100ms"}'))
+        self.eventually(lambda: self.rows(copy) == 200, what="the first copy")
+        for turn in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", turn)
+            p.sync()
+            self.eventually(lambda: self.rows(copy) == 201 + turn, what="a change")
+        f.sql("SELECT walrust_unreplicate(?)", copy)
+        f.end()
+        self.assertSound(copy)
+        self.assertEqual(door.plain_rows(copy, "SELECT * FROM t"), door.plain_rows(db, "SELECT * FROM t"))
+
+    def test_readers_are_consistent_at_every_moment(self):
+        p, db, url = self.watched(interval="0s", schema="CREATE TABLE t(id INTEGER PRIMARY KEY, v);CREATE TABLE total(n);"
+                                                        "INSERT INTO total VALUES(0)")
+        p.sync()
+        copy = self.path("copy.db")
+        f = self.peer().open(":memory:")
+        f.sql("SELECT walrust_replicate(?, ?, ?)", url, copy, '{"interval":"20ms"}')
+        self.eventually(lambda: self.rows(copy) >= 0, what="the first copy")
+        p.send(op="code", code="""
+end = time.time() + 3
+n = 0
+c = conns['main']
+while time.time() < end:
+    c.execute('BEGIN')
+    c.executemany('INSERT INTO t(v) VALUES(?)', [('y' * 900,)] * 20)
+    c.execute('UPDATE total SET n = n + 20')
+    c.execute('COMMIT')
+    n += 20
+    time.sleep(0.02)
+result = n
+""")
+        reader = door.plain_connect(copy)
+        reader.execute("PRAGMA busy_timeout=5000")
+        seen = set()
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            reader.execute("BEGIN")
+            a = reader.execute("SELECT n FROM total").fetchone()[0]
+            b = reader.execute("SELECT count(*), coalesce(sum(length(v)), 0) FROM t").fetchone()
+            reader.execute("COMMIT")
+            self.assertEqual((a, a * 900), b)
+            seen.add(a)
+        written = p.wait()
+        p.sync()
+        self.eventually(lambda: self.rows(copy) == written, what="the last change")
+        self.assertGreater(len(seen), 3)
+        self.assertEqual(reader.execute("PRAGMA integrity_check").fetchone(), ("ok",))
+        reader.close()
+
+    def test_resumes_after_a_kill_and_survives_compaction(self):
+        p, db, url = self.watched(interval="0s", levels=["100ms", "300ms"], snapshot_interval="300ms", pitr_window="100ms")
+        copy = self.path("copy.db")
+        for turn in range(3):
+            f = self.peer().open(":memory:")
+            f.sql("SELECT walrust_replicate(?, ?, ?)", url, copy, '{"interval":"50ms"}')
+            p.many("INSERT INTO t(v) VALUES(?)", [("x" * 300,) for _ in range(50)])
+            p.sync()
+            self.eventually(lambda: self.rows(copy) == 50 * (2 * turn + 1), what=f"turn {turn}")
+            f.kill()
+            p.many("INSERT INTO t(v) VALUES(?)", [("x" * 300,) for _ in range(50)])
+            p.sync()
+            time.sleep(0.5)
+            p.sql("SELECT walrust_compact(NULL, '{\"force\":1,\"hourly\":1,\"daily\":0,\"weekly\":0,\"monthly\":0}')")
+        f = self.peer().open(":memory:")
+        f.sql("SELECT walrust_replicate(?, ?, ?)", url, copy, '{"interval":"50ms"}')
+        self.eventually(lambda: self.rows(copy) == 300, what="the end")
+        f.sql("SELECT walrust_unreplicate(?)", copy)
+        self.assertSound(copy)
+
+    def test_litestream_written_replica(self):
+        from test_litestream import Daemon
+
+        db, url = self.path("ls.db"), self.path("ls")
+        q = self.peer(so=None).open(db)
+        q.rows("PRAGMA journal_mode=wal")
+        q.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        Daemon(self, db, f"file://{url}")
+        q.sql("INSERT INTO t(v) VALUES(1)")
+        self.eventually(lambda: door.ltx_files(url), what="litestream's first file")
+        f = self.peer().open(":memory:")
+        f.sql("SELECT walrust_replicate(?, ?, ?)", url, self.path("copy.db"), '{"interval":"100ms"}')
+        self.eventually(lambda: self.rows(self.path("copy.db")) == 1, what="the first copy")
+        q.sql("INSERT INTO t(v) VALUES(2)")
+        self.eventually(lambda: self.rows(self.path("copy.db")) == 2, what="a change")
+
+    def test_a_foreign_file_is_not_overwritten(self):
+        p, db, url = self.watched()
+        p.sync()
+        mine = self.path("mine.db")
+        q = door.plain_connect(mine)
+        q.execute("CREATE TABLE precious(x)")
+        q.close()
+        before = door.tree(self.dir)["mine.db"]
+        f = self.peer().open(":memory:")
+        with self.assertRaises(door.SqlError) as caught:
+            f.sql("SELECT walrust_replicate(?, ?)", url, mine)
+        self.assertErrorLine(str(caught.exception), "walrust_replicate", "mine.db")
+        self.assertEqual(door.tree(self.dir)["mine.db"], before)
+
+
+class ManyDatabases(door.DoorTest):
+    def test_a_hundred_in_one_process(self):
+        p = self.peer()
+        p.code("""
+for i in range(args['n']):
+    c = connect(f"{args['dir']}/db{i}.db")
+    c.execute('SELECT walrust_watch(?)', (f"{args['dir']}/r/{i}",)).fetchone()
+    c.execute('CREATE TABLE t(id INTEGER PRIMARY KEY, v)')
+    c.execute('INSERT INTO t(v) VALUES(?)', (i,))
+    conns[f'c{i}'] = c
+""", dir=self.dir, n=100)
+        p.code("[conns[f'c{i}'].execute('SELECT walrust_sync(60)').fetchone() for i in range(100)]")
+        self.assertEqual(p.sql("SELECT count(*) FROM walrust_status", conn="c0"), 100)
+        for i in range(0, 100, 13):
+            self.assertSameBytes(self.path(f"db{i}.db"), self.restore(self.path("r", str(i)))[0])
+        threads = len(os.listdir(f"/proc/{p.pid}/task"))
+        self.assertLess(threads, 12)
+        descriptors = len(os.listdir(f"/proc/{p.pid}/fd"))
+        self.assertLess(descriptors, 100 * 6)
+
+
+if __name__ == "__main__":
+    unittest.main()

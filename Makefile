@@ -110,7 +110,8 @@ bench: $(VENV)/.ready loadable ## Commit cost with and without, memory, size, la
 
 .PHONY: bench-200k
 bench-200k: $(VENV)/.ready loadable ## 200,000 commits from 4 connections, restored and compared
-	$(PY) bench/commits200k.py --so dist/walrust.$(EXT)
+	bench/build $(TARGET)
+	$(PY) bench/commits200k.py --so dist/walrust.$(EXT) --program $(TARGET)/bench/commits
 
 .PHONY: demo
 demo: system loadable ## Stream a real database, kill its writer, delete it, restore it, prove it equal

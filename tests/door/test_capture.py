@@ -58,16 +58,29 @@ class Capture(door.DoorTest):
         self.assertEqual(p.sql("SELECT count(*) FROM t"), 600)
         self.check(p, db, url)
 
-    def test_one_transaction_one_txid(self):
-        """TXIDs count commits that changed something; reads and empty transactions have none."""
+    def test_txids_follow_commits(self):
+        """A commit that is synced has a TXID of its own; reads, empty transactions and rollbacks have none."""
         p, db, url = self.watched(interval="0s")
-        first = p.sync()
+        last = p.sync()
         for i in range(25):
             p.sql("INSERT INTO t VALUES(?, 'x')", i)
             p.sql("SELECT count(*) FROM t")
             p.sql("BEGIN")
             p.sql("COMMIT")
-        self.assertEqual(self.check(p, db, url), first + 25)
+            p.sql("BEGIN IMMEDIATE")
+            p.sql("ROLLBACK")
+            self.assertEqual(p.sync(), last + 1)
+            self.assertEqual(p.sync(), last + 1)
+            last += 1
+        self.check(p, db, url)
+
+    def test_a_burst_of_commits(self):
+        """Commits in quick succession may share a TXID; none is missing."""
+        p, db, url = self.watched(interval="0s")
+        first = p.sync()
+        p.many("INSERT INTO t VALUES(?, 'x')", [(i,) for i in range(500)])
+        last = self.check(p, db, url)
+        self.assertTrue(first < last <= first + 500)
 
     def test_vacuum(self):
         p, db, url = self.watched()

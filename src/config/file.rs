@@ -1,6 +1,6 @@
 //! The TOML file.
 
-use super::resolve::{Layer, Source};
+use super::layer::{Layer, Source};
 use super::table::{self, Scope, TABLE};
 use super::value::{Raw, What};
 use super::{MAX_INPUT, nearest, paths, quoted};

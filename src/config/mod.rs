@@ -20,22 +20,25 @@
 //! Refused: deserialising straight into a struct with serde. Its errors know neither the nearest right key
 //! nor, after merging, where a value came from, and every front door would need its own struct.
 
+pub mod layer;
 pub mod options;
 pub mod paths;
 pub mod resolve;
+pub mod settings;
 pub mod table;
 pub mod value;
 
 mod file;
+mod webhook;
 
 #[cfg(test)]
 mod tests;
 
+pub use layer::{Layer, Source};
 pub use options::{OptionKind, OptionSpec, Options, WithSettings};
 pub use paths::{conflict, spool_conflict};
-pub use resolve::{
-    Chosen, Config, ConfigRow, Layer, Resolved, Retention, Retry, Settings, Source, embedded_replica,
-};
+pub use resolve::{Chosen, Config, ConfigRow, Resolved, embedded_replica};
+pub use settings::{Retention, Retry, Settings};
 pub use table::{Id, Scope, Setting, TABLE, settings_markdown};
 pub use value::{ByteCount, Durability, UrlCheck, check_url, parse_duration};
 

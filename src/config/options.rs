@@ -1,6 +1,6 @@
 //! Options of SQL functions: a JSON object, checked key by key.
 
-use super::resolve::{Layer, Source};
+use super::layer::{Layer, Source};
 use super::table::{self, Scope, TABLE};
 use super::value::{Raw, What, parse_duration};
 use super::{MAX_INPUT, nearest, quoted};

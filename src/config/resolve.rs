@@ -1,200 +1,18 @@
 //! Which word wins: layers of values over each other, and the settings that come out.
 
 use super::file::{self, File};
+use super::layer::{Entries, Layer, Said, Source};
 use super::paths;
-use super::table::{self, Id, Scope, Setting, TABLE};
-use super::value::{self, ByteCount, Durability, Fault, Raw, UrlCheck, Value};
-use super::{nearest, quoted};
-use crate::base::{Error, Result, Webhook};
-use std::collections::BTreeMap;
+use super::settings::{Settings, typed};
+use super::table::{Id, Setting, TABLE};
+use super::value::{UrlCheck, Value};
+use crate::base::{Error, Result};
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How many files one pattern is looked at for when the file is loaded.
 const MOST_FILES: usize = 100_000;
-
-/// Where a value came from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Source {
-    /// The options of an SQL call.
-    Sql,
-    /// URI parameters of the open.
-    Uri,
-    /// A line of the TOML file.
-    File {
-        /// The file as it was named.
-        path: Arc<Path>,
-        /// 1-based.
-        line: u32,
-    },
-    /// An environment variable.
-    Env(String),
-    /// Nobody said anything.
-    Default,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::Sql => f.write_str("sql"),
-            Source::Uri => f.write_str("uri"),
-            Source::File { path, line } => write!(f, "{}:{line}", path.display()),
-            Source::Env(name) => f.write_str(name),
-            Source::Default => f.write_str("default"),
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Entry {
-    value: Value,
-    shown: String,
-    source: Source,
-}
-
-/// What one place says.
-#[derive(Clone, Debug, Default)]
-pub struct Layer(BTreeMap<Id, Entry>);
-
-impl Layer {
-    pub(super) fn read(&mut self, setting: &Setting, raw: &Raw, source: Source) -> Result<(), Fault> {
-        let (value, shown) = value::read(setting.kind, raw)?;
-        self.0.insert(setting.id, Entry { value, shown, source });
-        Ok(())
-    }
-
-    pub(super) fn has(&self, id: Id) -> bool {
-        self.0.contains_key(&id)
-    }
-
-    /// Whether it says nothing.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The URL given to an SQL call.
-    #[must_use]
-    pub fn with_replica(mut self, url: &str) -> Layer {
-        let value = Value::Text(url.to_string());
-        self.0.insert(Id::Replica, Entry { value, shown: url.to_string(), source: Source::Sql });
-        self
-    }
-
-    /// URI parameters of an open. Parameters of SQLite and of other VFSes pass; one that is nearly a
-    /// setting, but is none, is an error.
-    pub fn from_uri<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Layer> {
-        // https://sqlite.org/uri.html and https://sqlite.org/c3ref/open.html
-        const SQLITE: [&str; 8] = ["vfs", "mode", "cache", "psow", "nolock", "immutable", "modeof", "key"];
-        let mut layer = Layer::default();
-        for (name, text) in parameters {
-            let Some(setting) = table::by_name(name) else {
-                let all = TABLE.iter().map(|s| s.name);
-                if let (false, Some(near)) = (SQLITE.contains(&name), nearest(name, all)) {
-                    let name = quoted(name);
-                    return Err(Error::config(format!(
-                        "unknown URI parameter {name}; did you mean \"{near}\"?"
-                    )));
-                }
-                continue;
-            };
-            process_scope(setting, name)?;
-            layer
-                .read(setting, &Raw::text(text), Source::Uri)
-                .map_err(|f| Error::config(format!("URI parameter {name}: {}", f.message)))?;
-        }
-        Ok(layer)
-    }
-
-    /// `WALRUST_*` variables. An empty one counts as not set, as shells cannot always unset.
-    fn from_env(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Layer> {
-        let mut layer = Layer::default();
-        let all: BTreeMap<String, &Setting> = TABLE.iter().map(|s| (s.env(), s)).collect();
-        for (name, text) in variables {
-            let Some(name) = name.to_str().filter(|n| n.starts_with("WALRUST_")) else { continue };
-            let Some(setting) = all.get(name) else {
-                // Others may have variables of this prefix; a slip of the pen is told apart by nearness.
-                if name == "WALRUST_CONFIG" || all.is_empty() {
-                    continue;
-                }
-                match nearest(name, all.keys().map(String::as_str)) {
-                    Some(near) => {
-                        return Err(Error::config(format!("unknown variable {name}; did you mean {near}?")));
-                    }
-                    None => continue,
-                }
-            };
-            let text = text.to_str().ok_or_else(|| Error::config(format!("{name} is not UTF-8")))?;
-            if text.is_empty() {
-                continue;
-            }
-            layer
-                .read(setting, &Raw::text(text), Source::Env(name.to_string()))
-                .map_err(|f| Error::config(format!("{name}: {}", f.message)))?;
-        }
-        Ok(layer)
-    }
-}
-
-fn process_scope(setting: &Setting, name: &str) -> Result<()> {
-    match setting.scope {
-        Scope::Database => Ok(()),
-        Scope::Process => Err(Error::config(format!(
-            "{name} is for the whole process; set it in walrust.toml or by {}",
-            setting.env()
-        ))),
-    }
-}
-
-/// Grandfather-father-son: snapshots kept per tier.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)] // the table describes each
-pub struct Retention {
-    pub hourly: u32,
-    pub daily: u32,
-    pub weekly: u32,
-    pub monthly: u32,
-}
-
-/// Pauses between tries, and when to stop trying for a while.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)] // the table describes each
-pub struct Retry {
-    pub base: Duration,
-    pub max: Duration,
-    pub breaker_threshold: u32,
-    pub breaker_cooldown: Duration,
-}
-
-/// The settings of one database (or of the process), every one with a value. The table describes each.
-#[derive(Clone, PartialEq, Debug)]
-#[allow(missing_docs)]
-pub struct Settings {
-    /// `None`: nobody named one.
-    pub replica: Option<String>,
-    pub interval: Duration,
-    pub durability: Durability,
-    pub sync_timeout: Duration,
-    /// Zero: no schedule.
-    pub snapshot_interval: Duration,
-    /// One to three, rising.
-    pub levels: Vec<Duration>,
-    pub pitr_window: Duration,
-    pub retention: Retention,
-    /// Zero: off.
-    pub validation_interval: Duration,
-    /// `None` where there is no database; else the given one or `<database file>-walrust`.
-    pub spool_dir: Option<PathBuf>,
-    pub spool_limit: ByteCount,
-    pub retry: Retry,
-    pub webhooks: Vec<Webhook>,
-    /// `None`: off.
-    pub metrics_listen: Option<String>,
-    pub price_per_gb: Option<f64>,
-    pub price_per_1000_put: Option<f64>,
-}
 
 /// Who chose this database for replication.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -229,7 +47,7 @@ pub struct Resolved {
     pub settings: Settings,
     /// Whether, and by whom, the database was chosen.
     pub chosen: Chosen,
-    entries: BTreeMap<Id, Entry>,
+    entries: Entries,
 }
 
 impl Resolved {
@@ -333,7 +151,7 @@ impl Config {
     pub fn resolve(&self, path: &Path, uri: Option<&Layer>, sql: Option<&Layer>) -> Result<Resolved> {
         let database = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let listed = self.listed(&database);
-        let mut entries = BTreeMap::new();
+        let mut entries = Entries::new();
         put(&mut entries, &self.env, |_| true);
         if let Some(file) = &self.file {
             // Above a list of databases, a replica is for those listed; without a list, for all.
@@ -363,7 +181,7 @@ impl Config {
 
     /// The settings of the process: what a database would have that nothing more is said of.
     pub fn process(&self) -> Result<Resolved> {
-        let mut entries = BTreeMap::new();
+        let mut entries = Entries::new();
         put(&mut entries, &self.env, |_| true);
         if let Some(file) = &self.file {
             put(&mut entries, &file.top, |_| true);
@@ -417,7 +235,7 @@ impl Config {
         self.process()?;
         let Some(file) = &self.file else { return Ok(()) };
         for entry in &file.databases {
-            let mut entries = BTreeMap::new();
+            let mut entries = Entries::new();
             for layer in [&self.env, &file.top, &entry.layer] {
                 put(&mut entries, layer, |id| matches!(id, Id::RetryBase | Id::RetryMax));
             }
@@ -434,7 +252,7 @@ impl Config {
             .flat_map(|f| std::iter::once(&f.top).chain(f.databases.iter().map(|e| &e.layer)));
         for layer in layers.chain([&self.env]) {
             for (id, name) in [(Id::Replica, "replica"), (Id::SpoolDir, "spool_dir")] {
-                let Some(Entry { value: Value::Text(t), source, .. }) = layer.0.get(&id) else { continue };
+                let Some(Said { value: Value::Text(t), source, .. }) = layer.0.get(&id) else { continue };
                 let at = |e: Error| e.context(format_args!("{name}")).context(source);
                 let filled = paths::expand(t, Path::new("/dir/name.db")).map_err(at)?;
                 if id == Id::Replica {
@@ -452,14 +270,14 @@ impl File {
     }
 }
 
-fn put(entries: &mut BTreeMap<Id, Entry>, layer: &Layer, wanted: impl Fn(Id) -> bool) {
+fn put(entries: &mut Entries, layer: &Layer, wanted: impl Fn(Id) -> bool) {
     entries.extend(layer.0.iter().filter(|(id, _)| wanted(**id)).map(|(id, e)| (*id, e.clone())));
 }
 
 /// Fills placeholders, adds defaults, and checks what only holds between values. `database` comes with the
 /// directory of the TOML file.
 fn finish(
-    mut entries: BTreeMap<Id, Entry>,
+    mut entries: Entries,
     database: Option<(&Path, Option<&Path>)>,
     check: UrlCheck,
 ) -> Result<Resolved> {
@@ -482,12 +300,12 @@ fn finish(
         }
         entries.entry(Id::SpoolDir).or_insert_with(|| {
             let dir = beside(database, "-walrust").to_string_lossy().into_owned();
-            Entry { value: Value::Text(dir.clone()), shown: dir, source: Source::Default }
+            Said { value: Value::Text(dir.clone()), shown: dir, source: Source::Default }
         });
     }
     let settings = typed(&entries)?;
     if settings.retry.max < settings.retry.base {
-        let said = |id| entries.get(&id).map(|e: &Entry| &e.source);
+        let said = |id| entries.get(&id).map(|e: &Said| &e.source);
         let at = said(Id::RetryMax).or(said(Id::RetryBase)).unwrap_or(&Source::Default);
         let (base, max) =
             (humantime::format_duration(settings.retry.base), humantime::format_duration(settings.retry.max));
@@ -496,81 +314,4 @@ fn finish(
         )));
     }
     Ok(Resolved { settings, chosen: Chosen::No, entries })
-}
-
-/// The value said, else the default.
-fn value_of(entries: &BTreeMap<Id, Entry>, setting: &Setting) -> Result<Option<Value>> {
-    if let Some(e) = entries.get(&setting.id) {
-        return Ok(Some(e.value.clone()));
-    }
-    let Some(text) = setting.default else { return Ok(None) };
-    let read = value::read(setting.kind, &Raw::text(text));
-    read.map(|(v, _)| Some(v))
-        .map_err(|f| Error::new(crate::base::Kind::Bug, format!("default of {} {}", setting.name, f.message)))
-}
-
-fn typed(entries: &BTreeMap<Id, Entry>) -> Result<Settings> {
-    let mut all: BTreeMap<Id, Value> = BTreeMap::new();
-    for setting in &TABLE {
-        if let Some(v) = value_of(entries, setting)? {
-            all.insert(setting.id, v);
-        }
-    }
-    let bug = |id: Id| Error::new(crate::base::Kind::Bug, format!("setting {id:?} has no value of its kind"));
-    let duration = |id: Id| match all.get(&id) {
-        Some(Value::Duration(d)) => Ok(*d),
-        _ => Err(bug(id)),
-    };
-    let count = |id: Id| match all.get(&id) {
-        Some(Value::Count(n)) => Ok(*n),
-        _ => Err(bug(id)),
-    };
-    let text = |id: Id| match all.get(&id) {
-        Some(Value::Text(t)) if !t.is_empty() => Some(t.clone()),
-        _ => None,
-    };
-    let price = |id: Id| match all.get(&id) {
-        Some(Value::Price(p)) => Some(*p),
-        _ => None,
-    };
-    Ok(Settings {
-        replica: text(Id::Replica),
-        interval: duration(Id::Interval)?,
-        durability: match all.get(&Id::Durability) {
-            Some(Value::Durability(d)) => *d,
-            _ => return Err(bug(Id::Durability)),
-        },
-        sync_timeout: duration(Id::SyncTimeout)?,
-        snapshot_interval: duration(Id::SnapshotInterval)?,
-        levels: match all.get(&Id::Levels) {
-            Some(Value::Levels(l)) => l.clone(),
-            _ => return Err(bug(Id::Levels)),
-        },
-        pitr_window: duration(Id::PitrWindow)?,
-        retention: Retention {
-            hourly: count(Id::RetentionHourly)?,
-            daily: count(Id::RetentionDaily)?,
-            weekly: count(Id::RetentionWeekly)?,
-            monthly: count(Id::RetentionMonthly)?,
-        },
-        validation_interval: duration(Id::ValidationInterval)?,
-        spool_dir: text(Id::SpoolDir).map(PathBuf::from),
-        spool_limit: match all.get(&Id::SpoolLimit) {
-            Some(Value::Bytes(n)) => *n,
-            _ => return Err(bug(Id::SpoolLimit)),
-        },
-        retry: Retry {
-            base: duration(Id::RetryBase)?,
-            max: duration(Id::RetryMax)?,
-            breaker_threshold: count(Id::RetryBreakerThreshold)?,
-            breaker_cooldown: duration(Id::RetryBreakerCooldown)?,
-        },
-        webhooks: match all.get(&Id::Webhooks) {
-            Some(Value::Webhooks(w)) => w.clone(),
-            _ => Vec::new(),
-        },
-        metrics_listen: text(Id::MetricsListen),
-        price_per_gb: price(Id::PricePerGb),
-        price_per_1000_put: price(Id::PricePer1000Put),
-    })
 }

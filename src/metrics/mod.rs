@@ -1,1 +1,352 @@
-//! Room `metrics`.
+//! Counters and gauges, and how they are read: `walrust_metrics()`, and `/metrics` and `/health` over HTTP.
+//!
+//! Rules
+//! * I-METRICS-1: updating a handle is one atomic operation. Handles are taken once per database and kept;
+//!   only taking and dropping them, and rendering, lock a table.
+//! * I-METRICS-2: every series of a database bears its `database` label, and goes when the database goes.
+//! * I-METRICS-3: a request, however hostile, costs bounded time and memory, and reaches nothing but the
+//!   two pages ([`serve`]).
+//!
+//! Anybody may call it, from any thread. Nothing here is durable: counters start at 0 with the process, as
+//! Prometheus expects.
+//!
+//! Refused: a global registry (a test, or a forked child, wants its own); computing lag from
+//! timestamps while rendering (the renderer would have to know what a commit is: `session` sets the gauge).
+
+mod server;
+
+use crate::base::{Kind, Timestamp, clock};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::exponential_buckets;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use std::collections::HashSet;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use prometheus_client::metrics::counter::Counter;
+pub use prometheus_client::metrics::gauge::Gauge;
+pub use prometheus_client::metrics::histogram::Histogram;
+pub use server::{DatabaseHealth, Health, HealthStatus, Pages, Server, serve};
+
+/// A gauge of seconds.
+pub type Seconds = Gauge<f64, AtomicU64>;
+
+/// The media type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Database {
+    database: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DatabaseAnd {
+    database: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DatabaseResult {
+    database: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DatabaseState {
+    database: String,
+    state: &'static str,
+}
+
+/// What `walrust_status` calls the state of a database.
+pub const STATES: [&str; 7] =
+    ["streaming", "catching up", "snapshotting", "paused", "standby", "fenced", "failed"];
+
+/// The circuit breaker's state, as its gauge shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Breaker {
+    /// Uploads go on.
+    Closed = 0,
+    /// One is being tried.
+    HalfOpen = 1,
+    /// Uploads pause.
+    Open = 2,
+}
+
+/// Declares the plain per-database families once: field, type, name, unit, help.
+macro_rules! families {
+    ($($field:ident: $type:ty, $name:literal, $unit:expr, $help:literal;)*) => {
+        #[derive(Debug, Default)]
+        struct Families {
+            $($field: Family<Database, $type>,)*
+        }
+
+        impl Families {
+            fn register(&self, registry: &mut Registry) {
+                $(
+                    match $unit {
+                        Some(unit) => registry.register_with_unit($name, $help, unit, self.$field.clone()),
+                        None => registry.register($name, $help, self.$field.clone()),
+                    }
+                )*
+            }
+
+            fn remove(&self, label: &Database) {
+                $(self.$field.remove(label);)*
+            }
+        }
+
+        /// The handles of one database. Dropping them changes nothing; see [`Metrics::remove`].
+        #[derive(Clone, Debug)]
+        #[non_exhaustive]
+        pub struct DatabaseMetrics {
+            $(#[doc = $help] pub $field: $type,)*
+            /// Time of each upload, from request to answer, in seconds.
+            pub upload_seconds: Histogram,
+            upload_errors: [Counter; ERROR_KINDS.len()],
+            validations: [Counter; 2],
+            states: [Gauge; STATES.len()],
+        }
+
+        impl Metrics {
+            /// The handles of a database: new ones at 0, or those it already has.
+            pub fn database(&self, name: &str) -> DatabaseMetrics {
+                self.names().insert(name.to_string());
+                let label = Database { database: name.to_string() };
+                let database = || name.to_string();
+                DatabaseMetrics {
+                    $($field: self.families.$field.get_or_create_owned(&label),)*
+                    upload_seconds: self.upload_seconds.get_or_create_owned(&label),
+                    upload_errors: ERROR_KINDS.map(|(_, kind)| {
+                        self.upload_errors.get_or_create_owned(&DatabaseAnd { database: database(), kind })
+                    }),
+                    validations: RESULTS.map(|result| {
+                        self.validations.get_or_create_owned(&DatabaseResult { database: database(), result })
+                    }),
+                    states: STATES.map(|state| {
+                        self.states.get_or_create_owned(&DatabaseState { database: database(), state })
+                    }),
+                }
+            }
+        }
+    };
+}
+
+families! {
+    txid: Gauge, "txid", None, "Newest transaction id captured";
+    replicated_txid: Gauge, "replicated_txid", None, "Newest transaction id that is durable in the replica, with all before it";
+    lag: Seconds, "lag", Some(Unit::Seconds), "Age of the oldest commit that the replica does not have, 0 if it has all";
+    pending: Gauge, "pending", Some(Unit::Bytes), "Captured but not yet in the replica";
+    spool: Gauge, "spool", Some(Unit::Bytes), "Size of the local spool";
+    wal: Gauge, "wal", Some(Unit::Bytes), "Size of the write-ahead log";
+    database: Gauge, "database", Some(Unit::Bytes), "Size of the database";
+    breaker: Gauge, "breaker_state", None, "Circuit breaker: 0 closed, 1 half open, 2 open";
+    last_upload: Seconds, "last_upload_timestamp", Some(Unit::Seconds), "When the last upload succeeded, Unix time, 0 if none has";
+    commits: Counter, "commits", None, "Commits noticed";
+    uploads: Counter, "uploads", None, "Uploads that succeeded";
+    uploaded: Counter, "uploaded", Some(Unit::Bytes), "Uploaded";
+    upload_retries: Counter, "upload_retries", None, "Uploads tried again";
+    snapshots: Counter, "snapshots", None, "Full snapshots taken";
+    merges: Counter, "merges", None, "Merges of small files into larger ones";
+    vetoes: Counter, "wal_reset_vetoes", None, "Resets of the write-ahead log held back because frames were not yet captured";
+    checkpoints: Counter, "checkpoints", None, "Checkpoints seen";
+    history_gaps: Counter, "history_gaps", None, "Times the history could not be proved unbroken";
+}
+
+/// Error kinds by the label they bear; the last stands for every other.
+const ERROR_KINDS: [(Option<Kind>, &str); 8] = [
+    (Some(Kind::Retry), "transient"),
+    (Some(Kind::Timeout), "timeout"),
+    (Some(Kind::Denied), "denied"),
+    (Some(Kind::Fenced), "fenced"),
+    (Some(Kind::Missing), "missing"),
+    (Some(Kind::Corrupt), "corrupt"),
+    (Some(Kind::Io), "io"),
+    (None, "other"),
+];
+
+const RESULTS: [&str; 2] = ["success", "failure"];
+
+impl DatabaseMetrics {
+    /// Counts a failed upload by the kind of its error.
+    pub fn upload_error(&self, kind: Kind) {
+        let at = ERROR_KINDS.iter().position(|(k, _)| *k == Some(kind)).unwrap_or(ERROR_KINDS.len() - 1);
+        if let Some(counter) = self.upload_errors.get(at) {
+            counter.inc();
+        }
+    }
+
+    /// Counts an upload of `bytes` bytes that succeeded after `took`.
+    pub fn uploaded(&self, bytes: u64, took: Duration, at: Timestamp) {
+        self.uploads.inc();
+        self.uploaded.inc_by(bytes);
+        self.upload_seconds.observe(took.as_secs_f64());
+        self.last_upload.set(at.0 as f64 / 1000.0);
+    }
+
+    /// Counts a periodic validation that found the replica good.
+    pub fn validation_success(&self) {
+        let [success, _] = &self.validations;
+        success.inc();
+    }
+
+    /// Counts a periodic validation that found something wrong.
+    pub fn validation_failure(&self) {
+        let [_, failure] = &self.validations;
+        failure.inc();
+    }
+
+    /// Sets the breaker's gauge.
+    pub fn set_breaker(&self, state: Breaker) {
+        self.breaker.set(state as i64);
+    }
+
+    /// Sets the state, one of [`STATES`]: its gauge to 1, the others to 0.
+    pub fn set_state(&self, state: &str) {
+        for (name, gauge) in STATES.iter().zip(&self.states) {
+            gauge.set(i64::from(*name == state));
+        }
+    }
+}
+
+/// The metrics of a process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    families: Families,
+    upload_seconds: Family<Database, Histogram, fn() -> Histogram>,
+    upload_errors: Family<DatabaseAnd, Counter>,
+    validations: Family<DatabaseResult, Counter>,
+    states: Family<DatabaseState, Gauge>,
+    names: Mutex<HashSet<String>>,
+    databases: Gauge,
+    uptime: Seconds,
+    started: Duration,
+}
+
+/// 5 ms (a store in the same rack) to 82 s (the retry of a large file on a bad line).
+fn upload_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.005, 2.0, 15))
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics of a process that starts now.
+    pub fn new() -> Metrics {
+        let mut metrics = Metrics {
+            registry: Registry::with_prefix("walrust"),
+            families: Families::default(),
+            upload_seconds: Family::new_with_constructor(upload_buckets),
+            upload_errors: Family::default(),
+            validations: Family::default(),
+            states: Family::default(),
+            names: Mutex::default(),
+            databases: Gauge::default(),
+            uptime: Seconds::default(),
+            started: clock::uptime(),
+        };
+        let r = &mut metrics.registry;
+        metrics.families.register(r);
+        let help = "Time of an upload from request to answer";
+        r.register_with_unit("upload", help, Unit::Seconds, metrics.upload_seconds.clone());
+        r.register("upload_errors", "Uploads that failed, by what went wrong", metrics.upload_errors.clone());
+        r.register("validations", "Periodic checks of the replica, by result", metrics.validations.clone());
+        r.register("state", "1 for the state the database is in, else 0", metrics.states.clone());
+        r.register("databases", "Databases that are watched", metrics.databases.clone());
+        r.register_with_unit(
+            "uptime",
+            "Time since walrust was loaded",
+            Unit::Seconds,
+            metrics.uptime.clone(),
+        );
+        r.register("build", "The version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let start = (clock::now().0 as f64) / 1000.0;
+        let help = "When walrust was loaded, Unix time";
+        r.register_with_unit("start_timestamp", help, Unit::Seconds, ConstGauge::new(start));
+        metrics
+    }
+
+    fn names(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets a database: its series end. Its handles may still be used; nobody sees them.
+    pub fn remove(&self, name: &str) {
+        let label = Database { database: name.to_string() };
+        let database = || name.to_string();
+        self.names().remove(name);
+        self.families.remove(&label);
+        self.upload_seconds.remove(&label);
+        for (_, kind) in ERROR_KINDS {
+            self.upload_errors.remove(&DatabaseAnd { database: database(), kind });
+        }
+        for result in RESULTS {
+            self.validations.remove(&DatabaseResult { database: database(), result });
+        }
+        for state in STATES {
+            self.states.remove(&DatabaseState { database: database(), state });
+        }
+    }
+
+    /// The exposition in Prometheus' text format 0.0.4
+    /// (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
+    pub fn render(&self) -> String {
+        self.uptime.set(self.uptime().as_secs_f64());
+        self.databases.set(i64::try_from(self.names().len()).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        // Writing to a String does not fail; if an encoder did, what it wrote so far is still readable.
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text_format(&text),
+            Err(e) => format!("{}# {e}\n", text_format(&text)),
+        }
+    }
+
+    /// Time since the metrics were made.
+    pub fn uptime(&self) -> Duration {
+        clock::uptime().saturating_sub(self.started)
+    }
+}
+
+/// OpenMetrics, which the client library writes, to the older text format, which everything reads:
+/// Prometheus of any age, the textfile collector, `promtool check metrics`. There, a counter's HELP and TYPE
+/// bear the name of its samples, and neither UNIT nor EOF nor the type `info` is known.
+fn text_format(open_metrics: &str) -> String {
+    let mut out = String::with_capacity(open_metrics.len());
+    let mut help = None;
+    for line in open_metrics.lines() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        if let Some(h) = line.strip_prefix("# HELP ") {
+            help = h.split_once(' ').map(|(_, text)| text);
+            continue;
+        }
+        let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|t| t.split_once(' ')) else {
+            out.push_str(line);
+            out.push('\n');
+            continue;
+        };
+        let (suffix, kind) = match kind {
+            "counter" => ("_total", "counter"),
+            "info" => ("_info", "gauge"),
+            other => ("", other),
+        };
+        if let Some(text) = help.take() {
+            out.push_str(&format!("# HELP {name}{suffix} {text}\n"));
+        }
+        out.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -39,9 +39,16 @@ struct State {
     thread: Option<u64>,
     threads: u64,
     endpoints: HashMap<Webhook, Endpoint>,
-    tests: Vec<(usize, Webhook, mpsc::Sender<(usize, Answer)>)>,
+    tests: Vec<TestJob>,
     /// Callers of `flush` that wait.
     flushing: usize,
+}
+
+/// An endpoint to ask, and whom to tell its answer under which number.
+struct TestJob {
+    number: usize,
+    hook: Webhook,
+    answer: mpsc::Sender<(usize, Answer)>,
 }
 
 #[derive(Default)]
@@ -116,7 +123,8 @@ impl Hub {
     pub(super) fn test(self: &Arc<Self>, hooks: &[Webhook]) -> Vec<Answer> {
         let (tx, rx) = mpsc::channel();
         let mut state = self.lock();
-        state.tests.extend(hooks.iter().cloned().enumerate().map(|(i, h)| (i, h, tx.clone())));
+        let job = |(number, hook)| TestJob { number, hook, answer: tx.clone() };
+        state.tests.extend(hooks.iter().cloned().enumerate().map(job));
         self.start(&mut state);
         drop(state);
         drop(tx);
@@ -194,11 +202,11 @@ impl Hub {
         last_work: &mut Duration,
     ) -> Option<Duration> {
         let mut state = self.lock();
-        for (i, hook, answer) in std::mem::take(&mut state.tests) {
+        for TestJob { number, hook, answer } in std::mem::take(&mut state.tests) {
             *last_work = now;
             let (clients, timeout) = (Arc::clone(clients), self.policy.tries.timeout);
             tokio::spawn(async move {
-                let told = answer.send((i, try_once(&clients, &hook, timeout).await));
+                let told = answer.send((number, try_once(&clients, &hook, timeout).await));
                 drop(told); // the caller may have gone
             });
         }

@@ -1,0 +1,134 @@
+//! The settings as the other rooms take them: typed, every one with a value.
+
+use super::layer::Entries;
+use super::table::{Id, Setting, TABLE};
+use super::value::{self, ByteCount, Durability, Raw, Value};
+use crate::base::{Error, Kind, Result, Webhook};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Grandfather-father-son: snapshots kept per tier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // the table describes each
+pub struct Retention {
+    pub hourly: u32,
+    pub daily: u32,
+    pub weekly: u32,
+    pub monthly: u32,
+}
+
+/// Pauses between tries, and when to stop trying for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // the table describes each
+pub struct Retry {
+    pub base: Duration,
+    pub max: Duration,
+    pub breaker_threshold: u32,
+    pub breaker_cooldown: Duration,
+}
+
+/// The settings of one database (or of the process), every one with a value. The table describes each.
+#[derive(Clone, PartialEq, Debug)]
+#[allow(missing_docs)]
+pub struct Settings {
+    /// `None`: nobody named one.
+    pub replica: Option<String>,
+    pub interval: Duration,
+    pub durability: Durability,
+    pub sync_timeout: Duration,
+    /// Zero: no schedule.
+    pub snapshot_interval: Duration,
+    /// One to three, rising.
+    pub levels: Vec<Duration>,
+    pub pitr_window: Duration,
+    pub retention: Retention,
+    /// Zero: off.
+    pub validation_interval: Duration,
+    /// `None` where there is no database; else the given one or `<database file>-walrust`.
+    pub spool_dir: Option<PathBuf>,
+    pub spool_limit: ByteCount,
+    pub retry: Retry,
+    pub webhooks: Vec<Webhook>,
+    /// `None`: off.
+    pub metrics_listen: Option<String>,
+    pub price_per_gb: Option<f64>,
+    pub price_per_1000_put: Option<f64>,
+}
+
+/// The value said, else the default.
+fn value_of(entries: &Entries, setting: &Setting) -> Result<Option<Value>> {
+    if let Some(e) = entries.get(&setting.id) {
+        return Ok(Some(e.value.clone()));
+    }
+    let Some(text) = setting.default else { return Ok(None) };
+    let read = value::read(setting.kind, &Raw::text(text));
+    read.map(|(v, _)| Some(v))
+        .map_err(|f| Error::new(Kind::Bug, format!("default of {} {}", setting.name, f.message)))
+}
+
+pub(super) fn typed(entries: &Entries) -> Result<Settings> {
+    let mut all: BTreeMap<Id, Value> = BTreeMap::new();
+    for setting in &TABLE {
+        if let Some(v) = value_of(entries, setting)? {
+            all.insert(setting.id, v);
+        }
+    }
+    let bug = |id: Id| Error::new(Kind::Bug, format!("setting {id:?} has no value of its kind"));
+    let duration = |id: Id| match all.get(&id) {
+        Some(Value::Duration(d)) => Ok(*d),
+        _ => Err(bug(id)),
+    };
+    let count = |id: Id| match all.get(&id) {
+        Some(Value::Count(n)) => Ok(*n),
+        _ => Err(bug(id)),
+    };
+    let text = |id: Id| match all.get(&id) {
+        Some(Value::Text(t)) if !t.is_empty() => Some(t.clone()),
+        _ => None,
+    };
+    let price = |id: Id| match all.get(&id) {
+        Some(Value::Price(p)) => Some(*p),
+        _ => None,
+    };
+    Ok(Settings {
+        replica: text(Id::Replica),
+        interval: duration(Id::Interval)?,
+        durability: match all.get(&Id::Durability) {
+            Some(Value::Durability(d)) => *d,
+            _ => return Err(bug(Id::Durability)),
+        },
+        sync_timeout: duration(Id::SyncTimeout)?,
+        snapshot_interval: duration(Id::SnapshotInterval)?,
+        levels: match all.get(&Id::Levels) {
+            Some(Value::Levels(l)) => l.clone(),
+            _ => return Err(bug(Id::Levels)),
+        },
+        pitr_window: duration(Id::PitrWindow)?,
+        retention: Retention {
+            hourly: count(Id::RetentionHourly)?,
+            daily: count(Id::RetentionDaily)?,
+            weekly: count(Id::RetentionWeekly)?,
+            monthly: count(Id::RetentionMonthly)?,
+        },
+        validation_interval: duration(Id::ValidationInterval)?,
+        spool_dir: text(Id::SpoolDir).map(PathBuf::from),
+        spool_limit: match all.get(&Id::SpoolLimit) {
+            Some(Value::Bytes(n)) => *n,
+            _ => return Err(bug(Id::SpoolLimit)),
+        },
+        retry: Retry {
+            base: duration(Id::RetryBase)?,
+            max: duration(Id::RetryMax)?,
+            breaker_threshold: count(Id::RetryBreakerThreshold)?,
+            breaker_cooldown: duration(Id::RetryBreakerCooldown)?,
+        },
+        webhooks: match all.get(&Id::Webhooks) {
+            Some(Value::Webhooks(w)) => w.clone(),
+            _ => Vec::new(),
+        },
+        metrics_listen: text(Id::MetricsListen),
+        price_per_gb: price(Id::PricePerGb),
+        price_per_1000_put: price(Id::PricePer1000Put),
+    })
+}

@@ -19,3 +19,65 @@ pub mod sql;
 pub mod sqlite;
 pub mod store;
 pub mod wal;
+
+/// What SQLite is given when the extension starts: functions, tables, and who observes files.
+fn wiring() -> sqlite::Wiring {
+    #[cfg(feature = "crash-points")]
+    let wiring = sqlite::Wiring {
+        functions: sqlite::debug::FUNCTIONS,
+        tables: sqlite::debug::TABLES,
+        host: sqlite::debug::host(),
+    };
+    #[cfg(not(feature = "crash-points"))]
+    let wiring = sqlite::Wiring { functions: &[], tables: &[], host: None };
+    wiring
+}
+
+/// The entry points SQLite calls (<https://sqlite.org/loadext.html#programming_loadable_extensions>).
+#[allow(unsafe_code)]
+mod entry {
+    use crate::sqlite::{ApiRoutines, Sqlite3, auto_load, load};
+    use std::ffi::{c_char, c_int};
+
+    /// Entry of `.load walrust` and `load_extension('walrust')`.
+    ///
+    /// # Safety
+    /// To be called by SQLite only.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn sqlite3_walrust_init(
+        db: *mut Sqlite3,
+        error: *mut *mut c_char,
+        api: *const ApiRoutines,
+    ) -> c_int {
+        // SAFETY: SQLite's arguments, handed on.
+        unsafe { load(db, error, api, super::wiring) }
+    }
+
+    /// The entry SQLite tries when the file is not named walrust.
+    ///
+    /// # Safety
+    /// To be called by SQLite only.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn sqlite3_extension_init(
+        db: *mut Sqlite3,
+        error: *mut *mut c_char,
+        api: *const ApiRoutines,
+    ) -> c_int {
+        // SAFETY: SQLite's arguments, handed on.
+        unsafe { load(db, error, api, super::wiring) }
+    }
+
+    /// Entry for programs that cannot load extensions: to be given to `sqlite3_auto_extension()`.
+    ///
+    /// # Safety
+    /// To be called by SQLite only.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn sqlite3_walrust_auto_init(
+        db: *mut Sqlite3,
+        _: *mut *mut c_char,
+        api: *const ApiRoutines,
+    ) -> c_int {
+        // SAFETY: SQLite's arguments, handed on.
+        unsafe { auto_load(db, api, super::wiring) }
+    }
+}

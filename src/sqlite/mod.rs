@@ -1,1 +1,63 @@
-//! Room `sqlite`.
+//! The room that knows SQLite: bindings, the shim VFS, functions, connections. The only one with `unsafe`.
+//! It knows nothing of replication; the rooms above implement [`Host`] and [`DbObserver`] and get told what
+//! SQLite does to a file, at the moment it does it, with a say where SQLite leaves one.
+//!
+//! What holds here (each stated and kept in the file named):
+//! * I-SQLITE-1..2 (`api`): one SQLite library per process; no slot that the host lacks is called.
+//! * I-SQLITE-3 (`guard`): no panic crosses to C.
+//! * I-HOOK-1..4 (`hook`, `wal_hook`): what is not of interest is the lower VFS's own pointer.
+//! * I-VFS-1..2 (`vfs`): the VFS `walrust` is the lower VFS with one method changed.
+//! * I-RAW-1 (`raw`), I-MARK-1 (`read_mark`), I-FORK-1..3 (`fork`): our own handles.
+//!
+//! Called by SQLite on the app's threads, and by the rooms above on any. Nothing here keeps state on disk:
+//! a crash leaves behind what SQLite leaves behind.
+//!
+//! Refused: ready-made bindings (rusqlite in loadable mode aborts older hosts; sqlite-loadable has no VFS),
+//! and a VFS with files of its own (cannot take in a connection that is already open).
+
+mod api;
+mod connection;
+#[cfg(feature = "crash-points")]
+pub mod debug;
+mod entry;
+mod error;
+mod ffi;
+mod fork;
+mod function;
+mod guard;
+mod hook;
+mod host;
+#[cfg(any(test, feature = "cli"))]
+pub mod linked;
+mod log;
+mod own;
+mod raw;
+mod read_mark;
+mod registry;
+mod shm;
+mod table;
+#[cfg(test)]
+mod tests;
+mod value;
+mod vfs;
+mod wal_hook;
+
+pub use api::version as libversion;
+pub use connection::{Connection, Hooked};
+pub use entry::{Wiring, auto_load, load};
+pub use ffi::{ApiRoutines, IOERR_FSYNC, IOERR_TRUNCATE, IOERR_WRITE, Sqlite3};
+pub use fork::{ForkHooks, on_fork, own_handles};
+pub use function::ScalarFunction;
+pub use hook::{HookedFile, ReadExtent};
+pub use host::{
+    Access, DbObserver, FileInfo, FileLock, Host, How, LockOp, PragmaVerdict, SlotRange, Verdict,
+    WalObserver, WalVerdict, add_host, hooked_handles,
+};
+pub use own::{Check, SqlConnection, SqlMode};
+pub use raw::RawDb;
+pub use read_mark::{Pins, ReadMark};
+pub use shm::{ShmPeek, WAL_INDEX_HEADER};
+pub use table::{Rows, TableFunction};
+pub use value::Value;
+pub use vfs::lower_vfs_name;
+pub use wal_hook::WalFile;

@@ -1,0 +1,211 @@
+//! What happens when the extension is loaded (<https://sqlite.org/loadext.html>).
+//!
+//! * The entry for `load_extension` answers `SQLITE_OK_LOAD_PERMANENTLY`: our VFS, hooks and atfork
+//!   handlers point into the library for the life of the process.
+//! * The entry for `sqlite3_auto_extension` answers `SQLITE_OK`, always: anything else makes
+//!   `sqlite3_open_v2` fail on connections with extended result codes, and an app that could not open its
+//!   database because of us would be worse off than without us.
+//! * Loading again, on this or another connection, does again only what is undone.
+//!
+//! Entries are thin `extern "C"` functions in `lib.rs`, since the wiring is known there alone.
+
+use super::connection::{Connection, Hooked};
+use super::ffi::{self, ApiRoutines, Sqlite3};
+use super::function::{self, ScalarFunction};
+use super::guard::{caught, guard, report_panics_to_log};
+use super::host::{Host, add_host, hosts};
+use super::table::{self, TableFunction};
+use super::{api, fork, log as to_sqlite, vfs};
+use std::cell::Cell;
+use std::ffi::{CString, c_char, c_int};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// What the rooms above bring.
+pub struct Wiring {
+    /// Scalar functions of every connection.
+    pub functions: &'static [ScalarFunction],
+    /// Table-valued functions of every connection.
+    pub tables: &'static [TableFunction],
+    /// Who observes files. `None`: nobody, files are left alone.
+    pub host: Option<Arc<dyn Host>>,
+}
+
+static WIRING: OnceLock<Wiring> = OnceLock::new();
+static LOADING: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    /// Set while this thread opens a connection of our own.
+    static UNSEEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f`, in which our auto-extension takes no notice of connections this thread opens.
+pub(super) fn unseen<T>(f: impl FnOnce() -> T) -> T {
+    let before = UNSEEN.replace(true);
+    let result = f();
+    UNSEEN.set(before);
+    result
+}
+
+/// How an entry was reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Loaded,
+    Auto,
+}
+
+/// Body of the entry for `load_extension`.
+///
+/// # Safety
+/// The arguments are those SQLite gives to an extension's entry point.
+pub unsafe fn load(
+    db: *mut Sqlite3,
+    error: *mut *mut c_char,
+    table: *const ApiRoutines,
+    wiring: fn() -> Wiring,
+) -> c_int {
+    // SAFETY: caller.
+    match caught(|| unsafe { start(table, wiring, Route::Loaded).map(|()| connect(db, Route::Loaded)) }) {
+        Ok(Ok(())) => ffi::OK_LOAD_PERMANENTLY,
+        Ok(Err(why)) => {
+            // SAFETY: caller.
+            unsafe { api::report_load_error(table, error, &why) };
+            ffi::ERROR
+        }
+        Err(what) => {
+            let text = format!("walrust could not start: internal error: {what}");
+            // SAFETY: caller.
+            unsafe { api::report_load_error(table, error, &text) };
+            ffi::ERROR
+        }
+    }
+}
+
+/// Body of the entry a program gives to `sqlite3_auto_extension` itself, instead of loading a file.
+///
+/// # Safety
+/// As [`load`].
+pub unsafe fn auto_load(db: *mut Sqlite3, table: *const ApiRoutines, wiring: fn() -> Wiring) -> c_int {
+    if !UNSEEN.get() {
+        guard((), || {
+            // SAFETY: caller.
+            match unsafe { start(table, wiring, Route::Auto) } {
+                Ok(()) => connect(db, Route::Auto),
+                Err(why) => log::error!("{why}"),
+            }
+        });
+    }
+    ffi::OK
+}
+
+/// Once per process, and harmless again.
+///
+/// # Safety
+/// As [`load`].
+unsafe fn start(table: *const ApiRoutines, wiring: fn() -> Wiring, route: Route) -> Result<(), String> {
+    let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: caller.
+    unsafe { api::adopt(table)? };
+    if WIRING.get().is_none() {
+        to_sqlite::install();
+        if cfg!(not(any(test, feature = "cli"))) {
+            report_panics_to_log();
+        }
+    }
+    vfs::register()?;
+    if WIRING.get().is_none() {
+        let w = wiring();
+        if let Some(host) = &w.host {
+            add_host(host.clone());
+        }
+        let _ = WIRING.set(w);
+        fork::register();
+    }
+    if route == Route::Auto {
+        // The program has put our entry on the list itself.
+        return Ok(());
+    }
+    // SAFETY: the table is set; "calling this routine with an entry point that is already on the list is a
+    // harmless no-op".
+    match unsafe { api::auto_extension(auto) } {
+        ffi::OK => Ok(()),
+        rc => Err(format!("walrust could not register for later connections (SQLite code {rc})")),
+    }
+}
+
+/// End of every later `sqlite3_open`.
+unsafe extern "C" fn auto(db: *mut Sqlite3, _: *mut *mut c_char, _: *const ApiRoutines) -> c_int {
+    if !UNSEEN.get() {
+        guard((), || connect(db, Route::Auto));
+    }
+    ffi::OK
+}
+
+/// Functions on this connection, hooks on its files, word to the hosts. Trouble is logged: it must not fail
+/// the app's open.
+fn connect(db: *mut Sqlite3, route: Route) {
+    // SAFETY: SQLite gave an open connection to the entry, for the time of the entry.
+    let conn = unsafe { Connection::borrowed(db) };
+    if let Some(w) = WIRING.get() {
+        register_functions(&conn, w, route);
+    }
+    let names = match route {
+        // Opening knows only main; a query for each open would be waste.
+        Route::Auto => vec!["main".to_string()],
+        Route::Loaded => conn.db_names().unwrap_or_else(|_| vec!["main".into()]),
+    };
+    for name in names {
+        match conn.hook(&name) {
+            Ok(Hooked::Now | Hooked::Already | Hooked::Declined | Hooked::NoFile) => {}
+            Err(e) => log::warn!("walrust: cannot take in database {name}: {e}"),
+        }
+    }
+    for host in hosts() {
+        match route {
+            Route::Loaded => host.connection_loaded(&conn),
+            Route::Auto => host.connection_opened(&conn),
+        }
+    }
+    forget_errors(&conn);
+}
+
+/// `sqlite3_open` takes the connection's last error for its own result after an auto-extension ran, so a
+/// statement of ours that failed would fail the app's open.
+fn forget_errors(conn: &Connection) {
+    // An empty script "sets the error code of the connection to SQLITE_OK" and does nothing else.
+    let _ = conn.exec("");
+}
+
+/// Registers what is not there yet. A function in use by a running statement (`SELECT load_extension(…)`
+/// run twice) cannot be registered again, so the first name is looked up before.
+fn register_functions(conn: &Connection, w: &'static Wiring, route: Route) {
+    if route == Route::Loaded
+        && let Some(f) = w.functions.first()
+        && is_registered(conn, f)
+    {
+        return;
+    }
+    for f in w.functions {
+        // SAFETY: an open connection of the adopted library.
+        if let Err(e) = unsafe { function::register(conn.raw(), f) } {
+            log::warn!("walrust: {e}");
+        }
+    }
+    for t in w.tables {
+        // SAFETY: as above.
+        if let Err(e) = unsafe { table::register(conn.raw(), t) } {
+            log::warn!("walrust: {e}");
+        }
+    }
+}
+
+fn is_registered(conn: &Connection, f: &ScalarFunction) -> bool {
+    let args = vec!["NULL"; usize::from(*f.args.start())].join(",");
+    let Ok(sql) = CString::new(format!("SELECT {}({args})", f.name)) else { return false };
+    let mut stmt = std::ptr::null_mut();
+    // SAFETY: prepared only to see whether the name is known, and finalized (null is harmless).
+    unsafe {
+        let rc = api::prepare_v2(conn.raw(), sql.as_ptr(), -1, &raw mut stmt, std::ptr::null_mut());
+        api::finalize(stmt);
+        rc == ffi::OK
+    }
+}

@@ -1,0 +1,524 @@
+//! The hook on a database file: SQLite's `sqlite3_file` keeps its lower VFS's body, and only its table of
+//! methods is replaced by a copy with ours where we take an interest.
+//!
+//! Rules:
+//! * I-HOOK-1: a method we do not override is the lower VFS's own pointer; null stays null; `iVersion` is
+//!   never raised. What we override calls the lower method with the same arguments and gives back its
+//!   result, unless the observer said otherwise.
+//! * I-HOOK-2: a handle is hooked once at most; `xClose` puts the original table back and frees ours.
+//! * I-HOOK-3: no observer is called after it panicked on the handle, except for `closing`.
+//!
+//! The same swap serves files opened through our VFS and files found open (hot attach). Refused: a
+//! `sqlite3_file` of our own around the lower one, which cannot take in a file that is already open, and
+//! which copies SQLite's rules about which methods exist.
+//!
+//! Assumption: the one who calls a method of ours does so with `file->pMethods` pointing to our table. A
+//! second library that swaps tables in the same way and calls down with its own table would break it; a
+//! second copy of walrust is refused at load.
+
+use super::ffi::{self, File, IoMethods, IoMethods1, IoMethods2};
+use super::guard::caught;
+use super::host::{Access, DbObserver, FileInfo, FileLock, LockOp, PragmaVerdict, SlotRange, Verdict};
+use super::shm::{Shm, ShmPeek, WAL_INDEX_HEADER};
+use super::{api, error, registry};
+use crate::base::{Error, Kind, Result};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+
+/// How much of a read lay inside the file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadExtent {
+    /// All of it.
+    Full,
+    /// The file ended before; the rest of the buffer is zero.
+    Short,
+}
+
+/// A hooked handle of a main database file. Exists only inside callbacks, on the app's thread.
+pub struct HookedFile {
+    file: *mut File,
+    original: Methods,
+    id: u64,
+    path: PathBuf,
+    access: Access,
+    observer: Arc<dyn DbObserver>,
+    shm: Arc<Shm>,
+    lock_level: AtomicI32,
+    silenced: AtomicBool,
+}
+
+/// What `pMethods` of a hooked file points to: methods first, our state behind.
+#[repr(C)]
+struct Table {
+    methods: IoMethods,
+    hooked: HookedFile,
+}
+
+impl HookedFile {
+    /// Path as SQLite uses it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of this handle, unique in the process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Read-write or read-only.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The level of the file's own lock as far as seen since the hook was set.
+    pub fn file_lock(&self) -> FileLock {
+        FileLock::from_raw(self.lock_level.load(Ordering::Relaxed))
+    }
+
+    /// A copy of the wal-index header and checkpoint information, in the machine's byte order. `None` while
+    /// this handle has no wal-index mapped (rollback mode, exclusive locking mode, not yet read).
+    pub fn wal_index_header(&self) -> Option<[u8; WAL_INDEX_HEADER]> {
+        // SAFETY: `&HookedFile` exists only inside a callback of this handle, on the thread that alone
+        // could unmap.
+        unsafe { self.shm.header() }
+    }
+
+    /// A handle with which other threads may read the same.
+    pub fn peek(&self) -> ShmPeek {
+        ShmPeek(self.shm.clone())
+    }
+
+    /// Reads the main file through the lower VFS.
+    pub fn read_main_at(&self, buf: &mut [u8], offset: u64) -> Result<ReadExtent> {
+        // SAFETY: inside a callback, on the app's thread; the file is open.
+        unsafe { read_file(self.file, self.original, buf, offset, &self.path) }
+    }
+
+    /// Size of the main file in bytes.
+    pub fn file_size(&self) -> Result<u64> {
+        // SAFETY: as above.
+        unsafe { file_size(self.file, self.original, &self.path) }
+    }
+
+    fn lower(&self) -> Methods {
+        self.original
+    }
+
+    /// Calls the observer unless it panicked before; a panic silences it and gives `otherwise`.
+    fn tell<T>(&self, otherwise: T, f: impl FnOnce(&dyn DbObserver, &HookedFile) -> T) -> T {
+        if self.silenced.load(Ordering::Relaxed) {
+            return otherwise;
+        }
+        caught(|| f(&*self.observer, self)).unwrap_or_else(|what| {
+            self.silenced.store(true, Ordering::Relaxed);
+            self.report_panic(&what);
+            otherwise
+        })
+    }
+
+    fn report_panic(&self, what: &str) {
+        let _ = caught(|| {
+            log::error!("walrust: {}: internal error: {what}", self.path.display());
+            self.observer.panicked(what);
+        });
+    }
+
+    /// Hot attach may come when SQLite mapped the wal-index long ago: ask for the mapping once more. Legal
+    /// only where SQLite uses wal-index locks, that is with the wal-index open.
+    fn ensure_mapped(&self) {
+        if self.shm.is_mapped() {
+            return;
+        }
+        if let Some(map) = self.lower().x_shm_map() {
+            let mut region = std::ptr::null_mut();
+            // SAFETY: "xShmMap(file, iPg, pgsz, bExtend, pp)" of the lower VFS on its own open file;
+            // bExtend 0 changes nothing.
+            let rc = unsafe { map(self.file, 0, REGION, 0, &raw mut region) };
+            if rc == ffi::OK || rc == ffi::READONLY {
+                self.shm.set(region);
+            }
+        }
+    }
+}
+
+/// Size of a wal-index region (`WALINDEX_PGSZ`).
+pub(super) const REGION: c_int = 32768;
+
+/// A table of methods, read with respect for its version.
+#[derive(Clone, Copy)]
+pub(super) struct Methods(*const IoMethods);
+
+impl Methods {
+    /// The methods an open file has.
+    ///
+    /// # Safety
+    /// `file` is open. A method table lives as long as its VFS, which is for good.
+    pub(super) unsafe fn of(file: *const File) -> Methods {
+        // SAFETY: caller.
+        Methods(unsafe { (*file).methods })
+    }
+
+    /// The table itself, to be put back.
+    pub(super) fn as_ptr(self) -> *const IoMethods {
+        self.0
+    }
+
+    /// A copy with everything past the version empty, and a version of 3 at most.
+    pub(super) fn copy(self) -> IoMethods {
+        let p = self.0;
+        // SAFETY: all-zero is a valid IoMethods (null pointers, version 0).
+        let mut all: IoMethods = unsafe { std::mem::zeroed() };
+        // SAFETY: the source has at least the struct of its version; the destination is the largest; both
+        // start with the same fields.
+        unsafe {
+            let version = p.cast::<c_int>().read();
+            let to = &raw mut all;
+            match version {
+                i32::MIN..=1 => to.cast::<IoMethods1>().write(p.cast::<IoMethods1>().read()),
+                2 => to.cast::<IoMethods2>().write(p.cast::<IoMethods2>().read()),
+                _ => to.write(p.read()),
+            }
+        }
+        all.i_version = all.i_version.min(3);
+        all
+    }
+}
+
+macro_rules! view {
+    ($($name:ident: fn($($t:ty),*) $(-> $r:ty)?, $since:literal;)*) => {
+        impl Methods {
+            $(pub(super) fn $name(self) -> Option<unsafe extern "C" fn($($t),*) $(-> $r)?> {
+                let p = self.0;
+                // SAFETY: the field exists from version $since on, which is checked first.
+                unsafe { if (&raw const (*p).i_version).read() < $since { None } else { (&raw const (*p).$name).read() } }
+            })*
+        }
+    };
+}
+
+view! {
+    x_close: fn(*mut File) -> c_int, 1;
+    x_read: fn(*mut File, *mut c_void, c_int, i64) -> c_int, 1;
+    x_write: fn(*mut File, *const c_void, c_int, i64) -> c_int, 1;
+    x_truncate: fn(*mut File, i64) -> c_int, 1;
+    x_sync: fn(*mut File, c_int) -> c_int, 1;
+    x_file_size: fn(*mut File, *mut i64) -> c_int, 1;
+    x_lock: fn(*mut File, c_int) -> c_int, 1;
+    x_unlock: fn(*mut File, c_int) -> c_int, 1;
+    x_file_control: fn(*mut File, c_int, *mut c_void) -> c_int, 1;
+    x_shm_map: fn(*mut File, c_int, c_int, c_int, *mut *mut c_void) -> c_int, 2;
+    x_shm_lock: fn(*mut File, c_int, c_int, c_int) -> c_int, 2;
+    x_shm_unmap: fn(*mut File, c_int) -> c_int, 2;
+}
+
+/// Reads through a table of methods.
+///
+/// # Safety
+/// `file` is open with `methods`, and no other thread uses it.
+pub(super) unsafe fn read_file(
+    file: *mut File,
+    methods: Methods,
+    buf: &mut [u8],
+    offset: u64,
+    path: &Path,
+) -> Result<ReadExtent> {
+    let (Some(read), Ok(len), Ok(at)) = (methods.x_read(), c_int::try_from(buf.len()), i64::try_from(offset))
+    else {
+        return Err(Error::new(Kind::Bug, format!("cannot read {} at {offset}", path.display())));
+    };
+    // SAFETY: caller; the buffer has `len` bytes.
+    match unsafe { read(file, buf.as_mut_ptr().cast(), len, at) } {
+        ffi::OK => Ok(ReadExtent::Full),
+        // "it must fill the unread portion with zeros" (https://sqlite.org/c3ref/io_methods.html)
+        ffi::IOERR_SHORT_READ => Ok(ReadExtent::Short),
+        rc => Err(error::from_code(rc, &format!("cannot read {} at {offset}", path.display()))),
+    }
+}
+
+/// Size through a table of methods.
+///
+/// # Safety
+/// As [`read_file`].
+pub(super) unsafe fn file_size(file: *mut File, methods: Methods, path: &Path) -> Result<u64> {
+    let mut size = 0i64;
+    let rc = match methods.x_file_size() {
+        // SAFETY: caller.
+        Some(f) => unsafe { f(file, &raw mut size) },
+        None => ffi::IOERR,
+    };
+    if rc != ffi::OK {
+        return Err(error::from_code(rc, &format!("cannot get the size of {}", path.display())));
+    }
+    Ok(u64::try_from(size).unwrap_or(0))
+}
+
+/// Numbers for handles.
+pub(super) fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Whether the file is open and hooked by us.
+///
+/// # Safety
+/// `file` points to a `sqlite3_file`.
+pub(super) unsafe fn is_hooked(file: *const File) -> bool {
+    // SAFETY: caller; a non-null table has version-1 fields.
+    unsafe {
+        let methods = (*file).methods;
+        !methods.is_null()
+            && (*methods)
+                .x_close
+                .is_some_and(|f| std::ptr::fn_addr_eq(f, x_close as unsafe extern "C" fn(*mut File) -> c_int))
+    }
+}
+
+/// The observer of a hooked file.
+///
+/// # Safety
+/// `file` points to a `sqlite3_file`, and the caller holds its connection.
+pub(super) unsafe fn observer_of(file: *mut File) -> Option<Arc<dyn DbObserver>> {
+    // SAFETY: caller; a hooked file's methods are ours.
+    unsafe { if is_hooked(file) { Some(hooked(file).observer.clone()) } else { None } }
+}
+
+/// Sets the hook.
+///
+/// # Safety
+/// `file` is an open main database file that is not hooked; the caller is inside `xOpen`, or holds the
+/// mutex of its connection.
+pub(super) unsafe fn install(file: *mut File, info: &FileInfo<'_>, observer: Arc<dyn DbObserver>) {
+    // SAFETY: caller: open, so its methods are set.
+    let original = unsafe { Methods::of(file) };
+    let mut methods = original.copy();
+    methods.x_close = Some(x_close);
+    methods.x_write = methods.x_write.and(Some(x_write));
+    methods.x_truncate = methods.x_truncate.and(Some(x_truncate));
+    methods.x_lock = methods.x_lock.and(Some(x_lock));
+    methods.x_unlock = methods.x_unlock.and(Some(x_unlock));
+    methods.x_file_control = methods.x_file_control.and(Some(x_file_control));
+    methods.x_shm_map = methods.x_shm_map.and(Some(x_shm_map));
+    methods.x_shm_lock = methods.x_shm_lock.and(Some(x_shm_lock));
+    methods.x_shm_unmap = methods.x_shm_unmap.and(Some(x_shm_unmap));
+    let id = next_id();
+    registry::lock().add(info.path, id, observer.clone());
+    let table = Box::new(Table {
+        methods,
+        hooked: HookedFile {
+            file,
+            original,
+            id,
+            path: info.path.to_path_buf(),
+            access: info.access,
+            observer,
+            shm: Arc::default(),
+            lock_level: AtomicI32::new(0),
+            silenced: AtomicBool::new(false),
+        },
+    });
+    // SAFETY: the table starts with its methods (repr C) and lives until xClose.
+    unsafe { (*file).methods = Box::into_raw(table).cast::<IoMethods>() };
+}
+
+/// The state of a hooked file.
+///
+/// # Safety
+/// `file` is hooked, and this is one of its methods or the caller holds its connection.
+unsafe fn hooked<'a>(file: *mut File) -> &'a HookedFile {
+    // SAFETY: caller; `install` put a Table there.
+    unsafe { &(*(*file).methods.cast::<Table>()).hooked }
+}
+
+unsafe extern "C" fn x_close(file: *mut File) -> c_int {
+    // SAFETY: SQLite calls xClose once, on the hooked file; nothing uses the table after it.
+    unsafe {
+        let table = Box::from_raw((*file).methods.cast_mut().cast::<Table>());
+        let h = &table.hooked;
+        if let Err(what) = caught(|| h.observer.closing(h)) {
+            h.report_panic(&what);
+        }
+        h.shm.forget();
+        (*file).methods = h.original.as_ptr();
+        let rc = h.lower().x_close().map_or(ffi::OK, |f| f(file));
+        let observer = registry::lock().remove(&h.path, h.id);
+        // An observer's destructor is code of the rooms above.
+        let _ = caught(move || drop((observer, table)));
+        rc
+    }
+}
+
+unsafe extern "C" fn x_write(file: *mut File, data: *const c_void, len: c_int, offset: i64) -> c_int {
+    // SAFETY: a method of a hooked file; arguments are passed on as they came.
+    unsafe {
+        let h = hooked(file);
+        let rc = h.lower().x_write().map_or(ffi::IOERR, |f| f(file, data, len, offset));
+        let (at, n) = (u64::try_from(offset).unwrap_or(0), usize::try_from(len).unwrap_or(0));
+        h.tell((), |o, h| o.wrote_db(h, at, n));
+        rc
+    }
+}
+
+unsafe extern "C" fn x_truncate(file: *mut File, size: i64) -> c_int {
+    // SAFETY: as above.
+    unsafe {
+        let h = hooked(file);
+        let rc = h.lower().x_truncate().map_or(ffi::IOERR, |f| f(file, size));
+        h.tell((), |o, h| o.truncated_db(h, u64::try_from(size).unwrap_or(0)));
+        rc
+    }
+}
+
+unsafe extern "C" fn x_lock(file: *mut File, level: c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe {
+        let h = hooked(file);
+        h.tell((), |o, h| o.before_file_lock(h, FileLock::from_raw(level)));
+        let rc = h.lower().x_lock().map_or(ffi::IOERR, |f| f(file, level));
+        if rc == ffi::OK {
+            h.lock_level.fetch_max(level, Ordering::Relaxed);
+        }
+        rc
+    }
+}
+
+unsafe extern "C" fn x_unlock(file: *mut File, level: c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe {
+        let h = hooked(file);
+        h.tell((), |o, h| o.before_file_unlock(h, FileLock::from_raw(level)));
+        let rc = h.lower().x_unlock().map_or(ffi::IOERR, |f| f(file, level));
+        h.lock_level.fetch_min(level, Ordering::Relaxed);
+        rc
+    }
+}
+
+unsafe extern "C" fn x_shm_map(
+    file: *mut File,
+    region: c_int,
+    size: c_int,
+    extend: c_int,
+    out: *mut *mut c_void,
+) -> c_int {
+    // SAFETY: as above. `extend` is 0, 1 or (3.54) 2 and means something to the lower VFS only.
+    unsafe {
+        let h = hooked(file);
+        let rc = h.lower().x_shm_map().map_or(ffi::IOERR, |f| f(file, region, size, extend, out));
+        if region == 0
+            && size == REGION
+            && (rc == ffi::OK || rc == ffi::READONLY)
+            && !out.is_null()
+            && !(*out).is_null()
+        {
+            h.shm.set(*out);
+        }
+        rc
+    }
+}
+
+unsafe extern "C" fn x_shm_lock(file: *mut File, offset: c_int, n: c_int, flags: c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe {
+        let h = hooked(file);
+        let op = match (flags & ffi::SHM_UNLOCK != 0, flags & ffi::SHM_EXCLUSIVE != 0) {
+            (false, false) => LockOp::LockShared,
+            (false, true) => LockOp::LockExclusive,
+            (true, false) => LockOp::UnlockShared,
+            (true, true) => LockOp::UnlockExclusive,
+        };
+        let slots =
+            SlotRange { first: u8::try_from(offset).unwrap_or(u8::MAX), count: u8::try_from(n).unwrap_or(0) };
+        h.ensure_mapped();
+        let verdict = h.tell(Verdict::Pass, |o, h| o.before_shm_lock(h, slots, op));
+        if matches!(op, LockOp::LockShared | LockOp::LockExclusive) {
+            match verdict {
+                Verdict::Pass => {}
+                Verdict::Busy => return ffi::BUSY,
+                Verdict::Fail(rc) => return rc,
+            }
+        }
+        let rc = h.lower().x_shm_lock().map_or(ffi::IOERR, |f| f(file, offset, n, flags));
+        if rc == ffi::OK {
+            h.tell((), |o, h| o.after_shm_lock(h, slots, op));
+        }
+        rc
+    }
+}
+
+unsafe extern "C" fn x_shm_unmap(file: *mut File, delete: c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe {
+        let h = hooked(file);
+        h.shm.forget();
+        h.lower().x_shm_unmap().map_or(ffi::OK, |f| f(file, delete))
+    }
+}
+
+unsafe extern "C" fn x_file_control(file: *mut File, op: c_int, arg: *mut c_void) -> c_int {
+    // SAFETY: as above; the meaning of `arg` is that of the opcode
+    // (https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html).
+    unsafe {
+        let h = hooked(file);
+        match op {
+            ffi::FCNTL_PRAGMA => {
+                if let Some(rc) = pragma(h, arg.cast()) {
+                    return rc;
+                }
+            }
+            // A query (-1) under an EXCLUSIVE lock comes from sqlite3WalClose alone.
+            ffi::FCNTL_PERSIST_WAL
+                if !arg.is_null() && *arg.cast::<c_int>() < 0 && h.file_lock() == FileLock::Exclusive =>
+            {
+                h.tell((), |o, h| o.last_close(h));
+            }
+            ffi::FCNTL_COMMIT_PHASETWO => h.tell((), |o, h| o.commit_phase_two(h)),
+            _ => {}
+        }
+        let rc = h.lower().x_file_control().map_or(ffi::NOTFOUND, |f| f(file, op, arg));
+        if op == ffi::FCNTL_VFSNAME && rc == ffi::OK {
+            name_ourselves(arg.cast());
+        }
+        rc
+    }
+}
+
+/// Puts `walrust/` in front of the VFS name, as "names of all VFS shims" are given.
+///
+/// # Safety
+/// `out` is the argument of `SQLITE_FCNTL_VFSNAME`: points to a string from SQLite's allocator, or null.
+unsafe fn name_ourselves(out: *mut *mut c_char) {
+    // SAFETY: caller.
+    unsafe {
+        if out.is_null() || (*out).is_null() {
+            return;
+        }
+        let ours = api::sqlite_string(&format!("walrust/{}", CStr::from_ptr(*out).to_string_lossy()));
+        if !ours.is_null() {
+            api::free((*out).cast());
+            *out = ours;
+        }
+    }
+}
+
+/// Offers a PRAGMA to the observer; `None`: go on.
+///
+/// # Safety
+/// `args` is the argument of `SQLITE_FCNTL_PRAGMA`: result, name, argument or null.
+unsafe fn pragma(h: &HookedFile, args: *mut *mut c_char) -> Option<c_int> {
+    // SAFETY: caller.
+    let (name, arg) = unsafe {
+        let text = |p: *mut c_char| if p.is_null() { None } else { Some(CStr::from_ptr(p).to_str()) };
+        (text(*args.add(1))?.ok()?, text(*args.add(2)).transpose().ok()?)
+    };
+    let (rc, answer) = match h.tell(PragmaVerdict::Pass, |o, h| o.pragma(h, name, arg)) {
+        PragmaVerdict::Pass => return None,
+        PragmaVerdict::Refuse(why) => (ffi::ERROR, Some(why)),
+        PragmaVerdict::Answer(text) => (ffi::OK, text),
+    };
+    if let Some(text) = answer {
+        // SAFETY: "the result ... a string obtained from sqlite3_mprintf()" goes to element 0.
+        unsafe { *args = api::sqlite_string(&text) };
+    }
+    Some(rc)
+}

@@ -1,1 +1,33 @@
-//! Room `replica`.
+//! Verbs on a replica: what lies there, which files rebuild a point, restore, verify, retention, explain.
+//!
+//! Pure parts (layout, point, plan, manifest form, retention, merge plan, verify's judgement, explain) take values and give values;
+//! the rest reads and writes through [`crate::store::Store`]. May be called on any thread, inside a tokio runtime
+//! (`store::block_on` gives one). Nothing here writes LTX files: that is the sealer's and the shipper's work.
+//!
+//! Rules that hold across the room (each file states its own)
+//! * I-REP-1 The files of a replica are judged by what they hold, never by their names alone.
+//! * I-REP-2 Adding: object, then manifest. Removing: manifest, then object. See `manifest`.
+//! * I-REP-3 No verb deletes an object, but `compact`; and `compact` only what no kept state needs.
+//!
+//! A crash anywhere leaves the replica restorable and the next run goes on. Refused: a database of our own in the replica that says
+//! what is where; listings are the truth, the manifest is a witness.
+
+pub mod apply;
+pub mod inventory;
+pub mod layout;
+pub mod manifest;
+pub mod plan;
+pub mod point;
+pub mod probe;
+pub mod restore;
+pub mod target;
+#[cfg(test)]
+mod testkit;
+
+pub use inventory::{FileInfo, Inventory};
+pub use layout::{FileId, LEASE_KEY};
+pub use manifest::{Manifest, ManifestEntry, ManifestWriter};
+pub use plan::{Plan, plan, restorable};
+pub use point::Point;
+pub use restore::{Check, Progress, RestoreOptions, Restored, restore};
+pub use target::Overwrite;

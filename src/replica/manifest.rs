@@ -1,0 +1,414 @@
+//! The manifest: what we uploaded, told by us and not by the store, so that a missing or exchanged file can
+//! be noticed. Litestream has no place for it; it lies under `walrust/` and Litestream ignores it.
+//!
+//! Form: segments `walrust/manifest-<16 hex digits>.json`, each one JSON document with at most
+//! [`SEGMENT_FILES`] files, one line per file (readable with grep, about 150 bytes):
+//!
+//! ```json
+//! {"walrust_manifest":1,"segment":"0000000000000001",
+//! "columns":["level","min","max","bytes","pages","commit","crc","edge","sha256","time","after"],
+//! "files":[
+//! [0,2,2,198,1,4,"a9d50ffd1a467fce","01c277ab","<64 hex>",1795370683421,"8f4e…"],
+//! ],
+//! "check":"<16 hex>"}
+//! ```
+//!
+//! `edge` is a checksum of all bytes of the file that are not page frames: header, page index, trailer. So a ranged read of
+//! these alone finds each change in them. `check` is the start of the SHA-256 of all bytes up to its own line: a bit flipped in the manifest is the
+//! manifest's damage, not that of the file it names.
+//!
+//! Rules
+//! * I-MAN-1 One writer: the holder of the lease. Only the newest segment is rewritten on an upload.
+//! * I-MAN-2 Adding: the object first, then its entry. Removing: the entry first, then the object. So an object
+//!   without an entry is new (or Litestream's), and an entry without an object is a lost file.
+//! * I-MAN-3 A later segment wins where two name one file; a reader that meets a vanished segment starts over.
+//!
+//! A crash leaves either the old or the new form of a segment (an object is put whole), and between two
+//! segments at worst a file named twice. Refused: one manifest object (each upload would rewrite all of it:
+//! 1.5 MB at 10,000 files), and one small object per file (10,000 requests to read, the price of a GET each).
+//! 128 files: 20 KB at most per rewrite, 10 KB held by a writer, 79 requests for 10,000 files.
+
+use super::layout::{self, FileId};
+use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId};
+use crate::ltx::{Level, Summary};
+use crate::store::Store;
+use futures_util::{StreamExt, TryStreamExt};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+/// Most files in one segment.
+pub const SEGMENT_FILES: usize = 128;
+const COLUMNS: &str =
+    r#"["level","min","max","bytes","pages","commit","crc","edge","sha256","time","after"]"#;
+/// Segments read at once.
+const PARALLEL: usize = 16;
+/// How often a reader starts over when segments vanish under it.
+const RESTARTS: usize = 5;
+
+/// What the manifest says of one LTX file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ManifestEntry {
+    /// Which file.
+    pub id: FileId,
+    /// Object size.
+    pub bytes: u64,
+    /// Page frames in it.
+    pub pages: u32,
+    /// Database size in pages after it.
+    pub commit: u32,
+    /// The file checksum in its trailer.
+    pub crc: u64,
+    /// See [`super::probe::edge_of`].
+    pub edge: u32,
+    /// SHA-256 of the object.
+    pub sha256: [u8; 32],
+    /// The timestamp in its header.
+    pub time: Timestamp,
+    /// Database checksum after it, if attested.
+    pub after: Option<DbChecksum>,
+}
+
+impl ManifestEntry {
+    /// For a file of `level` that an encoder or merge just wrote. `edge` is that of the same bytes.
+    pub fn of(level: Level, summary: &Summary, edge: u32) -> ManifestEntry {
+        let h = &summary.header;
+        ManifestEntry {
+            id: FileId { level, min: h.min, max: h.max },
+            bytes: summary.bytes,
+            pages: summary.pages,
+            commit: h.commit,
+            crc: summary.checksum,
+            edge,
+            sha256: summary.sha256,
+            time: h.timestamp,
+            after: h.attest.map(|a| a.after),
+        }
+    }
+
+    /// For a local LTX file, which is read and proved whole. Errors with `Corrupt` if it is damaged.
+    pub fn of_file(level: Level, path: &std::path::Path) -> Result<ManifestEntry> {
+        let open = || std::fs::File::open(path).map_err(|e| Error::io("open", path, e));
+        let proved = crate::ltx::verify(std::io::BufReader::with_capacity(128 * 1024, open()?))
+            .map_err(|e| e.context(path.display()))?;
+        let edge = super::probe::edge_of(&mut open()?)?;
+        Ok(ManifestEntry {
+            id: FileId { level, min: proved.header.min, max: proved.header.max },
+            bytes: proved.trailer.bytes,
+            pages: proved.pages,
+            commit: proved.header.commit,
+            crc: proved.trailer.checksum,
+            edge,
+            sha256: proved.sha256,
+            time: proved.header.timestamp,
+            after: proved.header.attest.map(|a| a.after),
+        })
+    }
+
+    fn line(&self) -> String {
+        let mut s = String::with_capacity(176);
+        let after = self.after.map(|c| c.to_string()).unwrap_or_default();
+        let (id, crc, time) = (&self.id, self.crc, self.time.0);
+        let _ = write!(s, "[{},{},{},{},", id.level.get(), id.min.0, id.max.0, self.bytes);
+        let _ = write!(s, "{},{},\"{crc:016x}\",\"{:08x}\",\"", self.pages, self.commit, self.edge);
+        hex_into(&mut s, &self.sha256);
+        let _ = write!(s, "\",{time},\"{after}\"]");
+        s
+    }
+}
+
+/// Lower-case hex digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let mut s = String::with_capacity(bytes.len() * 2);
+    hex_into(&mut s, bytes);
+    s
+}
+
+fn hex_into(s: &mut String, bytes: &[u8]) {
+    for b in bytes {
+        let _ = write!(s, "{b:02x}");
+    }
+}
+
+fn unhex32(s: &str) -> Option<[u8; 32]> {
+    let mut out = [0; 32];
+    if s.len() != 64 || !s.is_ascii() {
+        return None;
+    }
+    for (o, i) in out.iter_mut().zip((0..64).step_by(2)) {
+        *o = u8::from_str_radix(s.get(i..i + 2)?, 16).ok()?;
+    }
+    Some(out)
+}
+
+fn unhex64(s: &str) -> Option<u64> {
+    (s.len() == 16 && s.bytes().all(|b| b.is_ascii_hexdigit())).then(|| u64::from_str_radix(s, 16).ok())?
+}
+
+/// The bytes of segment `number`. Pure.
+pub fn encode_segment(number: u64, entries: &[ManifestEntry]) -> Vec<u8> {
+    let mut s = format!(
+        "{{\"walrust_manifest\":1,\"segment\":\"{number:016x}\",\n\"columns\":{COLUMNS},\n\"files\":[\n"
+    );
+    for (i, e) in entries.iter().enumerate() {
+        let comma = if i + 1 < entries.len() { "," } else { "" };
+        let _ = writeln!(s, "{}{comma}", e.line());
+    }
+    s.push_str("],\n");
+    let check = check_of(s.as_bytes());
+    let _ = writeln!(s, "\"check\":\"{check}\"}}");
+    s.into_bytes()
+}
+
+fn check_of(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes)).chars().take(16).collect()
+}
+
+type Row = (u8, u64, u64, u64, u32, u32, String, String, String, i64, String);
+
+#[derive(serde::Deserialize)]
+struct Document {
+    walrust_manifest: u32,
+    segment: String,
+    files: Vec<Row>,
+    check: String,
+}
+
+/// Reads the bytes of segment `number`. Pure.
+///
+/// Errors with `Corrupt` on anything that [`encode_segment`] cannot have written, with `Config` on a manifest of
+/// a later version.
+pub fn decode_segment(number: u64, bytes: &[u8]) -> Result<Vec<ManifestEntry>> {
+    let name = layout::manifest_key(number);
+    let bad = |why: &str| Error::corrupt(format!("manifest segment {name} is damaged: {why}"));
+    let text = std::str::from_utf8(bytes).map_err(|_| bad("not text"))?;
+    let (body, _) = text.rsplit_once("\"check\":").ok_or_else(|| bad("no check line"))?;
+    let doc: Document = serde_json::from_str(text).map_err(|e| bad("not JSON").because(e))?;
+    if doc.walrust_manifest != 1 {
+        let text = format!(
+            "manifest segment {name} has version {}; this walrust reads version 1",
+            doc.walrust_manifest
+        );
+        return Err(Error::config(text));
+    }
+    if doc.check != check_of(body.as_bytes()) {
+        return Err(bad("its check value does not match"));
+    }
+    if unhex64(&doc.segment) != Some(number) {
+        return Err(bad("it is another segment"));
+    }
+    doc.files.iter().map(|r| entry(r).ok_or_else(|| bad("a line is out of range"))).collect()
+}
+
+fn entry(r: &Row) -> Option<ManifestEntry> {
+    let (level, min, max, bytes, pages, commit, crc, edge, sha256, time, after) = r;
+    let id = FileId::new(Level::new(*level)?, TxId(*min), TxId(*max))?;
+    let after = if after.is_empty() { None } else { Some(DbChecksum(unhex64(after)?)) };
+    Some(ManifestEntry {
+        id,
+        bytes: *bytes,
+        pages: *pages,
+        commit: *commit,
+        crc: unhex64(crc)?,
+        edge: unhex64(&format!("00000000{edge}")).and_then(|n| u32::try_from(n).ok())?,
+        sha256: unhex32(sha256)?,
+        time: Timestamp(*time),
+        after,
+    })
+}
+
+/// What a reader sees.
+#[derive(Clone, Debug, Default)]
+pub struct Manifest {
+    entries: BTreeMap<FileId, ManifestEntry>,
+    /// One line per segment that could not be read.
+    pub damaged: Vec<String>,
+    /// Segments read.
+    pub segments: usize,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+impl Manifest {
+    /// Reads all segments. A damaged one is reported in `damaged`, not as an error.
+    pub async fn read(store: &Store) -> Result<Manifest> {
+        for _ in 0..RESTARTS {
+            match Self::read_once(store).await {
+                Err(e) if e.is_missing() => {}
+                other => return other,
+            }
+        }
+        Err(Error::new(Kind::Retry, "the manifest was rewritten each time it was read; try again"))
+    }
+
+    async fn read_once(store: &Store) -> Result<Manifest> {
+        let mut m = Manifest::default();
+        for (number, bytes) in fetch_all(store).await? {
+            m.bytes += bytes.len() as u64;
+            m.segments += 1;
+            match decode_segment(number, &bytes) {
+                Ok(entries) => m.entries.extend(entries.into_iter().map(|e| (e.id, e))),
+                Err(e) if e.is_corrupt() => m.damaged.push(e.to_string()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(m)
+    }
+
+    /// What is said of `id`.
+    pub fn get(&self, id: FileId) -> Option<&ManifestEntry> {
+        self.entries.get(&id)
+    }
+
+    /// All entries, ordered by level and TXID.
+    pub fn entries(&self) -> impl Iterator<Item = &ManifestEntry> {
+        self.entries.values()
+    }
+
+    /// Whether there is no manifest at all.
+    pub fn is_absent(&self) -> bool {
+        self.segments == 0
+    }
+}
+
+async fn segment_numbers(store: &Store) -> Result<Vec<u64>> {
+    let mut numbers: Vec<u64> = store
+        .list(layout::OWN_PREFIX)
+        .await?
+        .iter()
+        .filter_map(|o| layout::manifest_number(&o.key))
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+async fn fetch_all(store: &Store) -> Result<Vec<(u64, bytes::Bytes)>> {
+    let numbers = segment_numbers(store).await?;
+    futures_util::stream::iter(numbers)
+        .map(|n| async move { Ok((n, store.get(&layout::manifest_key(n)).await?)) })
+        .buffered(PARALLEL)
+        .try_collect()
+        .await
+}
+
+/// The one writer (I-MAN-1). Holds the newest segment only.
+#[derive(Debug)]
+pub struct ManifestWriter {
+    number: u64,
+    newest: Vec<ManifestEntry>,
+}
+
+impl ManifestWriter {
+    /// Takes over the manifest of `store` as it is. A damaged newest segment is left for `verify` to report,
+    /// and writing goes on in a new one.
+    pub async fn load(store: &Store) -> Result<ManifestWriter> {
+        let Some(number) = segment_numbers(store).await?.pop() else {
+            return Ok(ManifestWriter { number: 1, newest: Vec::new() });
+        };
+        match decode_segment(number, &store.get(&layout::manifest_key(number)).await?) {
+            Ok(newest) => Ok(ManifestWriter { number, newest }),
+            Err(e) if e.is_corrupt() => Ok(ManifestWriter { number: number + 1, newest: Vec::new() }),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Adds files whose objects are durable in the replica (I-MAN-2), and returns when that is durable too.
+    /// On an error nothing is remembered; give the same entries again. Naming a file again replaces its entry.
+    pub async fn append(&mut self, store: &Store, entries: &[ManifestEntry]) -> Result<()> {
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let mut number = self.number;
+            let mut next = self.newest.clone();
+            next.retain(|e| !rest.iter().any(|n| n.id == e.id));
+            if next.len() >= SEGMENT_FILES {
+                (number, next) = (number + 1, Vec::new());
+            }
+            let (now, later) = rest.split_at(rest.len().min(SEGMENT_FILES - next.len()));
+            next.extend_from_slice(now);
+            store.put_over(&layout::manifest_key(number), encode_segment(number, &next)).await?;
+            crate::base::crash::point("manifest.append");
+            (self.number, self.newest, rest) = (number, next, later);
+        }
+        Ok(())
+    }
+
+    /// Takes files out before their objects are deleted (I-MAN-2), and packs what remains: neighbours that
+    /// fit into one segment become one. Segments that cannot be read are left as they are.
+    pub async fn remove(&mut self, store: &Store, ids: &BTreeSet<FileId>) -> Result<usize> {
+        let mut segments: Vec<(u64, Vec<ManifestEntry>, usize)> = Vec::new();
+        for (number, bytes) in fetch_all(store).await? {
+            match decode_segment(number, &bytes) {
+                Ok(entries) => {
+                    let had = entries.len();
+                    segments.push((number, entries, had));
+                }
+                Err(e) if e.is_corrupt() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let mut removed = 0;
+        for (_, entries, had) in &mut segments {
+            entries.retain(|e| !ids.contains(&e.id));
+            removed += *had - entries.len();
+        }
+        let steps = pack(segments, self.number);
+        for step in steps {
+            match step {
+                Step::Put(number, entries) => {
+                    store.put_over(&layout::manifest_key(number), encode_segment(number, &entries)).await?;
+                    crate::base::crash::point("manifest.remove");
+                    if number == self.number {
+                        self.newest = entries;
+                    }
+                }
+                Step::Drop(number) => store.delete(&[layout::manifest_key(number)]).await?,
+            }
+        }
+        Ok(removed)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Put(u64, Vec<ManifestEntry>),
+    Drop(u64),
+}
+
+/// What to write and drop so that the segments hold what they should. A segment is merged into the one before
+/// it when both fit; the newest keeps its number, so that the writer goes on in it. Merging goes into the later
+/// number, since the later one wins (I-MAN-3), and the earlier is dropped after that.
+fn pack(segments: Vec<(u64, Vec<ManifestEntry>, usize)>, newest: u64) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut carried: Option<(u64, Vec<ManifestEntry>)> = None;
+    for (number, mut entries, had) in segments {
+        let mut changed = entries.len() != had;
+        if let Some((from, mut earlier)) = carried.take() {
+            if number != newest && earlier.len() + entries.len() <= SEGMENT_FILES {
+                earlier.retain(|e| !entries.iter().any(|n| n.id == e.id));
+                changed |= !earlier.is_empty();
+                earlier.append(&mut entries);
+                entries = earlier;
+                if changed {
+                    steps.push(Step::Put(number, entries.clone()));
+                    changed = false;
+                }
+                steps.push(Step::Drop(from));
+            } else if earlier.is_empty() {
+                steps.push(Step::Drop(from));
+            }
+        }
+        if changed && (number == newest || !entries.is_empty()) {
+            steps.push(Step::Put(number, entries.clone()));
+        }
+        carried = (number != newest).then_some((number, entries));
+    }
+    if let Some((from, last)) = carried
+        && last.is_empty()
+    {
+        steps.push(Step::Drop(from));
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests;

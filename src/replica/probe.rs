@@ -1,0 +1,144 @@
+//! What one file says of itself without its pages: header, end of the page block, page index, trailer, by ranged reads.
+//!
+//! Rule I-PROBE-1: no byte of a page frame is fetched. The first guess at the length of the tail comes from the number of
+//! pages the manifest tells; a wrong guess costs one more read. Refused: one read of the whole small file, which would be fewer
+//! requests but is page data.
+
+use super::inventory::FileInfo;
+use crate::base::{Error, Kind, Result};
+use crate::ltx::{Crc, HEADER_LEN, Header, PageIndex, TAIL_LEN, Tail};
+use crate::store::Store;
+use std::io::{Read, Seek, SeekFrom};
+
+/// The six zero bytes that end the page block.
+const END_OF_PAGES: u64 = 6;
+/// Smallest LTX file: no pages, an index of one byte.
+const SMALLEST: u64 = HEADER_LEN as u64 + END_OF_PAGES + 1 + TAIL_LEN as u64;
+/// An index entry is three varints, hardly ever longer than this together.
+const INDEX_ENTRY: u64 = 10;
+
+/// What a file's edges say.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Its header, which agrees with its name.
+    pub header: Header,
+    /// The file checksum stored in its trailer.
+    pub crc: u64,
+    /// Pages in it.
+    pub pages: u32,
+    /// Checksum of what was read; see [`edge_of`].
+    pub edge: u32,
+    /// SHA-256 that the store keeps beside the object, if asked for and kept.
+    pub stored_sha256: Option<[u8; 32]>,
+}
+
+/// What came of looking at one file.
+#[derive(Clone, Debug)]
+pub enum Probed {
+    /// It is an LTX file of its name.
+    Sound(Box<Probe>),
+    /// It is no longer there.
+    Vanished,
+    /// It cannot be what its name says.
+    Damaged(String),
+}
+
+/// Whether the object's metadata is asked for too: one more request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AskMetadata {
+    /// For the SHA-256 kept there.
+    Yes,
+    /// Header, index and trailer only.
+    No,
+}
+
+/// Looks at `file`. `pages` is a guess at how many pages it holds. Errors are the store's: then nothing is known of the file.
+pub async fn probe(store: &Store, file: &FileInfo, pages: Option<u32>, ask: AskMetadata) -> Result<Probed> {
+    match look(store, file, pages, ask).await {
+        Ok(p) => Ok(Probed::Sound(Box::new(p))),
+        Err(e) if e.is_missing() => Ok(Probed::Vanished),
+        Err(e) if e.is_corrupt() => Ok(Probed::Damaged(e.to_string())),
+        Err(e) => Err(e),
+    }
+}
+
+async fn look(store: &Store, file: &FileInfo, pages: Option<u32>, ask: AskMetadata) -> Result<Probe> {
+    let (key, size) = (file.id().key(store.layout()), file.bytes);
+    if size < SMALLEST {
+        return Err(Error::corrupt(format!("{size} bytes are too few for an LTX file")));
+    }
+    let guess = END_OF_PAGES + 1 + u64::from(pages.unwrap_or(4)) * INDEX_ENTRY + TAIL_LEN as u64;
+    let from = size.saturating_sub(guess).max(HEADER_LEN as u64);
+    let metadata = async {
+        match ask {
+            AskMetadata::Yes => store.head(&key).await.map(Some),
+            AskMetadata::No => Ok(None),
+        }
+    };
+    let (head, mut tail, metadata) = futures_util::future::try_join3(
+        store.get_range(&key, 0..HEADER_LEN as u64),
+        store.get_range(&key, from..size),
+        metadata,
+    )
+    .await?;
+    let head: &[u8; HEADER_LEN] = head
+        .as_ref()
+        .try_into()
+        .map_err(|_| Error::corrupt("it is shorter than the store's listing says"))?;
+    let header = Header::decode(head)?;
+    if header.file_name() != file.id().name() {
+        return Err(Error::corrupt(format!(
+            "its header says {}: a renamed or swapped file",
+            header.file_name()
+        )));
+    }
+    let parsed = Tail::parse(&tail)?;
+    let index = parsed.index_range(size)?;
+    let start = index.start - END_OF_PAGES;
+    if start < from {
+        let more = store.get_range(&key, start..from).await?;
+        tail = [more.as_ref(), tail.as_ref()].concat().into();
+    }
+    let edges = tail.get(tail.len().saturating_sub(usize::try_from(size - start).unwrap_or(usize::MAX))..);
+    let edges = edges.unwrap_or_default();
+    if !edges.starts_with(&[0; END_OF_PAGES as usize]) {
+        return Err(Error::corrupt("its pages do not end where its page index starts"));
+    }
+    let entries = parsed.index_in(edges).ok_or_else(|| Error::corrupt("its page index is not whole"))?;
+    let pages = PageIndex::parse_for(entries, size, &header)?.len();
+    if parsed.post_apply.is_some() && header.tracking == crate::ltx::Tracking::NoChecksum {
+        return Err(Error::corrupt("the post-apply checksum does not agree with the header's flags"));
+    }
+    Ok(Probe {
+        edge: edge(head, edges),
+        header,
+        crc: parsed.checksum,
+        pages: u32::try_from(pages).unwrap_or(u32::MAX),
+        stored_sha256: metadata.and_then(|m| m.sha256),
+    })
+}
+
+fn edge(head: &[u8; HEADER_LEN], edges: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(head);
+    crc.update(edges);
+    (crc.flagged() & 0xffff_ffff) as u32
+}
+
+/// The low 32 bits of the CRC-64 of all bytes of an LTX file that are not page frames: header, the zero bytes after the pages,
+/// page index, trailer. Reads only those.
+pub fn edge_of<R: Read + Seek>(file: &mut R) -> Result<u32> {
+    let io = |e: std::io::Error| Error::new(Kind::Io, "cannot read an LTX file").because(e);
+    let size = file.seek(SeekFrom::End(0)).map_err(io)?;
+    if size < SMALLEST {
+        return Err(Error::corrupt(format!("{size} bytes are too few for an LTX file")));
+    }
+    let mut head = [0; HEADER_LEN];
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.read_exact(&mut head)).map_err(io)?;
+    let mut last = [0; TAIL_LEN];
+    file.seek(SeekFrom::End(-(TAIL_LEN as i64))).and_then(|_| file.read_exact(&mut last)).map_err(io)?;
+    let start = Tail::parse(&last)?.index_range(size)?.start - END_OF_PAGES;
+    let mut edges = Vec::new();
+    file.seek(SeekFrom::Start(start)).and_then(|_| file.read_to_end(&mut edges)).map_err(io)?;
+    Ok(edge(&head, &edges))
+}

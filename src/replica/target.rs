@@ -1,0 +1,265 @@
+//! The file a restore ends in, and the one moment at which it changes.
+//!
+//! Rules
+//! * I-TGT-1 Nothing beside the target is touched before everything about the new file is proved; then the new file takes its
+//!   place in one rename. On any failure before that, only our temporary files were there, and they are removed.
+//! * I-TGT-2 A `-wal` or `-journal` of the old database must not meet the new one: SQLite would replay it into it. Without leave to
+//!   overwrite they are a refusal. With it, they go before the rename.
+//! * I-TGT-3 A crash between those two loses nothing: the old database and its `-wal`/`-journal` were hard-linked together under
+//!   `<target>.walrust-old-<id>` first, a complete database of its own, and are removed only after the rename is durable.
+//!
+//! A crash leaves `<target>.walrust-restore-<id>*` (garbage; swept by the next restore to that target once an hour old) or the
+//! complete old pair (kept, for a person to look at). Refused: removing the `-wal` after the rename (a crash between poisons the
+//! new database), and checkpointing it away (a restore must not need the old database to be sound).
+
+use crate::base::{Error, Kind, Result, clock, crash};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// What to do with a file that is in the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Overwrite {
+    /// An existing target is an error.
+    #[default]
+    Refuse,
+    /// It is replaced once the new one is proved.
+    Replace,
+}
+
+/// What SQLite keeps beside a database file.
+const SIDECARS: [&str; 3] = ["-wal", "-journal", "-shm"];
+/// Temporary files of ours older than this belong to nobody alive.
+const STALE: Duration = Duration::from_secs(3600);
+
+/// A target on its way from "may be written" to "written".
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    temp: PathBuf,
+    id: String,
+    overwrite: Overwrite,
+    committed: bool,
+}
+
+impl Target {
+    /// Checks that `path` may be written, and chooses the temporary name beside it. Creates nothing.
+    pub fn prepare(path: &Path, overwrite: Overwrite) -> Result<Target> {
+        // Through a symbolic link SQLite keeps the -wal beside the real file, and so the real file is the target.
+        let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let shown = path.display();
+        let Some(name) = path.file_name() else {
+            return Err(Error::config(format!("restore target '{shown}' is not a file name")));
+        };
+        let dir = parent(path);
+        if !dir.is_dir() {
+            let text = format!(
+                "restore target {shown}: the directory {} does not exist; create it first",
+                dir.display()
+            );
+            return Err(Error::new(Kind::Missing, text));
+        }
+        match fs::symlink_metadata(path) {
+            Ok(m) if m.is_dir() => {
+                return Err(Error::config(format!(
+                    "restore target {shown} is a directory; give a file name"
+                )));
+            }
+            Ok(_) if overwrite == Overwrite::Refuse => {
+                let text = format!(
+                    "restore target {shown} exists; choose another path, or pass overwrite to replace it"
+                );
+                return Err(Error::new(Kind::Exists, text));
+            }
+            Ok(m) if !m.is_file() => {
+                return Err(Error::config(format!("restore target {shown} is not an ordinary file")));
+            }
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("look at", path, e)),
+        }
+        if overwrite == Overwrite::Refuse
+            && let Some(left) = SIDECARS.iter().take(2).map(|s| with_suffix(path, s)).find(|p| p.exists())
+        {
+            let text = format!(
+                "{} lies beside the restore target and would be replayed into it; remove it, or pass overwrite",
+                left.display()
+            );
+            return Err(Error::new(Kind::Exists, text));
+        }
+        let id = format!("{:016x}", clock::random_u64());
+        let mut temp_name = name.to_os_string();
+        temp_name.push(format!(".walrust-restore-{id}"));
+        sweep(&dir, &name.to_string_lossy());
+        Ok(Target { path: path.to_path_buf(), temp: dir.join(temp_name), id, overwrite, committed: false })
+    }
+
+    /// Where the new database is built.
+    pub fn temp(&self) -> &Path {
+        &self.temp
+    }
+
+    /// Where it goes.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A name beside the temporary file for object `n` on its way.
+    pub fn part(&self, n: usize) -> PathBuf {
+        with_suffix(&self.temp, &format!(".{n}"))
+    }
+
+    /// Puts the finished, durable temporary file in the target's place (I-TGT-1..3).
+    pub fn commit(mut self) -> Result<()> {
+        for s in SIDECARS {
+            remove(&with_suffix(&self.temp, s))?;
+        }
+        let old = self.set_old_pair_aside()?;
+        crash::point("restore.aside");
+        if let Err(e) = self.swap() {
+            old.put_back();
+            return Err(e);
+        }
+        self.committed = true;
+        crash::point("restore.renamed");
+        sync_dir(&parent(&self.path))?;
+        old.forget()
+    }
+
+    /// Takes over the old file's permissions, takes its sidecars away, renames.
+    fn swap(&self) -> Result<()> {
+        if let Ok(m) = fs::metadata(&self.path) {
+            fs::set_permissions(&self.temp, m.permissions())
+                .map_err(|e| Error::io("set permissions of", &self.temp, e))?;
+        }
+        if self.overwrite == Overwrite::Replace {
+            for s in SIDECARS {
+                remove(&with_suffix(&self.path, s))?;
+            }
+        }
+        crash::point("restore.sidecars-removed");
+        if self.overwrite == Overwrite::Refuse {
+            // A link does not replace what somebody else has put there meanwhile; a rename would.
+            match fs::hard_link(&self.temp, &self.path) {
+                Ok(()) => return remove(&self.temp),
+                Err(_) if fs::symlink_metadata(&self.path).is_ok() => {
+                    let text =
+                        format!("restore target {} appeared while it was restored", self.path.display());
+                    return Err(Error::new(Kind::Exists, text));
+                }
+                // A file system without links.
+                Err(_) => {}
+            }
+        }
+        fs::rename(&self.temp, &self.path)
+            .map_err(|e| Error::io("rename the restored database to", &self.path, e))
+    }
+
+    /// I-TGT-3. Only needed where there is a `-wal` or `-journal` with content.
+    fn set_old_pair_aside(&self) -> Result<Aside> {
+        let mut aside = Aside { links: Vec::new() };
+        let filled = |s: &&str| fs::metadata(with_suffix(&self.path, s)).is_ok_and(|m| m.len() > 0);
+        if !self.path.exists() || !SIDECARS.iter().take(2).any(|s| filled(&s)) {
+            return Ok(aside);
+        }
+        let base = with_suffix(&self.path, &format!(".walrust-old-{}", self.id));
+        for s in ["", "-wal", "-journal"] {
+            let (from, to) = (with_suffix(&self.path, s), with_suffix(&base, s));
+            match fs::hard_link(&from, &to) {
+                Ok(()) => aside.links.push((from, to)),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => {
+                    let e = Error::io("set aside (by a hard link)", &from, e);
+                    aside.forget()?;
+                    return Err(e);
+                }
+            }
+        }
+        sync_dir(&parent(&self.path))?;
+        Ok(aside)
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        for s in ["", "-wal", "-journal", "-shm"] {
+            if let Err(e) = remove(&with_suffix(&self.temp, s)) {
+                log::warn!("walrust: {e}");
+            }
+        }
+    }
+}
+
+/// Hard links to the old database and what belongs to it.
+struct Aside {
+    links: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Aside {
+    /// The rename failed: the sidecars return to their places.
+    fn put_back(&self) {
+        for (home, link) in &self.links {
+            let back = if home.exists() { fs::remove_file(link) } else { fs::rename(link, home) };
+            if let Err(e) = back {
+                log::warn!("walrust: cannot put {} back as {}: {e}", link.display(), home.display());
+            }
+        }
+    }
+
+    fn forget(&self) -> Result<()> {
+        // The database first: a -wal alone is not taken for a database.
+        self.links.iter().try_for_each(|(_, link)| remove(link))
+    }
+}
+
+/// Removes temporary files that a crashed restore to the same target left.
+fn sweep(dir: &Path, name: &str) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let prefix = format!("{name}.walrust-restore-");
+    let now = Duration::from_millis(u64::try_from(clock::now().0).unwrap_or(0));
+    for e in entries.flatten() {
+        let ours = e.file_name().to_string_lossy().starts_with(&prefix);
+        let age = e
+            .metadata()
+            .and_then(|m| m.modified())
+            .map(|t| now.saturating_sub(t.duration_since(UNIX_EPOCH).unwrap_or(now)));
+        if ours && age.is_ok_and(|a| a > STALE) {
+            let _ = fs::remove_file(e.path());
+        }
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut s = path.as_os_str().to_os_string();
+    s.push(suffix);
+    PathBuf::from(s)
+}
+
+/// Removes a file; one that is not there is fine.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io("remove", path, e)),
+    }
+}
+
+/// Makes renames and removals in `dir` durable.
+fn sync_dir(dir: &Path) -> Result<()> {
+    // Windows cannot open a directory as a file, and keeps its directories in order itself.
+    if cfg!(windows) {
+        return Ok(());
+    }
+    fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync the directory", dir, e))
+}

@@ -12,9 +12,10 @@
 //! per page in memory (8 bytes a page is 2 GB for a database of 1 TB); the old page is in the page cache anyway.
 
 use super::layout::FileId;
-use super::manifest::{ManifestEntry, hex};
+use super::manifest::ManifestEntry;
 use crate::base::{DbChecksum, Error, PageSize, Pgno, Result, TxId};
 use crate::ltx::{Decoder, Header, Trailer, page_checksum};
+use crate::store::hex;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};

@@ -31,7 +31,7 @@
 use super::layout::{self, FileId};
 use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId};
 use crate::ltx::{Level, Summary};
-use crate::store::Store;
+use crate::store::{Store, hex};
 use futures_util::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,22 +111,9 @@ impl ManifestEntry {
         let (id, crc, time) = (&self.id, self.crc, self.time.0);
         let _ = write!(s, "[{},{},{},{},", id.level.get(), id.min.0, id.max.0, self.bytes);
         let _ = write!(s, "{},{},\"{crc:016x}\",\"{:08x}\",\"", self.pages, self.commit, self.edge);
-        hex_into(&mut s, &self.sha256);
+        s.push_str(&hex(&self.sha256));
         let _ = write!(s, "\",{time},\"{after}\"]");
         s
-    }
-}
-
-/// Lower-case hex digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let mut s = String::with_capacity(bytes.len() * 2);
-    hex_into(&mut s, bytes);
-    s
-}
-
-fn hex_into(s: &mut String, bytes: &[u8]) {
-    for b in bytes {
-        let _ = write!(s, "{b:02x}");
     }
 }
 

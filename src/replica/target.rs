@@ -159,8 +159,8 @@ impl Target {
     /// I-TGT-3. Only needed where there is a `-wal` or `-journal` with content.
     fn set_old_pair_aside(&self) -> Result<Aside> {
         let mut aside = Aside { links: Vec::new() };
-        let filled = |s: &&str| fs::metadata(with_suffix(&self.path, s)).is_ok_and(|m| m.len() > 0);
-        if !self.path.exists() || !SIDECARS.iter().take(2).any(|s| filled(&s)) {
+        let filled = |s: &str| fs::metadata(with_suffix(&self.path, s)).is_ok_and(|m| m.len() > 0);
+        if !self.path.exists() || !SIDECARS.iter().take(2).any(|s| filled(s)) {
             return Ok(aside);
         }
         let base = with_suffix(&self.path, &format!(".walrust-old-{}", self.id));

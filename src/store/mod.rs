@@ -242,6 +242,14 @@ impl Store {
         &self.url
     }
 
+    /// How LTX objects are named in this kind of store; in memory as in S3.
+    pub fn layout(&self) -> LayoutKind {
+        match &*self.backend {
+            Backend::Objects(o) if matches!(o.kind, None | Some(StoreKind::S3)) => LayoutKind::LevelHex,
+            _ => LayoutKind::LevelDecimal,
+        }
+    }
+
     /// One try of one verb, through the faults.
     async fn attempt<T>(&self, op: Op, key: &str, future: impl Future<Output = Result<T>>) -> Result<T> {
         match self.fault(op, key) {

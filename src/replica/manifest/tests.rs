@@ -12,7 +12,7 @@ fn entry(n: u64) -> ManifestEntry {
         edge: 0x01c2_77ab ^ n as u32,
         sha256: Sha256::digest(n.to_be_bytes()).into(),
         time: Timestamp(1_795_370_683_421 + n as i64),
-        after: (n % 5 != 0).then(|| DbChecksum(n | DbChecksum::FLAG)),
+        after: (!n.is_multiple_of(5)).then_some(DbChecksum(n | DbChecksum::FLAG)),
     }
 }
 

@@ -162,7 +162,7 @@ fn a_valid_file_of_another_history_is_refused() {
         let mut other = Maker::new(1024);
         other.attested = attested;
         let foreign = history(&mut other, 12).into_iter().find(|f| f.id == b.id(0, 12)).unwrap();
-        block(put(&b.store, &[foreign.clone()]));
+        block(put(&b.store, std::slice::from_ref(&foreign)));
         let e = b.get(Point::Latest).unwrap_err();
         assert!(e.is_corrupt() && e.to_string().contains("000c.ltx"), "{e}");
         block(b.store.delete(&[manifest_key(1)])).unwrap();

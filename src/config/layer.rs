@@ -36,7 +36,7 @@ impl fmt::Display for Source {
             Source::Sql => f.write_str("sql"),
             Source::Uri => f.write_str("uri"),
             Source::File { path, line } => write!(f, "{}:{line}", path.display()),
-            Source::Env(name) => f.write_str(name),
+            Source::Env(name) => write!(f, "env {name}"),
             Source::Default => f.write_str("default"),
         }
     }
@@ -114,12 +114,13 @@ impl Layer {
             let Some(name) = name.to_str().filter(|n| n.starts_with("WALRUST_")) else { continue };
             let Some(setting) = all.get(name) else {
                 // Others may have variables of this prefix; a slip of the pen is told apart by nearness.
-                if name == "WALRUST_CONFIG" || all.is_empty() {
-                    continue;
-                }
-                match nearest(name, all.keys().map(String::as_str)) {
+                let rest = name.trim_start_matches("WALRUST_").to_ascii_lowercase();
+                match nearest(&rest, TABLE.iter().map(|s| s.name)).filter(|_| name != "WALRUST_CONFIG") {
                     Some(near) => {
-                        return Err(Error::config(format!("unknown variable {name}; did you mean {near}?")));
+                        let near = near.to_ascii_uppercase();
+                        return Err(Error::config(format!(
+                            "unknown variable {name}; did you mean WALRUST_{near}?"
+                        )));
                     }
                     None => continue,
                 }

@@ -24,8 +24,8 @@ pub struct OptionSpec {
 pub enum OptionKind {
     /// `true`, `false`, 1 or 0.
     Flag,
-    /// A whole number from 0 up to this.
-    Count(u64),
+    /// A whole number from the first to the second.
+    Count(u64, u64),
     /// A duration as text.
     Duration,
     /// Text.
@@ -48,9 +48,9 @@ impl OptionSpec {
     pub const fn flag(name: &'static str) -> OptionSpec {
         OptionSpec { name, kind: OptionKind::Flag }
     }
-    /// A whole number up to `max`.
-    pub const fn count(name: &'static str, max: u64) -> OptionSpec {
-        OptionSpec { name, kind: OptionKind::Count(max) }
+    /// A whole number from `min` to `max`.
+    pub const fn count(name: &'static str, min: u64, max: u64) -> OptionSpec {
+        OptionSpec { name, kind: OptionKind::Count(min, max) }
     }
     /// A duration.
     pub const fn duration(name: &'static str) -> OptionSpec {
@@ -150,10 +150,14 @@ fn own(spec: &OptionSpec, raw: &Raw) -> Result<Option<Given>, String> {
         (OptionKind::Flag, What::Other("true") | What::Int(1)) => Given::Flag(true),
         (OptionKind::Flag, What::Other("false") | What::Int(0)) => Given::Flag(false),
         (OptionKind::Flag, _) => return Err("must be true, false, 1 or 0".into()),
-        (OptionKind::Count(max), What::Int(n)) if u64::try_from(*n).is_ok_and(|n| n <= max) => {
+        (OptionKind::Count(min, max), What::Int(n))
+            if u64::try_from(*n).is_ok_and(|n| n >= min && n <= max) =>
+        {
             Given::Count(n.unsigned_abs())
         }
-        (OptionKind::Count(max), _) => return Err(format!("must be a whole number from 0 to {max}")),
+        (OptionKind::Count(min, max), _) => {
+            return Err(format!("must be a whole number from {min} to {max}"));
+        }
         (OptionKind::Duration, What::Text(t)) => Given::Duration(parse_duration(t)?),
         (OptionKind::Duration, _) => return Err("must be a duration as text, e.g. \"5s\"".into()),
         (OptionKind::Text, What::Text(t)) => Given::Text(t.clone()),

@@ -112,7 +112,7 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
         let mut vars = env(&[(&s.env(), text)]);
         vars.extend(env(also_env));
         let by_env = Config::from_text(None, vars, check_url).unwrap();
-        check(&by_env.resolve(db, None, None).unwrap(), &s.env());
+        check(&by_env.resolve(db, None, None).unwrap(), &format!("env {}", s.env()));
 
         let top = toml(&format!("{also}{} = {in_toml}\n", s.toml_path())).unwrap();
         let line = if also.is_empty() { 1 } else { 2 };
@@ -388,7 +388,11 @@ fn environment_and_uri_errors_name_the_place() {
     }
     by_env("WALRUST_REPLICA", "").unwrap();
     by_env("WALRUST_TEST_BUCKET_OF_SOMEBODY", "x").unwrap();
-    by_env("WALRUST_CRASH", "some-point").unwrap();
+    for other in
+        ["WALRUST_CRASH", "WALRUST_SEED", "WALRUST_SO", "WALRUST_CLI", "WALRUST_ROUNDS", "WALRUST_BLESS"]
+    {
+        by_env(other, "7").unwrap();
+    }
     let e = Layer::from_uri([("replca", "s3://b/x")]).unwrap_err().to_string();
     assert!(e.contains("did you mean \"replica\"?"), "{e}");
     let e = Layer::from_uri([("interval", "x")]).unwrap_err().to_string();
@@ -410,6 +414,9 @@ fn options_are_checked() {
     assert_eq!(r.settings.retention.hourly, 3);
     assert_eq!(r.source(Id::RetentionHourly), Source::Sql);
     assert_eq!(r.settings.levels.len(), 2);
+    let zero = options(r#"{"validation_interval":0,"interval":0}"#).unwrap().settings;
+    let r = Config::empty(check_url).resolve(Path::new("/a.db"), None, Some(&zero)).unwrap();
+    assert_eq!(r.settings.interval, Duration::ZERO);
     for none in ["", " ", "{}", r#"{"takeover":null,"interval":null}"#, r#"{"takeover":false}"#] {
         let o = options(none).unwrap();
         assert!(!o.flag("takeover") && o.settings.is_empty(), "{none}");
@@ -440,12 +447,19 @@ fn options_are_checked() {
             "{text}: {e}"
         );
     }
-    let own = [OptionSpec::count("parallel", 64), OptionSpec::duration("interval"), OptionSpec::text("note")];
+    let own =
+        [OptionSpec::count("parallel", 1, 64), OptionSpec::duration("interval"), OptionSpec::text("note")];
     let parse = |t: &str| Options::parse("f", Some(t), &own, WithSettings::No);
     let o = parse(r#"{"parallel":8,"interval":"5s","note":"n"}"#).unwrap();
     assert_eq!((o.count("parallel"), o.duration("interval")), (Some(8), Some(Duration::from_secs(5))));
     assert_eq!((o.text("note"), o.count("note"), o.count("absent")), (Some("n"), None, None));
-    for bad in [r#"{"parallel":65}"#, r#"{"parallel":-1}"#, r#"{"spool_limit":"1GB"}"#, r#"{"note":1}"#] {
+    for bad in [
+        r#"{"parallel":65}"#,
+        r#"{"parallel":0}"#,
+        r#"{"parallel":-1}"#,
+        r#"{"spool_limit":"1GB"}"#,
+        r#"{"note":1}"#,
+    ] {
         assert!(parse(bad).is_err(), "{bad}");
     }
     assert!(

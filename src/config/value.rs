@@ -266,6 +266,9 @@ pub(super) fn text_of<'a>(raw: &'a Raw, wanted: &str) -> Result<&'a str, Fault> 
 }
 
 fn duration_of(raw: &Raw) -> Result<Duration, Fault> {
+    if raw.what == What::Int(0) {
+        return Ok(Duration::ZERO); // the one number that needs no unit
+    }
     parse_duration(text_of(raw, "a duration as text, e.g. \"5s\"")?).map_err(|m| fault(raw, m))
 }
 
@@ -285,7 +288,11 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
                 let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
                 return Err(fault(raw, format!("must be from {min} to {max}")));
             }
-            Ok((Value::Duration(d), text_of(raw, "text")?.trim().to_string()))
+            let shown = match &raw.what {
+                What::Text(t) => t.trim().to_string(),
+                _ => "0".to_string(),
+            };
+            Ok((Value::Duration(d), shown))
         }
         ValueKind::Levels => levels(raw),
         ValueKind::Count { min, max } => count(raw, min, max),

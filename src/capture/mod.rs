@@ -1,1 +1,557 @@
-//! Room `capture`.
+//! What may happen inside a commit: notice it, keep SQLite from recycling frames that are not sealed, seal.
+//!
+//! A commit is known from the wal-index header at the moment the WRITE lock is given up, not from parsing
+//! writes: that is exact through cache spill, savepoints, rollback, padding and failed syncs, for every
+//! process (<https://sqlite.org/walformat.html#the_wal_index_file_format>).
+//!
+//! # Rules
+//!
+//! * I-CAP-1: nothing past `mxFrame` is sealed, however valid its checksum looks.
+//! * I-CAP-2: a WAL generation is followed by another only when all of it is sealed, or the tracker knows
+//!   that it is not ([`Sync::Lost`]) and a snapshot under a new lineage follows. Never guessed.
+//! * I-CAP-3: an app's thread waits for local disk at most, never for the store, and fails for neither.
+//! * I-CAP-4: what is sealed is on disk (synced) before the frames may be overwritten.
+//!
+//! # Continuity
+//!
+//! A generation is a pair of salts. Within one, the frame number and running checksum tie the next range to
+//! the last. From one to the next: the process that restarts the WAL holds WRITE from before the restart
+//! until its own first commit is in; it knew the old generation as sealed to its end, so at unlock it may say
+//! "the new salts follow". Any doubt (salts that nobody announced, a rollback-mode write, a replaced file, a
+//! WAL that lost its tail to a power cut) ends in [`Sync::Lost`], and then only the content of the whole
+//! database can prove that nothing was missed ([`resync`]).
+//!
+//! # Threads
+//!
+//! [`Tracker`] is called from the app's threads (inside SQLite's locking calls), the sealer thread and, for
+//! a resync, a thread of its own. What crosses processes is the spool: position file and seal lock.
+//!
+//! # Refused
+//!
+//! Holding a read mark against resets, as Litestream does from outside: it makes the app's own checkpoints
+//! report "busy" and the WAL grow while the writer is quicker than the reader. Sealing the short tail on the
+//! resetting thread costs a fraction of the checkpoint it just paid.
+
+pub mod pages;
+pub mod resync;
+mod seal;
+
+pub use seal::Sealed;
+
+use crate::base::{Error, Kind, Result, Timestamp};
+use crate::spool::{FileStamp, Handoff, Position, Spool, WalPoint};
+use crate::wal::IndexHeader;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Tail that a resetting thread seals itself, in frames, while the WAL is of ordinary size. The sealer has
+/// usually done it during the checkpoint that precedes a reset; what it has not is a commit or two.
+const SHORT_TAIL: u32 = 64;
+/// WAL size in frames from which a longer tail is sealed on the spot rather than put off: SQLite resets at
+/// 1,000 by default, so eight refusals have gone by.
+const LONG_WAL: u32 = 8_192;
+/// The longest tail sealed on an app's thread, in frames: tens of milliseconds at the most.
+const LONG_TAIL: u32 = 4_096;
+/// While resets are refused, a checkpoint is let through only once this many frames wait for it; else every
+/// commit would run one, at fifty times the price (SQLite's default autocheckpoint threshold).
+pub const CHECKPOINT_STEP: u32 = 1_000;
+
+/// The database as the tracker may read it without SQL, offered by the room that knows SQLite.
+pub trait Database: Send + std::marker::Sync {
+    /// A consistent view: see [`Pinned`]. Never called on an app's thread.
+    fn pin(&self) -> Result<Box<dyn Pinned>>;
+    /// Reads the database file, without locks of its own; returns how many bytes there were.
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<usize>;
+}
+
+/// A read mark held on the database: nothing it can see is overwritten while it lives.
+pub trait Pinned {
+    /// The wal-index header at the moment of pinning: the view is everything up to its mxFrame.
+    fn header(&self) -> &IndexHeader;
+    /// Whether the view is all in the database file (SQLite's read mark 0), so that the WAL must not be read.
+    fn is_db_only(&self) -> bool;
+    /// Reads the database file; returns how many bytes there were.
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<usize>;
+}
+
+/// Whether the WAL is known to go on from the position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Not started yet: nothing is captured, nothing refused.
+    Idle,
+    /// A resync is looking at the database: the WAL must stay as it is.
+    Resyncing,
+    /// Every commit since the position is in the WAL.
+    Kept,
+    /// Something was, or may have been, missed; says what.
+    Lost(String),
+}
+
+/// May the WAL be reset, or a checkpoint run?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// Yes.
+    Granted,
+    /// Not now: answer SQLITE_BUSY, as a slow reader would.
+    Refused,
+}
+
+/// What a WRITE unlock told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    /// Nothing new.
+    Nothing,
+    /// A commit: wake the sealer.
+    Commit,
+    /// Continuity was lost: wake the sealer, it must resync.
+    Lost,
+}
+
+/// Why nothing was sealed.
+#[derive(Debug)]
+pub enum SealError {
+    /// The WAL does not go on from the position.
+    OutOfSync(String),
+    /// The WAL was reset while it was read: look again.
+    Again,
+    /// Reading or writing failed.
+    Failed(Error),
+}
+
+impl From<Error> for SealError {
+    fn from(e: Error) -> Self {
+        SealError::Failed(e)
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    sync: Sync,
+    /// The newest header noticed in this process.
+    seen: Option<IndexHeader>,
+    /// The header when this process last got WRITE, and whether it then went on from what is known.
+    at_lock: Option<(IndexHeader, bool)>,
+    /// Position as of the last look; another process may have moved it on.
+    position: Option<Position>,
+    /// The last seal that failed on an app's thread.
+    seal_error: Option<String>,
+}
+
+/// Capture of one database in one process.
+pub struct Tracker {
+    path: PathBuf,
+    wal_path: PathBuf,
+    spool: Arc<Spool>,
+    db: Arc<dyn Database>,
+    state: Mutex<State>,
+    /// Fast path: whether anything is to be done at all.
+    active: AtomicBool,
+    /// Resets refused so far.
+    refused: AtomicU64,
+    /// Resets are being refused: throttle checkpoints.
+    refusing: AtomicBool,
+    /// Commits noticed so far.
+    commits: AtomicU64,
+    /// Spool bytes past which the app's WAL is no longer held back.
+    give_up_wal_bytes: u64,
+}
+
+impl Tracker {
+    /// A tracker for the database at `path`, idle. `give_up_wal_bytes`: size of WAL at which a spool that
+    /// can't be written is given up on, so that the app's disk does not fill (a snapshot follows).
+    pub fn new(path: &Path, spool: Arc<Spool>, db: Arc<dyn Database>, give_up_wal_bytes: u64) -> Tracker {
+        let mut wal_path = path.as_os_str().to_owned();
+        wal_path.push("-wal");
+        Tracker {
+            path: path.to_path_buf(),
+            wal_path: wal_path.into(),
+            spool,
+            db,
+            state: Mutex::new(State {
+                sync: Sync::Idle,
+                seen: None,
+                at_lock: None,
+                position: None,
+                seal_error: None,
+            }),
+            active: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            refusing: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+            give_up_wal_bytes,
+        }
+    }
+
+    /// Whether any hook has work to do.
+    #[inline]
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// Stops: hooks pass everything from now on.
+    pub fn stop(&self) {
+        self.active.store(false, Ordering::Release);
+        self.lock().sync = Sync::Idle;
+    }
+
+    /// The WAL must stay as it is from now on, until [`Tracker::resume`] or [`Tracker::lose`].
+    pub fn begin_resync(&self) {
+        self.lock().sync = Sync::Resyncing;
+        self.active.store(true, Ordering::Release);
+    }
+
+    /// The WAL is known to go on from `p`.
+    pub fn resume(&self, p: Position) {
+        let mut s = self.lock();
+        s.position = Some(p);
+        s.sync = Sync::Kept;
+        s.at_lock = None;
+        self.refusing.store(false, Ordering::Relaxed);
+        self.active.store(true, Ordering::Release);
+    }
+
+    /// Continuity is lost.
+    pub fn lose(&self, why: impl Into<String>) {
+        let mut s = self.lock();
+        if matches!(s.sync, Sync::Kept | Sync::Resyncing) {
+            s.sync = Sync::Lost(why.into());
+        }
+        self.refusing.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the WAL is known to go on from the position.
+    pub fn sync_state(&self) -> Sync {
+        self.lock().sync.clone()
+    }
+
+    /// The newest position known in this process.
+    pub fn position(&self) -> Option<Position> {
+        self.lock().position.clone()
+    }
+
+    /// The newest header noticed.
+    pub fn seen(&self) -> Option<IndexHeader> {
+        self.lock().seen.clone()
+    }
+
+    /// Commits noticed and resets refused, in this process.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.commits.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
+    }
+
+    /// The last failure to seal on an app's thread, if it has not succeeded since.
+    pub fn seal_error(&self) -> Option<String> {
+        self.lock().seal_error.clone()
+    }
+
+    /// Where the WAL lies.
+    pub fn wal_path(&self) -> &Path {
+        &self.wal_path
+    }
+
+    /// Whether everything up to `h` is sealed.
+    pub fn is_sealed(&self, h: &IndexHeader) -> bool {
+        let s = self.lock();
+        s.position.as_ref().is_some_and(|p| sealed_frame(p, h) == Some(h.max_frame))
+    }
+
+    /// Frames up to `h` that are not sealed yet.
+    pub fn unsealed_frames(&self, h: &IndexHeader) -> u32 {
+        let s = self.lock();
+        match s.position.as_ref().and_then(|p| sealed_frame(p, h)) {
+            Some(f) => h.max_frame.saturating_sub(f),
+            None => h.max_frame,
+        }
+    }
+
+    /// This process got WRITE. App's thread.
+    pub fn write_begins(&self, h: Option<IndexHeader>) {
+        let mut s = self.lock();
+        let Some(h) = h else {
+            s.at_lock = None;
+            return;
+        };
+        let known = s.sync == Sync::Kept && self.goes_on(&mut s, &h);
+        s.at_lock = Some((h, known));
+    }
+
+    /// This process is about to give up WRITE. App's thread.
+    pub fn write_ends(&self, h: Option<IndexHeader>) -> Noticed {
+        let mut s = self.lock();
+        let (Some(h), Some((before, known))) = (h, s.at_lock.take()) else {
+            return Noticed::Nothing;
+        };
+        if s.sync != Sync::Kept {
+            s.seen = Some(h);
+            return if matches!(s.sync, Sync::Lost(_)) { Noticed::Lost } else { Noticed::Nothing };
+        }
+        if !known {
+            s.sync = Sync::Lost(format!(
+                "the WAL was restarted or the database changed by something that had not loaded walrust (salt {} frame {})",
+                before.salt, before.max_frame
+            ));
+            s.seen = Some(h);
+            return Noticed::Lost;
+        }
+        let changed = h.max_frame != before.max_frame || h.salt != before.salt;
+        if h.salt != before.salt
+            && let Err(e) = self.follow(&mut s, &before, &h)
+        {
+            s.sync = Sync::Lost(e);
+            s.seen = Some(h);
+            return Noticed::Lost;
+        }
+        let foreign = s.seen.as_ref().is_some_and(|o| o.salt == before.salt && o.max_frame != before.max_frame);
+        s.seen = Some(h.clone());
+        drop(s);
+        if changed && h.max_frame > 0 {
+            self.commits.fetch_add(1, Ordering::Relaxed);
+            return Noticed::Commit;
+        }
+        if foreign { Noticed::Commit } else { Noticed::Nothing }
+    }
+
+    /// A header seen without WRITE (polling): another process's commits. Sealer thread.
+    pub fn look(&self, h: IndexHeader) -> Noticed {
+        let mut s = self.lock();
+        if s.sync != Sync::Kept {
+            return Noticed::Nothing;
+        }
+        if s.seen.as_ref() == Some(&h) {
+            return Noticed::Nothing;
+        }
+        if !self.goes_on(&mut s, &h) {
+            // The process that restarted it may be about to say so: the sealer looks again.
+            return Noticed::Lost;
+        }
+        let news = s.position.as_ref().is_some_and(|p| sealed_frame(p, &h) != Some(h.max_frame)) && h.max_frame > 0;
+        s.seen = Some(h);
+        if news { Noticed::Commit } else { Noticed::Nothing }
+    }
+
+    /// Does `h` go on from the position? Looks at the position file when memory does not know the salts.
+    fn goes_on(&self, s: &mut State, h: &IndexHeader) -> bool {
+        if s.position.as_ref().is_some_and(|p| sealed_frame(p, h).is_some()) {
+            return true;
+        }
+        if let Ok(Some(p)) = self.spool.position() {
+            let ok = sealed_frame(&p, h).is_some();
+            s.position = Some(p);
+            if ok {
+                return true;
+            }
+        }
+        let Some(Handoff::Closed(stamp)) = s.position.as_ref().map(|p| p.handoff) else {
+            return false;
+        };
+        h.max_frame == 0 && FileStamp::of(&self.path).is_ok_and(|now| now == stamp)
+    }
+
+    /// The generation of `before`, sealed to its end, is followed by that of `h` under one WRITE lock.
+    fn follow(&self, s: &mut State, before: &IndexHeader, h: &IndexHeader) -> std::result::Result<(), String> {
+        let held = self.spool.seal_lock().hold().map_err(|e| e.to_string())?;
+        let p = match self.spool.position() {
+            Ok(Some(p)) => p,
+            Ok(None) => return Err("the spool's position is gone".to_string()),
+            Err(e) => return Err(e.to_string()),
+        };
+        let sealed = sealed_frame(&p, before) == Some(before.max_frame)
+            || (before.max_frame == 0 && matches!(p.handoff, Handoff::Closed(_)));
+        if !sealed {
+            return Err(format!("the WAL was restarted with frames up to {} not sealed", before.max_frame));
+        }
+        let next = Position {
+            wal: Some(WalPoint { salt1: h.salt.salt1, salt2: h.salt.salt2, frame: 0, checksum: None }),
+            handoff: Handoff::Live,
+            ..p
+        };
+        self.spool.set_position(&next).map_err(|e| e.to_string())?;
+        drop(held);
+        s.position = Some(next);
+        Ok(())
+    }
+
+    /// Somebody with WRITE wants to reset the WAL (EXCLUSIVE on the read marks). App's thread.
+    pub fn reset_wanted(&self, h: Option<&IndexHeader>, wal_bytes: impl Fn() -> u64) -> Permit {
+        let sync = self.sync_state();
+        match (sync, h) {
+            (Sync::Resyncing, _) => return self.refuse(),
+            (Sync::Idle | Sync::Lost(_), _) | (_, None) => return Permit::Granted,
+            (Sync::Kept, Some(h)) if h.max_frame == 0 => return Permit::Granted,
+            _ => {}
+        }
+        let Some(h) = h else { return Permit::Granted };
+        if !self.is_sealed(h) {
+            let tail = self.unsealed_frames(h);
+            let limit = if h.max_frame >= LONG_WAL { LONG_TAIL } else { SHORT_TAIL };
+            if tail > limit {
+                return self.refuse();
+            }
+            match self.seal(h, crate::base::clock::now()) {
+                Ok(_) => self.lock().seal_error = None,
+                Err(e) => return self.cannot_seal(e, wal_bytes()),
+            }
+        }
+        if let Err(e) = self.spool.make_durable() {
+            return self.cannot_seal(SealError::Failed(e), wal_bytes());
+        }
+        self.refusing.store(false, Ordering::Relaxed);
+        Permit::Granted
+    }
+
+    fn cannot_seal(&self, e: SealError, wal_bytes: u64) -> Permit {
+        match e {
+            SealError::OutOfSync(why) => {
+                self.lose(why);
+                Permit::Granted
+            }
+            SealError::Again => self.refuse(),
+            SealError::Failed(e) => {
+                self.lock().seal_error = Some(e.to_string());
+                if wal_bytes > self.give_up_wal_bytes {
+                    self.lose(format!("the spool can't be written and the WAL has grown to {wal_bytes} bytes: {e}"));
+                    return Permit::Granted;
+                }
+                self.refuse()
+            }
+        }
+    }
+
+    fn refuse(&self) -> Permit {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.refusing.store(true, Ordering::Relaxed);
+        Permit::Refused
+    }
+
+    /// A checkpoint wants to start (EXCLUSIVE on CKPT). App's thread.
+    pub fn checkpoint_wanted(&self, h: Option<&IndexHeader>) -> Permit {
+        if !self.refusing.load(Ordering::Relaxed) {
+            return Permit::Granted;
+        }
+        match h {
+            Some(h) if !self.is_sealed(h) && h.max_frame.saturating_sub(h.backfilled) < CHECKPOINT_STEP => {
+                Permit::Refused
+            }
+            _ => Permit::Granted,
+        }
+    }
+
+    /// A handle that holds CKPT asks for WRITE: FULL, RESTART or TRUNCATE. While a reset would be refused it
+    /// must not get WRITE, or it would sit in its busy handler and starve every writer.
+    pub fn checkpointer_wants_write(&self, h: Option<&IndexHeader>) -> Permit {
+        match (self.sync_state(), h) {
+            (Sync::Resyncing, _) => Permit::Refused,
+            (Sync::Kept, Some(h)) if self.unsealed_frames(h) > LONG_TAIL => {
+                self.refusing.store(true, Ordering::Relaxed);
+                Permit::Refused
+            }
+            _ => Permit::Granted,
+        }
+    }
+
+    /// The last connection closes (or WAL mode ends): everything is in the database file and the WAL is about
+    /// to go. App's thread, under SQLite's EXCLUSIVE lock.
+    pub fn last_close(&self, h: Option<&IndexHeader>) -> Noticed {
+        if self.sync_state() != Sync::Kept {
+            return Noticed::Nothing;
+        }
+        let sealed = match h {
+            Some(h) if h.max_frame > 0 => self.seal(h, crate::base::clock::now()).map(drop),
+            _ => Ok(()),
+        };
+        let done = sealed.and_then(|()| Ok(self.spool.make_durable()?)).and_then(|()| self.mark_closed(h));
+        match done {
+            Ok(()) => Noticed::Commit,
+            Err(SealError::OutOfSync(why)) => {
+                self.lose(why);
+                Noticed::Lost
+            }
+            Err(SealError::Again) => {
+                self.lose("the WAL changed during the last close");
+                Noticed::Lost
+            }
+            Err(SealError::Failed(e)) => {
+                self.lose(format!("the last commits could not be sealed at close: {e}"));
+                Noticed::Lost
+            }
+        }
+    }
+
+    fn mark_closed(&self, h: Option<&IndexHeader>) -> std::result::Result<(), SealError> {
+        let _held = self.spool.seal_lock().hold()?;
+        let Some(p) = self.spool.position()? else {
+            return Err(SealError::OutOfSync("the spool's position is gone".to_string()));
+        };
+        if h.is_some_and(|h| h.max_frame > 0 && sealed_frame(&p, h) != Some(h.max_frame)) {
+            return Err(SealError::Again);
+        }
+        let stamp = FileStamp::of(&self.path).map_err(|e| Error::io("look at", &self.path, e))?;
+        let next = Position { handoff: Handoff::Closed(stamp), ..p };
+        self.spool.set_position(&next)?;
+        self.lock().position = Some(next);
+        Ok(())
+    }
+
+    /// Seals everything from the position to `h` as one more piece of the open TXID. Any thread.
+    pub fn seal(&self, h: &IndexHeader, now: Timestamp) -> std::result::Result<Sealed, SealError> {
+        let _held = self.spool.seal_lock().hold()?;
+        let Some(p) = self.spool.position()? else {
+            return Err(SealError::OutOfSync("the spool's position is gone".to_string()));
+        };
+        let Some(from) = sealed_frame(&p, h) else {
+            self.lock().position = Some(p);
+            return Err(SealError::OutOfSync(format!("salt {} is not that of the position", h.salt)));
+        };
+        if from == h.max_frame {
+            self.lock().position = Some(p);
+            return Ok(Sealed::default());
+        }
+        let wal = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
+        let (next, sealed) = seal::seal(&self.spool, &p, from, h, &wal, self.db.as_ref(), now)?;
+        self.lock().position = Some(next);
+        Ok(sealed)
+    }
+
+    /// Cuts what is sealed into the next TXID. Sealer thread of the process that ships.
+    pub fn cut(&self) -> Result<Option<Position>> {
+        let _held = self.spool.seal_lock().hold()?;
+        let Some(p) = self.spool.position()? else { return Ok(None) };
+        let next = self.spool.cut(&p)?;
+        let made = (next.txid != p.txid).then(|| next.clone());
+        self.lock().position = Some(next);
+        Ok(made)
+    }
+
+    /// Folds many pieces into one.
+    pub fn squash(&self) -> Result<()> {
+        let _held = self.spool.seal_lock().hold()?;
+        let Some(p) = self.spool.position()? else { return Ok(()) };
+        let next = self.spool.squash(&p)?;
+        self.lock().position = Some(next);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Tracker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tracker").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// The frame of `h`'s generation up to which `p` is sealed; `None` if `p` is not of that generation or is
+/// ahead of it (a power cut took the WAL's tail).
+fn sealed_frame(p: &Position, h: &IndexHeader) -> Option<u32> {
+    let w = p.wal?;
+    (w.salt1 == h.salt.salt1 && w.salt2 == h.salt.salt2 && w.frame <= h.max_frame).then_some(w.frame)
+}
+
+/// "Busy" as an error, for callers that must report it.
+pub fn busy(what: &str) -> Error {
+    Error::new(Kind::Retry, format!("{what}: the database is being resynchronised, try again"))
+}

@@ -1,1 +1,35 @@
-//! Room `session`.
+//! Ties the rooms together for each database: capture → spool → ship, one [`Watched`] per file.
+//!
+//! # Who is who
+//!
+//! * [`Engine`]: one a process. Knows every main database file that is open here ([`Entry`]) and those that
+//!   are watched; owns the sealer thread.
+//! * [`Entry`]: one a path. SQLite's calls on its file handles end here; without a [`Watched`] they
+//!   pass straight on.
+//! * [`Watched`]: tracker, spool, link to the shipper, settings and role of one watched database.
+//!
+//! # Rules
+//!
+//! * I-SES-1: one process ships a database at a time (fcntl lock in the spool); the others capture, seal what
+//!   they must and are `standby`. When the shipper's process ends, the lock is free and the next one takes over.
+//! * I-SES-2: a panic of ours fails that database's replication, loudly, and never the app's call.
+//! * I-SES-3: nothing of ours that fork() would share is alive across it: see [`engine::fork_hooks`].
+//! * I-SES-4: a watch that is refused has changed nothing, here or in the replica.
+//!
+//! # Threads
+//!
+//! `walrust-seal` (plain) seals, cuts, polls and starts resyncs; `walrust-ship` (the runtime) uploads; a
+//! resync or snapshot has a thread for as long as it runs. SQL functions run on the app's threads.
+
+mod access;
+mod engine;
+mod entry;
+mod resync;
+mod sealer;
+mod start;
+mod watched;
+
+pub use engine::{Engine, engine};
+pub use entry::Entry;
+pub use start::{Identity, WatchRequest};
+pub use watched::{Role, Row, Watched};

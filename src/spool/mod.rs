@@ -1,1 +1,487 @@
-//! Room `spool`.
+//! The durable local queue between capture and ship: a directory beside the database.
+//!
+//! # What lies here
+//!
+//! ```text
+//! position.json          how far the WAL is sealed, and what the database then is (Position)
+//! shipped.json           the newest TXID that is durable in the replica (Shipped)
+//! open/<txid>.<k>.ltx    pieces: sealed WAL ranges of the TXID that is not cut yet
+//! pending/<txid>.ltx     cut level-0 files, not yet in the replica
+//! merge/<level>/<name>   files that are in the replica, kept until they are merged upward
+//! snapshot/<name>        finished snapshot files on their way to the replica
+//! pages.sum              8 bytes a page: the checksum of each page at `position` (PageSums)
+//! lock.ship, lock.seal   fcntl locks: who ships (one process), who seals (one thread anywhere)
+//! ```
+//!
+//! # Rules
+//!
+//! * I-SPOOL-1: files appear under their final name by rename, complete; a file named `.tmp-*` is litter.
+//! * I-SPOOL-2: a piece exists before the position that counts it, and the position counts it before the
+//!   WAL frames it holds may be overwritten (and after [`Spool::make_durable`]).
+//! * I-SPOOL-3: positions are written under the seal lock only.
+//! * I-SPOOL-4: the spool is a diode: it cannot name the store. Shipping reads it and removes from it.
+//! * I-SPOOL-5: the page sums are trusted only if their XOR equals the position's checksum.
+//!
+//! # After a crash
+//!
+//! [`Spool::recover`] settles the two places where a crash can fall between two files: a piece that no
+//! position counts is adopted if it continues the position (else removed), and a pending file that no
+//! position counts likewise. Litter is removed. Anything else unreadable means "position unknown", which
+//! the caller answers by comparing content, never by guessing.
+//!
+//! # Refused
+//!
+//! A single log file with an index of its own: the LTX files *are* the records, readable by the same
+//! strict decoder as everything else. A raw copy of WAL frames: under load one hot page would be copied
+//! to disk thousands of times; a piece holds its newest version once.
+
+mod lock;
+mod position;
+mod sums;
+
+pub use lock::LockFile;
+pub use position::{Handoff, Position, Shipped, WalPoint};
+pub use sums::PageSums;
+
+use crate::base::{DbChecksum, Error, Kind, PageSize, Pgno, Result, TxId, crash};
+use crate::ltx;
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// A file waiting in the spool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// Its newest TXID.
+    pub txid: TxId,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// The spool directory of one database.
+#[derive(Debug)]
+pub struct Spool {
+    dir: PathBuf,
+    seal_lock: Arc<LockFile>,
+    ship_lock: Arc<LockFile>,
+    sums: PageSums,
+    /// Files written since the last [`Spool::make_durable`].
+    unsynced: Mutex<Vec<PathBuf>>,
+}
+
+impl Spool {
+    /// Opens the spool in `dir`, creating it if need be, and clears litter.
+    pub fn open(dir: &Path) -> Result<Spool> {
+        for sub in ["", "open", "pending", "merge", "snapshot"] {
+            let d = dir.join(sub);
+            fs::create_dir_all(&d).map_err(|e| Error::io("create spool directory", &d, e))?;
+        }
+        Ok(Spool {
+            dir: dir.to_path_buf(),
+            seal_lock: LockFile::open(&dir.join("lock.seal"))?,
+            ship_lock: LockFile::open(&dir.join("lock.ship"))?,
+            sums: PageSums::open(&dir.join("pages.sum"))?,
+            unsynced: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Held by whoever seals: one thread of one process at a time.
+    pub fn seal_lock(&self) -> &LockFile {
+        &self.seal_lock
+    }
+
+    /// Held for as long as this process ships this database.
+    pub fn ship_lock(&self) -> &LockFile {
+        &self.ship_lock
+    }
+
+    /// The page checksums at the current position.
+    pub fn sums(&self) -> &PageSums {
+        &self.sums
+    }
+
+    /// The position, `None` if there is none or it can't be read as one.
+    pub fn position(&self) -> Result<Option<Position>> {
+        read_json(&self.dir.join("position.json"))
+    }
+
+    /// Replaces the position. Caller holds the seal lock (I-SPOOL-3).
+    pub fn set_position(&self, p: &Position) -> Result<()> {
+        self.write_json("position.json", p)
+    }
+
+    /// What is known to be durable in the replica.
+    pub fn shipped(&self) -> Result<Option<Shipped>> {
+        read_json(&self.dir.join("shipped.json"))
+    }
+
+    /// Records what is durable in the replica. Caller holds the ship lock.
+    pub fn set_shipped(&self, s: &Shipped) -> Result<()> {
+        self.write_json("shipped.json", s)
+    }
+
+    /// Writes one LTX file: `fill` gets the temporary file; it appears as `path` when all of it is written.
+    pub fn write_file<T>(
+        &self,
+        path: &Path,
+        fill: impl FnOnce(&mut BufWriter<File>) -> Result<T>,
+    ) -> Result<T> {
+        let tmp = temp_beside(path);
+        let made = (|| {
+            let file = File::create(&tmp).map_err(|e| Error::io("create", &tmp, e))?;
+            let mut w = BufWriter::with_capacity(64 << 10, file);
+            let out = fill(&mut w)?;
+            w.flush().map_err(|e| Error::io("write", &tmp, e))?;
+            fs::rename(&tmp, path).map_err(|e| Error::io("rename into place", path, e))?;
+            Ok(out)
+        })();
+        match &made {
+            Ok(_) => lock(&self.unsynced).push(path.to_path_buf()),
+            Err(_) => drop(fs::remove_file(&tmp)),
+        }
+        made
+    }
+
+    /// Where piece `k` of `txid` lies.
+    pub fn piece_path(&self, txid: TxId, k: u32) -> PathBuf {
+        self.dir.join("open").join(format!("{txid}.{k}.ltx"))
+    }
+
+    /// Where the cut file of `txid` lies.
+    pub fn pending_path(&self, txid: TxId) -> PathBuf {
+        self.dir.join("pending").join(format!("{txid}.ltx"))
+    }
+
+    /// Where a finished snapshot of `1..=txid` lies.
+    pub fn snapshot_path(&self, txid: TxId) -> PathBuf {
+        self.dir.join("snapshot").join(ltx::FileName { min: TxId(1), max: txid }.to_string())
+    }
+
+    /// Where a shipped file is kept for merging.
+    pub fn merge_path(&self, level: ltx::Level, name: &ltx::FileName) -> PathBuf {
+        self.dir.join("merge").join(level.get().to_string()).join(name.to_string())
+    }
+
+    /// Makes the pieces into the level-0 file of their TXID and moves the position on. Caller holds the
+    /// seal lock. Returns the position after.
+    pub fn cut(&self, p: &Position) -> Result<Position> {
+        if p.pieces == 0 {
+            return Ok(p.clone());
+        }
+        let txid = p.txid.next();
+        let target = self.pending_path(txid);
+        if p.pieces == 1 {
+            let piece = self.piece_path(txid, 0);
+            fs::rename(&piece, &target).map_err(|e| Error::io("rename piece to", &target, e))?;
+            lock(&self.unsynced).push(target.clone());
+        } else {
+            self.fold_pieces(txid, p.pieces, &target)?;
+        }
+        crash::point("cut.after-pending");
+        let next = Position { txid, pieces: 0, ..p.clone() };
+        self.set_position(&next)?;
+        if p.pieces > 1 {
+            for k in 0..p.pieces {
+                drop(fs::remove_file(self.piece_path(txid, k)));
+            }
+        }
+        Ok(next)
+    }
+
+    /// Folds many pieces of the open TXID into one, so that their number stays small however long the
+    /// replica is away. Caller holds the seal lock.
+    pub fn squash(&self, p: &Position) -> Result<Position> {
+        if p.pieces < 2 {
+            return Ok(p.clone());
+        }
+        let txid = p.txid.next();
+        // The fold lands beside the pieces; only then do they go. A crash in between leaves both:
+        // recovery finds the fold by its name and finishes.
+        let folded = self.dir.join("open").join(format!("{txid}.fold.ltx"));
+        self.fold_pieces(txid, p.pieces, &folded)?;
+        self.finish_squash(p)
+    }
+
+    fn finish_squash(&self, p: &Position) -> Result<Position> {
+        let txid = p.txid.next();
+        let folded = self.dir.join("open").join(format!("{txid}.fold.ltx"));
+        let next = Position { pieces: 1, ..p.clone() };
+        let first = self.piece_path(txid, 0);
+        fs::rename(&folded, &first).map_err(|e| Error::io("rename fold to", &first, e))?;
+        lock(&self.unsynced).push(first);
+        crash::point("squash.after-rename");
+        self.set_position(&next)?;
+        for k in 1..p.pieces {
+            drop(fs::remove_file(self.piece_path(txid, k)));
+        }
+        Ok(next)
+    }
+
+    fn fold_pieces(&self, txid: TxId, pieces: u32, target: &Path) -> Result<()> {
+        let mut inputs = Vec::new();
+        for k in 0..pieces {
+            let path = self.piece_path(txid, k);
+            let f = File::open(&path).map_err(|e| Error::io("open piece", &path, e))?;
+            inputs.push(BufReader::with_capacity(32 << 10, f));
+        }
+        self.write_file(target, |w| ltx::fold(inputs, w).map(drop))
+    }
+
+    /// Cut files not yet in the replica, oldest first.
+    pub fn pending(&self) -> Result<Vec<Queued>> {
+        let mut out = Vec::new();
+        let dir = self.dir.join("pending");
+        for e in fs::read_dir(&dir).map_err(|e| Error::io("list", &dir, e))? {
+            let e = e.map_err(|e| Error::io("list", &dir, e))?;
+            let name = e.file_name();
+            let Some(txid) = name.to_str().and_then(|n| n.strip_suffix(".ltx")).and_then(parse_txid) else {
+                continue;
+            };
+            let bytes = e.metadata().map(|m| m.len()).unwrap_or(0);
+            out.push(Queued { txid, path: e.path(), bytes });
+        }
+        out.sort_by_key(|q| q.txid);
+        Ok(out)
+    }
+
+    /// Snapshot files not yet in the replica, oldest first.
+    pub fn snapshots(&self) -> Result<Vec<Queued>> {
+        let mut out = Vec::new();
+        let dir = self.dir.join("snapshot");
+        for e in fs::read_dir(&dir).map_err(|e| Error::io("list", &dir, e))? {
+            let e = e.map_err(|e| Error::io("list", &dir, e))?;
+            let Some(name) = e.file_name().to_str().and_then(|n| n.parse::<ltx::FileName>().ok()) else {
+                continue;
+            };
+            let bytes = e.metadata().map(|m| m.len()).unwrap_or(0);
+            out.push(Queued { txid: name.max, path: e.path(), bytes });
+        }
+        out.sort_by_key(|q| q.txid);
+        Ok(out)
+    }
+
+    /// Bytes that wait for the replica: pieces, pending files and snapshots.
+    pub fn bytes_waiting(&self) -> u64 {
+        ["open", "pending", "snapshot"].iter().map(|d| dir_bytes(&self.dir.join(d))).sum()
+    }
+
+    /// All bytes of the spool, what is kept for merging included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_waiting() + tree_bytes(&self.dir.join("merge")) + file_bytes(&self.dir.join("pages.sum"))
+    }
+
+    /// Forces everything written so far to disk: what the WAL loses next is then only here.
+    pub fn make_durable(&self) -> Result<()> {
+        let files = std::mem::take(&mut *lock(&self.unsynced));
+        for path in &files {
+            match File::open(path).and_then(|f| f.sync_data()) {
+                Ok(()) => {}
+                // Shipped and removed, or folded, meanwhile.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    lock(&self.unsynced).extend(files.iter().cloned());
+                    return Err(Error::io("sync", path, e));
+                }
+            }
+        }
+        if !files.is_empty() {
+            for d in ["open", "pending"] {
+                let d = self.dir.join(d);
+                File::open(&d).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", &d, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles what a crash left (see the module header). Caller holds the seal lock. `None` when no
+    /// position can be vouched for: the caller compares content instead.
+    pub fn recover(&self) -> Result<Option<Position>> {
+        self.clear_litter();
+        let Some(mut p) = self.position()? else {
+            return Ok(None);
+        };
+        let txid = p.txid.next();
+        if let Some(h) = self.header_of(&self.pending_path(txid)) {
+            if h.attest.is_some_and(|a| a.after == p.checksum) && p.pieces > 0 {
+                // cut() died before its position.
+                let next = Position { txid, pieces: 0, ..p.clone() };
+                self.set_position(&next)?;
+                self.remove_pieces_from(txid, 0);
+                p = next;
+            } else {
+                return Ok(None);
+            }
+        }
+        let txid = p.txid.next();
+        if self.header_of(&self.dir.join("open").join(format!("{txid}.fold.ltx"))).is_some() {
+            p = self.finish_squash(&p)?;
+        }
+        if let Some(h) = self.header_of(&self.piece_path(txid, p.pieces))
+            && h.attest.is_some_and(|a| a.before == p.checksum)
+            && h.lineage == p.lineage
+        {
+            p = self.adopt_piece(&p, &h)?;
+        }
+        self.remove_pieces_from(txid, p.pieces);
+        for k in 0..p.pieces {
+            if self.header_of(&self.piece_path(txid, k)).is_none() {
+                return Ok(None);
+            }
+        }
+        if self.sums.checksum(p.commit, p.page_size)? != p.checksum {
+            return Ok(None);
+        }
+        Ok(Some(p))
+    }
+
+    /// seal() died between the piece and its position: the piece itself says what it covers.
+    fn adopt_piece(&self, p: &Position, h: &ltx::Header) -> Result<Position> {
+        let path = self.piece_path(p.txid.next(), p.pieces);
+        let Ok(sums) = page_sums_of(&path) else {
+            drop(fs::remove_file(&path));
+            return Ok(p.clone());
+        };
+        let (Some(attest), Some(range)) = (h.attest, h.wal) else {
+            return Ok(p.clone());
+        };
+        self.sums.store(&sums)?;
+        let frame_bytes = u64::from(p.page_size.get()) + 24;
+        let frame = ((range.offset + range.size).saturating_sub(32) / frame_bytes) as u32;
+        let next = Position {
+            pieces: p.pieces + 1,
+            commit: h.commit,
+            checksum: attest.after,
+            timestamp: h.timestamp,
+            wal: Some(WalPoint { salt1: range.salt1, salt2: range.salt2, frame, checksum: None }),
+            handoff: Handoff::Live,
+            ..p.clone()
+        };
+        self.set_position(&next)?;
+        Ok(next)
+    }
+
+    fn header_of(&self, path: &Path) -> Option<ltx::Header> {
+        let f = File::open(path).ok()?;
+        ltx::Decoder::new(BufReader::new(f)).ok().map(|d| d.header().clone())
+    }
+
+    fn remove_pieces_from(&self, txid: TxId, k: u32) {
+        let keep: Vec<PathBuf> = (0..k).map(|i| self.piece_path(txid, i)).collect();
+        for path in list_files(&self.dir.join("open")) {
+            if !keep.contains(&path) {
+                drop(fs::remove_file(path));
+            }
+        }
+    }
+
+    fn clear_litter(&self) {
+        for d in ["", "open", "pending", "snapshot"] {
+            for path in list_files(&self.dir.join(d)) {
+                if path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(".tmp-")) {
+                    drop(fs::remove_file(path));
+                }
+            }
+        }
+        // Merged files on their way up when the process died: their inputs are still there.
+        for path in list_files(&self.dir.join("merge")) {
+            drop(fs::remove_file(path));
+        }
+    }
+
+    /// Forgets everything: the history goes on under a new lineage, or the spool belonged to another one.
+    /// Caller holds both locks.
+    pub fn clear(&self) -> Result<()> {
+        for d in ["open", "pending", "snapshot"] {
+            for path in list_files(&self.dir.join(d)) {
+                fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            }
+        }
+        drop(fs::remove_dir_all(self.dir.join("merge")));
+        drop(fs::remove_file(self.dir.join("position.json")));
+        Ok(())
+    }
+
+    fn write_json<T: serde::Serialize>(&self, name: &str, v: &T) -> Result<()> {
+        let path = self.dir.join(name);
+        let tmp = temp_beside(&path);
+        let text = serde_json::to_vec(v)
+            .map_err(|e| Error::new(Kind::Bug, format!("cannot write {name}")).because(e))?;
+        let done = fs::write(&tmp, text).and_then(|()| fs::rename(&tmp, &path));
+        done.map_err(|e| {
+            drop(fs::remove_file(&tmp));
+            Error::io("write", &path, e)
+        })
+    }
+}
+
+/// The checksum of each page that an LTX file holds; errors unless all of the file is valid.
+pub fn page_sums_of(path: &Path) -> Result<Vec<(Pgno, u64)>> {
+    let f = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let mut d = ltx::Decoder::new(BufReader::with_capacity(64 << 10, f))?;
+    let mut page = vec![0; d.header().page_size.len()];
+    let mut out = Vec::new();
+    while let Some(pgno) = d.next_page(&mut page)? {
+        out.push((pgno, ltx::page_checksum(pgno, &page)));
+    }
+    d.finish()?;
+    Ok(out)
+}
+
+/// The database checksum of `commit` pages whose sums `sum_of` gives.
+pub fn db_checksum(page_size: PageSize, sums: impl Iterator<Item = (Pgno, u64)>) -> DbChecksum {
+    sums.filter(|(p, _)| *p != page_size.lock_page())
+        .fold(DbChecksum::EMPTY, |c, (_, s)| if s == 0 { c } else { c.toggle(s) })
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path, e)),
+    }
+}
+
+fn temp_beside(path: &Path) -> PathBuf {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("file");
+    path.with_file_name(format!(".tmp-{}-{:08x}-{name}", std::process::id(), crate::base::clock::random_u64() as u32))
+}
+
+fn parse_txid(s: &str) -> Option<TxId> {
+    let ok = s.len() == 16 && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    ok.then(|| u64::from_str_radix(s, 16).ok().map(TxId)).flatten()
+}
+
+fn list_files(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir)
+        .map(|it| it.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect())
+        .unwrap_or_default()
+}
+
+fn file_bytes(path: &Path) -> u64 {
+    fs::metadata(path).map(|m| m.len()).unwrap_or(0)
+}
+
+fn dir_bytes(dir: &Path) -> u64 {
+    list_files(dir).iter().map(|p| file_bytes(p)).sum()
+}
+
+fn tree_bytes(dir: &Path) -> u64 {
+    fs::read_dir(dir)
+        .map(|it| {
+            it.flatten().map(|e| if e.path().is_dir() { tree_bytes(&e.path()) } else { file_bytes(&e.path()) }).sum()
+        })
+        .unwrap_or(0)
+}
+
+/// A poisoned lock means a panic elsewhere, which is reported there; the data here is valid between statements.
+fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,156 @@
+//! Reading the whole database at one moment: to prove that it is what the newest TXID says, or to make a
+//! snapshot of it.
+//!
+//! The view is a read mark held through SQLite's own locks ([`Pinned`]): the database file plus the WAL
+//! frames up to the mark. While it is held no checkpoint writes past it and nobody restarts the WAL, except
+//! when all of the WAL was in the database file already (mark 0): then the file alone is the view.
+//!
+//! A scan fills the page sums; a snapshot recomputes every page sum while it encodes and refuses to end in a
+//! file that disagrees with the checksum it attests: a capture that went wrong is found here at the latest.
+
+use super::{Database, Pinned, pages};
+use crate::base::{DbChecksum, Error, Kind, Lineage, Pgno, Result, Timestamp, TxId};
+use crate::ltx::{self, Attest, Encoder, Header, Summary, WalRange};
+use crate::spool::{PageSums, Spool, WalPoint};
+use crate::wal::{self, IndexHeader, WalPos};
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+
+/// A pinned view with its WAL frames looked up.
+pub struct View {
+    pinned: Box<dyn Pinned>,
+    wal: Option<File>,
+    /// Newest frame of each page, up to the mark.
+    frames: HashMap<Pgno, u32>,
+}
+
+impl View {
+    /// Pins the database and walks the WAL up to the mark, checking its chain.
+    pub fn open(db: &dyn Database, wal_path: &Path) -> Result<View> {
+        let pinned = db.pin()?;
+        let h = pinned.header();
+        if h.max_frame == 0 || pinned.is_db_only() {
+            return Ok(View { pinned, wal: None, frames: HashMap::new() });
+        }
+        let file = File::open(wal_path).map_err(|e| Error::io("open", wal_path, e))?;
+        let seed = wal::checksum_at(&file, h.page_size, h.salt, 0)?;
+        let start = WalPos { salt: h.salt, frame: 0, checksum: seed };
+        let end = WalPos { salt: h.salt, frame: h.max_frame, checksum: h.frame_checksum };
+        let frames = wal::newest_frames(&file, h.page_size, &start, &end)?.into_iter().collect();
+        Ok(View { pinned, wal: Some(file), frames })
+    }
+
+    /// The wal-index header of the view.
+    pub fn header(&self) -> &IndexHeader {
+        self.pinned.header()
+    }
+
+    /// Where the WAL goes on from here.
+    pub fn wal_point(&self) -> WalPoint {
+        let h = self.header();
+        WalPoint {
+            salt1: h.salt.salt1,
+            salt2: h.salt.salt2,
+            frame: h.max_frame,
+            checksum: (h.max_frame > 0).then_some((h.frame_checksum.0, h.frame_checksum.1)),
+        }
+    }
+
+    /// Reads one page.
+    pub fn page(&self, pgno: Pgno, page: &mut [u8]) -> Result<()> {
+        let size = self.header().page_size;
+        if let (Some(frame), Some(wal)) = (self.frames.get(&pgno), &self.wal) {
+            return pages::read_frame(wal, size, *frame, page);
+        }
+        let got = self.pinned.read_db(page, pgno.offset(size))?;
+        page.get_mut(got..).unwrap_or_default().fill(0);
+        Ok(())
+    }
+
+    /// Reads every page, fills `sums`, and returns the database checksum. `tick(done, all)` after each page.
+    pub fn scan(&self, sums: &PageSums, mut tick: impl FnMut(u32, u32)) -> Result<DbChecksum> {
+        let h = self.header();
+        let mut page = vec![0; h.page_size.len()];
+        let mut checksum = DbChecksum::EMPTY;
+        let mut batch = Vec::with_capacity(1024);
+        for pgno in self.pages() {
+            self.page(pgno, &mut page)?;
+            let sum = ltx::page_checksum(pgno, &page);
+            checksum = checksum.toggle(sum);
+            batch.push((pgno, sum));
+            if batch.len() == 1024 {
+                sums.store(&batch)?;
+                batch.clear();
+            }
+            tick(pgno.get(), h.pages);
+        }
+        sums.store(&batch)?;
+        Ok(checksum)
+    }
+
+    /// Encodes the view as a snapshot `1-txid` into the spool. Errors with [`Kind::Corrupt`], leaving no file,
+    /// when its pages do not add up to `checksum`.
+    pub fn snapshot(
+        &self,
+        spool: &Spool,
+        txid: TxId,
+        lineage: Lineage,
+        checksum: DbChecksum,
+        now: Timestamp,
+        mut tick: impl FnMut(u32, u32),
+    ) -> Result<Summary> {
+        let h = self.header();
+        let mut header = Header::new(h.page_size, h.pages, TxId(1), txid, now);
+        header.lineage = lineage;
+        header.attest = Some(Attest { before: DbChecksum::EMPTY, after: checksum });
+        let frame_bytes = u64::from(h.page_size.get()) + 24;
+        header.wal = (h.max_frame > 0).then(|| WalRange {
+            offset: 32 + u64::from(h.max_frame - 1) * frame_bytes,
+            size: frame_bytes,
+            salt1: h.salt.salt1,
+            salt2: h.salt.salt2,
+        });
+        let mut page = vec![0; h.page_size.len()];
+        spool.write_file(&spool.snapshot_path(txid), |w| {
+            let mut e = Encoder::new(w, header)?;
+            let mut found = DbChecksum::EMPTY;
+            for pgno in self.pages() {
+                self.page(pgno, &mut page)?;
+                found = found.toggle(ltx::page_checksum(pgno, &page));
+                e.page(pgno, &page)?;
+                tick(pgno.get(), h.pages);
+            }
+            if found != checksum {
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!("the database adds up to {found}, its history to {checksum} at TXID {txid}"),
+                ));
+            }
+            e.finish()
+        })
+    }
+
+    fn pages(&self) -> impl Iterator<Item = Pgno> + use<> {
+        let h = self.header();
+        let lock_page = h.page_size.lock_page();
+        (1..=h.pages).filter_map(Pgno::new).filter(move |p| *p != lock_page)
+    }
+}
+
+/// The small level-0 file that follows a lineage's first snapshot: page 1 as it is. It gives Litestream, which
+/// continues a replica from its newest level-0 file, something to continue.
+pub fn anchor(view: &View, spool: &Spool, txid: TxId, lineage: Lineage, at: DbChecksum, now: Timestamp) -> Result<()> {
+    let h = view.header();
+    let mut page = vec![0; h.page_size.len()];
+    view.page(Pgno::ONE, &mut page)?;
+    let mut header = Header::new(h.page_size, h.pages, txid, txid, now);
+    header.lineage = lineage;
+    header.attest = Some(Attest { before: at, after: at });
+    header.wal = Some(WalRange { offset: 32, size: 0, salt1: h.salt.salt1, salt2: h.salt.salt2 });
+    spool.write_file(&spool.pending_path(txid), |w| {
+        let mut e = Encoder::new(w, header)?;
+        e.page(Pgno::ONE, &page)?;
+        e.finish().map(drop)
+    })
+}

@@ -1,0 +1,193 @@
+//! Frames of the WAL → one LTX piece in the spool.
+//!
+//! Two passes over the range. The first walks the checksum chain from the position to the wal-index header
+//! and keeps the newest frame of each page. The second reads those pages once for their checksums (the
+//! header of an LTX file comes first and attests the database after it) and once to encode; they come out of
+//! the page cache.
+//!
+//! Growth: pages between the old and the new size of the database that no frame of the range holds are
+//! added, as SQLite would read them: the newest older frame of this generation, else the database file,
+//! else zeros. Without them a merge over a shrink would bring back old content.
+
+use super::{Database, SealError, pages};
+use crate::base::{PageSize, Pgno, Timestamp, crash};
+use crate::ltx::{self, Attest, Encoder, Header, WalRange};
+use crate::spool::{Handoff, Position, Spool, WalPoint};
+use crate::wal::{self, IndexHeader, WalPos};
+use std::fs::File;
+
+/// What one seal did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sealed {
+    /// Frames read.
+    pub frames: u32,
+    /// Distinct pages kept.
+    pub pages: u32,
+    /// Bytes of the piece.
+    pub bytes: u64,
+}
+
+/// Where the newest version of a page is.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Frame(u32),
+    /// Not in the range: content as of now, looked up once.
+    Growth,
+}
+
+/// Seals frames `from + 1 ..= h.max_frame`. Caller holds the seal lock; `p` is the spool's position.
+pub(super) fn seal(
+    spool: &Spool,
+    p: &Position,
+    from: u32,
+    h: &IndexHeader,
+    wal_file: &File,
+    db: &dyn Database,
+    now: Timestamp,
+) -> Result<(Position, Sealed), SealError> {
+    if h.page_size != p.page_size {
+        return Err(SealError::OutOfSync(format!(
+            "the page size changed from {} to {}",
+            p.page_size.get(),
+            h.page_size.get()
+        )));
+    }
+    let start = start_of(p, from, h, wal_file)?;
+    let end = WalPos { salt: h.salt, frame: h.max_frame, checksum: h.frame_checksum };
+    let newest = wal::newest_frames(wal_file, h.page_size, &start, &end)?;
+    let lock_page = h.page_size.lock_page();
+    let mut sources: Vec<(Pgno, Source)> = newest
+        .into_iter()
+        .filter(|(pgno, _)| pgno.get() <= h.pages && *pgno != lock_page)
+        .map(|(pgno, frame)| (pgno, Source::Frame(frame)))
+        .collect();
+    add_growth(&mut sources, p.commit, h.pages, lock_page);
+
+    let reader = pages::Reader::new(wal_file, h, from, db);
+    let mut content = Content { reader: &reader, page: vec![0; h.page_size.len()] };
+    let mut sums = Vec::with_capacity(sources.len());
+    for (pgno, source) in &sources {
+        let page = content.read(*pgno, *source)?;
+        sums.push((*pgno, ltx::page_checksum(*pgno, page)));
+    }
+    let after = checksum_after(spool, p, h.pages, h.page_size, &sums)?;
+
+    let timestamp = now.max(p.timestamp);
+    let txid = p.txid.next();
+    let frame_bytes = u64::from(h.page_size.get()) + 24;
+    let mut header = Header::new(h.page_size, h.pages, txid, txid, timestamp);
+    header.lineage = p.lineage;
+    header.attest = Some(Attest { before: p.checksum, after });
+    header.wal = Some(WalRange {
+        offset: 32 + u64::from(from) * frame_bytes,
+        size: u64::from(h.max_frame - from) * frame_bytes,
+        salt1: h.salt.salt1,
+        salt2: h.salt.salt2,
+    });
+    crash::point("seal.before-piece");
+    let path = spool.piece_path(txid, p.pieces);
+    let bytes = spool.write_file(&path, |w| {
+        let mut e = Encoder::new(w, header)?;
+        for (pgno, source) in &sources {
+            let page = content.read(*pgno, *source)?;
+            e.page(*pgno, page)?;
+        }
+        Ok(e.finish()?.bytes)
+    })?;
+    crash::point("seal.after-piece");
+    if let Err(e) = wal::check_salt(wal_file, h.salt) {
+        // Restarted under us: the copies made after the chain was walked may be of the next generation.
+        drop(std::fs::remove_file(&path));
+        return Err(e.into());
+    }
+    spool.sums().store(&sums)?;
+    crash::point("seal.after-sums");
+    let next = Position {
+        pieces: p.pieces + 1,
+        commit: h.pages,
+        checksum: after,
+        timestamp,
+        wal: Some(WalPoint {
+            salt1: h.salt.salt1,
+            salt2: h.salt.salt2,
+            frame: h.max_frame,
+            checksum: Some((h.frame_checksum.0, h.frame_checksum.1)),
+        }),
+        handoff: Handoff::Live,
+        ..p.clone()
+    };
+    spool.set_position(&next)?;
+    crash::point("seal.after-position");
+    let sealed = Sealed { frames: h.max_frame - from, pages: sources.len() as u32, bytes };
+    Ok((next, sealed))
+}
+
+/// The start of the range with its running checksum, which the spool may not have.
+fn start_of(p: &Position, from: u32, h: &IndexHeader, wal_file: &File) -> Result<WalPos, SealError> {
+    let known = p.wal.and_then(|w| w.checksum).filter(|_| from > 0);
+    let checksum = match known {
+        Some((a, b)) => wal::FrameChecksum(a, b),
+        None => wal::checksum_at(wal_file, h.page_size, h.salt, from)?,
+    };
+    Ok(WalPos { salt: h.salt, frame: from, checksum })
+}
+
+/// Adds the pages in `(old, new]` that are not there yet, keeping the order.
+fn add_growth(sources: &mut Vec<(Pgno, Source)>, old: u32, new: u32, lock_page: Pgno) {
+    if new <= old {
+        return;
+    }
+    let have: std::collections::HashSet<u32> =
+        sources.iter().map(|(p, _)| p.get()).filter(|p| *p > old).collect();
+    let before = sources.len();
+    for n in old + 1..=new {
+        if let Some(pgno) = Pgno::new(n)
+            && pgno != lock_page
+            && !have.contains(&n)
+        {
+            sources.push((pgno, Source::Growth));
+        }
+    }
+    if sources.len() > before {
+        sources.sort_unstable_by_key(|(p, _)| *p);
+    }
+}
+
+/// The database checksum after these pages replace theirs and the size becomes `commit`.
+fn checksum_after(
+    spool: &Spool,
+    p: &Position,
+    commit: u32,
+    page_size: PageSize,
+    sums: &[(Pgno, u64)],
+) -> Result<crate::base::DbChecksum, SealError> {
+    let mut c = p.checksum;
+    let replaced: Vec<Pgno> = sums.iter().map(|(g, _)| *g).filter(|g| g.get() <= p.commit).collect();
+    for old in spool.sums().load(&replaced)? {
+        if old != 0 {
+            c = c.toggle(old);
+        }
+    }
+    for (_, new) in sums {
+        c = c.toggle(*new);
+    }
+    if commit < p.commit {
+        c = c.toggle(spool.sums().xor(commit + 1, p.commit, page_size)?);
+    }
+    Ok(c)
+}
+
+struct Content<'a> {
+    reader: &'a pages::Reader<'a>,
+    page: Vec<u8>,
+}
+
+impl Content<'_> {
+    fn read(&mut self, pgno: Pgno, source: Source) -> crate::base::Result<&[u8]> {
+        match source {
+            Source::Frame(frame) => self.reader.frame(frame, &mut self.page)?,
+            Source::Growth => self.reader.growth(pgno, &mut self.page)?,
+        }
+        Ok(&self.page)
+    }
+}

@@ -1,0 +1,51 @@
+//! How capture reads a database file without SQL: own handles through SQLite's lower VFS.
+
+use crate::base::{Error, Kind, Result};
+use crate::capture::{Database, Pinned};
+use crate::sqlite::{RawDb, ReadMark};
+use crate::wal::IndexHeader;
+use std::path::{Path, PathBuf};
+
+/// The database at a path.
+#[derive(Debug)]
+pub(super) struct Access {
+    path: PathBuf,
+}
+
+impl Access {
+    pub(super) fn new(path: &Path) -> Access {
+        Access { path: path.to_path_buf() }
+    }
+}
+
+impl Database for Access {
+    fn pin(&self) -> Result<Box<dyn Pinned>> {
+        let mark = ReadMark::begin(&self.path)?;
+        let header = IndexHeader::decode(&mark.header())
+            .ok_or_else(|| Error::new(Kind::Retry, "the wal-index is being changed"))?;
+        Ok(Box::new(Mark { mark, header }))
+    }
+
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        RawDb::open(&self.path)?.read_at(buf, offset)
+    }
+}
+
+struct Mark {
+    mark: ReadMark,
+    header: IndexHeader,
+}
+
+impl Pinned for Mark {
+    fn header(&self) -> &IndexHeader {
+        &self.header
+    }
+
+    fn is_db_only(&self) -> bool {
+        self.mark.is_db_only()
+    }
+
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.mark.db().read_at(buf, offset)
+    }
+}

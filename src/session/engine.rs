@@ -1,0 +1,102 @@
+//! The one engine of a process.
+
+use super::entry::Entry;
+use super::sealer::Sealer;
+use super::watched::Watched;
+use crate::base::{Error, Kind, Result};
+use crate::metrics::Metrics;
+use crate::notify::Notifier;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+/// Everything of ours in this process.
+pub struct Engine {
+    entries: Mutex<HashMap<PathBuf, Arc<Entry>>>,
+    watched: Mutex<Vec<Arc<Watched>>>,
+    pub(super) sealer: Sealer,
+    notifier: RwLock<Option<Arc<Notifier>>>,
+    metrics: Arc<Metrics>,
+}
+
+/// The engine, made at first use.
+pub fn engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| Engine {
+        entries: Mutex::new(HashMap::new()),
+        watched: Mutex::new(Vec::new()),
+        sealer: Sealer::default(),
+        notifier: RwLock::new(None),
+        metrics: Arc::new(Metrics::new()),
+    })
+}
+
+impl Engine {
+    /// The entry of a database file, made at first use.
+    pub fn entry(&self, path: &Path) -> Arc<Entry> {
+        lock(&self.entries).entry(path.to_path_buf()).or_insert_with(|| Arc::new(Entry::new(path))).clone()
+    }
+
+    /// Every watched database.
+    pub fn watched(&self) -> Vec<Arc<Watched>> {
+        lock(&self.watched).clone()
+    }
+
+    /// The watched database at `path`.
+    pub fn find(&self, path: &Path) -> Option<Arc<Watched>> {
+        lock(&self.watched).iter().find(|w| w.path() == path).cloned()
+    }
+
+    /// The one database, for functions that are called without saying which.
+    pub fn only(&self) -> Result<Arc<Watched>> {
+        match lock(&self.watched).as_slice() {
+            [one] => Ok(one.clone()),
+            [] => Err(Error::new(Kind::Config, "no database is watched; call walrust_watch() first")),
+            many => Err(Error::new(
+                Kind::Config,
+                format!("{} databases are watched and this connection's is not one of them; name the replica", many.len()),
+            )),
+        }
+    }
+
+    /// Adds a watched database. Errors when its replica or path is taken.
+    pub(super) fn adopt(&self, w: &Arc<Watched>) -> Result<()> {
+        let mut all = lock(&self.watched);
+        if let Some(other) = all.iter().find(|o| o.replica() == w.replica()) {
+            return Err(Error::config(format!(
+                "{} and {} would share the replica {}; each database needs its own",
+                other.path().display(),
+                w.path().display(),
+                w.replica()
+            )));
+        }
+        all.push(w.clone());
+        self.entry(w.path()).set(Some(w.clone()));
+        Ok(())
+    }
+
+    /// Forgets a watched database.
+    pub(super) fn drop_watched(&self, w: &Arc<Watched>) {
+        lock(&self.watched).retain(|o| !Arc::ptr_eq(o, w));
+        self.entry(w.path()).set(None);
+    }
+
+    /// Where events go; `None` without webhooks.
+    pub fn notifier(&self) -> Option<Arc<Notifier>> {
+        self.notifier.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets where events go.
+    pub fn set_notifier(&self, n: Option<Arc<Notifier>>) {
+        *self.notifier.write().unwrap_or_else(PoisonError::into_inner) = n;
+    }
+
+    /// The process's metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+}
+
+pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}

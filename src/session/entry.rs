@@ -1,0 +1,199 @@
+//! One database file that is open in this process: where SQLite's calls on its handles end.
+//!
+//! App's threads, inside SQLite. Without a watched database every call is one load of a flag.
+
+use super::engine::lock;
+use super::watched::Watched;
+use crate::capture::{Noticed, Permit};
+use crate::sqlite::{DbObserver, HookedFile, LockOp, PragmaVerdict, ShmPeek, SlotRange, Verdict};
+use crate::wal::IndexHeader;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+// The wal-index lock slots, <https://sqlite.org/walformat.html#locking_matrix>.
+const WRITE: u8 = 0;
+const CKPT: u8 = 1;
+const READ1: u8 = 4;
+/// READ1..READ4, taken together by whoever resets the WAL.
+const RESET: SlotRange = SlotRange { first: READ1, count: 4 };
+
+/// One path.
+pub struct Entry {
+    path: PathBuf,
+    is_watched: AtomicBool,
+    watched: RwLock<Option<Arc<Watched>>>,
+    /// Handles open in this process, to look at the wal-index through, and whether each holds CKPT.
+    handles: Mutex<HashMap<u64, Handle>>,
+}
+
+struct Handle {
+    peek: ShmPeek,
+    has_ckpt: bool,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Entry {
+    pub(super) fn new(path: &Path) -> Entry {
+        Entry {
+            path: path.to_path_buf(),
+            is_watched: AtomicBool::new(false),
+            watched: RwLock::new(None),
+            handles: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The path, as SQLite names it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn set(&self, w: Option<Arc<Watched>>) {
+        self.is_watched.store(w.is_some(), Ordering::Release);
+        *self.watched.write().unwrap_or_else(PoisonError::into_inner) = w;
+    }
+
+    /// The watched database, if it is watched.
+    pub fn watched(&self) -> Option<Arc<Watched>> {
+        if !self.is_watched.load(Ordering::Acquire) {
+            return None;
+        }
+        self.watched.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The wal-index header, through any handle that has it mapped.
+    pub(super) fn header(&self) -> Option<IndexHeader> {
+        let peeks: Vec<ShmPeek> = lock(&self.handles).values().map(|h| h.peek.clone()).collect();
+        peeks.iter().find_map(|p| p.read().and_then(|b| IndexHeader::decode(&b)))
+    }
+
+    /// How many handles are open in this process.
+    pub(super) fn handles(&self) -> usize {
+        lock(&self.handles).len()
+    }
+
+    fn know(&self, f: &HookedFile) {
+        lock(&self.handles)
+            .entry(f.id())
+            .or_insert_with(|| Handle { peek: f.peek(), has_ckpt: false });
+    }
+
+    fn set_ckpt(&self, f: &HookedFile, has: bool) {
+        if let Some(h) = lock(&self.handles).get_mut(&f.id()) {
+            h.has_ckpt = has;
+        }
+    }
+
+    fn has_ckpt(&self, f: &HookedFile) -> bool {
+        lock(&self.handles).get(&f.id()).is_some_and(|h| h.has_ckpt)
+    }
+}
+
+fn header(f: &HookedFile) -> Option<IndexHeader> {
+    f.wal_index_header().and_then(|b| IndexHeader::decode(&b))
+}
+
+impl DbObserver for Entry {
+    fn opened(&self, f: &HookedFile) {
+        self.know(f);
+    }
+
+    fn before_shm_lock(&self, f: &HookedFile, slots: SlotRange, op: LockOp) -> Verdict {
+        let Some(w) = self.watched() else { return Verdict::Pass };
+        if !w.tracker.is_active() {
+            return Verdict::Pass;
+        }
+        let permit = match op {
+            LockOp::UnlockExclusive if slots.first == WRITE => {
+                let noticed = w.tracker.write_ends(header(f));
+                w.noticed(noticed);
+                Permit::Granted
+            }
+            LockOp::LockExclusive if slots == RESET => {
+                let permit = w.tracker.reset_wanted(header(f).as_ref(), || w.wal_bytes());
+                if permit == Permit::Refused {
+                    w.hurry();
+                }
+                permit
+            }
+            LockOp::LockExclusive if slots.first == CKPT && slots.count == 1 => {
+                let permit = w.tracker.checkpoint_wanted(header(f).as_ref());
+                if permit == Permit::Granted {
+                    // A reset usually follows a checkpoint: the sealer can be done by then.
+                    w.hurry();
+                }
+                permit
+            }
+            LockOp::LockExclusive if slots.first == WRITE && self.has_ckpt(f) => {
+                w.tracker.checkpointer_wants_write(header(f).as_ref())
+            }
+            _ => Permit::Granted,
+        };
+        match permit {
+            Permit::Granted => Verdict::Pass,
+            Permit::Refused => Verdict::Busy,
+        }
+    }
+
+    fn after_shm_lock(&self, f: &HookedFile, slots: SlotRange, op: LockOp) {
+        let Some(w) = self.watched() else { return };
+        if !w.tracker.is_active() {
+            return;
+        }
+        match op {
+            LockOp::LockExclusive if slots.first == WRITE => w.tracker.write_begins(header(f)),
+            LockOp::LockExclusive if slots.first == CKPT && slots.count == 1 => self.set_ckpt(f, true),
+            LockOp::UnlockExclusive if slots.first == CKPT => {
+                self.set_ckpt(f, false);
+                w.checkpointed();
+            }
+            _ => {}
+        }
+    }
+
+    fn pragma(&self, _f: &HookedFile, name: &str, arg: Option<&str>) -> PragmaVerdict {
+        let exclusive = name.eq_ignore_ascii_case("locking_mode")
+            && arg.is_some_and(|a| a.trim_matches(['\'', '"', ' ']).eq_ignore_ascii_case("exclusive"));
+        if exclusive && self.watched().is_some() {
+            return PragmaVerdict::Refuse(
+                "locking_mode=EXCLUSIVE hides commits from walrust, which is watching this database; \
+                 keep NORMAL, or call walrust_unwatch() first"
+                    .to_string(),
+            );
+        }
+        PragmaVerdict::Pass
+    }
+
+    fn last_close(&self, f: &HookedFile) {
+        if let Some(w) = self.watched()
+            && w.tracker.is_active()
+        {
+            let noticed = w.tracker.last_close(header(f).as_ref());
+            w.noticed(noticed);
+        }
+    }
+
+    fn closing(&self, f: &HookedFile) {
+        let last = {
+            let mut handles = lock(&self.handles);
+            handles.remove(&f.id());
+            handles.is_empty()
+        };
+        if last && let Some(w) = self.watched() {
+            w.drain_at_close();
+        }
+    }
+
+    fn panicked(&self, what: &str) {
+        if let Some(w) = self.watched() {
+            w.tracker.stop();
+            w.fail(format!("an internal error stopped replication: {what}"));
+        }
+    }
+}

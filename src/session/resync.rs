@@ -1,0 +1,275 @@
+//! Threads that read a whole database: to find the WAL's place again, or for a snapshot.
+
+use super::access::Access;
+use super::watched::{Role, Watched};
+use crate::base::event::EventKind;
+use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
+use crate::capture::resync::{View, anchor};
+use crate::capture::{SealError, Sync};
+use crate::spool::{Handoff, Position};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// What the newest TXID of the replica says of itself, when the spool can't say it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Expected {
+    /// The newest TXID there is, here or there.
+    pub(super) txid: TxId,
+    /// Its lineage and the database checksum after it, if they are known.
+    pub(super) attested: Option<(Lineage, DbChecksum)>,
+}
+
+/// Why a new lineage is begun.
+#[derive(Clone, Debug)]
+pub(super) enum Reason {
+    /// The replica is empty, or is taken over: nothing to report.
+    First,
+    /// Continuity was lost.
+    Gap(String),
+    /// It must not be: the replica is another's unless the content is the same.
+    Refuse,
+}
+
+/// Starts a resync thread unless one is at work.
+pub(super) fn start(w: &Arc<Watched>, why: String) {
+    if w.role() != Role::Shipper || w.busy.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let expected = Expected { txid: newest_known(w), attested: None };
+    spawn(w, "walrust-resync", move |w| run(w, expected, Reason::Gap(why)));
+}
+
+/// Runs a resync on a thread of its own.
+pub(super) fn start_with(w: &Arc<Watched>, expected: Expected, reason: Reason) {
+    if !w.busy.swap(true, Ordering::AcqRel) {
+        spawn(w, "walrust-resync", move |w| run(w, expected, reason));
+    }
+}
+
+fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()> + Send + 'static) {
+    let mine = w.clone();
+    let thread = std::thread::Builder::new().name(name.into()).stack_size(512 << 10).spawn(move || {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mine)));
+        mine.snapshotting.store(false, Ordering::Release);
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => {
+                log::warn!("walrust: {}: {e}", mine.path().display());
+                mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
+                if mine.tracker.sync_state() == Sync::Resyncing {
+                    mine.tracker.lose(e.to_string());
+                }
+                // Not at once again: what failed rarely passes in milliseconds.
+                clock::sleep(Duration::from_millis(300));
+            }
+            Err(_) => {
+                mine.tracker.stop();
+                mine.fail("an internal error stopped replication".to_string());
+            }
+        }
+        mine.busy.store(false, Ordering::Release);
+        super::engine().sealer.wake(&mine);
+    });
+    if let Err(e) = thread {
+        w.busy.store(false, Ordering::Release);
+        log::error!("walrust: cannot start a thread: {e}");
+    }
+}
+
+/// The newest TXID that this machine knows of.
+fn newest_known(w: &Watched) -> TxId {
+    let cut = w.tracker.position().map(|p| p.txid).unwrap_or_default();
+    let shipped = w.link.status().replicated;
+    let pending = w.spool.pending().ok().and_then(|p| p.last().map(|q| q.txid)).unwrap_or_default();
+    cut.max(shipped).max(pending)
+}
+
+/// Finds the place again. Content that equals the attested checksum proves that nothing was missed; anything
+/// else begins a new lineage with a snapshot.
+pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Result<()> {
+    w.snapshotting.store(true, Ordering::Release);
+    w.tracker.begin_resync();
+    let access = Access::new(w.path());
+    let view = pinned(w, &access)?;
+    let h = view.header().clone();
+    let page_size = h.page_size.ok_or_else(|| Error::new(Kind::Retry, "the database is empty"))?;
+    // Sealed files end the old lineage where it was left.
+    let old = if expected.attested.is_none() { w.tracker.cut().ok().flatten().or_else(|| w.tracker.position()) } else { None };
+    // Other processes must not seal while the sums are made anew; nor wait for that.
+    {
+        let _held = w.spool.seal_lock().hold()?;
+        if let Some(p) = w.spool.position()? {
+            w.spool.set_position(&Position { wal: None, handoff: Handoff::Live, ..p })?;
+        }
+    }
+    let checksum = view.scan(w.spool.sums(), |_, _| {})?;
+    let attested = expected.attested.or(old.as_ref().map(|p| (p.lineage, p.checksum)));
+    let now = clock::now();
+    let place = Position {
+        lineage: Lineage::default(),
+        txid: TxId::ZERO,
+        pieces: 0,
+        page_size,
+        commit: h.pages,
+        checksum,
+        timestamp: now,
+        wal: Some(view.wal_point()),
+        handoff: Handoff::Live,
+    };
+    let position = match attested {
+        Some((lineage, was)) if was == checksum => {
+            let txid = old.as_ref().map_or(expected.txid, |p| p.txid);
+            Position { lineage, txid, ..place }
+        }
+        _ if matches!(reason, Reason::Refuse) => {
+            return Err(Error::config(format!(
+                "the replica {} holds another database's history (newest TXID {}); \
+                 choose another URL, or '{{\"takeover\":true}}' to begin a new lineage in it",
+                w.replica(),
+                expected.txid
+            )));
+        }
+        _ => begin_lineage(w, &view, expected.txid.max(newest_known(w)), &place, &reason)?,
+    };
+    let _held = w.spool.seal_lock().hold()?;
+    w.spool.set_position(&position)?;
+    w.tracker.resume(position);
+    drop(view);
+    w.link.work.notify_one();
+    Ok(())
+}
+
+/// A view whose generation is still the current one once it is pinned. (Read mark 0 does not keep the WAL
+/// from being restarted, so that is checked.)
+fn pinned(w: &Watched, access: &Access) -> Result<View> {
+    let end = clock::uptime() + Duration::from_secs(10);
+    loop {
+        match View::open(access, w.tracker.wal_path()) {
+            Ok(v) => return Ok(v),
+            Err(e) if e.is_retry() && clock::uptime() < end => clock::sleep(Duration::from_millis(5)),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Snapshot `1-n` and anchor `n+1` under a new lineage.
+fn begin_lineage(w: &Watched, view: &View, newest: TxId, place: &Position, reason: &Reason) -> Result<Position> {
+    let lineage = Lineage::fresh();
+    let txid = newest.next();
+    let now = clock::now();
+    view.snapshot(&w.spool, txid, lineage, place.checksum, now, |_, _| {})?;
+    crate::base::crash::point("lineage.after-snapshot");
+    anchor(view, &w.spool, txid.next(), lineage, place.checksum, now)?;
+    crate::base::crash::point("lineage.after-anchor");
+    if let Reason::Gap(why) = reason {
+        let message = format!("the history could not be proved unbroken ({why}); a snapshot was taken as TXID {txid}");
+        w.tell(EventKind::HistoryGap, message, json!({"txid": txid.0, "reason": why}));
+    }
+    Ok(Position { lineage, txid: txid.next(), ..place.clone() })
+}
+
+/// Starts what is due by the clock: a snapshot.
+pub(super) fn schedule(w: &Arc<Watched>) {
+    let every = w.settings.snapshot_interval;
+    if every.is_zero() || w.busy.load(Ordering::Acquire) {
+        return;
+    }
+    let now = clock::uptime();
+    let last = Duration::from_millis(w.snapshot_at.load(Ordering::Relaxed));
+    if now.saturating_sub(last) < every {
+        return;
+    }
+    w.snapshot_at.store(now.as_millis() as u64, Ordering::Relaxed);
+    let newest = w.tracker.position().map(|p| p.txid).unwrap_or_default();
+    // One TXID further is the anchor only: nothing changed.
+    if newest.0 <= w.link.status().snapshot.0 + 1 {
+        return;
+    }
+    if !w.busy.swap(true, Ordering::AcqRel) {
+        spawn(w, "walrust-snapshot", |w| snapshot(w).map(drop));
+    }
+}
+
+/// A full snapshot of the database at a TXID of its own making; writers go on. Returns the TXID it holds.
+pub(super) fn snapshot(w: &Arc<Watched>) -> Result<TxId> {
+    w.snapshotting.store(true, Ordering::Release);
+    let access = Access::new(w.path());
+    let end = clock::uptime() + Duration::from_secs(30);
+    let (view, position) = loop {
+        let view = pinned(w, &access)?;
+        match place_at(w, &view) {
+            Ok(p) => break (view, p),
+            Err(SealError::Failed(e)) => return Err(e),
+            Err(_) if clock::uptime() < end => clock::sleep(Duration::from_millis(2)),
+            Err(_) => return Err(crate::capture::busy("snapshot")),
+        }
+    };
+    w.link.work.notify_one();
+    if w.link.status().snapshot >= position.txid {
+        return Ok(position.txid);
+    }
+    let taken =
+        view.snapshot(&w.spool, position.txid, position.lineage, position.checksum, position.timestamp, |_, _| {});
+    if let Err(e) = &taken
+        && e.is_corrupt()
+    {
+        w.tell(EventKind::CorruptionDetected, e.to_string(), json!({"txid": position.txid.0}));
+        w.tracker.lose(e.to_string());
+    }
+    taken?;
+    w.link.work.notify_one();
+    Ok(position.txid)
+}
+
+/// Seals and cuts exactly up to the view's header; errs when something later is sealed already.
+fn place_at(w: &Watched, view: &View) -> std::result::Result<Position, SealError> {
+    let h = view.header();
+    if h.max_frame > 0 {
+        w.tracker.seal(h, clock::now())?;
+    }
+    let position = match w.tracker.cut()? {
+        Some(p) => p,
+        None => w.tracker.position().ok_or(SealError::Again)?,
+    };
+    let at_view = match position.wal {
+        Some(p) if h.max_frame > 0 => {
+            p.salt1 == h.salt.salt1 && p.salt2 == h.salt.salt2 && p.frame == h.max_frame
+        }
+        Some(p) => p.frame == 0 || matches!(position.handoff, Handoff::Closed(_)),
+        None => h.max_frame == 0,
+    };
+    if at_view && position.checksum.0 != 0 { Ok(position) } else { Err(SealError::Again) }
+}
+
+/// A snapshot for whoever asks: waits for a schedule's that is at work, then takes its own and waits until it
+/// is in the replica.
+pub(super) fn snapshot_now(w: &Arc<Watched>, timeout: Duration) -> Result<TxId> {
+    let end = clock::uptime() + timeout;
+    while w.busy.swap(true, Ordering::AcqRel) {
+        if clock::uptime() >= end {
+            return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
+        }
+        clock::sleep(Duration::from_millis(5));
+    }
+    let taken = snapshot(w);
+    w.snapshotting.store(false, Ordering::Release);
+    w.busy.store(false, Ordering::Release);
+    let txid = taken?;
+    loop {
+        let status = w.link.status();
+        if status.snapshot >= txid {
+            return Ok(txid);
+        }
+        let left = end.saturating_sub(clock::uptime());
+        if left.is_zero() {
+            let why = status.last_error.map(|(_, e)| format!(" (last error: {e})")).unwrap_or_default();
+            return Err(Error::new(Kind::Timeout, format!("the snapshot of TXID {txid} is not in the replica yet{why}")));
+        }
+        if let Some((Kind::Denied | Kind::Fenced, e)) = status.last_error {
+            return Err(Error::new(Kind::Denied, e));
+        }
+        clock::sleep(Duration::from_millis(3));
+    }
+}

@@ -1,0 +1,251 @@
+//! The sealer: one plain thread that turns noticed commits into spool files.
+//!
+//! A wake-up per commit would nearly double the price of a small one, so a woken sealer lingers: it looks
+//! again every couple of milliseconds while commits keep coming, and only a commit that finds it asleep pays
+//! for waking it. Besides, twice a second, it looks at every watched database for what no hook tells: commits
+//! of processes that have not loaded the extension, a lock that became free, a schedule that is due.
+
+use super::engine::{engine, lock};
+use super::resync;
+use super::watched::{Role, Watched};
+use crate::base::clock;
+use crate::capture::{Noticed, SealError, Sync};
+use crossbeam_channel::{Receiver, Sender};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Between two looks while commits keep coming. Long enough that the app does not feel them, short against
+/// the time a checkpoint gives (see `capture`).
+const LINGER: Duration = Duration::from_millis(2);
+/// Looks without news before it goes to sleep.
+const PATIENCE: u32 = 20;
+/// Between two looks at things that no hook tells.
+const LOOK: Duration = Duration::from_millis(250);
+/// Unsealed frames at which it does not wait for the upload slot: SQLite wants to reset at 1,000.
+const PRESSURE: u32 = 256;
+/// Pieces of one TXID at which they are folded into one.
+const MANY_PIECES: u32 = 24;
+/// How long unknown salts may stay unexplained: the process that restarted the WAL says so at its commit.
+const ASTRAY: Duration = Duration::from_millis(700);
+
+/// The thread's handle.
+#[derive(Default)]
+pub(super) struct Sealer {
+    to: Mutex<Option<(u32, Sender<()>)>>,
+    awake: AtomicBool,
+}
+
+impl Sealer {
+    /// Makes it look soon. Cheap while it is awake.
+    pub(super) fn wake(&self, _w: &Arc<Watched>) {
+        if self.awake.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.send();
+    }
+
+    fn send(&self) {
+        let mut to = lock(&self.to);
+        if let Some((pid, tx)) = to.as_ref()
+            && *pid == std::process::id()
+        {
+            let _ = tx.try_send(());
+            return;
+        }
+        let (tx, rx) = crossbeam_channel::bounded(1);
+        let _ = tx.try_send(());
+        let started = std::thread::Builder::new()
+            .name("walrust-seal".into())
+            .stack_size(512 << 10)
+            .spawn(move || run(&rx));
+        match started {
+            Ok(_) => *to = Some((std::process::id(), tx)),
+            Err(e) => {
+                self.awake.store(false, Ordering::Release);
+                log::error!("walrust: cannot start the sealer thread: {e}");
+            }
+        }
+    }
+
+    /// In a forked child: the thread is not here.
+    pub(super) fn forget(&self) {
+        if let Ok(mut to) = self.to.try_lock() {
+            std::mem::forget(to.take());
+        }
+        self.awake.store(false, Ordering::Release);
+    }
+}
+
+fn run(rx: &Receiver<()>) {
+    let mut idle = 0;
+    loop {
+        let mut news = false;
+        let mut soonest = LOOK;
+        for w in engine().watched() {
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(&w))) {
+                Ok((did, next)) => {
+                    news |= did;
+                    soonest = soonest.min(next);
+                }
+                Err(_) => {
+                    w.tracker.stop();
+                    w.fail("an internal error stopped replication".to_string());
+                }
+            }
+        }
+        idle = if news { 0 } else { idle + 1 };
+        if idle < PATIENCE {
+            clock::sleep(LINGER);
+            continue;
+        }
+        engine().sealer.awake.store(false, Ordering::Release);
+        // A commit between the last look and going to sleep has set its flag but did not send.
+        if engine().watched().iter().any(|w| w.dirty.load(Ordering::Acquire) && w.role() == Role::Shipper && seal_due(w))
+        {
+            engine().sealer.awake.store(true, Ordering::Release);
+            clock::sleep(LINGER);
+            continue;
+        }
+        let _ = rx.recv_timeout(soonest.max(LINGER));
+        engine().sealer.awake.store(true, Ordering::Release);
+        idle = 0;
+    }
+}
+
+fn seal_due(w: &Watched) -> bool {
+    w.tracker.sync_state() != Sync::Kept || w.link.slot_open(w.settings.interval)
+}
+
+/// One look at one database. Returns whether there was news, and when to look again at the latest.
+fn step(w: &Arc<Watched>) -> (bool, Duration) {
+    let now = clock::uptime();
+    let last = Duration::from_millis(w.looked.load(Ordering::Relaxed));
+    let full_look = now.saturating_sub(last) >= LOOK;
+    if full_look {
+        w.looked.store(now.as_millis() as u64, Ordering::Relaxed);
+    }
+    if w.role() == Role::Standby {
+        if full_look {
+            super::start::try_take_over(w);
+        }
+        return (false, LOOK);
+    }
+    let dirty = w.dirty.swap(false, Ordering::AcqRel);
+    let hurried = w.hurried.swap(false, Ordering::AcqRel);
+    match w.tracker.sync_state() {
+        Sync::Idle | Sync::Resyncing => (false, LOOK),
+        Sync::Lost(why) => {
+            resync::start(w, why);
+            (false, LOOK)
+        }
+        Sync::Kept => {
+            if !(dirty || hurried || full_look) {
+                return (false, w.link.slot_in(w.settings.interval).max(LINGER));
+            }
+            let did = seal_step(w, dirty, hurried);
+            if full_look {
+                resync::schedule(w);
+                w.caught_up();
+            }
+            (did || dirty || hurried, w.link.slot_in(w.settings.interval).max(LINGER))
+        }
+    }
+}
+
+fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
+    let header = w.entry.header();
+    let mut unsealed = 0;
+    if let Some(h) = &header {
+        if w.tracker.look(h.clone()) == Noticed::Lost {
+            return astray(w, h);
+        }
+        w.astray_since.store(0, Ordering::Relaxed);
+        unsealed = w.tracker.unsealed_frames(h);
+        if unsealed > 0 {
+            let mut since = lock(&w.waiting_since);
+            if since.is_none() {
+                *since = Some(clock::now());
+            }
+        }
+    }
+    let pieces = w.tracker.position().map_or(0, |p| p.pieces);
+    let has_pending = match w.spool.pending() {
+        Ok(p) => !p.is_empty(),
+        Err(e) => {
+            w.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
+            true
+        }
+    };
+    if has_pending {
+        w.link.work.notify_one();
+    }
+    let cut = !has_pending && w.link.slot_open(w.settings.interval) && (unsealed > 0 || pieces > 0);
+    if let Some(h) = &header
+        && unsealed > 0
+        && (cut || hurried || unsealed >= PRESSURE)
+        && let Err(e) = w.tracker.seal(h, clock::now())
+    {
+        return seal_failed(w, e);
+    }
+    if cut {
+        match w.tracker.cut() {
+            Ok(Some(_)) => w.link.work.notify_one(),
+            Ok(None) => {}
+            Err(e) => return seal_failed(w, SealError::Failed(e)),
+        }
+    } else if pieces >= MANY_PIECES
+        && let Err(e) = w.tracker.squash()
+    {
+        return seal_failed(w, SealError::Failed(e));
+    } else if unsealed > 0 || pieces > 0 {
+        // Waits for the slot.
+        w.dirty.store(true, Ordering::Release);
+    }
+    clear_spool_error(w);
+    dirty || unsealed > 0
+}
+
+fn astray(w: &Arc<Watched>, h: &crate::wal::IndexHeader) -> bool {
+    let now = clock::uptime().as_millis() as u64;
+    let since = w.astray_since.load(Ordering::Relaxed);
+    if since == 0 {
+        w.astray_since.store(now.max(1), Ordering::Relaxed);
+    } else if now.saturating_sub(since) >= ASTRAY.as_millis() as u64 {
+        w.astray_since.store(0, Ordering::Relaxed);
+        w.tracker.lose(format!(
+            "the WAL was restarted by something that had not loaded walrust (now salt {}, frame {})",
+            h.salt, h.max_frame
+        ));
+    }
+    w.dirty.store(true, Ordering::Release);
+    true
+}
+
+fn seal_failed(w: &Arc<Watched>, e: SealError) -> bool {
+    match e {
+        SealError::Again => {
+            w.dirty.store(true, Ordering::Release);
+            return true;
+        }
+        SealError::OutOfSync(_) => {
+            // look() decides, after a moment's grace.
+            w.dirty.store(true, Ordering::Release);
+        }
+        SealError::Failed(e) => {
+            log::warn!("walrust: {}: cannot seal: {e}", w.path().display());
+            w.dirty.store(true, Ordering::Release);
+            w.link.update(|s| s.last_error = Some((e.kind(), format!("{SPOOL}: {e}"))));
+        }
+    }
+    false
+}
+
+/// Starts the text of an error that is the spool's, so that the next success can tell it from the store's.
+const SPOOL: &str = "spool";
+
+fn clear_spool_error(w: &Watched) {
+    if w.link.status().last_error.is_some_and(|(_, e)| e.starts_with(SPOOL)) {
+        w.link.update(|s| s.last_error = None);
+    }
+}

@@ -1,0 +1,441 @@
+//! Starting to watch: whose replica is it, who ships, and where does capture begin.
+//!
+//! ```text
+//!                        spool knows this replica        spool does not
+//!  replica empty         resume what waits, or, if it    first lineage
+//!                        was not empty before: a gap
+//!  newest is ours        resume; if the replica is       –
+//!                        ahead: prove by content or gap
+//!  newest is another's   –                               the database's content equals the newest
+//!                                                        TXID: continue; else refuse, or take over
+//! ```
+//!
+//! Nothing is written to the replica, and the spool made here goes again, when the watch is refused.
+
+use super::engine::{engine, lock};
+use super::resync::{self, Expected, Reason};
+use super::watched::{Role, Watched};
+use crate::base::event::EventKind;
+use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
+use crate::config::Settings;
+use crate::replica;
+use crate::ship::{self, Lease, Me};
+use crate::spool::{Position, Shipped, Spool};
+use crate::store::{Breaker, Conditions, ReplicaUrl, Retry, Store, block_on};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a watch waits for the first snapshot of a small database, so that the next statement finds it
+/// streaming; a large one goes on in the background.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// What to watch.
+#[derive(Debug)]
+pub struct WatchRequest<'a> {
+    /// Path of the database as SQLite names it.
+    pub path: &'a Path,
+    /// Settings in force, replica included.
+    pub settings: Settings,
+    /// URL of the replica.
+    pub replica: ReplicaUrl,
+    /// Begin a new lineage in a replica that holds something else, and take its lease.
+    pub takeover: bool,
+}
+
+/// How the watch relates to what the replica held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// Was watched by this process already.
+    Already,
+    /// The replica was empty, or was taken over.
+    New,
+    /// It continues from this TXID.
+    Continued(TxId),
+    /// Another process of this machine ships it.
+    Standby,
+}
+
+/// What the replica's newest files say.
+#[derive(Clone, Copy, Debug)]
+struct Remote {
+    txid: TxId,
+    snapshot: TxId,
+    lineage: Lineage,
+    after: Option<DbChecksum>,
+}
+
+enum Begin {
+    Resume(Position),
+    Resync(Expected, Reason),
+}
+
+impl Watched {
+    /// Starts watching. `make_wal` turns WAL mode on; it is called once the replica was found to be usable.
+    pub fn start(req: WatchRequest<'_>, make_wal: &dyn Fn() -> Result<()>) -> Result<(Arc<Watched>, Identity)> {
+        let replica = req.replica.to_string();
+        if let Some(w) = engine().find(req.path) {
+            if w.replica() == replica && !req.takeover {
+                return Ok((w, Identity::Already));
+            }
+            if w.replica() != replica {
+                return Err(Error::config(format!(
+                    "{} is already watched, to {}; call walrust_unwatch() first",
+                    req.path.display(),
+                    w.replica()
+                )));
+            }
+            w.end(engine());
+        }
+        let store = Store::open(&req.replica)?;
+        let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
+        let had_spool = dir.exists();
+        let spool = Arc::new(Spool::open(&dir)?);
+        let started = Self::start_in(req, store, spool, make_wal);
+        if started.is_err() && !had_spool {
+            drop(std::fs::remove_dir_all(&dir));
+        }
+        started
+    }
+
+    fn start_in(
+        req: WatchRequest<'_>,
+        store: Store,
+        spool: Arc<Spool>,
+        make_wal: &dyn Fn() -> Result<()>,
+    ) -> Result<(Arc<Watched>, Identity)> {
+        let ships = spool.ship_lock().try_process()?;
+        let role = if ships { Role::Shipper } else { Role::Standby };
+        let w = Watched::new(req.path, req.settings, store, spool, role);
+        if role == Role::Standby {
+            make_wal()?;
+            engine().adopt(&w)?;
+            resume_standby(&w);
+            return Ok((w, Identity::Standby));
+        }
+        let begun = w.begin(req.takeover, make_wal);
+        match begun {
+            Ok(identity) => Ok((w, identity)),
+            Err(e) => {
+                w.tracker.stop();
+                w.spool.ship_lock().release();
+                engine().drop_watched(&w);
+                Err(e)
+            }
+        }
+    }
+
+    /// This process holds the ship lock: find out where to begin and go.
+    fn begin(self: &Arc<Self>, takeover: bool, make_wal: &dyn Fn() -> Result<()>) -> Result<Identity> {
+        let known = self.spool.shipped()?.filter(|s| s.replica == self.replica());
+        let local = {
+            let _held = self.spool.seal_lock().hold()?;
+            match &known {
+                Some(_) => self.spool.recover()?,
+                None => None,
+            }
+        };
+        let looked = look(&self.store);
+        let me = self.me()?;
+        let (remote, lease) = match looked {
+            Ok(remote) => {
+                let lease = self.lease(&me, takeover)?;
+                (remote, lease)
+            }
+            // Known and continuing: an outage at start is no reason not to capture.
+            Err(e) if e.is_retry() && local.is_some() => {
+                log::warn!("walrust: {}: starting without its replica: {e}", self.path().display());
+                (known.as_ref().and_then(remembered), None)
+            }
+            Err(e) => return Err(e),
+        };
+        make_wal()?;
+        let begin = self.decide(remote, local, known.as_ref(), takeover)?;
+        let identity = match &begin {
+            Begin::Resume(p) => Identity::Continued(p.txid),
+            Begin::Resync(e, Reason::Refuse) => Identity::Continued(e.txid),
+            Begin::Resync(e, Reason::Gap(_)) => Identity::Continued(e.txid),
+            Begin::Resync(_, Reason::First) => Identity::New,
+        };
+        engine().adopt(self)?;
+        self.link.update(|s| {
+            s.replicated = remote.map(|r| r.txid).unwrap_or_default();
+            s.snapshot = remote.map(|r| r.snapshot).unwrap_or_default();
+        });
+        match begin {
+            Begin::Resume(p) => self.tracker.resume(p),
+            Begin::Resync(expected, Reason::Refuse) => {
+                self.spool.clear()?;
+                resync::run(self, expected, Reason::Refuse)?;
+                self.snapshotting.store(false, Ordering::Release);
+            }
+            Begin::Resync(expected, reason) => {
+                if matches!(reason, Reason::First) {
+                    self.spool.clear()?;
+                }
+                self.remember(remote)?;
+                resync::start_with(self, expected, reason);
+                let end = clock::uptime() + FIRST_LOOK;
+                while self.busy.load(Ordering::Acquire) && clock::uptime() < end {
+                    clock::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        self.remember(remote)?;
+        self.ship(me, lease, takeover)?;
+        engine().sealer.wake(self);
+        Ok(identity)
+    }
+
+    /// Writes down whose spool this is, so that the next start knows it.
+    fn remember(&self, remote: Option<Remote>) -> Result<()> {
+        let now = clock::now();
+        let lineage = self.tracker.position().map(|p| p.lineage).or(remote.map(|r| r.lineage)).unwrap_or_default();
+        let s = self.link.status();
+        self.spool.set_shipped(&Shipped {
+            replica: self.replica().to_string(),
+            lineage,
+            txid: s.replicated,
+            snapshot: s.snapshot,
+            time: now,
+        })
+    }
+
+    fn decide(
+        &self,
+        remote: Option<Remote>,
+        local: Option<Position>,
+        known: Option<&Shipped>,
+        takeover: bool,
+    ) -> Result<Begin> {
+        let shipped = known.map(|s| s.txid).unwrap_or_default();
+        let Some(r) = remote else {
+            return Ok(match local {
+                Some(p) if shipped == TxId::ZERO => Begin::Resume(p),
+                _ if shipped == TxId::ZERO => Begin::Resync(Expected::default(), Reason::First),
+                _ => {
+                    self.spool.clear()?;
+                    let expected = Expected { txid: shipped, attested: None };
+                    Begin::Resync(expected, Reason::Gap("the replica was emptied".to_string()))
+                }
+            });
+        };
+        let newest_here = self.spool.pending()?.last().map(|q| q.txid).unwrap_or_default();
+        let lineage_here = local.as_ref().map(|p| p.lineage).or(known.map(|s| s.lineage)).unwrap_or_default();
+        let ours = known.is_some()
+            && r.lineage != Lineage::default()
+            && (r.lineage == lineage_here || known.is_some_and(|s| s.lineage == r.lineage));
+        let expected = Expected { txid: r.txid, attested: r.after.map(|a| (r.lineage, a)) };
+        if ours {
+            return Ok(match local {
+                Some(p) if r.txid <= p.txid.max(newest_here) => Begin::Resume(p),
+                Some(_) => Begin::Resync(
+                    expected,
+                    Reason::Gap(format!("the replica is ahead of this machine, at TXID {}", r.txid)),
+                ),
+                None => Begin::Resync(expected, Reason::Gap("the spool's record of the place is gone".to_string())),
+            });
+        }
+        if takeover {
+            return Ok(Begin::Resync(Expected { txid: r.txid, attested: None }, Reason::First));
+        }
+        let attested = match r.after {
+            Some(_) => expected.attested,
+            None => Some((Lineage::fresh(), self.checksum_of_replica()?)),
+        };
+        Ok(Begin::Resync(Expected { txid: r.txid, attested }, Reason::Refuse))
+    }
+
+    /// What a restore of the replica adds up to, for a replica that attests nothing (Litestream wrote it).
+    fn checksum_of_replica(&self) -> Result<DbChecksum> {
+        let target = self.spool.dir().join(".tmp-identity.db");
+        drop(std::fs::remove_file(&target));
+        let options = replica::restore::Options { overwrite: replica::restore::Overwrite::Yes, ..Default::default() };
+        let restored = block_on(replica::restore::restore(&self.store, replica::Point::Latest, &target, &options))?;
+        let checksum = restored.map(|r| r.checksum);
+        drop(std::fs::remove_file(&target));
+        checksum
+    }
+
+    fn me(&self) -> Result<Me> {
+        let path = self.spool.dir().join("writer");
+        let writer = match std::fs::read_to_string(&path) {
+            Ok(w) if w.len() == 16 => w,
+            _ => {
+                let w = format!("{:016x}", clock::random_u64());
+                std::fs::write(&path, &w).map_err(|e| Error::io("write", &path, e))?;
+                w
+            }
+        };
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Ok(Me {
+            writer,
+            session: format!("{:016x}", clock::random_u64()),
+            who: format!("{host} (process {})", std::process::id()),
+        })
+    }
+
+    fn lease(&self, me: &Me, takeover: bool) -> Result<Option<Lease>> {
+        let store = self.store.clone();
+        let me = me.clone();
+        block_on(async move {
+            if store.probe_conditional().await? == Conditions::Ignored {
+                return Ok(None);
+            }
+            Lease::take(&store, &me, takeover).await.map(Some)
+        })?
+    }
+
+    fn ship(self: &Arc<Self>, me: Me, lease: Option<Lease>, evict: bool) -> Result<()> {
+        let s = &self.settings;
+        let on_event = {
+            let w = Arc::downgrade(self);
+            Arc::new(move |e: ship::Event| {
+                if let Some(w) = w.upgrade() {
+                    w.on_event(&e);
+                }
+            })
+        };
+        let on_slot = {
+            let w = Arc::downgrade(self);
+            Arc::new(move || {
+                if let Some(w) = w.upgrade() {
+                    w.caught_up();
+                    engine().sealer.wake(&w);
+                }
+            })
+        };
+        let plan = ship::Plan {
+            spool: self.spool.clone(),
+            store: self.store.clone(),
+            link: self.link.clone(),
+            me,
+            evict,
+            lease,
+            replica: self.replica().to_string(),
+            retry: Retry { attempts: u32::MAX, base: s.retry.base, max: s.retry.max },
+            breaker: Breaker::new(s.retry.breaker_threshold, s.retry.breaker_cooldown),
+            levels: s.levels.clone(),
+            on_event,
+            on_slot,
+        };
+        ship::runtime::handle()?.spawn(ship::run(plan));
+        Ok(())
+    }
+
+    fn on_event(&self, e: &ship::Event) {
+        use ship::Event as E;
+        match e {
+            E::Uploaded { .. } | E::Merged { .. } => {}
+            E::Snapshot { txid, bytes } => self.tell(
+                EventKind::SnapshotComplete,
+                format!("snapshot of TXID {txid} is in the replica"),
+                json!({"txid": txid.0, "bytes": bytes}),
+            ),
+            E::Failed { kind: Kind::Denied, error, attempts } => {
+                self.tell(EventKind::AuthFailure, error.clone(), json!({"attempts": attempts}));
+            }
+            E::Failed { error, attempts, .. } => {
+                log::warn!("walrust: {}: {error}", self.path().display());
+                self.tell(EventKind::UploadError, error.clone(), json!({"attempts": attempts}));
+            }
+            E::BreakerOpen { error } => self.tell(EventKind::CircuitBreakerOpen, error.clone(), json!({})),
+            E::BreakerClosed => {
+                self.tell(EventKind::CircuitBreakerClosed, "uploads go on".to_string(), json!({}));
+            }
+            E::Fenced { error } => {
+                log::error!("walrust: {}: {error}", self.path().display());
+                self.tell(EventKind::Fenced, error.clone(), json!({}));
+            }
+            E::Corrupt { error } => self.tell(EventKind::CorruptionDetected, error.clone(), json!({})),
+        }
+    }
+}
+
+/// A standby looks whether the shipper's process has ended, and follows its position.
+pub(super) fn try_take_over(w: &Arc<Watched>) {
+    match w.spool.ship_lock().try_process() {
+        Ok(true) => {}
+        Ok(false) => {
+            resume_standby(w);
+            return;
+        }
+        Err(e) => {
+            log::warn!("walrust: {}: {e}", w.path().display());
+            return;
+        }
+    }
+    if w.busy.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    *lock(&w.role) = Role::Shipper;
+    let mine = w.clone();
+    let spawned = std::thread::Builder::new().name("walrust-takeover".into()).stack_size(512 << 10).spawn(move || {
+        engine().drop_watched(&mine);
+        mine.busy.store(false, Ordering::Release);
+        loop {
+            match mine.begin(false, &|| Ok(())) {
+                Ok(_) => return,
+                Err(e) if e.is_retry() => {
+                    engine().drop_watched(&mine);
+                    mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
+                    clock::sleep(Duration::from_millis(500));
+                }
+                Err(e) => {
+                    drop(engine().adopt(&mine));
+                    mine.link.update(|s| {
+                        s.state = if e.kind() == Kind::Fenced { ship::State::Fenced } else { ship::State::Failed };
+                        s.last_error = Some((e.kind(), e.to_string()));
+                    });
+                    return;
+                }
+            }
+        }
+    });
+    if spawned.is_err() {
+        w.busy.store(false, Ordering::Release);
+    }
+}
+
+/// Follows the shipper's position, if it has one that the WAL goes on from.
+fn resume_standby(w: &Arc<Watched>) {
+    use crate::capture::Sync;
+    if matches!(w.tracker.sync_state(), Sync::Idle | Sync::Lost(_))
+        && let Ok(Some(p)) = w.spool.position()
+        && p.wal.is_some()
+    {
+        w.tracker.resume(p);
+    }
+}
+
+/// What the replica's newest files say; `None` if there are none.
+fn look(store: &Store) -> Result<Option<Remote>> {
+    let store = store.clone();
+    block_on(async move {
+        let inventory = replica::Inventory::read(&store).await?;
+        let Some(newest) = inventory.files.iter().max_by_key(|f| (f.max, f.level)) else {
+            return Ok(None);
+        };
+        let header = replica::inventory::read_header(&store, newest.id()).await?;
+        let snapshot = inventory.files.iter().filter(|f| f.min == TxId(1)).map(|f| f.max).max();
+        Ok(Some(Remote {
+            txid: newest.max,
+            snapshot: snapshot.unwrap_or_default(),
+            lineage: header.lineage,
+            after: header.attest.map(|a| a.after),
+        }))
+    })?
+}
+
+fn remembered(s: &Shipped) -> Option<Remote> {
+    (s.txid > TxId::ZERO)
+        .then_some(Remote { txid: s.txid, snapshot: s.snapshot, lineage: s.lineage, after: None })
+}
+
+fn default_spool(db: &Path) -> PathBuf {
+    let mut s = db.as_os_str().to_owned();
+    s.push("-walrust");
+    s.into()
+}

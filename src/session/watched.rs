@@ -1,0 +1,382 @@
+//! One watched database.
+
+use super::access::Access;
+use super::engine::{Engine, engine, lock};
+use super::entry::Entry;
+use crate::base::event::EventKind;
+use crate::base::{Error, Kind, Result, Timestamp, TxId, clock};
+use crate::capture::{Noticed, SealError, Sync, Tracker};
+use crate::config::Settings;
+use crate::notify::Event;
+use crate::ship::{Link, State};
+use crate::spool::Spool;
+use crate::store::Store;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What this process does for the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It ships.
+    Shipper,
+    /// Another process of this machine ships.
+    Standby,
+}
+
+/// One watched database in this process.
+pub struct Watched {
+    path: PathBuf,
+    replica: String,
+    /// The settings in force.
+    pub settings: Settings,
+    /// The replica.
+    pub store: Store,
+    /// The local queue.
+    pub spool: Arc<Spool>,
+    /// Capture.
+    pub tracker: Tracker,
+    /// The shipper's side.
+    pub link: Arc<Link>,
+    pub(super) entry: Arc<Entry>,
+    pub(super) role: Mutex<Role>,
+    /// Something was noticed since the sealer last looked.
+    pub(super) dirty: AtomicBool,
+    /// Seal now, whatever the interval: a reset or checkpoint waits.
+    pub(super) hurried: AtomicBool,
+    /// A resync or snapshot thread is at work.
+    pub(super) busy: AtomicBool,
+    /// What is being read whole, for the state.
+    pub(super) snapshotting: AtomicBool,
+    /// Uptime in ms of the last look at things that are not looked at on every commit.
+    pub(super) looked: AtomicU64,
+    /// When the first commit that is not durable yet was noticed.
+    pub(super) waiting_since: Mutex<Option<Timestamp>>,
+    pub(super) failure: Mutex<Option<String>>,
+    /// Uptime in ms of the last scheduled snapshot attempt.
+    pub(super) snapshot_at: AtomicU64,
+    /// Since when the WAL has not gone on from the position (uptime in ms, 0 = it does).
+    pub(super) astray_since: AtomicU64,
+    pub(super) checkpoints: AtomicU64,
+    /// Uptime in ms of the last periodic validation.
+    pub(super) validated_at: AtomicU64,
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watched").field("path", &self.path).field("replica", &self.replica).finish_non_exhaustive()
+    }
+}
+
+/// A row of `walrust_status`.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Path of the database.
+    pub database: PathBuf,
+    /// URL of the replica.
+    pub replica: String,
+    /// See surface.
+    pub state: State,
+    /// Newest TXID cut.
+    pub txid: TxId,
+    /// Newest TXID up to which all is durable.
+    pub replicated: TxId,
+    /// Age of the oldest commit that is not durable.
+    pub lag: Duration,
+    /// Bytes sealed or in the WAL and not yet durable.
+    pub pending_bytes: u64,
+    /// Size of the WAL file.
+    pub wal_bytes: u64,
+    /// Size of the spool.
+    pub spool_bytes: u64,
+    /// Breaker state in words.
+    pub breaker: &'static str,
+    /// When the last upload was acknowledged.
+    pub last_upload: Option<Timestamp>,
+    /// The newest error not followed by a success.
+    pub last_error: Option<String>,
+}
+
+impl Watched {
+    pub(super) fn new(path: &Path, settings: Settings, store: Store, spool: Arc<Spool>, role: Role) -> Arc<Watched> {
+        let entry = engine().entry(path);
+        let db = Arc::new(Access::new(path));
+        let tracker = Tracker::new(path, spool.clone(), db, settings.spool_limit.0);
+        Arc::new(Watched {
+            path: path.to_path_buf(),
+            replica: store.url().to_string(),
+            settings,
+            store,
+            spool,
+            tracker,
+            link: Arc::new(Link::default()),
+            entry,
+            role: Mutex::new(role),
+            dirty: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+            snapshotting: AtomicBool::new(false),
+            looked: AtomicU64::new(0),
+            waiting_since: Mutex::new(None),
+            failure: Mutex::new(None),
+            snapshot_at: AtomicU64::new(clock::uptime().as_millis() as u64),
+            astray_since: AtomicU64::new(0),
+            checkpoints: AtomicU64::new(0),
+            validated_at: AtomicU64::new(clock::uptime().as_millis() as u64),
+        })
+    }
+
+    /// Path of the database, as SQLite names it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// URL of the replica, canonical and without secrets.
+    pub fn replica(&self) -> &str {
+        &self.replica
+    }
+
+    /// What this process does for it.
+    pub fn role(&self) -> Role {
+        *lock(&self.role)
+    }
+
+    /// SQLite told something: wake the sealer if it is news.
+    pub(super) fn noticed(self: &Arc<Self>, n: Noticed) {
+        match n {
+            Noticed::Nothing => {}
+            Noticed::Commit => {
+                if !self.dirty.swap(true, Ordering::AcqRel) {
+                    let mut since = lock(&self.waiting_since);
+                    if since.is_none() {
+                        *since = Some(clock::now());
+                    }
+                    drop(since);
+                    engine().sealer.wake(self);
+                }
+            }
+            Noticed::Lost => {
+                self.dirty.store(true, Ordering::Release);
+                engine().sealer.wake(self);
+            }
+        }
+    }
+
+    /// A checkpoint or reset is about to want everything sealed.
+    pub(super) fn hurry(self: &Arc<Self>) {
+        if !self.hurried.swap(true, Ordering::AcqRel) {
+            engine().sealer.wake(self);
+        }
+    }
+
+    pub(super) fn checkpointed(&self) {
+        self.checkpoints.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Size of the WAL file in bytes.
+    pub fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(self.tracker.wal_path()).map(|m| m.len()).unwrap_or(0)
+    }
+
+    /// Stops replication of this database and says why.
+    pub(super) fn fail(&self, why: String) {
+        log::error!("walrust: {}: {why}", self.path.display());
+        *lock(&self.failure) = Some(why);
+    }
+
+    /// Seals and cuts everything committed so far and returns the TXID that holds it.
+    pub(super) fn cut_now(self: &Arc<Self>, deadline: Duration) -> Result<TxId> {
+        loop {
+            match self.tracker.sync_state() {
+                Sync::Kept => match self.seal_and_cut() {
+                    Ok(txid) => return Ok(txid),
+                    Err(SealError::Again) => {}
+                    Err(SealError::OutOfSync(_)) => {
+                        if self.role() == Role::Shipper {
+                            self.dirty.store(true, Ordering::Release);
+                            engine().sealer.wake(self);
+                        }
+                    }
+                    Err(SealError::Failed(e)) => return Err(e),
+                },
+                Sync::Idle if lock(&self.failure).is_some() => {
+                    let why = lock(&self.failure).clone().unwrap_or_default();
+                    return Err(Error::new(Kind::Bug, why));
+                }
+                _ => engine().sealer.wake(self),
+            }
+            let status = self.link.status();
+            if let State::Fenced | State::Failed = status.state
+                && let Some((kind, e)) = status.last_error
+            {
+                return Err(Error::new(kind, format!("replication is {}: {e}", status.state.as_str())));
+            }
+            if clock::uptime() >= deadline {
+                return Err(Error::new(
+                    Kind::Timeout,
+                    format!("{} is still being read for a snapshot ({})", self.path.display(), self.state().as_str()),
+                ));
+            }
+            clock::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn seal_and_cut(&self) -> std::result::Result<TxId, SealError> {
+        if let Some(h) = self.entry.header().or_else(|| self.tracker.seen())
+            && h.max_frame > 0
+            && (self.entry.handles() > 0 || self.tracker.wal_path().exists())
+        {
+            self.tracker.seal(&h, clock::now())?;
+        }
+        self.tracker.cut()?;
+        let p = self.tracker.position().ok_or_else(|| SealError::OutOfSync("no position".into()))?;
+        Ok(p.txid)
+    }
+
+    /// Returns when every commit made before the call is durable in the replica.
+    pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
+        let deadline = clock::uptime() + timeout;
+        let txid = self.cut_now(deadline)?;
+        self.link.work.notify_one();
+        match self.role() {
+            Role::Shipper => self.link.wait_for(txid, deadline.saturating_sub(clock::uptime()))?,
+            Role::Standby => self.wait_as_standby(txid, deadline)?,
+        }
+        self.caught_up();
+        Ok(txid)
+    }
+
+    fn wait_as_standby(self: &Arc<Self>, txid: TxId, deadline: Duration) -> Result<()> {
+        loop {
+            if self.spool.shipped()?.is_some_and(|s| s.txid >= txid) {
+                return Ok(());
+            }
+            let left = deadline.saturating_sub(clock::uptime());
+            if self.role() == Role::Shipper {
+                return self.link.wait_for(txid, left);
+            }
+            if left.is_zero() {
+                return Err(Error::new(
+                    Kind::Timeout,
+                    format!("TXID {txid} is not in the replica yet; another process of this machine ships"),
+                ));
+            }
+            engine().sealer.wake(self);
+            clock::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Nothing waits any more: the lag is zero.
+    pub(super) fn caught_up(&self) {
+        let replicated = self.replicated();
+        let done = self.tracker.position().is_some_and(|p| p.pieces == 0 && p.txid <= replicated);
+        let sealed = self.entry.header().is_none_or(|h| h.max_frame == 0 || self.tracker.is_sealed(&h));
+        if done && sealed && !self.dirty.load(Ordering::Acquire) {
+            *lock(&self.waiting_since) = None;
+        }
+    }
+
+    fn replicated(&self) -> TxId {
+        match self.role() {
+            Role::Shipper => self.link.status().replicated,
+            Role::Standby => self.spool.shipped().ok().flatten().map(|s| s.txid).unwrap_or_default(),
+        }
+    }
+
+    /// The last connection of this process closed: the process may be about to end, so what is pending gets a
+    /// moment to leave, if the replica is known to answer.
+    pub(super) fn drain_at_close(self: &Arc<Self>) {
+        if self.role() != Role::Shipper || self.busy.load(Ordering::Acquire) {
+            return;
+        }
+        let status = self.link.status();
+        let healthy = status.last_error.is_none() && matches!(status.state, State::Streaming | State::CatchingUp);
+        if healthy && let Err(e) = self.sync(self.settings.sync_timeout.min(Duration::from_secs(5))) {
+            log::warn!("walrust: {}: not all is in the replica at close: {e}", self.path.display());
+        }
+    }
+
+    /// The state that `walrust_status` shows.
+    pub fn state(&self) -> State {
+        if lock(&self.failure).is_some() {
+            return State::Failed;
+        }
+        let status = self.link.status();
+        if self.role() == Role::Standby {
+            return State::Standby;
+        }
+        match status.state {
+            State::Fenced | State::Failed | State::Paused => status.state,
+            _ if self.snapshotting.load(Ordering::Acquire) || self.tracker.sync_state() != Sync::Kept => {
+                State::Snapshotting
+            }
+            other => other,
+        }
+    }
+
+    /// What `walrust_status` shows.
+    pub fn row(&self) -> Row {
+        self.caught_up();
+        let status = self.link.status();
+        let position = self.tracker.position();
+        let replicated = self.replicated();
+        let wal_bytes = self.wal_bytes();
+        let unsealed = self.entry.header().map_or(0, |h| {
+            let page = h.page_size.map_or(4096, |p| p.get());
+            u64::from(self.tracker.unsealed_frames(&h)) * (u64::from(page) + 24)
+        });
+        let lag = lock(&self.waiting_since).map_or(Duration::ZERO, |t| clock::now().since(t));
+        let failure = lock(&self.failure).clone();
+        let lost = match self.tracker.sync_state() {
+            Sync::Lost(why) => Some(why),
+            _ => None,
+        };
+        Row {
+            database: self.path.clone(),
+            replica: self.replica.clone(),
+            state: self.state(),
+            txid: position.map(|p| p.txid).unwrap_or_default(),
+            replicated,
+            lag,
+            pending_bytes: self.spool.bytes_waiting() + unsealed,
+            wal_bytes,
+            spool_bytes: self.spool.bytes(),
+            breaker: status.breaker,
+            last_upload: status.last_upload.or_else(|| self.spool.shipped().ok().flatten().map(|s| s.time)),
+            last_error: failure
+                .or(status.last_error.map(|(_, e)| e))
+                .or_else(|| self.tracker.seal_error())
+                .or(lost),
+        }
+    }
+
+    /// Ships what is pending and stops.
+    pub fn unwatch(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
+        let shipped = self.sync(timeout);
+        self.end(engine());
+        shipped
+    }
+
+    /// Stops at once; what is pending stays in the spool.
+    pub(super) fn end(self: &Arc<Self>, engine: &Engine) {
+        self.tracker.stop();
+        self.link.stop();
+        engine.drop_watched(self);
+        // The lease is given back by the shipper as it ends; wait for that a moment, then free the local lock.
+        let end = clock::uptime() + Duration::from_secs(2);
+        while Arc::strong_count(&self.link) > 1 && clock::uptime() < end {
+            clock::sleep(Duration::from_millis(1));
+        }
+        if self.role() == Role::Shipper {
+            self.spool.ship_lock().release();
+        }
+    }
+
+    /// Tells the webhooks.
+    pub(super) fn tell(&self, kind: EventKind, message: String, context: serde_json::Value) {
+        if let Some(n) = engine().notifier() {
+            n.send(Event::new(kind, self.path.display().to_string(), message, context));
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Who may write the replica: a small object, changed by conditional update only.
+//!
+//! `walrust/lease.json` names the holder, its session and when the lease ends. A holder renews it at half its
+//! life; a renewal whose condition fails means somebody else has it: fenced. Time is compared with a margin,
+//! and the lease is the first of two guards only: create-only objects (I-SHIP-2) are the second, so a holder
+//! that was frozen past its lease still overwrites nothing.
+//!
+//! The writer id lives in the spool: a restarted process on the same machine, or the next process of a
+//! zero-downtime deploy, is the same writer and need not wait. Where the store ignores conditions there is no
+//! lease, and nothing claims one.
+
+use crate::base::{Error, Kind, Result, Timestamp, clock};
+use crate::store::{Store, Version};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+const KEY: &str = "walrust/lease.json";
+/// A lease's life. Long enough to ride out a store's hiccup, short enough to wait for.
+const LIFE: Duration = Duration::from_secs(60);
+/// Renewed when this much of its life has passed.
+const RENEW_AFTER: Duration = Duration::from_secs(25);
+/// How far two machines' clocks may be apart.
+const SKEW: Duration = Duration::from_secs(5);
+
+/// Who we are.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// Lives in the spool.
+    pub writer: String,
+    /// This process's try at shipping.
+    pub session: String,
+    /// For people: host name and process id.
+    pub who: String,
+}
+
+/// The object's content.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct LeaseState {
+    /// Writer id of the holder.
+    pub writer: String,
+    /// Its session.
+    pub session: String,
+    /// Host name and process id, for people.
+    pub holder: String,
+    /// When it ends, milliseconds since 1970.
+    pub ends: i64,
+}
+
+/// A lease that is held.
+#[derive(Debug)]
+pub struct Lease {
+    me: Me,
+    version: Version,
+    renewed: Duration,
+}
+
+/// Whether a holder that is still alive gives way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rival {
+    Respect,
+    Evict,
+}
+
+impl Lease {
+    /// Takes the lease, or errors with [`Kind::Fenced`] naming the holder and when its lease ends.
+    pub async fn take(store: &Store, me: &Me, evict: bool) -> Result<Lease> {
+        let rival = if evict { Rival::Evict } else { Rival::Respect };
+        for _ in 0..4 {
+            let found = match store.get_versioned(KEY).await {
+                Ok((bytes, version)) => Some((serde_json::from_slice::<LeaseState>(&bytes).ok(), version)),
+                Err(e) if e.is_missing() => None,
+                Err(e) => return Err(e),
+            };
+            if let Some((Some(held), _)) = &found
+                && rival == Rival::Respect
+                && held.writer != me.writer
+                && Timestamp(held.ends.saturating_add(SKEW.as_millis() as i64)) > clock::now()
+            {
+                return Err(fenced(held));
+            }
+            match store.put_if(KEY, me.state()?, found.as_ref().map(|(_, v)| v)).await {
+                Ok(version) => return Ok(Lease { me: me.clone(), version, renewed: clock::uptime() }),
+                Err(e) if e.kind() == Kind::Exists => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::new(Kind::Retry, "the replica's lease keeps changing hands"))
+    }
+
+    /// Renews it when it is time to. [`Kind::Fenced`] when somebody else has it.
+    pub async fn keep(&mut self, store: &Store) -> Result<()> {
+        if clock::uptime().saturating_sub(self.renewed) < RENEW_AFTER {
+            return Ok(());
+        }
+        match store.put_if(KEY, self.me.state()?, Some(&self.version)).await {
+            Ok(version) => {
+                self.version = version;
+                self.renewed = clock::uptime();
+                Ok(())
+            }
+            Err(e) if e.kind() == Kind::Exists || e.is_missing() => self.settle(store).await,
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A renewal failed its condition: either our own earlier renewal arrived after its answer was lost, or
+    /// the object is gone (a bucket made anew), or somebody else has it.
+    async fn settle(&mut self, store: &Store) -> Result<()> {
+        let (bytes, version) = match store.get_versioned(KEY).await {
+            Ok(found) => found,
+            Err(e) if e.is_missing() => {
+                *self = Lease::take(store, &self.me, false).await?;
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        match serde_json::from_slice::<LeaseState>(&bytes) {
+            Ok(s) if s.session == self.me.session => {
+                self.version = version;
+                self.renewed = clock::uptime();
+                Ok(())
+            }
+            Ok(s) => Err(fenced(&s)),
+            Err(_) => Err(Error::new(Kind::Fenced, "the replica's lease object is no longer ours and can't be read")),
+        }
+    }
+
+    /// When to look again.
+    pub fn due_in(&self) -> Duration {
+        RENEW_AFTER.saturating_sub(clock::uptime().saturating_sub(self.renewed))
+    }
+
+    /// Gives it back: the next writer need not wait. Failing to is harmless, the lease ends by itself.
+    pub async fn release(self, store: &Store) {
+        let ended = LeaseState { ends: 0, ..self.me.lease() };
+        if let Ok(bytes) = serde_json::to_vec(&ended) {
+            let _ = store.put_if(KEY, bytes.into(), Some(&self.version)).await;
+        }
+    }
+}
+
+impl Me {
+    fn lease(&self) -> LeaseState {
+        LeaseState {
+            writer: self.writer.clone(),
+            session: self.session.clone(),
+            holder: self.who.clone(),
+            ends: clock::now().0 + LIFE.as_millis() as i64,
+        }
+    }
+
+    fn state(&self) -> Result<bytes::Bytes> {
+        serde_json::to_vec(&self.lease())
+            .map(Into::into)
+            .map_err(|e| Error::new(Kind::Bug, "cannot write the lease").because(e))
+    }
+}
+
+fn fenced(held: &LeaseState) -> Error {
+    Error::new(
+        Kind::Fenced,
+        format!(
+            "the replica is held by {} until {}; stop it, wait, or take over with '{{\"takeover\":true}}'",
+            held.holder,
+            Timestamp(held.ends)
+        ),
+    )
+}

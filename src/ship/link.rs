@@ -1,0 +1,189 @@
+//! What the sealer, the shipper and the app's threads tell one another about one database.
+
+use crate::base::{Error, Kind, Result, Timestamp, TxId, clock};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// What `walrust_status` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Commits leave as they come.
+    Streaming,
+    /// There is a backlog.
+    CatchingUp,
+    /// The database is being read whole.
+    Snapshotting,
+    /// The circuit breaker is open.
+    Paused,
+    /// Another process of this machine ships.
+    Standby,
+    /// Another machine owns the replica.
+    Fenced,
+    /// Stopped by an error that waiting does not cure.
+    Failed,
+}
+
+impl State {
+    /// As `walrust_status` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Streaming => "streaming",
+            State::CatchingUp => "catching up",
+            State::Snapshotting => "snapshotting",
+            State::Paused => "paused",
+            State::Standby => "standby",
+            State::Fenced => "fenced",
+            State::Failed => "failed",
+        }
+    }
+}
+
+/// A copy of what is known at one moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Set by the shipper; the session overlays standby and snapshotting.
+    pub state: State,
+    /// Everything up to here is durable in the replica.
+    pub replicated: TxId,
+    /// The newest snapshot there.
+    pub snapshot: TxId,
+    /// When the last upload was acknowledged.
+    pub last_upload: Option<Timestamp>,
+    /// The newest error not followed by a success.
+    pub last_error: Option<(Kind, String)>,
+    /// Breaker state in words.
+    pub breaker: &'static str,
+    /// An upload is under way.
+    pub uploading: bool,
+    /// Uptime at which the last upload started.
+    pub last_start: Option<Duration>,
+    /// What the app committed first and is not yet durable: for the lag.
+    pub oldest_waiting: Option<Timestamp>,
+}
+
+/// The meeting point.
+pub struct Link {
+    status: Mutex<Status>,
+    changed: Condvar,
+    /// Wakes the shipper.
+    pub work: Notify,
+    stop: std::sync::atomic::AtomicBool,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Link {
+            status: Mutex::new(Status {
+                state: State::CatchingUp,
+                replicated: TxId::ZERO,
+                snapshot: TxId::ZERO,
+                last_upload: None,
+                last_error: None,
+                breaker: "closed",
+                uploading: false,
+                last_start: None,
+                oldest_waiting: None,
+            }),
+            changed: Condvar::new(),
+            work: Notify::new(),
+            stop: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// A copy of the status.
+    pub fn status(&self) -> Status {
+        self.lock().clone()
+    }
+
+    /// Changes the status and wakes whoever waits for it.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Asks the shipper to end after the file it is at.
+    pub fn stop(&self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Release);
+        self.work.notify_one();
+        self.changed.notify_all();
+    }
+
+    /// Whether it was asked to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Whether the next upload may start: none is under way and `interval` has passed since the last began.
+    pub fn slot_open(&self, interval: Duration) -> bool {
+        let s = self.lock();
+        !s.uploading && s.last_start.is_none_or(|t| clock::uptime().saturating_sub(t) >= interval)
+    }
+
+    /// When the slot opens, if it is not open: for the sealer's timer.
+    pub fn slot_in(&self, interval: Duration) -> Duration {
+        let s = self.lock();
+        match s.last_start {
+            Some(t) => interval.saturating_sub(clock::uptime().saturating_sub(t)),
+            None => Duration::ZERO,
+        }
+    }
+
+    /// Waits until everything up to `txid` is durable. Errors at once when replication has stopped, with
+    /// [`Kind::Timeout`] after `timeout`.
+    pub fn wait_for(&self, txid: TxId, timeout: Duration) -> Result<()> {
+        let end = clock::uptime() + timeout;
+        let mut s = self.lock();
+        loop {
+            if s.replicated >= txid {
+                return Ok(());
+            }
+            if let State::Fenced | State::Failed = s.state {
+                return Err(stopped(&s));
+            }
+            if let Some((Kind::Denied, _)) = s.last_error {
+                return Err(stopped(&s));
+            }
+            let now = clock::uptime();
+            if now >= end {
+                let why = s.last_error.as_ref().map(|(_, e)| format!(" (last error: {e})")).unwrap_or_default();
+                return Err(Error::new(
+                    Kind::Timeout,
+                    format!(
+                        "TXID {txid} is not in the replica after {}, which has {}{why}",
+                        humantime::format_duration(round(timeout)),
+                        s.replicated
+                    ),
+                ));
+            }
+            s = self
+                .changed
+                .wait_timeout(s, (end - now).min(Duration::from_millis(200)))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn stopped(s: &Status) -> Error {
+    match &s.last_error {
+        Some((kind, e)) => Error::new(*kind, format!("replication is {}: {e}", s.state.as_str())),
+        None => Error::new(Kind::Fenced, format!("replication is {}", s.state.as_str())),
+    }
+}
+
+fn round(d: Duration) -> Duration {
+    Duration::from_millis(d.as_millis().min(u128::from(u64::MAX)) as u64)
+}

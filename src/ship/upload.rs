@@ -1,0 +1,384 @@
+//! The loop that empties one database's queue.
+
+use super::lease::{Lease, Me};
+use super::link::{Link, State};
+use super::merge::Merger;
+use crate::base::{Error, Kind, Result, TxId, clock, crash};
+use crate::ltx::{self, FileName, Level};
+use crate::replica::layout::FileId;
+use crate::replica::manifest::{ManifestEntry, ManifestWriter};
+use crate::spool::{Queued, Shipped, Spool};
+use crate::store::{Body, Breaker, BreakerState, Change, Conditions, Permit, PutMeta, Retry, Store};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// After an error that trying again soon can't cure (wrong credentials, no such bucket).
+const SLOW_RETRY: Duration = Duration::from_secs(15);
+/// Files up to this size are checked on the runtime's thread; larger ones on a blocking thread.
+const SMALL: u64 = 4 << 20;
+
+/// What the shipper reports, once each.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A file is durable in the replica.
+    Uploaded { level: Level, name: FileName, bytes: u64, took: Duration },
+    /// A snapshot is durable in the replica.
+    Snapshot { txid: TxId, bytes: u64 },
+    /// A request failed; it will be tried again.
+    Failed { kind: Kind, error: String, attempts: u32 },
+    /// The breaker opened.
+    BreakerOpen { error: String },
+    /// It closed again.
+    BreakerClosed,
+    /// Another writer owns the replica.
+    Fenced { error: String },
+    /// A file of the spool is damaged.
+    Corrupt { error: String },
+    /// Small files were merged into one.
+    Merged { level: Level, name: FileName, inputs: usize },
+}
+
+/// Everything one shipper needs.
+pub struct Plan {
+    /// The queue.
+    pub spool: Arc<Spool>,
+    /// Where to.
+    pub store: Store,
+    /// Status, wake-ups, stop.
+    pub link: Arc<Link>,
+    /// For the lease.
+    pub me: Me,
+    /// Take the lease from a live holder.
+    pub evict: bool,
+    /// The lease, if it was taken already.
+    pub lease: Option<Lease>,
+    /// Canonical URL, for the record.
+    pub replica: String,
+    /// Waits between tries.
+    pub retry: Retry,
+    /// Stops hammering a store that fails.
+    pub breaker: Breaker,
+    /// How often small files are merged into levels 1, 2, 3; empty: never.
+    pub levels: Vec<Duration>,
+    /// Called for each event, on the runtime's thread: must not block.
+    pub on_event: Arc<dyn Fn(Event) + Send + Sync>,
+    /// Called when a slot opens, to wake the sealer.
+    pub on_slot: Arc<dyn Fn() + Send + Sync>,
+}
+
+enum Did {
+    Work,
+    Nothing,
+}
+
+/// Ships until [`Link::stop`], then gives the lease back.
+pub async fn run(plan: Plan) {
+    let mut s = Shipper {
+        merger: Merger::new(plan.levels.clone()),
+        manifest: None,
+        lease: None,
+        checked_conditions: false,
+        failures: 0,
+        plan,
+    };
+    s.lease = s.plan.lease.take();
+    s.checked_conditions = s.lease.is_some();
+    while !s.plan.link.is_stopped() {
+        let rest = match s.plan.breaker.permit(clock::uptime()) {
+            Permit::Wait(d) => d,
+            Permit::Go | Permit::Trial => match s.step().await {
+                Ok(Did::Work) => {
+                    s.succeeded();
+                    continue;
+                }
+                Ok(Did::Nothing) => {
+                    s.idle();
+                    s.quiet_time()
+                }
+                Err(e) => match s.failed(e) {
+                    Some(rest) => rest,
+                    None => {
+                        s.until_stopped().await;
+                        break;
+                    }
+                },
+            },
+        };
+        let paused = s.plan.breaker.state() == BreakerState::Open || s.failures > 0;
+        s.rest(rest, paused).await;
+    }
+    if let Some(lease) = s.lease.take() {
+        lease.release(&s.plan.store).await;
+    }
+}
+
+struct Shipper {
+    plan: Plan,
+    merger: Merger,
+    manifest: Option<ManifestWriter>,
+    lease: Option<Lease>,
+    checked_conditions: bool,
+    failures: u32,
+}
+
+impl Shipper {
+    /// One file, or nothing.
+    async fn step(&mut self) -> Result<Did> {
+        self.keep_lease().await?;
+        let pending = self.plan.spool.pending()?;
+        let snapshots = self.plan.spool.snapshots()?;
+        let replicated = self.plan.link.status().replicated;
+        // A snapshot whose TXID has no level-0 file, here or there, starts a lineage: it goes first.
+        let base = snapshots
+            .iter()
+            .find(|s| s.txid > replicated && !pending.iter().any(|p| p.txid == s.txid))
+            .filter(|s| pending.first().is_none_or(|p| p.txid > s.txid));
+        if let Some(q) = base {
+            self.upload(q, Level::SNAPSHOT).await?;
+            return Ok(Did::Work);
+        }
+        if let Some(q) = pending.first() {
+            self.upload(q, Level::L0).await?;
+            return Ok(Did::Work);
+        }
+        if let Some(q) = snapshots.first() {
+            self.upload(q, Level::SNAPSHOT).await?;
+            return Ok(Did::Work);
+        }
+        if let Some(job) = self.merger.due(&self.plan.spool) {
+            let spool = self.plan.spool.clone();
+            let merged = blocking(move || job.merge(&spool)).await?;
+            self.upload_merged(merged).await?;
+            return Ok(Did::Work);
+        }
+        Ok(Did::Nothing)
+    }
+
+    async fn keep_lease(&mut self) -> Result<()> {
+        if let Some(lease) = &mut self.lease {
+            return lease.keep(&self.plan.store).await;
+        }
+        if !self.checked_conditions {
+            self.checked_conditions = true;
+            if let Conditions::Ignored = self.plan.store.probe_conditional().await.inspect_err(|_| {
+                self.checked_conditions = false;
+            })? {
+                return Ok(());
+            }
+        }
+        if self.plan.store.conditions() == Conditions::Ignored {
+            return Ok(());
+        }
+        self.lease = Some(Lease::take(&self.plan.store, &self.plan.me, self.plan.evict).await?);
+        Ok(())
+    }
+
+    async fn upload(&mut self, q: &Queued, level: Level) -> Result<()> {
+        self.plan.link.update(|s| {
+            s.uploading = true;
+            s.last_start = Some(clock::uptime());
+        });
+        let done = self.put(q, level).await;
+        self.plan.link.update(|s| s.uploading = false);
+        let entry = done?;
+        crash::point("ship.after-manifest");
+        self.record(q, level)?;
+        crash::point("ship.after-record");
+        if level == Level::L0 && self.merger.wants_l0() {
+            self.merger.keep(&self.plan.spool, &q.path, entry.id.level, entry.id.name())?;
+        } else {
+            remove(&q.path)?;
+        }
+        if level == Level::SNAPSHOT {
+            (self.plan.on_event)(Event::Snapshot { txid: q.txid, bytes: q.bytes });
+        }
+        (self.plan.on_slot)();
+        Ok(())
+    }
+
+    /// PUT, then manifest. Returns what the manifest now says of it.
+    async fn put(&mut self, q: &Queued, level: Level) -> Result<ManifestEntry> {
+        let checked = check(q).await?;
+        let name = checked.header.file_name();
+        let id = FileId::new(level, name.min, name.max)
+            .ok_or_else(|| Error::new(Kind::Bug, format!("no key for {name} at level {}", level.get())))?;
+        let started = clock::uptime();
+        let meta = PutMeta { timestamp: Some(checked.header.timestamp), sha256: Some(checked.sha256) };
+        crash::point("ship.before-put");
+        let key = id.key(self.plan.store.layout());
+        let put = self.plan.store.put_new(&key, Body::File(q.path.clone()), &meta).await;
+        match put {
+            Ok(_) => {}
+            Err(e) if e.kind() == Kind::Exists => {
+                return Err(Error::new(
+                    Kind::Fenced,
+                    format!("{name} is in the replica already with other content: another writer is at work there"),
+                ));
+            }
+            Err(e) => return Err(e),
+        }
+        crash::point("ship.after-put");
+        let entry = ManifestEntry {
+            id,
+            bytes: q.bytes,
+            pages: checked.pages,
+            commit: checked.header.commit,
+            crc: checked.trailer.checksum,
+            sha256: checked.sha256,
+            time: checked.header.timestamp,
+            after: checked.header.attest.map(|a| a.after),
+        };
+        if self.manifest.is_none() {
+            self.manifest = Some(ManifestWriter::load(&self.plan.store).await?);
+        }
+        if let Some(m) = &mut self.manifest {
+            m.append(&self.plan.store, std::slice::from_ref(&entry)).await?;
+        }
+        let took = clock::uptime().saturating_sub(started);
+        (self.plan.on_event)(Event::Uploaded { level, name, bytes: q.bytes, took });
+        Ok(entry)
+    }
+
+    fn record(&mut self, q: &Queued, level: Level) -> Result<()> {
+        let lineage = self.plan.spool.position()?.map(|p| p.lineage).unwrap_or_default();
+        let old = self.plan.link.status();
+        let now = clock::now();
+        let snapshot = if level == Level::SNAPSHOT { old.snapshot.max(q.txid) } else { old.snapshot };
+        let txid = old.replicated.max(q.txid);
+        let replica = self.plan.replica.clone();
+        self.plan.spool.set_shipped(&Shipped { replica, lineage, txid, snapshot, time: now })?;
+        self.plan.link.update(|s| {
+            s.replicated = txid;
+            s.snapshot = snapshot;
+            s.last_upload = Some(now);
+            s.last_error = None;
+        });
+        Ok(())
+    }
+
+    async fn upload_merged(&mut self, merged: super::merge::Merged) -> Result<()> {
+        let q = Queued { txid: merged.name.max, path: merged.path.clone(), bytes: merged.bytes };
+        self.put(&q, merged.level).await?;
+        crash::point("merge.after-manifest");
+        self.merger.done(&self.plan.spool, &merged)?;
+        let inputs = merged.inputs.len();
+        (self.plan.on_event)(Event::Merged { level: merged.level, name: merged.name, inputs });
+        Ok(())
+    }
+
+    fn succeeded(&mut self) {
+        self.failures = 0;
+        if self.plan.breaker.success() == Change::Closed {
+            (self.plan.on_event)(Event::BreakerClosed);
+        }
+        let breaker = self.plan.breaker.state().as_str();
+        self.plan.link.update(|s| {
+            s.breaker = breaker;
+            s.last_error = None;
+            if s.state != State::Fenced {
+                s.state = State::CatchingUp;
+            }
+        });
+    }
+
+    fn idle(&mut self) {
+        self.succeeded();
+        self.plan.link.update(|s| s.state = State::Streaming);
+    }
+
+    /// How long to wait, `None` for ever.
+    fn failed(&mut self, e: Error) -> Option<Duration> {
+        let text = e.to_string();
+        let kind = e.kind();
+        if kind == Kind::Fenced {
+            (self.plan.on_event)(Event::Fenced { error: text.clone() });
+            self.plan.link.update(|s| {
+                s.state = State::Fenced;
+                s.last_error = Some((kind, text));
+            });
+            return None;
+        }
+        if kind == Kind::Corrupt {
+            (self.plan.on_event)(Event::Corrupt { error: text.clone() });
+        }
+        self.failures = self.failures.saturating_add(1);
+        (self.plan.on_event)(Event::Failed { kind, error: text.clone(), attempts: self.failures });
+        let change =
+            if Breaker::counts(kind) { self.plan.breaker.failure(clock::uptime()) } else { Change::None };
+        if change == Change::Opened {
+            (self.plan.on_event)(Event::BreakerOpen { error: text.clone() });
+        }
+        // What the store holds may not be what was there when it was looked at.
+        self.manifest = None;
+        let breaker = self.plan.breaker.state();
+        self.plan.link.update(|s| {
+            s.breaker = breaker.as_str();
+            s.state = match (breaker, kind) {
+                (BreakerState::Open, _) => State::Paused,
+                (_, Kind::Retry | Kind::Timeout) => State::CatchingUp,
+                _ => State::Failed,
+            };
+            s.last_error = Some((kind, text));
+        });
+        let wait = self.plan.retry.delay(self.failures - 1, clock::random_u64(), e.retry_after());
+        Some(match kind {
+            Kind::Retry | Kind::Timeout => wait,
+            _ => wait.max(SLOW_RETRY.min(self.plan.retry.max)),
+        })
+    }
+
+    fn quiet_time(&self) -> Duration {
+        let lease = self.lease.as_ref().map_or(Duration::from_secs(3600), Lease::due_in);
+        lease.min(self.merger.due_in()).max(Duration::from_millis(20))
+    }
+
+    /// Waits for work, or for the time; new work does not cut a wait after a failure short.
+    async fn rest(&self, d: Duration, paused: bool) {
+        let end = clock::uptime() + d;
+        loop {
+            let left = end.saturating_sub(clock::uptime());
+            tokio::select! {
+                () = tokio::time::sleep(left) => return,
+                () = self.plan.link.work.notified() => {
+                    if !paused || self.plan.link.is_stopped() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn until_stopped(&self) {
+        while !self.plan.link.is_stopped() {
+            self.plan.link.work.notified().await;
+        }
+    }
+}
+
+/// Reads the whole file strictly before it leaves: what is damaged here must not become history there.
+async fn check(q: &Queued) -> Result<ltx::Verified> {
+    let path = q.path.clone();
+    let read = move || {
+        let f = std::fs::File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        ltx::verify(std::io::BufReader::with_capacity(64 << 10, f))
+            .map_err(|e| e.context(format!("{} is damaged", path.display())))
+    };
+    if q.bytes <= SMALL {
+        return read();
+    }
+    blocking(read).await
+}
+
+/// Work that would hold up the other databases' uploads goes to a thread that may take its time.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::new(Kind::Bug, "work on a file was cut short").because(e))?
+}
+
+fn remove(path: &std::path::Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}

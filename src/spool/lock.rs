@@ -1,0 +1,95 @@
+//! A lock between processes that dies with its holder.
+//!
+//! fcntl (POSIX record) locks, not flock: flock belongs to the open file, so a forked child would keep it
+//! alive after its holder died. POSIX locks belong to the process and vanish when *any* descriptor of the
+//! file is closed in it, so a lock file that was opened stays open for the life of the process, and opening it
+//! again gives the same one.
+
+use crate::base::{Error, Result};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+/// A lock file. Excludes threads of this process by a mutex and other processes by fcntl.
+#[derive(Debug)]
+pub struct LockFile {
+    path: PathBuf,
+    file: File,
+    thread: Mutex<()>,
+}
+
+/// Held until dropped.
+#[derive(Debug)]
+pub struct Held<'a> {
+    file: &'a File,
+    _thread: MutexGuard<'a, ()>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::fs::fcntl_lock(self.file, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
+impl LockFile {
+    /// Opens the file, creating it; takes no lock.
+    pub fn open(path: &Path) -> Result<Arc<LockFile>> {
+        static OPEN: Mutex<Vec<(u64, u64, Arc<LockFile>)>> = Mutex::new(Vec::new());
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(m) = std::fs::metadata(path)
+            && let Some((_, _, l)) = open.iter().find(|(d, i, _)| (*d, *i) == (m.dev(), m.ino()))
+        {
+            return Ok(l.clone());
+        }
+        let l = Arc::new(Self::create(path)?);
+        let m = l.file.metadata().map_err(|e| Error::io("look at lock file", path, e))?;
+        open.push((m.dev(), m.ino(), l.clone()));
+        Ok(l)
+    }
+
+    fn create(path: &Path) -> Result<LockFile> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|e| Error::io("open lock file", path, e))?;
+        Ok(LockFile { path: path.to_path_buf(), file, thread: Mutex::new(()) })
+    }
+
+    /// Waits for the lock.
+    pub fn hold(&self) -> Result<Held<'_>> {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        rustix::fs::fcntl_lock(&self.file, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|e| Error::io("lock", &self.path, e.into()))?;
+        Ok(Held { file: &self.file, _thread: thread })
+    }
+
+    /// The lock, or `None` if another thread or process has it now.
+    pub fn try_hold(&self) -> Result<Option<Held<'_>>> {
+        let thread = match self.thread.try_lock() {
+            Ok(t) => t,
+            Err(TryLockError::Poisoned(p)) => p.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        Ok(self.try_process()?.then_some(Held { file: &self.file, _thread: thread }))
+    }
+
+    /// Takes the lock for the rest of this process's life (or until [`LockFile::release`]): false if another
+    /// process has it.
+    pub fn try_process(&self) -> Result<bool> {
+        use rustix::io::Errno;
+        match rustix::fs::fcntl_lock(&self.file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+            Err(e) => Err(Error::io("lock", &self.path, e.into())),
+        }
+    }
+
+    /// Gives back what [`LockFile::try_process`] took.
+    pub fn release(&self) {
+        let _ = rustix::fs::fcntl_lock(&self.file, rustix::fs::FlockOperation::Unlock);
+    }
+}

@@ -1,0 +1,141 @@
+//! The two records of a spool.
+
+use crate::base::{DbChecksum, Lineage, PageSize, Timestamp, TxId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// How far the WAL is sealed, and what the database is at that point.
+///
+/// The frames up to `wal` are in pieces 0..`pieces` of TXID `txid + 1`, or in files up to `txid`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// The history this belongs to.
+    #[serde(serialize_with = "hex", deserialize_with = "unhex_lineage")]
+    pub lineage: Lineage,
+    /// The newest TXID that is cut.
+    #[serde(serialize_with = "hex", deserialize_with = "unhex_txid")]
+    pub txid: TxId,
+    /// How many pieces of the next TXID exist.
+    pub pieces: u32,
+    /// Page size of the database.
+    #[serde(serialize_with = "page_size_out", deserialize_with = "page_size_in")]
+    pub page_size: PageSize,
+    /// Size of the database in pages.
+    pub commit: u32,
+    /// Checksum of the database.
+    #[serde(serialize_with = "hex", deserialize_with = "unhex_checksum")]
+    pub checksum: DbChecksum,
+    /// Timestamp of the newest file or piece: LTX timestamps never go back.
+    #[serde(serialize_with = "ts_out", deserialize_with = "ts_in")]
+    pub timestamp: Timestamp,
+    /// The WAL frame up to which everything is sealed. `None`: all of it is in the database file.
+    pub wal: Option<WalPoint>,
+    /// What the next writer is to expect of the WAL.
+    pub handoff: Handoff,
+}
+
+/// A frame of a WAL generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalPoint {
+    /// First salt of the WAL header.
+    pub salt1: u32,
+    /// Second salt.
+    pub salt2: u32,
+    /// Frames sealed, 0 = only the header.
+    pub frame: u32,
+    /// Running checksum at that frame; `None`: read it from the frame's header.
+    pub checksum: Option<(u32, u32)>,
+}
+
+/// What may have happened to the WAL since the position was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handoff {
+    /// The WAL goes on from `wal`.
+    Live,
+    /// The last connection closed with everything in the database file, which then looked like this.
+    Closed(FileStamp),
+}
+
+/// What tells a changed file from an unchanged one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStamp {
+    /// Device and inode.
+    pub dev_ino: (u64, u64),
+    /// Bytes.
+    pub size: u64,
+    /// Modification time, ns.
+    pub mtime: i128,
+    /// Change time, ns: nothing short of setting the clock forges it.
+    pub ctime: i128,
+}
+
+impl FileStamp {
+    /// Of the file at `path`, without opening it (closing a database file would drop SQLite's locks).
+    pub fn of(path: &std::path::Path) -> std::io::Result<FileStamp> {
+        use std::os::unix::fs::MetadataExt;
+        let m = std::fs::metadata(path)?;
+        let ns = |s: i64, n: i64| i128::from(s) * 1_000_000_000 + i128::from(n);
+        Ok(FileStamp {
+            dev_ino: (m.dev(), m.ino()),
+            size: m.size(),
+            mtime: ns(m.mtime(), m.mtime_nsec()),
+            ctime: ns(m.ctime(), m.ctime_nsec()),
+        })
+    }
+}
+
+/// What is durable in the replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shipped {
+    /// The replica, in its canonical form.
+    pub replica: String,
+    /// The history.
+    #[serde(serialize_with = "hex", deserialize_with = "unhex_lineage")]
+    pub lineage: Lineage,
+    /// The newest TXID up to which nothing is missing there.
+    #[serde(serialize_with = "hex", deserialize_with = "unhex_txid")]
+    pub txid: TxId,
+    /// The newest snapshot there.
+    #[serde(serialize_with = "hex", deserialize_with = "unhex_txid")]
+    pub snapshot: TxId,
+    /// When the last upload was acknowledged.
+    #[serde(serialize_with = "ts_out", deserialize_with = "ts_in")]
+    pub time: Timestamp,
+}
+
+fn hex<T: std::fmt::Display, S: Serializer>(v: &T, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(v)
+}
+
+fn unhex<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    let s = String::deserialize(d)?;
+    u64::from_str_radix(&s, 16).map_err(serde::de::Error::custom)
+}
+
+fn unhex_lineage<'de, D: Deserializer<'de>>(d: D) -> Result<Lineage, D::Error> {
+    unhex(d).map(Lineage)
+}
+
+fn unhex_txid<'de, D: Deserializer<'de>>(d: D) -> Result<TxId, D::Error> {
+    unhex(d).map(TxId)
+}
+
+fn unhex_checksum<'de, D: Deserializer<'de>>(d: D) -> Result<DbChecksum, D::Error> {
+    unhex(d).map(DbChecksum)
+}
+
+fn page_size_out<S: Serializer>(v: &PageSize, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_u32(v.get())
+}
+
+fn page_size_in<'de, D: Deserializer<'de>>(d: D) -> Result<PageSize, D::Error> {
+    PageSize::new(u32::deserialize(d)?).map_err(serde::de::Error::custom)
+}
+
+fn ts_out<S: Serializer>(v: &Timestamp, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_i64(v.0)
+}
+
+fn ts_in<'de, D: Deserializer<'de>>(d: D) -> Result<Timestamp, D::Error> {
+    i64::deserialize(d).map(Timestamp)
+}

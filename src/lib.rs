@@ -11,8 +11,8 @@ pub mod ltx;
 pub mod metrics;
 pub mod notify;
 pub mod replica;
-pub mod session;
-pub mod ship;
+//pub mod session;
+//pub mod ship;
 pub mod spool;
 pub mod sql;
 #[allow(unsafe_code)]

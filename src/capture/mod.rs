@@ -120,6 +120,15 @@ pub enum SealError {
     Failed(Error),
 }
 
+impl From<crate::wal::ReadError> for SealError {
+    fn from(e: crate::wal::ReadError) -> Self {
+        match e {
+            crate::wal::ReadError::Reset(_) => SealError::Again,
+            e => SealError::Failed(e.into()),
+        }
+    }
+}
+
 impl From<Error> for SealError {
     fn from(e: Error) -> Self {
         SealError::Failed(e)

@@ -2,7 +2,7 @@
 
 use super::Database;
 use crate::base::{Error, PageSize, Pgno, Result};
-use crate::wal::{self, IndexHeader};
+use crate::wal::{self, Salt};
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,7 +11,8 @@ use std::os::unix::fs::FileExt;
 /// Reads pages of one generation of the WAL, and of the database file beneath it.
 pub struct Reader<'a> {
     wal: &'a File,
-    header: &'a IndexHeader,
+    page_size: PageSize,
+    salt: Salt,
     db: &'a dyn Database,
     /// Frames up to here are "older": looked through for growth pages, once, if there are any.
     older: u32,
@@ -19,14 +20,14 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Frames `1..=older` of `header`'s generation count as older.
-    pub fn new(wal: &'a File, header: &'a IndexHeader, older: u32, db: &'a dyn Database) -> Reader<'a> {
-        Reader { wal, header, db, older, index: OnceCell::new() }
+    /// Frames `1..=older` of generation `salt` count as older.
+    pub fn new(wal: &'a File, page_size: PageSize, salt: Salt, older: u32, db: &'a dyn Database) -> Reader<'a> {
+        Reader { wal, page_size, salt, db, older, index: OnceCell::new() }
     }
 
     /// The page of frame `frame` (1-based).
     pub fn frame(&self, frame: u32, page: &mut [u8]) -> Result<()> {
-        read_frame(self.wal, self.header.page_size, frame, page)
+        read_frame(self.wal, self.page_size, frame, page)
     }
 
     /// A page that the range does not hold: its newest older frame, else the database file, else zeros.
@@ -34,7 +35,7 @@ impl<'a> Reader<'a> {
         let index = match self.index.get() {
             Some(i) => i,
             None => {
-                let made = wal::frame_pages(self.wal, self.header.page_size, self.header.salt, self.older)
+                let made = wal::frame_pages(self.wal, self.salt, self.older)
                     .map_err(|e| Error::from(e).context("looking for older frames of a page"))?;
                 self.index.get_or_init(|| made.into_iter().collect())
             }
@@ -42,7 +43,7 @@ impl<'a> Reader<'a> {
         if let Some(frame) = index.get(&pgno) {
             return self.frame(*frame, page);
         }
-        let got = self.db.read_db(page, pgno.offset(self.header.page_size))?;
+        let got = self.db.read_db(page, pgno.offset(self.page_size))?;
         page.get_mut(got..).unwrap_or_default().fill(0);
         Ok(())
     }
@@ -50,6 +51,6 @@ impl<'a> Reader<'a> {
 
 /// Reads the page of one frame.
 pub fn read_frame(wal: &File, page_size: PageSize, frame: u32, page: &mut [u8]) -> Result<()> {
-    wal.read_exact_at(page, wal::frame_offset(frame, page_size) + 24)
+    wal.read_exact_at(page, wal::page_offset(frame, page_size))
         .map_err(|e| Error::new(crate::base::Kind::Io, format!("cannot read WAL frame {frame}")).because(e))
 }

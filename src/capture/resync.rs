@@ -9,7 +9,7 @@
 //! file that disagrees with the checksum it attests: a capture that went wrong is found here at the latest.
 
 use super::{Database, Pinned, pages};
-use crate::base::{DbChecksum, Error, Kind, Lineage, Pgno, Result, Timestamp, TxId};
+use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Pgno, Result, Timestamp, TxId};
 use crate::ltx::{self, Attest, Encoder, Header, Summary, WalRange};
 use crate::spool::{PageSums, Spool, WalPoint};
 use crate::wal::{self, IndexHeader, WalPos};
@@ -20,6 +20,7 @@ use std::path::Path;
 /// A pinned view with its WAL frames looked up.
 pub struct View {
     pinned: Box<dyn Pinned>,
+    page_size: PageSize,
     wal: Option<File>,
     /// Newest frame of each page, up to the mark.
     frames: HashMap<Pgno, u32>,
@@ -30,20 +31,32 @@ impl View {
     pub fn open(db: &dyn Database, wal_path: &Path) -> Result<View> {
         let pinned = db.pin()?;
         let h = pinned.header();
+        let page_size = h.page_size.ok_or_else(|| Error::new(Kind::Retry, "the database is empty"))?;
         if h.max_frame == 0 || pinned.is_db_only() {
-            return Ok(View { pinned, wal: None, frames: HashMap::new() });
+            return Ok(View { pinned, page_size, wal: None, frames: HashMap::new() });
         }
         let file = File::open(wal_path).map_err(|e| Error::io("open", wal_path, e))?;
-        let seed = wal::checksum_at(&file, h.page_size, h.salt, 0)?;
-        let start = WalPos { salt: h.salt, frame: 0, checksum: seed };
-        let end = WalPos { salt: h.salt, frame: h.max_frame, checksum: h.frame_checksum };
-        let frames = wal::newest_frames(&file, h.page_size, &start, &end)?.into_iter().collect();
-        Ok(View { pinned, wal: Some(file), frames })
+        let start = WalPos { frame: 0, ..h.position() };
+        let frames = wal::read_frames(&file, start, h.position(), |_| {})
+            .map_err(|e| match e {
+                // Restarted between the two: look again.
+                wal::ReadError::Reset(_) => Error::new(Kind::Retry, e.to_string()),
+                e => e.into(),
+            })?
+            .pages
+            .into_iter()
+            .collect();
+        Ok(View { pinned, page_size, wal: Some(file), frames })
     }
 
     /// The wal-index header of the view.
     pub fn header(&self) -> &IndexHeader {
         self.pinned.header()
+    }
+
+    /// Bytes in a page.
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
     }
 
     /// Where the WAL goes on from here.
@@ -59,7 +72,7 @@ impl View {
 
     /// Reads one page.
     pub fn page(&self, pgno: Pgno, page: &mut [u8]) -> Result<()> {
-        let size = self.header().page_size;
+        let size = self.page_size;
         if let (Some(frame), Some(wal)) = (self.frames.get(&pgno), &self.wal) {
             return pages::read_frame(wal, size, *frame, page);
         }
@@ -71,7 +84,7 @@ impl View {
     /// Reads every page, fills `sums`, and returns the database checksum. `tick(done, all)` after each page.
     pub fn scan(&self, sums: &PageSums, mut tick: impl FnMut(u32, u32)) -> Result<DbChecksum> {
         let h = self.header();
-        let mut page = vec![0; h.page_size.len()];
+        let mut page = vec![0; self.page_size.len()];
         let mut checksum = DbChecksum::EMPTY;
         let mut batch = Vec::with_capacity(1024);
         for pgno in self.pages() {
@@ -101,17 +114,17 @@ impl View {
         mut tick: impl FnMut(u32, u32),
     ) -> Result<Summary> {
         let h = self.header();
-        let mut header = Header::new(h.page_size, h.pages, TxId(1), txid, now);
+        let mut header = Header::new(self.page_size, h.pages, TxId(1), txid, now);
         header.lineage = lineage;
         header.attest = Some(Attest { before: DbChecksum::EMPTY, after: checksum });
-        let frame_bytes = u64::from(h.page_size.get()) + 24;
+        let frame_bytes = u64::from(self.page_size.get()) + 24;
         header.wal = (h.max_frame > 0).then(|| WalRange {
             offset: 32 + u64::from(h.max_frame - 1) * frame_bytes,
             size: frame_bytes,
             salt1: h.salt.salt1,
             salt2: h.salt.salt2,
         });
-        let mut page = vec![0; h.page_size.len()];
+        let mut page = vec![0; self.page_size.len()];
         spool.write_file(&spool.snapshot_path(txid), |w| {
             let mut e = Encoder::new(w, header)?;
             let mut found = DbChecksum::EMPTY;
@@ -127,13 +140,13 @@ impl View {
                     format!("the database adds up to {found}, its history to {checksum} at TXID {txid}"),
                 ));
             }
-            e.finish()
+            e.finish().map(|(summary, _)| summary)
         })
     }
 
     fn pages(&self) -> impl Iterator<Item = Pgno> + use<> {
         let h = self.header();
-        let lock_page = h.page_size.lock_page();
+        let lock_page = self.page_size.lock_page();
         (1..=h.pages).filter_map(Pgno::new).filter(move |p| *p != lock_page)
     }
 }
@@ -142,9 +155,9 @@ impl View {
 /// continues a replica from its newest level-0 file, something to continue.
 pub fn anchor(view: &View, spool: &Spool, txid: TxId, lineage: Lineage, at: DbChecksum, now: Timestamp) -> Result<()> {
     let h = view.header();
-    let mut page = vec![0; h.page_size.len()];
+    let mut page = vec![0; view.page_size.len()];
     view.page(Pgno::ONE, &mut page)?;
-    let mut header = Header::new(h.page_size, h.pages, txid, txid, now);
+    let mut header = Header::new(view.page_size, h.pages, txid, txid, now);
     header.lineage = lineage;
     header.attest = Some(Attest { before: at, after: at });
     header.wal = Some(WalRange { offset: 32, size: 0, salt1: h.salt.salt1, salt2: h.salt.salt2 });

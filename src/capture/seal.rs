@@ -45,37 +45,37 @@ pub(super) fn seal(
     db: &dyn Database,
     now: Timestamp,
 ) -> Result<(Position, Sealed), SealError> {
-    if h.page_size != p.page_size {
+    let page_size = p.page_size;
+    if h.page_size != Some(page_size) {
         return Err(SealError::OutOfSync(format!(
-            "the page size changed from {} to {}",
-            p.page_size.get(),
-            h.page_size.get()
+            "the page size is no longer {} but {}",
+            page_size.get(),
+            h.page_size.map_or(0, PageSize::get)
         )));
     }
-    let start = start_of(p, from, h, wal_file)?;
-    let end = WalPos { salt: h.salt, frame: h.max_frame, checksum: h.frame_checksum };
-    let newest = wal::newest_frames(wal_file, h.page_size, &start, &end)?;
-    let lock_page = h.page_size.lock_page();
-    let mut sources: Vec<(Pgno, Source)> = newest
+    let range = wal::read_frames(wal_file, start_of(p, from, h, wal_file)?, h.position(), |_| {})?;
+    let lock_page = page_size.lock_page();
+    let mut sources: Vec<(Pgno, Source)> = range
+        .pages
         .into_iter()
         .filter(|(pgno, _)| pgno.get() <= h.pages && *pgno != lock_page)
         .map(|(pgno, frame)| (pgno, Source::Frame(frame)))
         .collect();
     add_growth(&mut sources, p.commit, h.pages, lock_page);
 
-    let reader = pages::Reader::new(wal_file, h, from, db);
-    let mut content = Content { reader: &reader, page: vec![0; h.page_size.len()] };
+    let reader = pages::Reader::new(wal_file, page_size, h.salt, from, db);
+    let mut content = Content { reader: &reader, page: vec![0; page_size.len()] };
     let mut sums = Vec::with_capacity(sources.len());
     for (pgno, source) in &sources {
         let page = content.read(*pgno, *source)?;
         sums.push((*pgno, ltx::page_checksum(*pgno, page)));
     }
-    let after = checksum_after(spool, p, h.pages, h.page_size, &sums)?;
+    let after = checksum_after(spool, p, h.pages, page_size, &sums)?;
 
     let timestamp = now.max(p.timestamp);
     let txid = p.txid.next();
-    let frame_bytes = u64::from(h.page_size.get()) + 24;
-    let mut header = Header::new(h.page_size, h.pages, txid, txid, timestamp);
+    let frame_bytes = u64::from(page_size.get()) + 24;
+    let mut header = Header::new(page_size, h.pages, txid, txid, timestamp);
     header.lineage = p.lineage;
     header.attest = Some(Attest { before: p.checksum, after });
     header.wal = Some(WalRange {
@@ -92,10 +92,10 @@ pub(super) fn seal(
             let page = content.read(*pgno, *source)?;
             e.page(*pgno, page)?;
         }
-        Ok(e.finish()?.bytes)
+        Ok(e.finish()?.0.bytes)
     })?;
     crash::point("seal.after-piece");
-    if let Err(e) = wal::check_salt(wal_file, h.salt) {
+    if let Err(e) = wal::check_generation(wal_file, h.salt) {
         // Restarted under us: the copies made after the chain was walked may be of the next generation.
         drop(std::fs::remove_file(&path));
         return Err(e.into());
@@ -124,10 +124,9 @@ pub(super) fn seal(
 
 /// The start of the range with its running checksum, which the spool may not have.
 fn start_of(p: &Position, from: u32, h: &IndexHeader, wal_file: &File) -> Result<WalPos, SealError> {
-    let known = p.wal.and_then(|w| w.checksum).filter(|_| from > 0);
-    let checksum = match known {
+    let checksum = match p.wal.and_then(|w| w.checksum).filter(|_| from > 0) {
         Some((a, b)) => wal::FrameChecksum(a, b),
-        None => wal::checksum_at(wal_file, h.page_size, h.salt, from)?,
+        None => wal::checksum_at(wal_file, h.salt, from)?,
     };
     Ok(WalPos { salt: h.salt, frame: from, checksum })
 }

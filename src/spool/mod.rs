@@ -40,7 +40,7 @@ mod position;
 mod sums;
 
 pub use lock::LockFile;
-pub use position::{Handoff, Position, Shipped, WalPoint};
+pub use position::{FileStamp, Handoff, Position, Shipped, WalPoint};
 pub use sums::PageSums;
 
 use crate::base::{DbChecksum, Error, Kind, PageSize, Pgno, Result, TxId, crash};
@@ -232,7 +232,7 @@ impl Spool {
             let f = File::open(&path).map_err(|e| Error::io("open piece", &path, e))?;
             inputs.push(BufReader::with_capacity(32 << 10, f));
         }
-        self.write_file(target, |w| ltx::fold(inputs, w).map(drop))
+        self.write_file(target, |w| ltx::fold(inputs, ltx::Overrides::default(), w).map(drop))
     }
 
     /// Cut files not yet in the replica, oldest first.
@@ -258,7 +258,7 @@ impl Spool {
         let dir = self.dir.join("snapshot");
         for e in fs::read_dir(&dir).map_err(|e| Error::io("list", &dir, e))? {
             let e = e.map_err(|e| Error::io("list", &dir, e))?;
-            let Some(name) = e.file_name().to_str().and_then(|n| n.parse::<ltx::FileName>().ok()) else {
+            let Some(name) = e.file_name().to_str().and_then(ltx::FileName::parse) else {
                 continue;
             };
             let bytes = e.metadata().map(|m| m.len()).unwrap_or(0);

@@ -5,8 +5,10 @@ use super::sealer::Sealer;
 use super::watched::Watched;
 use crate::base::{Error, Kind, Result};
 use crate::metrics::Metrics;
-use crate::notify::Notifier;
-use std::collections::HashMap;
+use crate::base::event::EventKind;
+use crate::notify::{Event, Notifier};
+use crate::config::{Config, Resolved};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
@@ -15,6 +17,9 @@ pub struct Engine {
     entries: Mutex<HashMap<PathBuf, Arc<Entry>>>,
     watched: Mutex<Vec<Arc<Watched>>>,
     pub(super) sealer: Sealer,
+    pub(super) config: Mutex<Option<Arc<Config>>>,
+    pub(super) failures: Mutex<BTreeMap<PathBuf, String>>,
+    settings: Mutex<HashMap<PathBuf, Resolved>>,
     notifier: RwLock<Option<Arc<Notifier>>>,
     metrics: Arc<Metrics>,
 }
@@ -26,7 +31,9 @@ pub fn engine() -> &'static Engine {
         entries: Mutex::new(HashMap::new()),
         watched: Mutex::new(Vec::new()),
         sealer: Sealer::default(),
-        notifier: RwLock::new(None),
+        pub(super) config: Mutex<Option<Arc<Config>>>,
+    pub(super) failures: Mutex<BTreeMap<PathBuf, String>>,
+    notifier: RwLock::new(None),
         metrics: Arc::new(Metrics::new()),
     })
 }
@@ -79,6 +86,43 @@ impl Engine {
     pub(super) fn drop_watched(&self, w: &Arc<Watched>) {
         lock(&self.watched).retain(|o| !Arc::ptr_eq(o, w));
         self.entry(w.path()).set(None);
+    }
+
+    /// Remembers the settings that a watch was made with, and takes up those of the process.
+    pub fn use_settings(&self, path: &Path, resolved: Resolved) -> Result<()> {
+        lock(&self.settings).insert(path.to_path_buf(), resolved);
+        self.use_process_settings()
+    }
+
+    /// The settings that a watch was made with.
+    pub fn settings_of(&self, path: &Path) -> Option<Resolved> {
+        self.find(path)?;
+        lock(&self.settings).get(path).cloned()
+    }
+
+    /// Whether SQLite has this file open as a main database in this process.
+    pub fn is_open(&self, path: &Path) -> bool {
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        lock(&self.entries).get(&real).is_some_and(|e| e.handles() > 0)
+    }
+
+    /// Tells the webhooks that a replica holds damaged bytes.
+    pub fn tell_corrupt(&self, replica: &str, e: &Error) {
+        if let Some(n) = self.notifier() {
+            let event = Event::new(EventKind::CorruptionDetected, replica, e.to_string());
+            n.send(&event);
+        }
+    }
+
+    /// Takes up what the process's settings say beside databases: webhooks and the metrics address. Webhooks
+    /// of several databases' settings are the same list, since they are set per process.
+    pub(super) fn use_process_settings(&self) -> Result<()> {
+        let settings = self.config()?.process()?.settings;
+        let mut at = self.notifier.write().unwrap_or_else(PoisonError::into_inner);
+        if at.is_none() && !settings.webhooks.is_empty() {
+            *at = Some(Arc::new(Notifier::new(settings.webhooks)));
+        }
+        Ok(())
     }
 
     /// Where events go; `None` without webhooks.

@@ -4,7 +4,8 @@
 
 use super::engine::lock;
 use super::watched::Watched;
-use crate::capture::{Noticed, Permit};
+use crate::capture::Permit;
+use crate::config::Layer;
 use crate::sqlite::{DbObserver, HookedFile, LockOp, PragmaVerdict, ShmPeek, SlotRange, Verdict};
 use crate::wal::IndexHeader;
 use std::collections::HashMap;
@@ -24,6 +25,8 @@ pub struct Entry {
     path: PathBuf,
     is_watched: AtomicBool,
     watched: RwLock<Option<Arc<Watched>>>,
+    /// What the URI of an open said of it, or why that can't be read.
+    uri: Mutex<Option<Result<Layer, String>>>,
     /// Handles open in this process, to look at the wal-index through, and whether each holds CKPT.
     handles: Mutex<HashMap<u64, Handle>>,
 }
@@ -45,6 +48,7 @@ impl Entry {
             path: path.to_path_buf(),
             is_watched: AtomicBool::new(false),
             watched: RwLock::new(None),
+            uri: Mutex::new(None),
             handles: Mutex::new(HashMap::new()),
         }
     }
@@ -65,6 +69,20 @@ impl Entry {
             return None;
         }
         self.watched.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers what an open's URI said; the newest open that says anything wins.
+    pub(super) fn set_uri(&self, said: crate::base::Result<Layer>) {
+        *lock(&self.uri) = Some(said.map_err(|e| e.to_string()));
+    }
+
+    /// What an open's URI said.
+    pub(super) fn uri(&self) -> crate::base::Result<Option<Layer>> {
+        match lock(&self.uri).as_ref() {
+            None => Ok(None),
+            Some(Ok(l)) => Ok(Some(l.clone())),
+            Some(Err(e)) => Err(crate::base::Error::config(e.clone())),
+        }
     }
 
     /// The wal-index header, through any handle that has it mapped.

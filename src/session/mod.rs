@@ -24,6 +24,7 @@
 mod access;
 mod engine;
 mod entry;
+mod host;
 mod resync;
 mod sealer;
 mod start;
@@ -31,5 +32,6 @@ mod watched;
 
 pub use engine::{Engine, engine};
 pub use entry::Entry;
+pub use host::{EngineHost, request};
 pub use start::{Identity, WatchRequest};
 pub use watched::{Role, Row, Watched};

@@ -351,6 +351,17 @@ impl Watched {
         }
     }
 
+    /// A full snapshot now; returns its TXID when it is in the replica. Writers go on meanwhile.
+    pub fn snapshot_now(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
+        if self.role() == Role::Standby {
+            return Err(Error::new(
+                Kind::Config,
+                "another process of this machine ships this database; ask that one for a snapshot",
+            ));
+        }
+        super::resync::snapshot_now(self, timeout)
+    }
+
     /// Ships what is pending and stops.
     pub fn unwatch(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
         let shipped = self.sync(timeout);
@@ -376,7 +387,11 @@ impl Watched {
     /// Tells the webhooks.
     pub(super) fn tell(&self, kind: EventKind, message: String, context: serde_json::Value) {
         if let Some(n) = engine().notifier() {
-            n.send(Event::new(kind, self.path.display().to_string(), message, context));
+            let mut event = Event::new(kind, self.path.display().to_string(), message);
+            if let serde_json::Value::Object(fields) = context {
+                event.context = fields;
+            }
+            n.send(&event);
         }
     }
 }

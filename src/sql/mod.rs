@@ -1,1 +1,112 @@
-//! Room `sql`.
+//! What a user types: one function each, parse → call → format. Names, columns and texts are the contract;
+//! everything that does something is in the rooms below.
+
+mod common;
+mod config;
+mod list;
+mod metrics;
+mod notify;
+mod operate;
+mod restore;
+mod status;
+mod verify;
+mod version;
+mod watch;
+
+use crate::sqlite::{ScalarFunction, TableFunction};
+
+/// Every scalar function.
+pub static FUNCTIONS: &[ScalarFunction] = &[
+    ScalarFunction { name: "walrust_version", args: 0..=0, call: version::version },
+    ScalarFunction { name: "walrust_watch", args: 0..=2, call: watch::watch },
+    ScalarFunction { name: "walrust_unwatch", args: 0..=0, call: watch::unwatch },
+    ScalarFunction { name: "walrust_sync", args: 0..=1, call: watch::sync },
+    ScalarFunction { name: "walrust_snapshot", args: 0..=1, call: watch::snapshot },
+    ScalarFunction { name: "walrust_restore", args: 2..=4, call: restore::restore },
+    ScalarFunction { name: "walrust_verify", args: 0..=2, call: verify::report },
+    ScalarFunction { name: "walrust_explain", args: 0..=1, call: operate::explain },
+    ScalarFunction { name: "walrust_compact", args: 0..=2, call: operate::compact },
+    ScalarFunction { name: "walrust_metrics", args: 0..=0, call: metrics::metrics },
+    ScalarFunction { name: "walrust_notify_test", args: 0..=0, call: notify::test },
+];
+
+/// Every table-valued function.
+pub static TABLES: &[TableFunction] = &[
+    TableFunction {
+        name: "walrust_status",
+        columns: &[
+            ("database", "TEXT"),
+            ("replica", "TEXT"),
+            ("state", "TEXT"),
+            ("txid", "INTEGER"),
+            ("replicated_txid", "INTEGER"),
+            ("lag_seconds", "REAL"),
+            ("pending_bytes", "INTEGER"),
+            ("wal_bytes", "INTEGER"),
+            ("spool_bytes", "INTEGER"),
+            ("breaker", "TEXT"),
+            ("last_upload", "TEXT"),
+            ("last_error", "TEXT"),
+        ],
+        args: &[],
+        rows: status::status,
+    },
+    TableFunction {
+        name: "walrust_list",
+        columns: &[
+            ("name", "TEXT"),
+            ("replica", "TEXT"),
+            ("snapshots", "INTEGER"),
+            ("files", "INTEGER"),
+            ("bytes", "INTEGER"),
+            ("min_txid", "INTEGER"),
+            ("max_txid", "INTEGER"),
+            ("first_time", "TEXT"),
+            ("last_time", "TEXT"),
+        ],
+        args: &["url"],
+        rows: list::list,
+    },
+    TableFunction {
+        name: "walrust_files",
+        columns: &[
+            ("level", "INTEGER"),
+            ("min_txid", "INTEGER"),
+            ("max_txid", "INTEGER"),
+            ("bytes", "INTEGER"),
+            ("time", "TEXT"),
+            ("pages", "INTEGER"),
+            ("commit_pages", "INTEGER"),
+            ("sha256", "TEXT"),
+            ("key", "TEXT"),
+        ],
+        args: &["url"],
+        rows: list::files,
+    },
+    TableFunction {
+        name: "walrust_verify",
+        columns: &[
+            ("severity", "TEXT"),
+            ("check", "TEXT"),
+            ("file", "TEXT"),
+            ("min_txid", "INTEGER"),
+            ("max_txid", "INTEGER"),
+            ("bytes", "INTEGER"),
+            ("message", "TEXT"),
+        ],
+        args: &["url", "mode"],
+        rows: verify::findings,
+    },
+    TableFunction {
+        name: "walrust_config",
+        columns: &[
+            ("name", "TEXT"),
+            ("value", "TEXT"),
+            ("source", "TEXT"),
+            ("default_value", "TEXT"),
+            ("description", "TEXT"),
+        ],
+        args: &[],
+        rows: config::config,
+    },
+];

@@ -1,0 +1,13 @@
+//! Puts the git commit into `walrust_version()`.
+
+fn main() {
+    println!("cargo:rerun-if-changed=.git/HEAD");
+    println!("cargo:rerun-if-changed=build.rs");
+    let commit = std::process::Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .ok()
+        .filter(|o| o.status.success())
+        .and_then(|o| String::from_utf8(o.stdout).ok());
+    println!("cargo:rustc-env=WALRUST_COMMIT={}", commit.as_deref().map_or("no git commit", str::trim));
+}

@@ -1,0 +1,92 @@
+//! Arguments and results that several functions share.
+
+use crate::base::{Error, Result, Timestamp};
+use crate::session::{Watched, engine};
+use crate::sqlite::{Connection, Value};
+use crate::store::{ReplicaUrl, Store};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Argument `i` as text; `None` when absent or NULL.
+pub(super) fn text<'a>(args: &'a [Value], i: usize, what: &str) -> Result<Option<&'a str>> {
+    match args.get(i) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Text(t)) => Ok(Some(t)),
+        Some(other) => Err(Error::config(format!("{what} must be TEXT, not {}", other.type_name()))),
+    }
+}
+
+/// Like [`text`], but it must be there and not be empty.
+pub(super) fn needed<'a>(args: &'a [Value], i: usize, what: &str) -> Result<&'a str> {
+    match text(args, i, what)? {
+        Some("") => Err(Error::config(format!("{what} is empty"))),
+        Some(t) => Ok(t),
+        None => Err(Error::config(format!("{what} is NULL; it must be given"))),
+    }
+}
+
+/// Arguments of a table-valued function as those of a scalar one: absent is NULL.
+pub(super) fn plain(args: &[Option<Value>]) -> Vec<Value> {
+    args.iter().map(|a| a.clone().unwrap_or(Value::Null)).collect()
+}
+
+/// Path of this connection's main database, as SQLite names it.
+pub(super) fn main_path(conn: &Connection) -> Result<PathBuf> {
+    conn.main_db_path().ok_or_else(|| {
+        Error::config("this connection's main database is in memory or temporary; open a database file")
+    })
+}
+
+/// The watched database of this connection, else the only one there is.
+pub(super) fn watched(conn: &Connection) -> Result<Arc<Watched>> {
+    if let Some(w) = conn.main_db_path().and_then(|p| engine().find(&p)) {
+        return Ok(w);
+    }
+    engine().only()
+}
+
+/// The replica that a URL names, or without one that of this connection's database: watched, else configured.
+pub(super) fn store(conn: &Connection, url: Option<&str>) -> Result<Store> {
+    if let Some(url) = url {
+        if url.is_empty() {
+            return Err(Error::config("the replica URL is empty"));
+        }
+        return Store::open(&ReplicaUrl::parse(url)?);
+    }
+    if let Ok(w) = watched(conn) {
+        return Ok(w.store.clone());
+    }
+    let path = main_path(conn).map_err(|_| Error::config("name a replica URL: no database is watched"))?;
+    let resolved = engine().resolve(&path, None)?;
+    Store::open(&crate::session::request(&path, &resolved, false)?.replica)
+}
+
+/// Seconds as INTEGER or REAL, or a duration as TEXT.
+pub(super) fn timeout(v: &Value) -> Result<Duration> {
+    let seconds = match v {
+        Value::Integer(n) => *n as f64,
+        Value::Real(r) => *r,
+        Value::Text(t) => {
+            return crate::config::parse_duration(t).map_err(|e| Error::config(format!("timeout {t:?}: {e}")));
+        }
+        other => {
+            return Err(Error::config(format!("timeout must be seconds from 0 to 86400, not {}", other.type_name())));
+        }
+    };
+    if (0.0..=86_400.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(Error::config(format!("timeout {seconds} is not from 0 to 86400 seconds")))
+    }
+}
+
+/// A time, or NULL.
+pub(super) fn time(t: Option<Timestamp>) -> Value {
+    t.map_or(Value::Null, |t| Value::Text(t.rfc3339()))
+}
+
+/// A count as INTEGER.
+pub(super) fn int(n: u64) -> Value {
+    Value::Integer(i64::try_from(n).unwrap_or(i64::MAX))
+}

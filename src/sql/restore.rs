@@ -1,0 +1,71 @@
+//! `walrust_restore`
+
+use super::common;
+use crate::base::{Error, Kind, Result, clock};
+use crate::config::{OptionSpec, Options, WithSettings};
+use crate::replica::{self, Check, Overwrite, Point, RestoreOptions};
+use crate::session::engine;
+use crate::sqlite::{Connection, SqlConnection, SqlMode, Value};
+use crate::store::{ReplicaUrl, Store, block_on};
+use std::path::Path;
+
+const OPTIONS: &[OptionSpec] = &[
+    OptionSpec::flag("overwrite"),
+    OptionSpec::one_of("check", &["none", "quick", "full"]),
+    OptionSpec::count("parallel", 64),
+];
+
+/// Writes the database at a point to a path.
+pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
+    let url = common::needed(args, 0, "the replica URL")?;
+    let path = Path::new(common::needed(args, 1, "the target path")?);
+    let point = point(args.get(2))?;
+    let options = Options::parse("options", common::text(args, 3, "options")?, OPTIONS, WithSettings::No)?;
+    let overwrite = if options.flag("overwrite") { Overwrite::Yes } else { Overwrite::No };
+    let check = match options.text("check") {
+        Some("none") => Check::None,
+        Some("full") => Check::Full,
+        _ => Check::Quick,
+    };
+    let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
+    if engine().is_open(&absolute) {
+        return Err(Error::new(
+            Kind::Config,
+            format!("{} is open in this process; close it, or restore to another path", absolute.display()),
+        ));
+    }
+    let store = Store::open(&ReplicaUrl::parse(url)?)?;
+    let parallel = options.count("parallel").map_or(8, |n| n.max(1) as usize);
+    let checker = |p: &Path, c: Check| check_file(p, c);
+    let wanted = RestoreOptions { overwrite, check, checker: Some(&checker), parallel, ..Default::default() };
+    let done = block_on(replica::restore(&store, point, &absolute, &wanted))?;
+    if let Err(e) = &done
+        && e.is_corrupt()
+    {
+        engine().tell_corrupt(store.url(), e);
+    }
+    Ok(Value::Integer(done?.txid.as_i64()))
+}
+
+/// A TXID, a time, or NULL for the newest.
+fn point(v: Option<&Value>) -> Result<Point> {
+    match v {
+        None | Some(Value::Null) => Ok(Point::Latest),
+        Some(Value::Integer(n)) => Point::from_integer(*n),
+        Some(Value::Text(t)) => Point::parse(t, clock::now()),
+        Some(other) => Err(Error::config(format!(
+            "the point must be an INTEGER (TXID), a TEXT (time, or '5 minutes ago') or NULL (newest), not {}",
+            other.type_name()
+        ))),
+    }
+}
+
+/// `PRAGMA quick_check` or `integrity_check` of a file that nobody else uses.
+pub(super) fn check_file(path: &Path, check: Check) -> Result<()> {
+    let conn = SqlConnection::open(path, SqlMode::Owner)?;
+    match check {
+        Check::None => Ok(()),
+        Check::Quick => conn.quick_check(),
+        Check::Full => conn.integrity_check(),
+    }
+}

@@ -1,0 +1,35 @@
+//! `walrust_status`
+
+use super::common::{int, time};
+use crate::base::Result;
+use crate::session::engine;
+use crate::sqlite::{Connection, Rows, Value};
+
+/// One row per watched database, and per configured one that could not be watched.
+pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows> {
+    let mut rows: Vec<Result<Vec<Value>>> = Vec::new();
+    for w in engine().watched() {
+        let r = w.row();
+        rows.push(Ok(vec![
+            Value::Text(r.database.display().to_string()),
+            Value::Text(r.replica),
+            Value::Text(r.state.as_str().to_string()),
+            Value::Integer(r.txid.as_i64()),
+            Value::Integer(r.replicated.as_i64()),
+            Value::Real(r.lag.as_secs_f64()),
+            int(r.pending_bytes),
+            int(r.wal_bytes),
+            int(r.spool_bytes),
+            Value::Text(r.breaker.to_string()),
+            time(r.last_upload),
+            r.last_error.map_or(Value::Null, Value::Text),
+        ]));
+    }
+    for (path, why) in engine().failures() {
+        let mut row = vec![Value::Text(path.display().to_string()), Value::Null, Value::Text("failed".into())];
+        row.extend([Value::Integer(0), Value::Integer(0), Value::Null, Value::Integer(0), Value::Integer(0)]);
+        row.extend([Value::Integer(0), Value::Text("closed".into()), Value::Null, Value::Text(why)]);
+        rows.push(Ok(row));
+    }
+    Ok(Box::new(rows.into_iter()))
+}

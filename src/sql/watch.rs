@@ -1,0 +1,92 @@
+//! `walrust_watch`, `walrust_unwatch`, `walrust_sync`, `walrust_snapshot`
+
+use super::common;
+use crate::base::{Error, Kind, Result};
+use crate::config::{OptionSpec, Options, WithSettings};
+use crate::session::{Identity, Watched, engine, request};
+use crate::sqlite::{Connection, Value};
+use crate::store::ReplicaUrl;
+use std::time::Duration;
+
+/// A snapshot may be large: how long its function waits for it to be in the replica.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// Starts streaming this connection's main database.
+pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
+    let url = common::text(args, 0, "the replica URL")?;
+    let options = Options::parse(
+        "options",
+        common::text(args, 1, "options")?,
+        &[OptionSpec::flag("takeover")],
+        WithSettings::Yes,
+    )?;
+    let path = common::main_path(conn)?;
+    let mut layer = options.settings.clone();
+    if let Some(url) = url {
+        if url.trim().is_empty() {
+            return Err(Error::config("the replica URL is empty; give s3://, gs://, az://, file:// or a directory"));
+        }
+        // A plain path given in SQL is relative to where the process is, as in SQL's other file arguments.
+        ReplicaUrl::parse(url)?;
+        layer = layer.with_replica(url);
+    }
+    let resolved = engine().resolve(&path, Some(&layer))?;
+    conn.hook("main")?;
+    let locking = conn.query_value("PRAGMA main.locking_mode")?;
+    if locking.as_text().is_some_and(|m| m.eq_ignore_ascii_case("exclusive")) {
+        return Err(Error::config(
+            "locking_mode is EXCLUSIVE, which hides commits from walrust; set PRAGMA locking_mode=NORMAL, read once, then watch",
+        ));
+    }
+    // A first read makes the file's header and the wal-index known.
+    conn.query_value("SELECT count(*) FROM main.sqlite_schema")?;
+    let req = request(&path, &resolved, options.flag("takeover"))?;
+    let (w, identity) = Watched::start(req, &|| {
+        conn.set_wal_mode()?;
+        conn.query_value("SELECT count(*) FROM main.sqlite_schema").map(drop)
+    })?;
+    engine().use_settings(&path, resolved)?;
+    let how = match identity {
+        Identity::Already => "already streaming",
+        Identity::New => "streaming from a first snapshot",
+        Identity::Continued(_) => "continuing",
+        Identity::Standby => "standby, another process ships",
+    };
+    let at = match identity {
+        Identity::Continued(txid) => format!(" at TXID {txid}"),
+        _ => String::new(),
+    };
+    Ok(Value::Text(format!("{} → {} ({how}{at})", path.display(), w.replica())))
+}
+
+/// Ships what is pending and stops.
+pub(super) fn unwatch(conn: &Connection, _args: &[Value]) -> Result<Value> {
+    let w = common::watched(conn)?;
+    let txid = w.unwatch(w.settings.sync_timeout)?;
+    Ok(Value::Integer(txid.as_i64()))
+}
+
+/// Returns when every commit made before the call is durable in the replica.
+pub(super) fn sync(conn: &Connection, args: &[Value]) -> Result<Value> {
+    let w = common::watched(conn)?;
+    let timeout = match args.first() {
+        None | Some(Value::Null) => w.settings.sync_timeout,
+        Some(v) => common::timeout(v)?,
+    };
+    Ok(Value::Integer(w.sync(timeout)?.as_i64()))
+}
+
+/// A full snapshot now.
+pub(super) fn snapshot(conn: &Connection, args: &[Value]) -> Result<Value> {
+    let w = common::watched(conn)?;
+    if let Some(url) = common::text(args, 0, "the replica URL")? {
+        let given = ReplicaUrl::parse(url)?.to_string();
+        if given != w.replica() {
+            return Err(Error::new(
+                Kind::Config,
+                format!("{} is streamed to {}, not to {given}; a snapshot goes where the stream goes", w.path().display(), w.replica()),
+            ));
+        }
+    }
+    Ok(Value::Integer(w.snapshot_now(SNAPSHOT_TIMEOUT)?.as_i64()))
+}

@@ -14,7 +14,7 @@ pub mod replica;
 //pub mod session;
 //pub mod ship;
 pub mod spool;
-pub mod sql;
+//pub mod sql;
 #[allow(unsafe_code)]
 pub mod sqlite;
 pub mod store;

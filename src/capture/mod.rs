@@ -564,3 +564,6 @@ fn sealed_frame(p: &Position, h: &IndexHeader) -> Option<u32> {
 pub fn busy(what: &str) -> Error {
     Error::new(Kind::Retry, format!("{what}: the database is being resynchronised, try again"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,10 +11,10 @@ pub mod ltx;
 pub mod metrics;
 pub mod notify;
 pub mod replica;
-//pub mod session;
-//pub mod ship;
+pub mod session;
+pub mod ship;
 pub mod spool;
-//pub mod sql;
+pub mod sql;
 #[allow(unsafe_code)]
 pub mod sqlite;
 pub mod store;
@@ -22,14 +22,20 @@ pub mod wal;
 
 /// What SQLite is given when the extension starts: functions, tables, and who observes files.
 fn wiring() -> sqlite::Wiring {
-    #[cfg(feature = "crash-points")]
-    let wiring = sqlite::Wiring {
-        functions: sqlite::debug::FUNCTIONS,
-        tables: sqlite::debug::TABLES,
-        host: sqlite::debug::host(),
+    #[cfg_attr(not(feature = "crash-points"), allow(unused_mut))]
+    let mut wiring = sqlite::Wiring {
+        functions: sql::FUNCTIONS.iter().collect(),
+        tables: sql::TABLES.iter().collect(),
+        host: Some(std::sync::Arc::new(session::EngineHost)),
     };
-    #[cfg(not(feature = "crash-points"))]
-    let wiring = sqlite::Wiring { functions: &[], tables: &[], host: None };
+    #[cfg(feature = "crash-points")]
+    {
+        wiring.functions.extend(sqlite::debug::FUNCTIONS);
+        wiring.tables.extend(sqlite::debug::TABLES);
+        if let Some(host) = sqlite::debug::host() {
+            sqlite::add_host(host);
+        }
+    }
     wiring
 }
 

@@ -62,8 +62,8 @@ pub const CHECKPOINT_STEP: u32 = 1_000;
 pub trait Database: Send + std::marker::Sync {
     /// A consistent view: see [`Pinned`]. Never called on an app's thread.
     fn pin(&self) -> Result<Box<dyn Pinned>>;
-    /// Reads the database file, without locks of its own; returns how many bytes there were.
-    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<usize>;
+    /// Reads the database file, without locks of its own; what lies past its end is zero.
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()>;
 }
 
 /// A read mark held on the database: nothing it can see is overwritten while it lives.
@@ -72,8 +72,10 @@ pub trait Pinned {
     fn header(&self) -> &IndexHeader;
     /// Whether the view is all in the database file (SQLite's read mark 0), so that the WAL must not be read.
     fn is_db_only(&self) -> bool;
-    /// Reads the database file; returns how many bytes there were.
-    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<usize>;
+    /// Reads the database file; what lies past its end is zero.
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+    /// Size of the database file in bytes.
+    fn db_size(&self) -> Result<u64>;
 }
 
 /// Whether the WAL is known to go on from the position.
@@ -312,7 +314,8 @@ impl Tracker {
             s.seen = Some(h);
             return Noticed::Lost;
         }
-        let foreign = s.seen.as_ref().is_some_and(|o| o.salt == before.salt && o.max_frame != before.max_frame);
+        let foreign =
+            s.seen.as_ref().is_some_and(|o| o.salt == before.salt && o.max_frame != before.max_frame);
         s.seen = Some(h.clone());
         drop(s);
         if changed && h.max_frame > 0 {
@@ -335,7 +338,8 @@ impl Tracker {
             // The process that restarted it may be about to say so: the sealer looks again.
             return Noticed::Lost;
         }
-        let news = s.position.as_ref().is_some_and(|p| sealed_frame(p, &h) != Some(h.max_frame)) && h.max_frame > 0;
+        let news =
+            s.position.as_ref().is_some_and(|p| sealed_frame(p, &h) != Some(h.max_frame)) && h.max_frame > 0;
         s.seen = Some(h);
         if news { Noticed::Commit } else { Noticed::Nothing }
     }
@@ -359,7 +363,12 @@ impl Tracker {
     }
 
     /// The generation of `before`, sealed to its end, is followed by that of `h` under one WRITE lock.
-    fn follow(&self, s: &mut State, before: &IndexHeader, h: &IndexHeader) -> std::result::Result<(), String> {
+    fn follow(
+        &self,
+        s: &mut State,
+        before: &IndexHeader,
+        h: &IndexHeader,
+    ) -> std::result::Result<(), String> {
         let held = self.spool.seal_lock().hold().map_err(|e| e.to_string())?;
         let p = match self.spool.position() {
             Ok(Some(p)) => p,
@@ -420,7 +429,9 @@ impl Tracker {
             SealError::Failed(e) => {
                 self.lock().seal_error = Some(e.to_string());
                 if wal_bytes > self.give_up_wal_bytes {
-                    self.lose(format!("the spool can't be written and the WAL has grown to {wal_bytes} bytes: {e}"));
+                    self.lose(format!(
+                        "the spool can't be written and the WAL has grown to {wal_bytes} bytes: {e}"
+                    ));
                     return Permit::Granted;
                 }
                 self.refuse()

@@ -21,7 +21,13 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Frames `1..=older` of generation `salt` count as older.
-    pub fn new(wal: &'a File, page_size: PageSize, salt: Salt, older: u32, db: &'a dyn Database) -> Reader<'a> {
+    pub fn new(
+        wal: &'a File,
+        page_size: PageSize,
+        salt: Salt,
+        older: u32,
+        db: &'a dyn Database,
+    ) -> Reader<'a> {
         Reader { wal, page_size, salt, db, older, index: OnceCell::new() }
     }
 
@@ -43,9 +49,7 @@ impl<'a> Reader<'a> {
         if let Some(frame) = index.get(&pgno) {
             return self.frame(*frame, page);
         }
-        let got = self.db.read_db(page, pgno.offset(self.page_size))?;
-        page.get_mut(got..).unwrap_or_default().fill(0);
-        Ok(())
+        self.db.read_db(page, pgno.offset(self.page_size))
     }
 }
 

@@ -21,6 +21,8 @@ use std::path::Path;
 pub struct View {
     pinned: Box<dyn Pinned>,
     page_size: PageSize,
+    /// Size of the database in pages.
+    pages: u32,
     wal: Option<File>,
     /// Newest frame of each page, up to the mark.
     frames: HashMap<Pgno, u32>,
@@ -31,9 +33,13 @@ impl View {
     pub fn open(db: &dyn Database, wal_path: &Path) -> Result<View> {
         let pinned = db.pin()?;
         let h = pinned.header();
-        let page_size = h.page_size.ok_or_else(|| Error::new(Kind::Retry, "the database is empty"))?;
+        let (page_size, pages) = match h.page_size {
+            Some(size) if h.max_frame > 0 => (size, h.pages),
+            // A WAL without frames says neither: the database file does.
+            _ => size_from_file(pinned.as_ref())?,
+        };
         if h.max_frame == 0 || pinned.is_db_only() {
-            return Ok(View { pinned, page_size, wal: None, frames: HashMap::new() });
+            return Ok(View { pinned, page_size, pages, wal: None, frames: HashMap::new() });
         }
         let file = File::open(wal_path).map_err(|e| Error::io("open", wal_path, e))?;
         let start = WalPos { frame: 0, ..h.position() };
@@ -46,12 +52,17 @@ impl View {
             .pages
             .into_iter()
             .collect();
-        Ok(View { pinned, page_size, wal: Some(file), frames })
+        Ok(View { pinned, page_size, pages, wal: Some(file), frames })
     }
 
     /// The wal-index header of the view.
     pub fn header(&self) -> &IndexHeader {
         self.pinned.header()
+    }
+
+    /// Size of the database in pages.
+    pub fn commit(&self) -> u32 {
+        self.pages
     }
 
     /// Bytes in a page.
@@ -76,14 +87,11 @@ impl View {
         if let (Some(frame), Some(wal)) = (self.frames.get(&pgno), &self.wal) {
             return pages::read_frame(wal, size, *frame, page);
         }
-        let got = self.pinned.read_db(page, pgno.offset(size))?;
-        page.get_mut(got..).unwrap_or_default().fill(0);
-        Ok(())
+        self.pinned.read_db(page, pgno.offset(size))
     }
 
     /// Reads every page, fills `sums`, and returns the database checksum. `tick(done, all)` after each page.
     pub fn scan(&self, sums: &PageSums, mut tick: impl FnMut(u32, u32)) -> Result<DbChecksum> {
-        let h = self.header();
         let mut page = vec![0; self.page_size.len()];
         let mut checksum = DbChecksum::EMPTY;
         let mut batch = Vec::with_capacity(1024);
@@ -96,7 +104,7 @@ impl View {
                 sums.store(&batch)?;
                 batch.clear();
             }
-            tick(pgno.get(), h.pages);
+            tick(pgno.get(), self.pages);
         }
         sums.store(&batch)?;
         Ok(checksum)
@@ -114,7 +122,7 @@ impl View {
         mut tick: impl FnMut(u32, u32),
     ) -> Result<Summary> {
         let h = self.header();
-        let mut header = Header::new(self.page_size, h.pages, TxId(1), txid, now);
+        let mut header = Header::new(self.page_size, self.pages, TxId(1), txid, now);
         header.lineage = lineage;
         header.attest = Some(Attest { before: DbChecksum::EMPTY, after: checksum });
         let frame_bytes = u64::from(self.page_size.get()) + 24;
@@ -132,7 +140,7 @@ impl View {
                 self.page(pgno, &mut page)?;
                 found = found.toggle(ltx::page_checksum(pgno, &page));
                 e.page(pgno, &page)?;
-                tick(pgno.get(), h.pages);
+                tick(pgno.get(), self.pages);
             }
             if found != checksum {
                 return Err(Error::new(
@@ -145,19 +153,48 @@ impl View {
     }
 
     fn pages(&self) -> impl Iterator<Item = Pgno> + use<> {
-        let h = self.header();
         let lock_page = self.page_size.lock_page();
-        (1..=h.pages).filter_map(Pgno::new).filter(move |p| *p != lock_page)
+        (1..=self.pages).filter_map(Pgno::new).filter(move |p| *p != lock_page)
     }
+}
+
+/// Page size and number of pages by the database file's own header
+/// (<https://sqlite.org/fileformat2.html#the_database_header>) and size.
+fn size_from_file(pinned: &dyn Pinned) -> Result<(PageSize, u32)> {
+    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+    let bytes = pinned.db_size()?;
+    if bytes == 0 {
+        return Err(Error::new(Kind::Retry, "the database is empty"));
+    }
+    let mut head = [0; 18];
+    pinned.read_db(&mut head, 0)?;
+    let [magic @ .., hi, lo] = head;
+    if &magic != MAGIC {
+        return Err(Error::new(Kind::Retry, "the database file is encrypted: waiting for its first commit"));
+    }
+    let page_size = match u16::from_be_bytes([hi, lo]) {
+        1 => PageSize::new(65536)?,
+        n => PageSize::new(n.into())?,
+    };
+    let pages = u32::try_from(bytes / u64::from(page_size.get()))
+        .map_err(|_| Error::corrupt(format!("{bytes} bytes are too many for a database")))?;
+    Ok((page_size, pages))
 }
 
 /// The small level-0 file that follows a lineage's first snapshot: page 1 as it is. It gives Litestream, which
 /// continues a replica from its newest level-0 file, something to continue.
-pub fn anchor(view: &View, spool: &Spool, txid: TxId, lineage: Lineage, at: DbChecksum, now: Timestamp) -> Result<()> {
+pub fn anchor(
+    view: &View,
+    spool: &Spool,
+    txid: TxId,
+    lineage: Lineage,
+    at: DbChecksum,
+    now: Timestamp,
+) -> Result<()> {
     let h = view.header();
     let mut page = vec![0; view.page_size.len()];
     view.page(Pgno::ONE, &mut page)?;
-    let mut header = Header::new(view.page_size, h.pages, txid, txid, now);
+    let mut header = Header::new(view.page_size, view.pages, txid, txid, now);
     header.lineage = lineage;
     header.attest = Some(Attest { before: at, after: at });
     header.wal = Some(WalRange { offset: 32, size: 0, salt1: h.salt.salt1, salt2: h.salt.salt2 });

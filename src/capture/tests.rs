@@ -16,8 +16,9 @@ impl Database for Files {
     fn pin(&self) -> Result<Box<dyn Pinned>> {
         Ok(Box::new(FilePin(File::open(&self.0).unwrap(), header(&self.0))))
     }
-    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        Ok(File::open(&self.0).unwrap().read_at(buf, offset).unwrap())
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        read_or_zero(&File::open(&self.0).unwrap(), buf, offset);
+        Ok(())
     }
 }
 
@@ -28,9 +29,18 @@ impl Pinned for FilePin {
     fn is_db_only(&self) -> bool {
         false
     }
-    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        Ok(self.0.read_at(buf, offset).unwrap())
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        read_or_zero(&self.0, buf, offset);
+        Ok(())
     }
+    fn db_size(&self) -> Result<u64> {
+        Ok(self.0.metadata().unwrap().len())
+    }
+}
+
+fn read_or_zero(f: &File, buf: &mut [u8], offset: u64) {
+    let got = f.read_at(buf, offset).unwrap();
+    buf[got..].fill(0);
 }
 
 fn header(db: &Path) -> IndexHeader {
@@ -44,7 +54,7 @@ fn header(db: &Path) -> IndexHeader {
 fn image(db: &Path) -> Vec<u8> {
     let view = View::open(&Files(db.to_path_buf()), &PathBuf::from(format!("{}-wal", db.display()))).unwrap();
     let size = view.page_size();
-    let mut out = vec![0; view.header().pages as usize * size.len()];
+    let mut out = vec![0; view.commit() as usize * size.len()];
     for (i, page) in out.chunks_mut(size.len()).enumerate() {
         view.page(Pgno::new(i as u32 + 1).unwrap(), page).unwrap();
     }
@@ -89,7 +99,7 @@ impl Rig {
             txid: TxId(1),
             pieces: 0,
             page_size: view.page_size(),
-            commit: view.header().pages,
+            commit: view.commit(),
             checksum,
             timestamp: Timestamp(1),
             wal: Some(view.wal_point()),
@@ -212,7 +222,11 @@ fn a_reset_is_granted_only_when_all_is_sealed_and_the_next_generation_follows() 
     rig.conn.execute_batch("INSERT INTO t VALUES(7,8)").unwrap();
     assert_eq!(rig.tracker.write_ends(Some(header(&rig.path))), Noticed::Lost);
     assert!(matches!(rig.tracker.sync_state(), Sync::Lost(_)));
-    assert_eq!(rig.tracker.reset_wanted(Some(&strange), || 0), Permit::Granted, "nothing to protect any more");
+    assert_eq!(
+        rig.tracker.reset_wanted(Some(&strange), || 0),
+        Permit::Granted,
+        "nothing to protect any more"
+    );
 }
 
 #[test]
@@ -270,7 +284,8 @@ fn sums_that_do_not_add_up_are_not_trusted() {
 fn a_snapshot_refuses_a_checksum_that_is_not_the_databases() {
     let rig = Rig::new(4096);
     let view = View::open(&Files(rig.path.clone()), rig.tracker.wal_path()).unwrap();
-    let wrong = view.snapshot(&rig.spool, TxId(9), Lineage(1), DbChecksum(1 << 63 | 7), Timestamp(3), |_, _| {});
+    let wrong =
+        view.snapshot(&rig.spool, TxId(9), Lineage(1), DbChecksum(1 << 63 | 7), Timestamp(3), |_, _| {});
     assert!(wrong.unwrap_err().is_corrupt());
     assert!(!rig.spool.snapshot_path(TxId(9)).exists());
     let _ = PageSize::new(4096).unwrap();

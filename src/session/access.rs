@@ -2,7 +2,7 @@
 
 use crate::base::{Error, Kind, Result};
 use crate::capture::{Database, Pinned};
-use crate::sqlite::{RawDb, ReadMark};
+use crate::sqlite::{Pins, RawDb, ReadMark};
 use crate::wal::IndexHeader;
 use std::path::{Path, PathBuf};
 
@@ -21,13 +21,13 @@ impl Access {
 impl Database for Access {
     fn pin(&self) -> Result<Box<dyn Pinned>> {
         let mark = ReadMark::begin(&self.path)?;
-        let header = IndexHeader::decode(&mark.header())
+        let header = IndexHeader::decode(mark.header())
             .ok_or_else(|| Error::new(Kind::Retry, "the wal-index is being changed"))?;
         Ok(Box::new(Mark { mark, header }))
     }
 
-    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        RawDb::open(&self.path)?.read_at(buf, offset)
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        RawDb::open(&self.path)?.read_at(buf, offset).map(drop)
     }
 }
 
@@ -42,10 +42,14 @@ impl Pinned for Mark {
     }
 
     fn is_db_only(&self) -> bool {
-        self.mark.is_db_only()
+        self.mark.pins() == Pins::DbOnly
     }
 
-    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.mark.db().read_at(buf, offset)
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.mark.read_at(buf, offset).map(drop)
+    }
+
+    fn db_size(&self) -> Result<u64> {
+        self.mark.file_size()
     }
 }

@@ -3,11 +3,11 @@
 use super::entry::Entry;
 use super::sealer::Sealer;
 use super::watched::Watched;
-use crate::base::{Error, Kind, Result};
-use crate::metrics::Metrics;
 use crate::base::event::EventKind;
-use crate::notify::{Event, Notifier};
+use crate::base::{Error, Kind, Result};
 use crate::config::{Config, Resolved};
+use crate::metrics::Metrics;
+use crate::notify::{Event, Notifier};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -31,9 +31,10 @@ pub fn engine() -> &'static Engine {
         entries: Mutex::new(HashMap::new()),
         watched: Mutex::new(Vec::new()),
         sealer: Sealer::default(),
-        pub(super) config: Mutex<Option<Arc<Config>>>,
-    pub(super) failures: Mutex<BTreeMap<PathBuf, String>>,
-    notifier: RwLock::new(None),
+        config: Mutex::new(None),
+        failures: Mutex::new(BTreeMap::new()),
+        settings: Mutex::new(HashMap::new()),
+        notifier: RwLock::new(None),
         metrics: Arc::new(Metrics::new()),
     })
 }
@@ -61,7 +62,10 @@ impl Engine {
             [] => Err(Error::new(Kind::Config, "no database is watched; call walrust_watch() first")),
             many => Err(Error::new(
                 Kind::Config,
-                format!("{} databases are watched and this connection's is not one of them; name the replica", many.len()),
+                format!(
+                    "{} databases are watched and this connection's is not one of them; name the replica",
+                    many.len()
+                ),
             )),
         }
     }

@@ -10,15 +10,13 @@ use crate::sqlite::{DbObserver, HookedFile, LockOp, PragmaVerdict, ShmPeek, Slot
 use crate::wal::IndexHeader;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-// The wal-index lock slots, <https://sqlite.org/walformat.html#locking_matrix>.
-const WRITE: u8 = 0;
-const CKPT: u8 = 1;
-const READ1: u8 = 4;
-/// READ1..READ4, taken together by whoever resets the WAL.
-const RESET: SlotRange = SlotRange { first: READ1, count: 4 };
+const WRITE: SlotRange = SlotRange::WRITE;
+const CKPT: SlotRange = SlotRange::CHECKPOINT;
+/// Taken together by whoever resets the WAL.
+const RESET: SlotRange = SlotRange::READ_MARKS;
 
 /// One path.
 pub struct Entry {
@@ -29,6 +27,7 @@ pub struct Entry {
     uri: Mutex<Option<Result<Layer, String>>>,
     /// Handles open in this process, to look at the wal-index through, and whether each holds CKPT.
     handles: Mutex<HashMap<u64, Handle>>,
+    last_known: AtomicU64,
 }
 
 struct Handle {
@@ -50,6 +49,7 @@ impl Entry {
             watched: RwLock::new(None),
             uri: Mutex::new(None),
             handles: Mutex::new(HashMap::new()),
+            last_known: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -88,7 +88,7 @@ impl Entry {
     /// The wal-index header, through any handle that has it mapped.
     pub(super) fn header(&self) -> Option<IndexHeader> {
         let peeks: Vec<ShmPeek> = lock(&self.handles).values().map(|h| h.peek.clone()).collect();
-        peeks.iter().find_map(|p| p.read().and_then(|b| IndexHeader::decode(&b)))
+        peeks.iter().find_map(|p| p.header().and_then(|b| IndexHeader::decode(&b)))
     }
 
     /// How many handles are open in this process.
@@ -96,10 +96,12 @@ impl Entry {
         lock(&self.handles).len()
     }
 
+    /// Remembers a handle the first time it is seen; SQLite touches the wal-index before anything matters.
     fn know(&self, f: &HookedFile) {
-        lock(&self.handles)
-            .entry(f.id())
-            .or_insert_with(|| Handle { peek: f.peek(), has_ckpt: false });
+        if self.last_known.swap(f.id(), Ordering::Relaxed) == f.id() {
+            return;
+        }
+        lock(&self.handles).entry(f.id()).or_insert_with(|| Handle { peek: f.peek(), has_ckpt: false });
     }
 
     fn set_ckpt(&self, f: &HookedFile, has: bool) {
@@ -118,17 +120,14 @@ fn header(f: &HookedFile) -> Option<IndexHeader> {
 }
 
 impl DbObserver for Entry {
-    fn opened(&self, f: &HookedFile) {
-        self.know(f);
-    }
-
     fn before_shm_lock(&self, f: &HookedFile, slots: SlotRange, op: LockOp) -> Verdict {
+        self.know(f);
         let Some(w) = self.watched() else { return Verdict::Pass };
         if !w.tracker.is_active() {
             return Verdict::Pass;
         }
         let permit = match op {
-            LockOp::UnlockExclusive if slots.first == WRITE => {
+            LockOp::UnlockExclusive if slots == WRITE => {
                 let noticed = w.tracker.write_ends(header(f));
                 w.noticed(noticed);
                 Permit::Granted
@@ -140,7 +139,7 @@ impl DbObserver for Entry {
                 }
                 permit
             }
-            LockOp::LockExclusive if slots.first == CKPT && slots.count == 1 => {
+            LockOp::LockExclusive if slots == CKPT => {
                 let permit = w.tracker.checkpoint_wanted(header(f).as_ref());
                 if permit == Permit::Granted {
                     // A reset usually follows a checkpoint: the sealer can be done by then.
@@ -148,7 +147,7 @@ impl DbObserver for Entry {
                 }
                 permit
             }
-            LockOp::LockExclusive if slots.first == WRITE && self.has_ckpt(f) => {
+            LockOp::LockExclusive if slots == WRITE && self.has_ckpt(f) => {
                 w.tracker.checkpointer_wants_write(header(f).as_ref())
             }
             _ => Permit::Granted,
@@ -165,9 +164,9 @@ impl DbObserver for Entry {
             return;
         }
         match op {
-            LockOp::LockExclusive if slots.first == WRITE => w.tracker.write_begins(header(f)),
-            LockOp::LockExclusive if slots.first == CKPT && slots.count == 1 => self.set_ckpt(f, true),
-            LockOp::UnlockExclusive if slots.first == CKPT => {
+            LockOp::LockExclusive if slots == WRITE => w.tracker.write_begins(header(f)),
+            LockOp::LockExclusive if slots == CKPT => self.set_ckpt(f, true),
+            LockOp::UnlockExclusive if slots == CKPT => {
                 self.set_ckpt(f, false);
                 w.checkpointed();
             }
@@ -201,6 +200,7 @@ impl DbObserver for Entry {
         let last = {
             let mut handles = lock(&self.handles);
             handles.remove(&f.id());
+            self.last_known.store(u64::MAX, Ordering::Relaxed);
             handles.is_empty()
         };
         if last && let Some(w) = self.watched() {

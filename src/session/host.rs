@@ -21,10 +21,8 @@ impl Host for EngineHost {
             return None;
         }
         let entry = engine().entry(file.path);
-        let said: Vec<(&str, String)> = TABLE
-            .iter()
-            .filter_map(|s| file.uri_parameter(s.name).map(|v| (s.name, v)))
-            .collect();
+        let said: Vec<(&str, String)> =
+            TABLE.iter().filter_map(|s| file.uri_parameter(s.name).map(|v| (s.name, v))).collect();
         if !said.is_empty() {
             entry.set_uri(Layer::from_uri(said.iter().map(|(n, v)| (*n, v.as_str()))));
         }
@@ -71,7 +69,9 @@ pub fn request<'a>(path: &'a Path, resolved: &Resolved, takeover: bool) -> Resul
         Some(r) => ReplicaUrl::parse(r)?,
         None => {
             let dir = crate::config::embedded_replica(path);
-            let dir = dir.to_str().ok_or_else(|| Error::config("the database's path is not UTF-8; name a replica"))?;
+            let dir = dir
+                .to_str()
+                .ok_or_else(|| Error::config("the database's path is not UTF-8; name a replica"))?;
             ReplicaUrl::parse(dir)?
         }
     };

@@ -93,10 +93,12 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     w.tracker.begin_resync();
     let access = Access::new(w.path());
     let view = pinned(w, &access)?;
-    let h = view.header().clone();
-    let page_size = h.page_size.ok_or_else(|| Error::new(Kind::Retry, "the database is empty"))?;
     // Sealed files end the old lineage where it was left.
-    let old = if expected.attested.is_none() { w.tracker.cut().ok().flatten().or_else(|| w.tracker.position()) } else { None };
+    let old = if expected.attested.is_none() {
+        w.tracker.cut().ok().flatten().or_else(|| w.tracker.position())
+    } else {
+        None
+    };
     // Other processes must not seal while the sums are made anew; nor wait for that.
     {
         let _held = w.spool.seal_lock().hold()?;
@@ -111,8 +113,8 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
         lineage: Lineage::default(),
         txid: TxId::ZERO,
         pieces: 0,
-        page_size,
-        commit: h.pages,
+        page_size: view.page_size(),
+        commit: view.commit(),
         checksum,
         timestamp: now,
         wal: Some(view.wal_point()),
@@ -155,7 +157,13 @@ fn pinned(w: &Watched, access: &Access) -> Result<View> {
 }
 
 /// Snapshot `1-n` and anchor `n+1` under a new lineage.
-fn begin_lineage(w: &Watched, view: &View, newest: TxId, place: &Position, reason: &Reason) -> Result<Position> {
+fn begin_lineage(
+    w: &Watched,
+    view: &View,
+    newest: TxId,
+    place: &Position,
+    reason: &Reason,
+) -> Result<Position> {
     let lineage = Lineage::fresh();
     let txid = newest.next();
     let now = clock::now();
@@ -164,7 +172,8 @@ fn begin_lineage(w: &Watched, view: &View, newest: TxId, place: &Position, reaso
     anchor(view, &w.spool, txid.next(), lineage, place.checksum, now)?;
     crate::base::crash::point("lineage.after-anchor");
     if let Reason::Gap(why) = reason {
-        let message = format!("the history could not be proved unbroken ({why}); a snapshot was taken as TXID {txid}");
+        let message =
+            format!("the history could not be proved unbroken ({why}); a snapshot was taken as TXID {txid}");
         w.tell(EventKind::HistoryGap, message, json!({"txid": txid.0, "reason": why}));
     }
     Ok(Position { lineage, txid: txid.next(), ..place.clone() })
@@ -210,8 +219,14 @@ pub(super) fn snapshot(w: &Arc<Watched>) -> Result<TxId> {
     if w.link.status().snapshot >= position.txid {
         return Ok(position.txid);
     }
-    let taken =
-        view.snapshot(&w.spool, position.txid, position.lineage, position.checksum, position.timestamp, |_, _| {});
+    let taken = view.snapshot(
+        &w.spool,
+        position.txid,
+        position.lineage,
+        position.checksum,
+        position.timestamp,
+        |_, _| {},
+    );
     if let Err(e) = &taken
         && e.is_corrupt()
     {
@@ -265,7 +280,10 @@ pub(super) fn snapshot_now(w: &Arc<Watched>, timeout: Duration) -> Result<TxId> 
         let left = end.saturating_sub(clock::uptime());
         if left.is_zero() {
             let why = status.last_error.map(|(_, e)| format!(" (last error: {e})")).unwrap_or_default();
-            return Err(Error::new(Kind::Timeout, format!("the snapshot of TXID {txid} is not in the replica yet{why}")));
+            return Err(Error::new(
+                Kind::Timeout,
+                format!("the snapshot of TXID {txid} is not in the replica yet{why}"),
+            ));
         }
         if let Some((Kind::Denied | Kind::Fenced, e)) = status.last_error {
             return Err(Error::new(Kind::Denied, e));

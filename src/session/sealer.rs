@@ -101,7 +101,10 @@ fn run(rx: &Receiver<()>) {
         }
         engine().sealer.awake.store(false, Ordering::Release);
         // A commit between the last look and going to sleep has set its flag but did not send.
-        if engine().watched().iter().any(|w| w.dirty.load(Ordering::Acquire) && w.role() == Role::Shipper && seal_due(w))
+        if engine()
+            .watched()
+            .iter()
+            .any(|w| w.dirty.load(Ordering::Acquire) && w.role() == Role::Shipper && seal_due(w))
         {
             engine().sealer.awake.store(true, Ordering::Release);
             clock::sleep(LINGER);
@@ -163,10 +166,7 @@ fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
         w.astray_since.store(0, Ordering::Relaxed);
         unsealed = w.tracker.unsealed_frames(h);
         if unsealed > 0 {
-            let mut since = lock(&w.waiting_since);
-            if since.is_none() {
-                *since = Some(clock::now());
-            }
+            lock(&w.waiting).commit(clock::now());
         }
     }
     let pieces = w.tracker.position().map_or(0, |p| p.pieces);
@@ -190,7 +190,10 @@ fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
     }
     if cut {
         match w.tracker.cut() {
-            Ok(Some(_)) => w.link.work.notify_one(),
+            Ok(Some(p)) => {
+                lock(&w.waiting).cut(p.txid);
+                w.link.work.notify_one();
+            }
             Ok(None) => {}
             Err(e) => return seal_failed(w, SealError::Failed(e)),
         }

@@ -74,7 +74,10 @@ enum Begin {
 
 impl Watched {
     /// Starts watching. `make_wal` turns WAL mode on; it is called once the replica was found to be usable.
-    pub fn start(req: WatchRequest<'_>, make_wal: &dyn Fn() -> Result<()>) -> Result<(Arc<Watched>, Identity)> {
+    pub fn start(
+        req: WatchRequest<'_>,
+        make_wal: &dyn Fn() -> Result<()>,
+    ) -> Result<(Arc<Watched>, Identity)> {
         let replica = req.replica.to_string();
         if let Some(w) = engine().find(req.path) {
             if w.replica() == replica && !req.takeover {
@@ -192,7 +195,8 @@ impl Watched {
     /// Writes down whose spool this is, so that the next start knows it.
     fn remember(&self, remote: Option<Remote>) -> Result<()> {
         let now = clock::now();
-        let lineage = self.tracker.position().map(|p| p.lineage).or(remote.map(|r| r.lineage)).unwrap_or_default();
+        let lineage =
+            self.tracker.position().map(|p| p.lineage).or(remote.map(|r| r.lineage)).unwrap_or_default();
         let s = self.link.status();
         self.spool.set_shipped(&Shipped {
             replica: self.replica().to_string(),
@@ -235,7 +239,10 @@ impl Watched {
                     expected,
                     Reason::Gap(format!("the replica is ahead of this machine, at TXID {}", r.txid)),
                 ),
-                None => Begin::Resync(expected, Reason::Gap("the spool's record of the place is gone".to_string())),
+                None => Begin::Resync(
+                    expected,
+                    Reason::Gap("the spool's record of the place is gone".to_string()),
+                ),
             });
         }
         if takeover {
@@ -252,8 +259,9 @@ impl Watched {
     fn checksum_of_replica(&self) -> Result<DbChecksum> {
         let target = self.spool.dir().join(".tmp-identity.db");
         drop(std::fs::remove_file(&target));
-        let options = replica::restore::Options { overwrite: replica::restore::Overwrite::Yes, ..Default::default() };
-        let restored = block_on(replica::restore::restore(&self.store, replica::Point::Latest, &target, &options))?;
+        let options = replica::RestoreOptions { check: replica::Check::None, ..Default::default() };
+        let restored =
+            block_on(replica::restore::restore(&self.store, replica::Point::Latest, &target, &options))?;
         let checksum = restored.map(|r| r.checksum);
         drop(std::fs::remove_file(&target));
         checksum
@@ -372,28 +380,33 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
     }
     *lock(&w.role) = Role::Shipper;
     let mine = w.clone();
-    let spawned = std::thread::Builder::new().name("walrust-takeover".into()).stack_size(512 << 10).spawn(move || {
-        engine().drop_watched(&mine);
-        mine.busy.store(false, Ordering::Release);
-        loop {
-            match mine.begin(false, &|| Ok(())) {
-                Ok(_) => return,
-                Err(e) if e.is_retry() => {
-                    engine().drop_watched(&mine);
-                    mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
-                    clock::sleep(Duration::from_millis(500));
-                }
-                Err(e) => {
-                    drop(engine().adopt(&mine));
-                    mine.link.update(|s| {
-                        s.state = if e.kind() == Kind::Fenced { ship::State::Fenced } else { ship::State::Failed };
-                        s.last_error = Some((e.kind(), e.to_string()));
-                    });
-                    return;
+    let spawned =
+        std::thread::Builder::new().name("walrust-takeover".into()).stack_size(512 << 10).spawn(move || {
+            engine().drop_watched(&mine);
+            mine.busy.store(false, Ordering::Release);
+            loop {
+                match mine.begin(false, &|| Ok(())) {
+                    Ok(_) => return,
+                    Err(e) if e.is_retry() => {
+                        engine().drop_watched(&mine);
+                        mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
+                        clock::sleep(Duration::from_millis(500));
+                    }
+                    Err(e) => {
+                        drop(engine().adopt(&mine));
+                        mine.link.update(|s| {
+                            s.state = if e.kind() == Kind::Fenced {
+                                ship::State::Fenced
+                            } else {
+                                ship::State::Failed
+                            };
+                            s.last_error = Some((e.kind(), e.to_string()));
+                        });
+                        return;
+                    }
                 }
             }
-        }
-    });
+        });
     if spawned.is_err() {
         w.busy.store(false, Ordering::Release);
     }
@@ -430,8 +443,12 @@ fn look(store: &Store) -> Result<Option<Remote>> {
 }
 
 fn remembered(s: &Shipped) -> Option<Remote> {
-    (s.txid > TxId::ZERO)
-        .then_some(Remote { txid: s.txid, snapshot: s.snapshot, lineage: s.lineage, after: None })
+    (s.txid > TxId::ZERO).then_some(Remote {
+        txid: s.txid,
+        snapshot: s.snapshot,
+        lineage: s.lineage,
+        after: None,
+    })
 }
 
 fn default_spool(db: &Path) -> PathBuf {

@@ -11,6 +11,7 @@ use crate::notify::Event;
 use crate::ship::{Link, State};
 use crate::spool::Spool;
 use crate::store::Store;
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,8 +52,7 @@ pub struct Watched {
     pub(super) snapshotting: AtomicBool,
     /// Uptime in ms of the last look at things that are not looked at on every commit.
     pub(super) looked: AtomicU64,
-    /// When the first commit that is not durable yet was noticed.
-    pub(super) waiting_since: Mutex<Option<Timestamp>>,
+    pub(super) waiting: Mutex<Waiting>,
     pub(super) failure: Mutex<Option<String>>,
     /// Uptime in ms of the last scheduled snapshot attempt.
     pub(super) snapshot_at: AtomicU64,
@@ -65,7 +65,39 @@ pub struct Watched {
 
 impl std::fmt::Debug for Watched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watched").field("path", &self.path).field("replica", &self.replica).finish_non_exhaustive()
+        f.debug_struct("Watched")
+            .field("path", &self.path)
+            .field("replica", &self.replica)
+            .finish_non_exhaustive()
+    }
+}
+
+/// When commits that are not durable yet were noticed: for the lag.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// The first of each TXID that is cut, oldest first.
+    cut: VecDeque<(TxId, Timestamp)>,
+    /// The first since the last cut.
+    open: Option<Timestamp>,
+}
+
+impl Waiting {
+    pub(super) fn commit(&mut self, now: Timestamp) {
+        self.open.get_or_insert(now);
+    }
+
+    pub(super) fn cut(&mut self, txid: TxId) {
+        if let Some(t) = self.open.take() {
+            self.cut.push_back((txid, t));
+        }
+    }
+
+    /// The oldest that is not in the replica, which has everything up to `replicated`.
+    fn since(&mut self, replicated: TxId) -> Option<Timestamp> {
+        while self.cut.front().is_some_and(|(t, _)| *t <= replicated) {
+            self.cut.pop_front();
+        }
+        self.cut.front().map(|(_, t)| *t).or(self.open)
     }
 }
 
@@ -99,7 +131,13 @@ pub struct Row {
 }
 
 impl Watched {
-    pub(super) fn new(path: &Path, settings: Settings, store: Store, spool: Arc<Spool>, role: Role) -> Arc<Watched> {
+    pub(super) fn new(
+        path: &Path,
+        settings: Settings,
+        store: Store,
+        spool: Arc<Spool>,
+        role: Role,
+    ) -> Arc<Watched> {
         let entry = engine().entry(path);
         let db = Arc::new(Access::new(path));
         let tracker = Tracker::new(path, spool.clone(), db, settings.spool_limit.0);
@@ -118,7 +156,7 @@ impl Watched {
             busy: AtomicBool::new(false),
             snapshotting: AtomicBool::new(false),
             looked: AtomicU64::new(0),
-            waiting_since: Mutex::new(None),
+            waiting: Mutex::new(Waiting::default()),
             failure: Mutex::new(None),
             snapshot_at: AtomicU64::new(clock::uptime().as_millis() as u64),
             astray_since: AtomicU64::new(0),
@@ -148,11 +186,7 @@ impl Watched {
             Noticed::Nothing => {}
             Noticed::Commit => {
                 if !self.dirty.swap(true, Ordering::AcqRel) {
-                    let mut since = lock(&self.waiting_since);
-                    if since.is_none() {
-                        *since = Some(clock::now());
-                    }
-                    drop(since);
+                    lock(&self.waiting).commit(clock::now());
                     engine().sealer.wake(self);
                 }
             }
@@ -215,7 +249,11 @@ impl Watched {
             if clock::uptime() >= deadline {
                 return Err(Error::new(
                     Kind::Timeout,
-                    format!("{} is still being read for a snapshot ({})", self.path.display(), self.state().as_str()),
+                    format!(
+                        "{} is still being read for a snapshot ({})",
+                        self.path.display(),
+                        self.state().as_str()
+                    ),
                 ));
             }
             clock::sleep(Duration::from_millis(2));
@@ -229,7 +267,9 @@ impl Watched {
         {
             self.tracker.seal(&h, clock::now())?;
         }
-        self.tracker.cut()?;
+        if let Some(p) = self.tracker.cut()? {
+            lock(&self.waiting).cut(p.txid);
+        }
         let p = self.tracker.position().ok_or_else(|| SealError::OutOfSync("no position".into()))?;
         Ok(p.txid)
     }
@@ -273,7 +313,7 @@ impl Watched {
         let done = self.tracker.position().is_some_and(|p| p.pieces == 0 && p.txid <= replicated);
         let sealed = self.entry.header().is_none_or(|h| h.max_frame == 0 || self.tracker.is_sealed(&h));
         if done && sealed && !self.dirty.load(Ordering::Acquire) {
-            *lock(&self.waiting_since) = None;
+            *lock(&self.waiting) = Waiting::default();
         }
     }
 
@@ -291,7 +331,8 @@ impl Watched {
             return;
         }
         let status = self.link.status();
-        let healthy = status.last_error.is_none() && matches!(status.state, State::Streaming | State::CatchingUp);
+        let healthy =
+            status.last_error.is_none() && matches!(status.state, State::Streaming | State::CatchingUp);
         if healthy && let Err(e) = self.sync(self.settings.sync_timeout.min(Duration::from_secs(5))) {
             log::warn!("walrust: {}: not all is in the replica at close: {e}", self.path.display());
         }
@@ -326,7 +367,7 @@ impl Watched {
             let page = h.page_size.map_or(4096, |p| p.get());
             u64::from(self.tracker.unsealed_frames(&h)) * (u64::from(page) + 24)
         });
-        let lag = lock(&self.waiting_since).map_or(Duration::ZERO, |t| clock::now().since(t));
+        let lag = lock(&self.waiting).since(replicated).map_or(Duration::ZERO, |t| clock::now().since(t));
         let failure = lock(&self.failure).clone();
         let lost = match self.tracker.sync_state() {
             Sync::Lost(why) => Some(why),

@@ -121,7 +121,10 @@ impl Lease {
                 Ok(())
             }
             Ok(s) => Err(fenced(&s)),
-            Err(_) => Err(Error::new(Kind::Fenced, "the replica's lease object is no longer ours and can't be read")),
+            Err(_) => Err(Error::new(
+                Kind::Fenced,
+                "the replica's lease object is no longer ours and can't be read",
+            )),
         }
     }
 
@@ -134,7 +137,7 @@ impl Lease {
     pub async fn release(self, store: &Store) {
         let ended = LeaseState { ends: 0, ..self.me.lease() };
         if let Ok(bytes) = serde_json::to_vec(&ended) {
-            let _ = store.put_if(KEY, bytes.into(), Some(&self.version)).await;
+            let _ = store.put_if(KEY, bytes, Some(&self.version)).await;
         }
     }
 }

@@ -154,7 +154,8 @@ impl Link {
             }
             let now = clock::uptime();
             if now >= end {
-                let why = s.last_error.as_ref().map(|(_, e)| format!(" (last error: {e})")).unwrap_or_default();
+                let why =
+                    s.last_error.as_ref().map(|(_, e)| format!(" (last error: {e})")).unwrap_or_default();
                 return Err(Error::new(
                     Kind::Timeout,
                     format!(

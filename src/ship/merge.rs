@@ -113,9 +113,7 @@ fn copies(spool: &Spool, level: Level) -> Vec<(FileName, PathBuf)> {
     let dir = spool.dir().join("merge").join(level.get().to_string());
     let mut out: Vec<(FileName, PathBuf)> = std::fs::read_dir(dir)
         .map(|it| {
-            it.flatten()
-                .filter_map(|e| Some((FileName::parse(e.file_name().to_str()?)?, e.path())))
-                .collect()
+            it.flatten().filter_map(|e| Some((FileName::parse(e.file_name().to_str()?)?, e.path()))).collect()
         })
         .unwrap_or_default();
     out.sort_by_key(|(n, _)| (n.min, n.max));

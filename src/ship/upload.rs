@@ -4,8 +4,7 @@ use super::lease::{Lease, Me};
 use super::link::{Link, State};
 use super::merge::Merger;
 use crate::base::{Error, Kind, Result, TxId, clock, crash};
-use crate::ltx::{self, FileName, Level};
-use crate::replica::layout::FileId;
+use crate::ltx::{FileName, Level};
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::spool::{Queued, Shipped, Spool};
 use crate::store::{Body, Breaker, BreakerState, Change, Conditions, Permit, PutMeta, Retry, Store};
@@ -18,6 +17,7 @@ const SLOW_RETRY: Duration = Duration::from_secs(15);
 const SMALL: u64 = 4 << 20;
 
 /// What the shipper reports, once each.
+#[allow(missing_docs)] // the fields are named after what they hold
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A file is durable in the replica.
@@ -198,36 +198,25 @@ impl Shipper {
 
     /// PUT, then manifest. Returns what the manifest now says of it.
     async fn put(&mut self, q: &Queued, level: Level) -> Result<ManifestEntry> {
-        let checked = check(q).await?;
-        let name = checked.header.file_name();
-        let id = FileId::new(level, name.min, name.max)
-            .ok_or_else(|| Error::new(Kind::Bug, format!("no key for {name} at level {}", level.get())))?;
+        let entry = check(q, level).await?;
+        let name = entry.id.name();
         let started = clock::uptime();
-        let meta = PutMeta { timestamp: Some(checked.header.timestamp), sha256: Some(checked.sha256) };
+        let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };
         crash::point("ship.before-put");
-        let key = id.key(self.plan.store.layout());
-        let put = self.plan.store.put_new(&key, Body::File(q.path.clone()), &meta).await;
-        match put {
+        let key = entry.id.key(self.plan.store.layout());
+        match self.plan.store.put_new(&key, Body::File(q.path.clone()), meta).await {
             Ok(_) => {}
             Err(e) if e.kind() == Kind::Exists => {
                 return Err(Error::new(
                     Kind::Fenced,
-                    format!("{name} is in the replica already with other content: another writer is at work there"),
+                    format!(
+                        "{name} is in the replica already with other content: another writer is at work there"
+                    ),
                 ));
             }
             Err(e) => return Err(e),
         }
         crash::point("ship.after-put");
-        let entry = ManifestEntry {
-            id,
-            bytes: q.bytes,
-            pages: checked.pages,
-            commit: checked.header.commit,
-            crc: checked.trailer.checksum,
-            sha256: checked.sha256,
-            time: checked.header.timestamp,
-            after: checked.header.attest.map(|a| a.after),
-        };
         if self.manifest.is_none() {
             self.manifest = Some(ManifestWriter::load(&self.plan.store).await?);
         }
@@ -356,17 +345,10 @@ impl Shipper {
 }
 
 /// Reads the whole file strictly before it leaves: what is damaged here must not become history there.
-async fn check(q: &Queued) -> Result<ltx::Verified> {
+async fn check(q: &Queued, level: Level) -> Result<ManifestEntry> {
     let path = q.path.clone();
-    let read = move || {
-        let f = std::fs::File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        ltx::verify(std::io::BufReader::with_capacity(64 << 10, f))
-            .map_err(|e| e.context(format!("{} is damaged", path.display())))
-    };
-    if q.bytes <= SMALL {
-        return read();
-    }
-    blocking(read).await
+    let read = move || ManifestEntry::of_file(level, &path);
+    if q.bytes <= SMALL { read() } else { blocking(read).await }
 }
 
 /// Work that would hold up the other databases' uploads goes to a thread that may take its time.

@@ -451,7 +451,11 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 fn temp_beside(path: &Path) -> PathBuf {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("file");
-    path.with_file_name(format!(".tmp-{}-{:08x}-{name}", std::process::id(), crate::base::clock::random_u64() as u32))
+    path.with_file_name(format!(
+        ".tmp-{}-{:08x}-{name}",
+        std::process::id(),
+        crate::base::clock::random_u64() as u32
+    ))
 }
 
 fn parse_txid(s: &str) -> Option<TxId> {
@@ -476,7 +480,9 @@ fn dir_bytes(dir: &Path) -> u64 {
 fn tree_bytes(dir: &Path) -> u64 {
     fs::read_dir(dir)
         .map(|it| {
-            it.flatten().map(|e| if e.path().is_dir() { tree_bytes(&e.path()) } else { file_bytes(&e.path()) }).sum()
+            it.flatten()
+                .map(|e| if e.path().is_dir() { tree_bytes(&e.path()) } else { file_bytes(&e.path()) })
+                .sum()
         })
         .unwrap_or(0)
 }

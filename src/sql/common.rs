@@ -68,10 +68,14 @@ pub(super) fn timeout(v: &Value) -> Result<Duration> {
         Value::Integer(n) => *n as f64,
         Value::Real(r) => *r,
         Value::Text(t) => {
-            return crate::config::parse_duration(t).map_err(|e| Error::config(format!("timeout {t:?}: {e}")));
+            return crate::config::parse_duration(t)
+                .map_err(|e| Error::config(format!("timeout {t:?}: {e}")));
         }
         other => {
-            return Err(Error::config(format!("timeout must be seconds from 0 to 86400, not {}", other.type_name())));
+            return Err(Error::config(format!(
+                "timeout must be seconds from 0 to 86400, not {}",
+                other.type_name()
+            )));
         }
     };
     if (0.0..=86_400.0).contains(&seconds) {

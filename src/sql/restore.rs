@@ -21,7 +21,7 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     let path = Path::new(common::needed(args, 1, "the target path")?);
     let point = point(args.get(2))?;
     let options = Options::parse("options", common::text(args, 3, "options")?, OPTIONS, WithSettings::No)?;
-    let overwrite = if options.flag("overwrite") { Overwrite::Yes } else { Overwrite::No };
+    let overwrite = if options.flag("overwrite") { Overwrite::Replace } else { Overwrite::Refuse };
     let check = match options.text("check") {
         Some("none") => Check::None,
         Some("full") => Check::Full,

@@ -26,7 +26,8 @@ pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows
         ]));
     }
     for (path, why) in engine().failures() {
-        let mut row = vec![Value::Text(path.display().to_string()), Value::Null, Value::Text("failed".into())];
+        let mut row =
+            vec![Value::Text(path.display().to_string()), Value::Null, Value::Text("failed".into())];
         row.extend([Value::Integer(0), Value::Integer(0), Value::Null, Value::Integer(0), Value::Integer(0)]);
         row.extend([Value::Integer(0), Value::Text("closed".into()), Value::Null, Value::Text(why)]);
         rows.push(Ok(row));

@@ -24,7 +24,9 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
     let mut layer = options.settings.clone();
     if let Some(url) = url {
         if url.trim().is_empty() {
-            return Err(Error::config("the replica URL is empty; give s3://, gs://, az://, file:// or a directory"));
+            return Err(Error::config(
+                "the replica URL is empty; give s3://, gs://, az://, file:// or a directory",
+            ));
         }
         // A plain path given in SQL is relative to where the process is, as in SQL's other file arguments.
         ReplicaUrl::parse(url)?;
@@ -84,7 +86,11 @@ pub(super) fn snapshot(conn: &Connection, args: &[Value]) -> Result<Value> {
         if given != w.replica() {
             return Err(Error::new(
                 Kind::Config,
-                format!("{} is streamed to {}, not to {given}; a snapshot goes where the stream goes", w.path().display(), w.replica()),
+                format!(
+                    "{} is streamed to {}, not to {given}; a snapshot goes where the stream goes",
+                    w.path().display(),
+                    w.replica()
+                ),
             ));
         }
     }

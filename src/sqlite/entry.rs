@@ -23,9 +23,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// What the rooms above bring.
 pub struct Wiring {
     /// Scalar functions of every connection.
-    pub functions: &'static [ScalarFunction],
+    pub functions: Vec<&'static ScalarFunction>,
     /// Table-valued functions of every connection.
-    pub tables: &'static [TableFunction],
+    pub tables: Vec<&'static TableFunction>,
     /// Who observes files. `None`: nobody, files are left alone.
     pub host: Option<Arc<dyn Host>>,
 }
@@ -184,13 +184,13 @@ fn register_functions(conn: &Connection, w: &'static Wiring, route: Route) {
     {
         return;
     }
-    for f in w.functions {
+    for f in &w.functions {
         // SAFETY: an open connection of the adopted library.
         if let Err(e) = unsafe { function::register(conn.raw(), f) } {
             log::warn!("walrust: {e}");
         }
     }
-    for t in w.tables {
+    for t in &w.tables {
         // SAFETY: as above.
         if let Err(e) = unsafe { table::register(conn.raw(), t) } {
             log::warn!("walrust: {e}");

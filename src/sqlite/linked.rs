@@ -21,7 +21,7 @@ unsafe extern "C" fn entry(
 }
 
 fn none() -> Wiring {
-    Wiring { functions: &[], tables: &[], host: None }
+    Wiring { functions: Vec::new(), tables: Vec::new(), host: None }
 }
 
 /// From the next connection on, this program's own SQLite has walrust in it. The first caller's wiring

@@ -37,5 +37,7 @@ pub use header::{
     FRAME_HEADER_LEN, FrameHeader, Salt, WAL_HEADER_LEN, WalHeader, WalPos, frame_offset, page_offset,
 };
 pub use index_header::{INDEX_HEADER_LEN, IndexHeader, READ_MARK_NOT_USED};
-pub use read::{Frame, Frames, ReadError, Scan, check_generation, checksum_at, frame_pages, read_frames, scan};
+pub use read::{
+    Frame, Frames, ReadError, Scan, check_generation, checksum_at, frame_pages, read_frames, scan,
+};
 pub use read_at::ReadAt;

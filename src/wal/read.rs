@@ -275,7 +275,11 @@ pub fn check_generation<S: ReadAt + ?Sized>(source: &S, salt: Salt) -> Result<()
 
 /// The running checksum at frame `frame` of generation `salt` as its header carries it; at 0, that of the WAL
 /// header. Not proved by this: the chain from there on is.
-pub fn checksum_at<S: ReadAt + ?Sized>(source: &S, salt: Salt, frame: u32) -> Result<FrameChecksum, ReadError> {
+pub fn checksum_at<S: ReadAt + ?Sized>(
+    source: &S,
+    salt: Salt,
+    frame: u32,
+) -> Result<FrameChecksum, ReadError> {
     let header = generation(source, salt)?;
     if frame == 0 {
         return Ok(header.checksum);
@@ -289,7 +293,11 @@ pub fn checksum_at<S: ReadAt + ?Sized>(source: &S, salt: Salt, frame: u32) -> Re
 
 /// The newest frame of each page among frames `1..=last` of generation `salt`, read from the frame headers
 /// alone: for frames that were proved before.
-pub fn frame_pages<S: ReadAt + ?Sized>(source: &S, salt: Salt, last: u32) -> Result<Vec<(Pgno, u32)>, ReadError> {
+pub fn frame_pages<S: ReadAt + ?Sized>(
+    source: &S,
+    salt: Salt,
+    last: u32,
+) -> Result<Vec<(Pgno, u32)>, ReadError> {
     let header = generation(source, salt)?;
     let mut newest = Newest::default();
     for n in 1..=last {
@@ -300,7 +308,11 @@ pub fn frame_pages<S: ReadAt + ?Sized>(source: &S, salt: Salt, last: u32) -> Res
     Ok(newest.finish())
 }
 
-fn frame_header<S: ReadAt + ?Sized>(source: &S, header: &WalHeader, n: u32) -> Result<FrameHeader, ReadError> {
+fn frame_header<S: ReadAt + ?Sized>(
+    source: &S,
+    header: &WalHeader,
+    n: u32,
+) -> Result<FrameHeader, ReadError> {
     let mut bytes = [0; FRAME_HEADER_LEN];
     source.read_exact_at(&mut bytes, frame_offset(n, header.page_size)).map_err(ReadError::Io)?;
     Ok(FrameHeader::decode(&bytes))

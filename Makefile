@@ -70,7 +70,8 @@ $(VENV)/.ready: tests/door/requirements.txt
 test: test-rust test-door test-sqlite-wal ## Everything that must pass before a change lands (under 20 minutes on 2 cores)
 
 .PHONY: test-rust
-test-rust: ## Unit, property and integration tests of the crate
+test-rust: $(VENV)/.ready ## Unit, property and integration tests of the crate
+	export LITESTREAM=$(abspath $(VENV))/bin/litestream; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	  $(CARGO) nextest run --features cli --target-dir $(TARGET); \
 	else \
@@ -96,6 +97,14 @@ test-sqlite: loadable ## SQLite's whole veryquick suite: stock, with walrust loa
 .PHONY: crash
 crash: $(VENV)/.ready crash-lib loadable quick-cli ## The crash, kill and corruption campaigns at length (ROUNDS=50 times the test counts)
 	WALRUST_ROUNDS=$(ROUNDS) $(PY) -m pytest -q -s -p no:cacheprovider -m "campaign" tests/door
+
+.PHONY: fuzz
+fuzz: ## Fuzz every decoder, FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
+	for target in fuzz/fuzz_targets/*.rs; do \
+	  name=$$(basename $$target .rs); mkdir -p fuzz/corpus/$$name; \
+	  seeds=tests/vectors/$${name%%_*}; [ -d $$seeds ] || seeds=; \
+	  $(CARGO) +nightly fuzz run $$name fuzz/corpus/$$name $$seeds -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1; \
+	done
 
 .PHONY: lint
 lint: ## Formatting and clippy, warnings are errors

@@ -194,32 +194,31 @@ class Capture(door.DoorTest):
             self.assertGreater(now, last)
             last = now
 
-    def test_exclusive_locking_mode(self):
+    def test_exclusive_locking_mode_is_refused_in_one_line(self):
+        """In this mode SQLite takes no locks in the WAL, so commits could not be seen: refused, not silently missed."""
         p, db, url = self.watched()
-        p.sql("PRAGMA locking_mode=EXCLUSIVE")
+        with self.assertRaises(door.SqlError) as caught:
+            p.sql("PRAGMA locking_mode=EXCLUSIVE")
+        self.assertErrorLine(str(caught.exception), "EXCLUSIVE", "walrust_unwatch")
         for i in range(30):
             p.sql("INSERT INTO t(v) VALUES(?)", "e" * 500)
         self.check(p, db, url)
-        p.sql("PRAGMA locking_mode=NORMAL")
-        p.sql("INSERT INTO t(v) VALUES('normal')")
-        self.check(p, db, url)
+        self.assertEqual(p.sql("PRAGMA locking_mode=NORMAL"), "normal")
 
-    def test_exclusive_before_the_first_wal_access(self):
-        """Heap-memory wal-index: there is no shared memory to look at."""
-        db, url = self.path("x.db"), self.path("r")
-        p = self.peer(env={"WALRUST_REPLICA": url}).open(db)
+    def test_watch_in_exclusive_locking_mode_is_refused(self):
+        p = self.peer().open(self.path("x.db"))
         p.sql("PRAGMA locking_mode=EXCLUSIVE")
         p.sql("PRAGMA journal_mode=wal")
         p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
-        p.many("INSERT INTO t(v) VALUES(?)", [("e" * 400,) for _ in range(50)])
-        try:
-            p.sync(10)
-        except door.SqlError as error:
-            self.assertErrorLine(str(error), "exclusive")
-            p.sql("PRAGMA locking_mode=NORMAL")
-            p.rows("SELECT count(*) FROM t")
-            p.sql("INSERT INTO t(v) VALUES('normal')")
-        self.check(p, db, url)
+        with self.assertRaises(door.SqlError) as caught:
+            p.watch(self.path("r"))
+        self.assertErrorLine(str(caught.exception), "walrust_watch", "EXCLUSIVE")
+        p.sql("INSERT INTO t(v) VALUES('goes on')")
+
+    def test_exclusive_locking_mode_of_an_unwatched_database(self):
+        p = self.peer().open(self.path("x.db"))
+        self.assertEqual(p.sql("PRAGMA locking_mode=EXCLUSIVE"), "exclusive")
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
 
     def test_attached_databases(self):
         """Each file has its own replica; a transaction over two files commits to both."""

@@ -92,7 +92,7 @@ class Loading(door.DoorTest):
     def test_loading_changes_nothing_for_an_unconfigured_database(self):
         db = self.path("app.db")
         p = self.peer().open(db)
-        for mode in ("delete", "wal", "truncate"):
+        for mode in ("truncate", "wal", "delete"):
             self.assertEqual(p.sql(f"PRAGMA journal_mode={mode}"), mode)
             p.sql(f"CREATE TABLE {mode}_t(x)")
         p.end()
@@ -160,7 +160,7 @@ class Configured(door.DoorTest):
         self.assertEqual(len(name), 1)
         self.assertIn(name[0], ("app", "app.db"))
         self.assertSameBytes(self.path("app.db"), self.restore(self.path("replicas", name[0]))[0])
-        self.assertEqual(p.sql("SELECT source FROM walrust_config WHERE name='replica'").lower().count("env"), 1)
+        self.assertEqual(p.sql("SELECT source FROM walrust_config WHERE name='replica'"), "WALRUST_REPLICA")
 
     def test_uri_parameters(self):
         url = self.path("r")
@@ -270,7 +270,7 @@ class Configured(door.DoorTest):
         for name, value in p.rows("SELECT name, default_value FROM walrust_config"):
             if name in ("replica", "webhooks", "spool_dir", "metrics_listen") or name.startswith("price"):
                 continue  # no default that could be written, or for the whole process
-            options = {name: int(value) if value.isdigit() else value}
+            options = {name: int(value) if name.startswith(("retention", "retry_breaker_t")) else value}
             with self.subTest(name=name):
                 p.watch(self.path("r"), **options)
 

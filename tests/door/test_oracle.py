@@ -15,8 +15,8 @@ CREATE INDEX entry_account ON entry(account, amount DESC);
 CREATE TABLE audit(n INTEGER PRIMARY KEY, what TEXT);
 CREATE TABLE kv(k TEXT PRIMARY KEY, v BLOB) WITHOUT ROWID;
 CREATE TRIGGER entry_added AFTER INSERT ON entry BEGIN
-  UPDATE account SET balance = balance + new.amount WHERE id = new.account|
-  INSERT INTO audit(what) VALUES('entry ' || new.id)|
+  UPDATE account SET balance = balance + new.amount WHERE id = new.account@
+  INSERT INTO audit(what) VALUES('entry ' || new.id)@
 END;
 CREATE VIEW rich AS SELECT * FROM account WHERE balance > 1000
 """
@@ -65,7 +65,7 @@ class Oracle(door.DoorTest):
             p.sql(f"PRAGMA cache_size={cache}")
         p.watch(url, interval=interval, **options)
         for statement in SCHEMA.split(";"):
-            p.sql(statement.replace("|", ";"))
+            p.sql(statement.replace("@", ";"))
         kept = {}
         for _ in range(steps):
             step(self.random, p)

@@ -90,9 +90,15 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    /// Builds a client once, so that a missing CA store is told now.
+    /// Builds a client the first time in a process, so that a missing CA store is told now.
     pub(super) fn new(tls: Tls, complete: Complete) -> Result<Witness> {
-        build(&tls)?;
+        static GOOD: Mutex<Vec<Tls>> = Mutex::new(Vec::new());
+        if !GOOD.try_lock().is_ok_and(|good| good.contains(&tls)) {
+            build(&tls)?;
+            if let Ok(mut good) = GOOD.try_lock() {
+                good.push(tls.clone());
+            }
+        }
         Ok(Witness { tls, complete })
     }
 }
@@ -106,6 +112,7 @@ impl HttpConnector for Witness {
 #[async_trait]
 impl HttpService for Witness {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        spaces_as_percent_20(&mut request);
         let host = request.uri().host().unwrap_or_default().to_string();
         let query = request.uri().query().unwrap_or_default();
         let completes = request.method().as_str() == "POST" && query.starts_with("uploadId=");
@@ -143,6 +150,18 @@ tokio::task_local! {
 /// Runs `future` without the condition on CompleteMultipartUpload, for a store that refuses conditions.
 pub(super) async fn without_condition<F: Future>(future: F) -> F::Output {
     OVERWRITE.scope(true, future).await
+}
+
+/// object_store signs a space in a query as `%20` and sends it as `+`, which not every server takes for the
+/// same. A real plus is `%2B` by then.
+fn spaces_as_percent_20(request: &mut HttpRequest) {
+    let uri = request.uri().to_string();
+    if let Some((path, query)) = uri.split_once('?')
+        && query.contains('+')
+        && let Ok(better) = format!("{path}?{}", query.replace('+', "%20")).parse()
+    {
+        *request.uri_mut() = better;
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -215,7 +234,9 @@ static POOLS: Mutex<Vec<Pool>> = Mutex::new(Vec::new());
 
 /// The pool of this process, runtime and kind of TLS (I-HTTP-1, I-HTTP-2).
 fn client(tls: &Tls) -> Result<reqwest::Client> {
-    let (process, runtime) = (std::process::id(), tokio::runtime::Handle::current().id());
+    let runtime = tokio::runtime::Handle::try_current()
+        .map_err(|_| Error::new(Kind::Bug, "a remote store was used outside of an I/O runtime"))?;
+    let (process, runtime) = (std::process::id(), runtime.id());
     // A child forked while the lock was held must not wait for it: it builds a client of its own.
     let Ok(mut pools) = POOLS.try_lock() else { return build(tls) };
     let found = pools.iter().position(|p| p.process == process && p.runtime == runtime && p.tls == *tls);

@@ -224,7 +224,7 @@ impl Temp {
         match body {
             Body::Bytes(bytes) => file.write_all(bytes).map_err(|e| failed("put", &shown, e))?,
             Body::File(source) => {
-                let mut source_file = File::open(source).map_err(|e| Error::io("read", source, e))?;
+                let mut source_file = File::open(source).map_err(|e| super::file_error("read", source, e))?;
                 std::io::copy(&mut source_file, &mut file).map_err(|e| failed("put", &shown, e))?;
             }
         }

@@ -80,7 +80,7 @@ impl Body {
     pub fn len(&self) -> Result<u64> {
         match self {
             Body::Bytes(b) => Ok(b.len() as u64),
-            Body::File(p) => Ok(std::fs::metadata(p).map_err(|e| Error::io("read", p, e))?.len()),
+            Body::File(p) => Ok(std::fs::metadata(p).map_err(|e| file_error("read", p, e))?.len()),
         }
     }
 
@@ -93,7 +93,7 @@ impl Body {
     fn read(&self) -> Result<Bytes> {
         match self {
             Body::Bytes(b) => Ok(b.clone()),
-            Body::File(p) => Ok(std::fs::read(p).map_err(|e| Error::io("read", p, e))?.into()),
+            Body::File(p) => Ok(std::fs::read(p).map_err(|e| file_error("read", p, e))?.into()),
         }
     }
 
@@ -103,11 +103,11 @@ impl Body {
         match self {
             Body::Bytes(b) => hash.update(b),
             Body::File(p) => {
-                let mut file = std::fs::File::open(p).map_err(|e| Error::io("read", p, e))?;
+                let mut file = std::fs::File::open(p).map_err(|e| file_error("read", p, e))?;
                 let mut piece = vec![0; 64 << 10];
                 loop {
                     let n =
-                        std::io::Read::read(&mut file, &mut piece).map_err(|e| Error::io("read", p, e))?;
+                        std::io::Read::read(&mut file, &mut piece).map_err(|e| file_error("read", p, e))?;
                     match piece.get(..n) {
                         Some(read) if n > 0 => hash.update(read),
                         _ => break,
@@ -345,7 +345,7 @@ impl Store {
             .run(|_| {
                 self.attempt(Op::Get, key, async {
                     let (mut stream, length) = self.open_stream(key).await?;
-                    let mut file = std::fs::File::create(path).map_err(|e| Error::io("create", path, e))?;
+                    let mut file = std::fs::File::create(path).map_err(|e| file_error("create", path, e))?;
                     let mut hash = Sha256::new();
                     let mut size = 0;
                     while let Some(piece) = stream.next().await {
@@ -353,7 +353,7 @@ impl Store {
                         hash.update(&piece);
                         size += piece.len() as u64;
                         std::io::Write::write_all(&mut file, &piece)
-                            .map_err(|e| Error::io("write", path, e))?;
+                            .map_err(|e| file_error("write", path, e))?;
                     }
                     complete(key, size, length)?;
                     Ok((size, hash.finalize().into()))
@@ -465,6 +465,11 @@ fn file_stream(file: std::fs::File) -> ByteStream {
             Err(e) => Err(Error::new(Kind::Bug, format!("a local store operation ended early: {e}"))),
         }
     }))
+}
+
+/// A failure at the caller's own file: never [`Kind::Missing`], which would speak of the replica.
+fn file_error(what: &str, path: &Path, e: std::io::Error) -> Error {
+    Error::new(Kind::Io, format!("cannot {what} {}", path.display())).because(e)
 }
 
 async fn collect(key: &str, mut stream: ByteStream, length: u64) -> Result<Bytes> {

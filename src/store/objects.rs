@@ -147,7 +147,7 @@ impl Objects {
         let Body::File(source) = body else {
             return self.put(key, body.read().map_err(PutFailure::sure)?, PutMode::Create, Some(tags)).await;
         };
-        let io = |e| PutFailure::sure(Error::io("read", source, e));
+        let io = |e| PutFailure::sure(super::file_error("read", source, e));
         let mut file = std::fs::File::open(source).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
         let part = PART.max(size / MAX_PARTS + 1);
@@ -216,6 +216,14 @@ impl Objects {
         key: &str,
         range: Option<Range<u64>>,
     ) -> Result<(ByteStream, u64, Version)> {
+        // Memory has no status to tell this by.
+        if let (None, Some(range)) = (self.kind, &range)
+            && range.start >= self.head(key).await?.size
+        {
+            return Err(Error::corrupt(format!(
+                "cannot get {key}: the object ends before the requested range"
+            )));
+        }
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
         let result = self.get_result(key, options).await?;
         let length = result.range.end - result.range.start;

@@ -62,7 +62,7 @@ async fn conformance(name: &str, s: &Store) {
     assert_eq!(s.get_range("0000/x.ltx", 8..100).await.unwrap(), b"89".as_slice());
     assert_eq!(s.get_range("0000/x.ltx", 3..3).await.unwrap(), b"".as_slice());
     let e = s.get_range("0000/x.ltx", 10..12).await.unwrap_err();
-    assert!(e.kind() == Kind::Corrupt || name == "memory", "{name}: {e:?}");
+    assert_eq!(e.kind(), Kind::Corrupt, "{name}: {e}");
 
     let h = s.head("0000/x.ltx").await.unwrap();
     assert_eq!((h.key.as_str(), h.size, h.timestamp), ("0000/x.ltx", 10, Some(T)), "{name}");
@@ -222,7 +222,9 @@ fn local_failures_have_kinds() {
         let s = local_store(dir.path());
         assert!(s.get("file/x").await.is_err());
         let e = s.put_new("a", Body::File("/nonexistent/file".into()), meta()).await.unwrap_err();
-        assert_eq!(e.kind(), Kind::Missing);
+        assert_eq!(e.kind(), Kind::Io, "not Missing: that is about the replica");
+        s.put_new("a", b"x".as_slice(), meta()).await.unwrap();
+        assert_eq!(s.get_to_file("a", Path::new("/nonexistent/f")).await.unwrap_err().kind(), Kind::Io);
     })
     .unwrap();
 }
@@ -632,6 +634,53 @@ fn where_s3_requests_go() {
     assert!(!e.to_string().contains("hunter2"), "{e}");
 }
 
+/// In a process of its own, because rustls reads SSL_CERT_FILE from the real environment.
+fn in_child(test: &str, vars: &[(&str, &str)]) -> std::process::Output {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .envs(vars.iter().copied())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn no_ca_certificates() {
+    if std::env::var_os("WALRUST_TEST_NO_CA").is_none() {
+        let vars =
+            [("WALRUST_TEST_NO_CA", "1"), ("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/nonexistent")];
+        let out = in_child("store::tests::no_ca_certificates", &vars);
+        assert!(out.status.success(), "{out:?}");
+        assert!(String::from_utf8_lossy(&out.stdout).contains("1 passed"));
+        return;
+    }
+    let env = Env::of([("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")]);
+    let open = |url: &str| Store::open_with(&ReplicaUrl::parse(url).unwrap(), &env);
+    let e = open("s3://bucket/p").unwrap_err();
+    assert!(e.kind() == Kind::Config && e.to_string().contains("SSL_CERT_FILE"), "{e}");
+    assert!(!e.to_string().contains('\n'), "{e}");
+    // Plain HTTP needs no certificates.
+    let fake = FakeS3::start();
+    assert!(block_on(open(&fake.url("p")).unwrap().list("")).unwrap().unwrap().is_empty());
+}
+
+/// The half of [`moto`]'s TLS check that runs with other certificates.
+#[test]
+fn tls_child() {
+    let (Ok(endpoint), Ok(expected)) =
+        (std::env::var("WALRUST_TEST_TLS"), std::env::var("WALRUST_TEST_EXPECT"))
+    else {
+        return;
+    };
+    let url = ReplicaUrl::parse(&format!("s3://bkt/p?endpoint={endpoint}")).unwrap();
+    let mut vars = vec![("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let bundle = std::env::var("AWS_CA_BUNDLE").unwrap_or_default();
+    vars.push(("AWS_CA_BUNDLE", &bundle));
+    let env = Env::of([vars[0], vars[1], vars[2]]);
+    let s = Store::open_with(&url, &env).unwrap().with_retry(Retry::NONE);
+    let e = block_on(s.list("")).unwrap().unwrap_err();
+    assert!(e.to_string().contains(&expected), "{e}");
+}
+
 /// A real server that checks signatures: set MOTO_SERVER to moto_server's path.
 #[test]
 fn moto() {
@@ -681,7 +730,7 @@ async fn against_moto(endpoint: &str) {
         rest.split('<').next().unwrap().to_string()
     };
     let (id, secret) = (field("AccessKeyId"), field("SecretAccessKey"));
-    let bucket = http.put(format!("{endpoint}/b")).header("content-length", "0").send().await.unwrap();
+    let bucket = http.put(format!("{endpoint}/bkt")).header("content-length", "0").send().await.unwrap();
     assert!(bucket.status().is_success(), "{bucket:?}");
 
     let open = |bucket: &str, secret: &str| {
@@ -689,7 +738,7 @@ async fn against_moto(endpoint: &str) {
         let env = Env::of([("AWS_ACCESS_KEY_ID", &id), ("AWS_SECRET_ACCESS_KEY", secret)]);
         Store::open_with(&url, &env).unwrap()
     };
-    let s = open("b", &secret);
+    let s = open("bkt", &secret);
     conformance("moto", &s).await;
     race("moto", &s, 10).await;
     let dir = tempfile::tempdir().unwrap();
@@ -702,8 +751,78 @@ async fn against_moto(endpoint: &str) {
     assert_eq!(s.get_range("big", 0..1).await.unwrap(), [3u8].as_slice());
     let e = open("nope", &secret).list("").await.unwrap_err();
     assert!(e.to_string().contains("bucket nope does not exist"), "{e}");
-    let e = open("b", "wrong").list("").await.unwrap_err();
+    let e = open("bkt", "wrong").list("").await.unwrap_err();
     assert_eq!(e.kind(), Kind::Denied, "{e}");
+}
+
+/// Azurite, the Azure emulator, with a container of this name made beforehand: set AZURITE_CONTAINER.
+#[test]
+fn azurite() {
+    let Ok(container) = std::env::var("AZURITE_CONTAINER") else { return };
+    let open = |container: &str| {
+        let path = format!("az://{container}/p-{:x}", crate::base::clock::random_u64());
+        Store::open_with(
+            &ReplicaUrl::parse(&path).unwrap(),
+            &Env::of([("AZURE_STORAGE_USE_EMULATOR", "true")]),
+        )
+        .unwrap()
+    };
+    block_on(async {
+        let s = open(&container);
+        conformance("azurite", &s).await;
+        race("azurite", &s, 5).await;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("big");
+        std::fs::write(&file, vec![3u8; 17 << 20]).unwrap();
+        assert_eq!(s.put_new("big", Body::File(file.clone()), meta()).await.unwrap(), Put::Created);
+        assert_eq!(s.put_new("big", Body::File(file), meta()).await.unwrap(), Put::AlreadyMine);
+        let e = open("nope-nope").list("").await.unwrap_err();
+        assert!(e.to_string().contains("container nope-nope does not exist"), "{e}");
+    })
+    .unwrap();
+}
+
+/// moto with a certificate of its own: known through SSL_CERT_FILE or AWS_CA_BUNDLE, else refused.
+#[test]
+fn tls_is_verified() {
+    let Some(program) = std::env::var_os("MOTO_SERVER") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let (key, cert) = (path("key.pem"), path("cert.pem"));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", &key, "-out", &cert])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = std::process::Command::new(program)
+        .args(["-p", &port.to_string(), "-s", "-c", &cert, "-k", &key])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    for _ in 0..300 {
+        if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            break;
+        }
+        crate::base::clock::sleep(Duration::from_millis(100));
+    }
+    let endpoint = format!("https://127.0.0.1:{port}");
+    let child = |extra: &[(&str, &str)], expect: &str| {
+        let mut vars = vec![("WALRUST_TEST_TLS", endpoint.as_str()), ("WALRUST_TEST_EXPECT", expect)];
+        vars.extend(extra);
+        in_child("store::tests::tls_child", &vars)
+    };
+    let outs = [
+        child(&[("SSL_CERT_FILE", &cert)], "bucket bkt does not exist"),
+        child(&[("AWS_CA_BUNDLE", &cert)], "bucket bkt does not exist"),
+        child(&[], "invalid peer certificate"),
+    ];
+    let _ = server.kill();
+    let _ = server.wait();
+    assert!(outs.iter().all(|o| o.status.success()), "{outs:#?}");
 }
 
 fn url_encode(text: &str) -> String {

@@ -12,7 +12,7 @@ use std::path::Path;
 const OPTIONS: &[OptionSpec] = &[
     OptionSpec::flag("overwrite"),
     OptionSpec::one_of("check", &["none", "quick", "full"]),
-    OptionSpec::count("parallel", 64),
+    OptionSpec::count("parallel", 1, 64),
 ];
 
 /// Writes the database at a point to a path.

@@ -26,16 +26,10 @@ fn wiring() -> sqlite::Wiring {
     let mut wiring = sqlite::Wiring {
         functions: sql::FUNCTIONS.iter().collect(),
         tables: sql::TABLES.iter().collect(),
-        host: Some(std::sync::Arc::new(session::EngineHost)),
+        hosts: vec![std::sync::Arc::new(session::EngineHost)],
     };
     #[cfg(feature = "crash-points")]
-    {
-        wiring.functions.extend(sqlite::debug::FUNCTIONS);
-        wiring.tables.extend(sqlite::debug::TABLES);
-        if let Some(host) = sqlite::debug::host() {
-            sqlite::add_host(host);
-        }
-    }
+    sqlite::debug::add_to(&mut wiring);
     wiring
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     Connection, DbObserver, FileInfo, HookedFile, Host, How, LockOp, PragmaVerdict, Rows, ScalarFunction,
-    SlotRange, TableFunction, Value, Verdict,
+    SlotRange, TableFunction, Value, Verdict, Wiring,
 };
 use crate::base::{Error, Result};
 use std::sync::Arc;
@@ -38,9 +38,13 @@ static PANIC: AtomicBool = AtomicBool::new(false);
 struct DebugHost;
 struct DebugObserver(AtomicU64);
 
-/// The host, if asked for by the environment.
-pub fn host() -> Option<Arc<dyn Host>> {
-    (std::env::var("WALRUST_DEBUG_HOST").as_deref() == Ok("1")).then(|| Arc::new(DebugHost) as Arc<dyn Host>)
+/// Adds the functions, and the host if the environment asks for it.
+pub fn add_to(wiring: &mut Wiring) {
+    wiring.functions.extend(FUNCTIONS);
+    wiring.tables.extend(TABLES);
+    if std::env::var("WALRUST_DEBUG_HOST").as_deref() == Ok("1") {
+        wiring.hosts.insert(0, Arc::new(DebugHost));
+    }
 }
 
 impl Host for DebugHost {
@@ -152,21 +156,39 @@ fn panic_rows(_: &Connection, args: &[Option<Value>]) -> Result<Rows> {
     }
 }
 
+/// A thread of ours holds a database file open for some milliseconds.
+fn hold(_: &Connection, args: &[Value]) -> Result<Value> {
+    let (Some(path), Some(ms)) = (args[0].as_text(), args[1].as_integer()) else {
+        return Err(Error::config("a path and milliseconds"));
+    };
+    let db = super::RawDb::open(std::path::Path::new(path))?;
+    let pause = std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    std::thread::spawn(move || {
+        crate::base::clock::sleep(pause);
+        drop(db);
+    });
+    Ok(Value::Null)
+}
+
+fn own(_: &Connection, _: &[Value]) -> Result<Value> {
+    Ok(Value::Integer(i64::try_from(super::own_handles()).unwrap_or(i64::MAX)))
+}
+
 fn echo(_: &Connection, args: &[Value]) -> Result<Value> {
     Ok(args.first().cloned().unwrap_or(Value::Null))
 }
 
-/// The functions.
-pub static FUNCTIONS: &[ScalarFunction] = &[
+static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_debug_count", args: 1..=1, call: counter },
     ScalarFunction { name: "walrust_debug_veto", args: 1..=1, call: |_, a| set(&VETO, a) },
     ScalarFunction { name: "walrust_debug_panic_observer", args: 1..=1, call: |_, a| set(&PANIC, a) },
     ScalarFunction { name: "walrust_debug_panic", args: 0..=0, call: panic_now },
+    ScalarFunction { name: "walrust_debug_hold", args: 2..=2, call: hold },
+    ScalarFunction { name: "walrust_debug_own", args: 0..=0, call: own },
     ScalarFunction { name: "walrust_debug_echo", args: 0..=2, call: echo },
 ];
 
-/// The tables.
-pub static TABLES: &[TableFunction] = &[TableFunction {
+static TABLES: &[TableFunction] = &[TableFunction {
     name: "walrust_debug_rows",
     columns: &[("n", "INTEGER")],
     args: &["where_to_panic"],

@@ -21,13 +21,14 @@ use std::ffi::{CString, c_char, c_int};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What the rooms above bring.
+#[derive(Default)]
 pub struct Wiring {
     /// Scalar functions of every connection.
     pub functions: Vec<&'static ScalarFunction>,
     /// Table-valued functions of every connection.
     pub tables: Vec<&'static TableFunction>,
-    /// Who observes files. `None`: nobody, files are left alone.
-    pub host: Option<Arc<dyn Host>>,
+    /// Who observes files; the first that wants a file has it. None: files are left alone.
+    pub hosts: Vec<Arc<dyn Host>>,
 }
 
 static WIRING: OnceLock<Wiring> = OnceLock::new();
@@ -114,9 +115,7 @@ unsafe fn start(table: *const ApiRoutines, wiring: fn() -> Wiring, route: Route)
     vfs::register()?;
     if WIRING.get().is_none() {
         let w = wiring();
-        if let Some(host) = &w.host {
-            add_host(host.clone());
-        }
+        w.hosts.iter().cloned().for_each(add_host);
         let _ = WIRING.set(w);
         fork::register();
     }

@@ -14,14 +14,10 @@ unsafe extern "C" fn entry(
     _: *mut *mut c_char,
     api: *const host::sqlite3_api_routines,
 ) -> c_int {
-    let wiring = WIRING.get().copied().unwrap_or(none);
+    let wiring = WIRING.get().copied().unwrap_or(Wiring::default);
     // SAFETY: SQLite calls auto-extensions with the arguments of an extension entry; the opaque types are
     // those of the same library under another name.
     unsafe { auto_load(db.cast::<Sqlite3>(), api.cast::<ApiRoutines>(), wiring) }
-}
-
-fn none() -> Wiring {
-    Wiring { functions: Vec::new(), tables: Vec::new(), host: None }
 }
 
 /// From the next connection on, this program's own SQLite has walrust in it. The first caller's wiring

@@ -33,7 +33,7 @@ static TEST_FUNCTIONS: &[ScalarFunction] =
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        linked::install(|| Wiring { functions: &[], tables: &[], host: None }).unwrap();
+        linked::install(Wiring::default).unwrap();
         add_host(Arc::new(TestHost));
     });
 }

@@ -49,11 +49,14 @@ pub(super) fn register() -> Result<(), String> {
         let registered = api::vfs_find(NAME.as_ptr());
         let ours = OURS.load(Ordering::Acquire);
         if !registered.is_null() {
-            return if std::ptr::eq(registered, ours) {
-                Ok(())
-            } else {
-                Err("walrust is already loaded in this process from another file".into())
-            };
+            if !std::ptr::eq(registered, ours) {
+                return Err("walrust is already loaded in this process from another file".into());
+            }
+            // Default again after sqlite3_shutdown and a new start, but not against the app's own choice.
+            if std::ptr::eq(api::vfs_find(std::ptr::null()), lower()) {
+                api::vfs_register(ours, 1);
+            }
+            return Ok(());
         }
         let ours = if ours.is_null() {
             let lower = api::vfs_find(std::ptr::null());

@@ -281,3 +281,31 @@ impl IndexLog {
         chunk(&out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writers_memory_is_two_bytes_a_page() {
+        let (mut log, mut expected, mut offset) = (IndexLog::default(), ExpectedIndex::default(), 100);
+        for n in 1..=100_000u32 {
+            let (pgno, len) = (Pgno::new(n).unwrap(), 10 + 1 + n % 4108);
+            log.add(pgno, len);
+            expected.add(&IndexEntry { pgno, offset, len });
+            offset += u64::from(len);
+        }
+        assert!(log.bytes.len() <= 200_000, "{} bytes", log.bytes.len());
+        // And yet it is the index that a reader expects.
+        let (mut crc, mut len, mut largest) = (Crc::new(), 0, 0);
+        log.write(|chunk| {
+            crc.update(chunk);
+            len += chunk.len() as u64;
+            largest = largest.max(chunk.len());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(expected.end(), (len, crc.flagged()));
+        assert!(largest < 17 * 1024, "{largest} bytes at once");
+    }
+}

@@ -120,24 +120,26 @@ fn read_range<S: ReadAt + ?Sized>(
 
 /// The WAL header, if it is still that of generation `salt`.
 fn generation<S: ReadAt + ?Sized>(source: &S, salt: Salt) -> Result<WalHeader, ReadError> {
+    // A header with our salts that does not add up may have been caught while another was written over
+    // it: a second look tells.
+    match header_of(source, salt) {
+        Err(ReadError::Corrupt(_)) => header_of(source, salt),
+        seen => seen,
+    }
+}
+
+fn header_of<S: ReadAt + ?Sized>(source: &S, salt: Salt) -> Result<WalHeader, ReadError> {
     let mut bytes = [0; WAL_HEADER_LEN];
     match source.read_exact_at(&mut bytes, 0) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(ReadError::Reset(salt)),
         Err(e) => return Err(ReadError::Io(e)),
     }
+    let ours = [salt.salt1.to_be_bytes(), salt.salt2.to_be_bytes()].concat();
     match WalHeader::decode(&bytes) {
         Ok(header) if header.salt == salt => Ok(header),
-        Ok(_) => Err(ReadError::Reset(salt)),
-        // A header caught while it is written, or rubbish: the salts say whether it was ours.
-        Err(e) => {
-            let ours = [salt.salt1.to_be_bytes(), salt.salt2.to_be_bytes()].concat();
-            if bytes.get(16..24) == Some(ours.as_slice()) {
-                Err(ReadError::Corrupt(e.to_string()))
-            } else {
-                Err(ReadError::Reset(salt))
-            }
-        }
+        Err(e) if bytes.get(16..24) == Some(ours.as_slice()) => Err(ReadError::Corrupt(e.to_string())),
+        _ => Err(ReadError::Reset(salt)),
     }
 }
 

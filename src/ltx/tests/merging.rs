@@ -97,7 +97,7 @@ proptest! {
     }
 
     #[test]
-    fn folding_pieces(steps in steps(), txid in 2u64..5) {
+    fn folding_pieces(steps in steps(), txid in 1u64..4) {
         let whole = history(512, &steps);
         let (mut db, mut at) = (Pages::new(), 32);
         let mut pieces = Vec::new();

@@ -41,18 +41,21 @@ pub(super) enum Create {
     Trusted,
 }
 
-/// A failed put, and whether it may have been carried out all the same.
-pub(super) struct PutFailure {
+/// A failed request, and what its caller may want to know beyond the error's kind.
+pub(super) struct Failure {
     pub(super) error: Error,
+    /// A put may have been carried out all the same.
     pub(super) may_have_happened: bool,
     /// HTTP 501.
     pub(super) not_implemented: bool,
+    /// The store did not refuse and the network did not fail: object_store did not like the answer.
+    unexplained: bool,
 }
 
-impl PutFailure {
+impl Failure {
     /// A failure before anything was sent.
-    pub(super) fn sure(error: Error) -> PutFailure {
-        PutFailure { error, may_have_happened: false, not_implemented: false }
+    pub(super) fn sure(error: Error) -> Failure {
+        Failure { error, may_have_happened: false, not_implemented: false, unexplained: false }
     }
 }
 
@@ -98,7 +101,7 @@ impl Objects {
         key: &str,
         limit: Duration,
         future: impl Future<Output = object_store::Result<T>>,
-    ) -> Result<T, PutFailure> {
+    ) -> Result<T, Failure> {
         let limited = async {
             match tokio::time::timeout(limit, future).await {
                 Ok(r) => r,
@@ -111,11 +114,12 @@ impl Objects {
         r.map_err(|e| self.failure(verb, key, &e, &seen))
     }
 
-    fn failure(&self, verb: Verb, key: &str, e: &object_store::Error, seen: &Seen) -> PutFailure {
-        PutFailure {
+    fn failure(&self, verb: Verb, key: &str, e: &object_store::Error, seen: &Seen) -> Failure {
+        Failure {
             error: classify(verb, key, e, seen, &self.place),
             may_have_happened: may_have_happened(seen),
             not_implemented: seen.status == Some(501),
+            unexplained: seen.transport.is_none() && seen.status.is_none_or(|s| s < 300),
         }
     }
 
@@ -126,8 +130,8 @@ impl Objects {
         bytes: Bytes,
         mode: PutMode,
         tags: Option<&Tags>,
-    ) -> Result<Version, PutFailure> {
-        let path = self.path(key).map_err(PutFailure::sure)?;
+    ) -> Result<Version, Failure> {
+        let path = self.path(key).map_err(Failure::sure)?;
         let limit = ANSWER_TIMEOUT * 2 + Duration::from_secs(bytes.len() as u64 / (16 << 10));
         let options = PutOptions { mode, attributes: self.attributes(tags), ..PutOptions::default() };
         let put = self.store.put_opts(&path, PutPayload::from(bytes), options);
@@ -142,12 +146,12 @@ impl Objects {
         body: &Body,
         tags: &Tags,
         create: Create,
-    ) -> Result<Version, PutFailure> {
-        let path = self.path(key).map_err(PutFailure::sure)?;
+    ) -> Result<Version, Failure> {
+        let path = self.path(key).map_err(Failure::sure)?;
         let Body::File(source) = body else {
-            return self.put(key, body.read().map_err(PutFailure::sure)?, PutMode::Create, Some(tags)).await;
+            return self.put(key, body.read().map_err(Failure::sure)?, PutMode::Create, Some(tags)).await;
         };
-        let io = |e| PutFailure::sure(super::file_error("read", source, e));
+        let io = |e| Failure::sure(super::file_error("read", source, e));
         let mut file = std::fs::File::open(source).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
         let part = PART.max(size / MAX_PARTS + 1);
@@ -163,7 +167,7 @@ impl Objects {
                 let mut bytes = Vec::new();
                 let read = file.by_ref().take(length).read_to_end(&mut bytes).map_err(io)?;
                 if read as u64 != length {
-                    return Err(PutFailure::sure(Error::new(
+                    return Err(Failure::sure(Error::new(
                         Kind::Io,
                         format!("{} shrank while it was read", source.display()),
                     )));
@@ -176,9 +180,9 @@ impl Objects {
             if self.kind != Some(StoreKind::S3) || create == Create::Trusted {
                 match self.head(key).await {
                     Err(e) if e.is_missing() => {}
-                    Err(e) => return Err(PutFailure::sure(e)),
+                    Err(e) => return Err(Failure::sure(e)),
                     Ok(_) => {
-                        return Err(PutFailure::sure(Error::new(
+                        return Err(Failure::sure(Error::new(
                             Kind::Exists,
                             format!("cannot put {key}: something else is in its place"),
                         )));
@@ -202,12 +206,17 @@ impl Objects {
         result
     }
 
-    async fn get_result(&self, key: &str, options: GetOptions) -> Result<GetResult> {
-        let path = self.path(key)?;
+    async fn get_result(&self, key: &str, options: GetOptions) -> Result<GetResult, Failure> {
+        let path = self.path(key).map_err(Failure::sure)?;
         let verb = if options.head { Verb::Head } else { Verb::Get };
-        self.run(verb, key, ANSWER_TIMEOUT * 2, self.store.get_opts(&path, options))
-            .await
-            .map_err(|f| f.error)
+        self.run(verb, key, ANSWER_TIMEOUT * 2, self.store.get_opts(&path, options)).await
+    }
+
+    async fn ends_before(&self, key: &str, start: Option<u64>) -> bool {
+        match (start, self.head(key).await) {
+            (Some(start), Ok(info)) => start >= info.size,
+            _ => false,
+        }
     }
 
     /// Opens an object for reading; each piece has its own time limit.
@@ -216,16 +225,18 @@ impl Objects {
         key: &str,
         range: Option<Range<u64>>,
     ) -> Result<(ByteStream, u64, Version)> {
-        // Memory has no status to tell this by.
-        if let (None, Some(range)) = (self.kind, &range)
-            && range.start >= self.head(key).await?.size
-        {
-            return Err(Error::corrupt(format!(
-                "cannot get {key}: the object ends before the requested range"
-            )));
-        }
+        let start = range.as_ref().map(|r| r.start);
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        let result = self.get_result(key, options).await?;
+        let result = match self.get_result(key, options).await {
+            Ok(result) => result,
+            // Not every store answers 416, and object_store's own error for this has no public type.
+            Err(f) if f.unexplained && self.ends_before(key, start).await => {
+                return Err(Error::corrupt(format!(
+                    "cannot get {key}: the object ends before the requested range"
+                )));
+            }
+            Err(f) => return Err(f.error),
+        };
         let length = result.range.end - result.range.start;
         let version = Version { etag: result.meta.e_tag.clone(), version: result.meta.version.clone() };
         let (this, key) = (self.clone(), key.to_string());
@@ -244,7 +255,8 @@ impl Objects {
     }
 
     pub(super) async fn look(&self, key: &str) -> Result<Looked> {
-        let result = self.get_result(key, GetOptions { head: true, ..GetOptions::default() }).await?;
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let result = self.get_result(key, options).await.map_err(|f| f.error)?;
         let text = |name: &str| {
             let name = self.metadata_name(name);
             result.attributes.get(&Attribute::Metadata(name.into())).map(|v| v.as_ref().to_string())
@@ -378,6 +390,6 @@ pub(super) fn update_version(v: &Version) -> UpdateVersion {
 }
 
 /// Nothing is visible of a multipart upload before it is completed.
-fn not_yet(failure: PutFailure) -> PutFailure {
-    PutFailure { may_have_happened: false, ..failure }
+fn not_yet(failure: Failure) -> Failure {
+    Failure { may_have_happened: false, ..failure }
 }

@@ -7,7 +7,7 @@
 //! SHA-256 (from metadata, else read and hashed): mine, from an earlier call or before a crash: content
 //! holds lineage and time, so equal content is no rival's; (3) else a rival's: [`Kind::Exists`].
 
-use super::objects::{Create, PutFailure, Tags, update_version};
+use super::objects::{Create, Failure, Tags, update_version};
 use super::{
     Backend, Body, Conditions, Digest32, Fault, LocalDir, Op, Store, StoreKind, Version, blocking, check_key,
 };
@@ -85,12 +85,12 @@ impl Store {
             .await
     }
 
-    async fn create(&self, key: &str, body: &Body, length: u64, tags: &Tags) -> Result<(), PutFailure> {
+    async fn create(&self, key: &str, body: &Body, length: u64, tags: &Tags) -> Result<(), Failure> {
         let fault = self.fault(Op::PutNew, key);
         match fault {
             Fault::Fail(kind) => {
                 let error = Error::new(kind, format!("injected failure at {key}"));
-                return Err(PutFailure::sure(error));
+                return Err(Failure::sure(error));
             }
             Fault::Delay(time) => tokio::time::sleep(time).await,
             Fault::None | Fault::LoseAnswer => {}
@@ -99,27 +99,18 @@ impl Store {
             Backend::Local(dir) => {
                 let (body, at) = (body.clone(), tags.timestamp);
                 let put = blocking(dir, key, move |d, k| d.put_new(k, &body, at)).await;
-                put.map_err(|error| PutFailure {
-                    may_have_happened: error.is_retry(),
-                    ..PutFailure::sure(error)
-                })
+                put.map_err(|error| Failure { may_have_happened: error.is_retry(), ..Failure::sure(error) })
             }
             Backend::Objects(_) => self.create_object(key, body, length, tags).await,
         };
         if fault == Fault::LoseAnswer && done.is_ok() {
             let error = Error::new(Kind::Retry, format!("injected loss of the answer at {key}"));
-            return Err(PutFailure { may_have_happened: true, ..PutFailure::sure(error) });
+            return Err(Failure { may_have_happened: true, ..Failure::sure(error) });
         }
         done
     }
 
-    async fn create_object(
-        &self,
-        key: &str,
-        body: &Body,
-        length: u64,
-        tags: &Tags,
-    ) -> Result<(), PutFailure> {
+    async fn create_object(&self, key: &str, body: &Body, length: u64, tags: &Tags) -> Result<(), Failure> {
         let Backend::Objects(objects) = &*self.backend else { return Ok(()) };
         loop {
             let create =
@@ -127,20 +118,20 @@ impl Store {
             if create == Create::Trusted {
                 match objects.head(key).await {
                     Ok(_) => {
-                        return Err(PutFailure::sure(Error::new(
+                        return Err(Failure::sure(Error::new(
                             Kind::Exists,
                             format!("cannot put {key}: it is there"),
                         )));
                     }
                     Err(e) if e.is_missing() => {}
-                    Err(e) => return Err(PutFailure::sure(e)),
+                    Err(e) => return Err(Failure::sure(e)),
                 }
             }
             let done = if length > PARTS_FROM && matches!(body, Body::File(_)) {
                 objects.put_parts(key, body, tags, create).await
             } else {
                 let mode = if create == Create::Enforced { PutMode::Create } else { PutMode::Overwrite };
-                objects.put(key, body.read().map_err(PutFailure::sure)?, mode, Some(tags)).await
+                objects.put(key, body.read().map_err(Failure::sure)?, mode, Some(tags)).await
             };
             match done {
                 // A store without conditional puts (501) can only be looked at first.

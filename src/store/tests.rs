@@ -64,6 +64,11 @@ async fn conformance(name: &str, s: &Store) {
     let e = s.get_range("0000/x.ltx", 10..12).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Corrupt, "{name}: {e}");
 
+    s.put_over("empty", b"".as_slice()).await.unwrap();
+    assert_eq!(s.get("empty").await.unwrap(), b"".as_slice(), "{name}");
+    assert_eq!(s.get_range("empty", 0..9).await.unwrap_err().kind(), Kind::Corrupt, "{name}");
+    s.delete(&["empty".into()]).await.unwrap();
+
     let h = s.head("0000/x.ltx").await.unwrap();
     assert_eq!((h.key.as_str(), h.size, h.timestamp), ("0000/x.ltx", 10, Some(T)), "{name}");
     assert!(name == "local" || h.sha256 == Some(Sha256::digest(b"0123456789").into()), "{name}");

@@ -49,7 +49,7 @@ pub(super) struct Failure {
     /// HTTP 501.
     pub(super) not_implemented: bool,
     /// The store did not refuse and the network did not fail: object_store did not like the answer.
-    unexplained: bool,
+    pub(super) unexplained: bool,
 }
 
 impl Failure {
@@ -213,10 +213,8 @@ impl Objects {
     }
 
     async fn ends_before(&self, key: &str, start: Option<u64>) -> bool {
-        match (start, self.head(key).await) {
-            (Some(start), Ok(info)) => start >= info.size,
-            _ => false,
-        }
+        let Some(start) = start else { return false };
+        self.head(key).await.is_ok_and(|info| start >= info.size)
     }
 
     /// Opens an object for reading; each piece has its own time limit.

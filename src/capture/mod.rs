@@ -307,12 +307,16 @@ impl Tracker {
             return Noticed::Lost;
         }
         let changed = h.max_frame != before.max_frame || h.salt != before.salt;
-        if h.salt != before.salt
-            && let Err(e) = self.follow(&mut s, &before, &h)
-        {
-            s.sync = Sync::Lost(e);
-            s.seen = Some(h);
-            return Noticed::Lost;
+        if h.salt != before.salt {
+            // The seal lock comes before the state's mutex, always: the sealer takes them in that order.
+            drop(s);
+            let followed = self.follow(&before, &h);
+            s = self.lock();
+            if let Err(e) = followed {
+                s.sync = Sync::Lost(e);
+                s.seen = Some(h);
+                return Noticed::Lost;
+            }
         }
         let foreign =
             s.seen.as_ref().is_some_and(|o| o.salt == before.salt && o.max_frame != before.max_frame);
@@ -363,13 +367,8 @@ impl Tracker {
     }
 
     /// The generation of `before`, sealed to its end, is followed by that of `h` under one WRITE lock.
-    fn follow(
-        &self,
-        s: &mut State,
-        before: &IndexHeader,
-        h: &IndexHeader,
-    ) -> std::result::Result<(), String> {
-        let held = self.spool.seal_lock().hold().map_err(|e| e.to_string())?;
+    fn follow(&self, before: &IndexHeader, h: &IndexHeader) -> std::result::Result<(), String> {
+        let _held = self.spool.seal_lock().hold().map_err(|e| e.to_string())?;
         let p = match self.spool.position() {
             Ok(Some(p)) => p,
             Ok(None) => return Err("the spool's position is gone".to_string()),
@@ -386,8 +385,7 @@ impl Tracker {
             ..p
         };
         self.spool.set_position(&next).map_err(|e| e.to_string())?;
-        drop(held);
-        s.position = Some(next);
+        self.lock().position = Some(next);
         Ok(())
     }
 

@@ -666,6 +666,9 @@ fn list(state: &State, bucket: &str, request: &Request) -> Answer {
     if let Some(token) = next {
         let _ = write!(xml, "<NextContinuationToken>{}</NextContinuationToken>", escape(&encode(&token, "")));
     }
+    if request.parameter("encoding-type").as_deref() == Some("url") {
+        xml.push_str("<EncodingType>url</EncodingType>");
+    }
     xml.push_str(&contents);
     for folder in folders {
         let _ =

@@ -41,11 +41,11 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
         ));
     }
     // A first read makes the file's header and the wal-index known.
-    conn.query_value("SELECT count(*) FROM main.sqlite_schema")?;
+    conn.query_value("SELECT count(*) FROM main.sqlite_master")?;
     let req = request(&path, &resolved, options.flag("takeover"))?;
     let (w, identity) = Watched::start(req, &|| {
         conn.set_wal_mode()?;
-        conn.query_value("SELECT count(*) FROM main.sqlite_schema").map(drop)
+        conn.query_value("SELECT count(*) FROM main.sqlite_master").map(drop)
     })?;
     engine().use_settings(&path, resolved)?;
     let how = match identity {

@@ -110,8 +110,8 @@ slots! {
     3_024_000 197 malloc64(n: u64) -> *mut c_void;
     3_024_000 201 result_blob64(c: *mut Context, p: *const c_void, n: u64, d: Destructor);
     3_024_000 202 result_text64(c: *mut Context, p: *const c_char, n: u64, d: Destructor, encoding: u8);
-    3_031_000 249 create_filename(db: *const c_char, journal: *const c_char, wal: *const c_char, n: c_int, kv: *const *const c_char) -> *const c_char;
-    3_031_000 250 free_filename(name: *const c_char);
+    3_032_000 249 create_filename(db: *const c_char, journal: *const c_char, wal: *const c_char, n: c_int, kv: *const *const c_char) -> *const c_char;
+    3_032_000 250 free_filename(name: *const c_char);
 }
 
 // Variadic ones, and those called before the table is adopted.
@@ -167,7 +167,7 @@ pub(super) fn is_set() -> bool {
     !TABLE.load(Ordering::Acquire).is_null()
 }
 
-/// Whether the host is this version or newer (`3_031_000` = 3.31.0).
+/// Whether the host is this version or newer (`3_032_000` = 3.32.0).
 pub(super) fn at_least(version: c_int) -> bool {
     // SAFETY: takes no argument; `is_set` says the table is there.
     is_set() && unsafe { libversion_number() } >= version

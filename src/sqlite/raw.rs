@@ -355,7 +355,7 @@ fn raw_level(level: FileLock) -> c_int {
 /// A `sqlite3_filename`: the path with what SQLite keeps around it, without which
 /// `sqlite3_uri_parameter` in the VFS would read wild memory (<https://sqlite.org/c3ref/filename.html>).
 enum Filename {
-    /// From `sqlite3_create_filename` (3.31 and newer).
+    /// From `sqlite3_create_filename` (3.32 and newer).
     Sqlite(*const c_char),
     /// The older layout, by hand: four zeros, path, empty parameter list.
     Own(Vec<u8>),
@@ -366,7 +366,7 @@ impl Filename {
 
     fn new(path: &Path) -> Result<Filename> {
         let name = c_path(path)?;
-        if api::at_least(3_031_000) {
+        if api::at_least(3_032_000) {
             let with = |suffix: &str| CString::new([name.as_bytes(), suffix.as_bytes()].concat());
             let (Ok(journal), Ok(wal)) = (with("-journal"), with("-wal")) else {
                 return Err(Error::new(Kind::Bug, "a path with a NUL"));

@@ -210,6 +210,24 @@ fn used_slots_agree_with_sqlite3ext_h() {
     for ((name, slot, _), at) in api::USED.iter().zip(found) {
         assert_eq!(*slot, at, "slot of sqlite3_{name}");
     }
+    let header = std::fs::read_to_string(include.join("sqlite3ext.h")).unwrap();
+    for (name, _, since) in api::USED {
+        assert_eq!(*since, version_of_field(&header, name).max(api::FLOOR), "version of sqlite3_{name}");
+    }
+}
+
+/// The version whose comment ("Version 3.32.0 and later") stands last above the field in sqlite3ext.h.
+fn version_of_field(header: &str, name: &str) -> i32 {
+    let mut version = 0;
+    for line in header.lines() {
+        if let Some((_, rest)) = line.split_once("/* Version 3.") {
+            let mut numbers = rest.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<i32>().unwrap());
+            version = 3_000_000 + numbers.next().unwrap() * 1000 + numbers.next().unwrap();
+        } else if line.contains(&format!("(*{name})")) {
+            return version;
+        }
+    }
+    panic!("no field {name} in sqlite3ext.h")
 }
 
 /// The structs are the host's, byte for byte.

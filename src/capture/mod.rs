@@ -268,6 +268,20 @@ impl Tracker {
         s.position.as_ref().is_some_and(|p| sealed_frame(p, h) == Some(h.max_frame))
     }
 
+    /// Whether `h` goes on from what is known. A WAL of another generation, an empty one included, does not:
+    /// somebody who had not loaded walrust checkpointed, or wrote without a WAL.
+    pub fn is_known(&self, h: &IndexHeader) -> bool {
+        let mut s = self.lock();
+        s.sync == Sync::Kept && self.goes_on(&mut s, h)
+    }
+
+    /// Whether the database file is another than the one that the last close left behind.
+    pub fn is_changed_since_close(&self) -> bool {
+        let position = self.spool.position().ok().flatten();
+        let Some(Handoff::Closed(stamp)) = position.map(|p| p.handoff) else { return false };
+        FileStamp::of(&self.path).is_ok_and(|now| now != stamp)
+    }
+
     /// Frames up to `h` that are not sealed yet.
     pub fn unsealed_frames(&self, h: &IndexHeader) -> u32 {
         let s = self.lock();

@@ -163,6 +163,9 @@ fn own(spec: &OptionSpec, raw: &Raw) -> Result<Option<Given>, String> {
         (OptionKind::Text, What::Text(t)) => Given::Text(t.clone()),
         (OptionKind::Text, _) => return Err("must be text".into()),
         (OptionKind::OneOf(words), What::Text(t)) if words.contains(&t.as_str()) => Given::Text(t.clone()),
+        (OptionKind::OneOf(words), What::Text(t)) => {
+            return Err(format!("is {}; must be one of: {}", quoted(t), words.join(", ")));
+        }
         (OptionKind::OneOf(words), _) => return Err(format!("must be one of: {}", words.join(", "))),
     }))
 }

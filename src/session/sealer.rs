@@ -161,13 +161,22 @@ fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
     let mut unsealed = 0;
     if let Some(h) = &header {
         if w.tracker.look(h.clone()) == Noticed::Lost {
-            return astray(w, h);
+            return astray(
+                w,
+                &format!(
+                    "the WAL was restarted by something that had not loaded walrust (now salt {}, frame {})",
+                    h.salt, h.max_frame
+                ),
+            );
         }
         w.astray_since.store(0, Ordering::Relaxed);
         unsealed = w.tracker.unsealed_frames(h);
         if unsealed > 0 {
             lock(&w.waiting).commit(clock::now());
         }
+    }
+    if header.is_none() && dirty && w.tracker.is_changed_since_close() {
+        return astray(w, "the database file was changed by something that had not loaded walrust");
     }
     let pieces = w.tracker.position().map_or(0, |p| p.pieces);
     let has_pending = match w.spool.pending() {
@@ -209,17 +218,14 @@ fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
     dirty || unsealed > 0
 }
 
-fn astray(w: &Arc<Watched>, h: &crate::wal::IndexHeader) -> bool {
+fn astray(w: &Arc<Watched>, what: &str) -> bool {
     let now = clock::uptime().as_millis() as u64;
     let since = w.astray_since.load(Ordering::Relaxed);
     if since == 0 {
         w.astray_since.store(now.max(1), Ordering::Relaxed);
     } else if now.saturating_sub(since) >= ASTRAY.as_millis() as u64 {
         w.astray_since.store(0, Ordering::Relaxed);
-        w.tracker.lose(format!(
-            "the WAL was restarted by something that had not loaded walrust (now salt {}, frame {})",
-            h.salt, h.max_frame
-        ));
+        w.tracker.lose(what);
     }
     w.dirty.store(true, Ordering::Release);
     true

@@ -81,6 +81,8 @@ impl Watched {
         let replica = req.replica.to_string();
         if let Some(w) = engine().find(req.path) {
             if w.replica() == replica && !req.takeover {
+                // Somebody may have turned WAL mode off since.
+                make_wal()?;
                 return Ok((w, Identity::Already));
             }
             if w.replica() != replica {

@@ -261,6 +261,14 @@ impl Watched {
     }
 
     fn seal_and_cut(&self) -> std::result::Result<TxId, SealError> {
+        // What was committed past the WAL that we know is not in any frame: only a resync finds it.
+        let unknown = match self.entry.header() {
+            Some(h) => h.max_frame == 0 && !self.tracker.is_known(&h),
+            None => self.tracker.is_changed_since_close(),
+        };
+        if unknown {
+            return Err(SealError::OutOfSync("the database was changed past walrust".into()));
+        }
         if let Some(h) = self.entry.header().or_else(|| self.tracker.seen())
             && h.max_frame > 0
             && (self.entry.handles() > 0 || self.tracker.wal_path().exists())

@@ -126,7 +126,8 @@ class BadInput(door.DoorTest):
         self.assertFalse(os.path.exists(self.path("never.db")))
 
     def test_calls_that_need_a_watched_database(self):
-        self.p.open(self.path("plain.db"), "o")
+        self.p.end()
+        self.p = self.peer().open(self.path("plain.db"), "o")
         for call in ("walrust_sync()", "walrust_unwatch()", "walrust_snapshot()", "walrust_verify()", "walrust_compact()"):
             self.refused(call, call.split("(")[0], conn="o")
 

@@ -193,7 +193,7 @@ class WalrustSync(door.DoorTest):
         begin = time.monotonic()
         with self.assertRaises(door.SqlError) as caught:
             p.sql("SELECT walrust_sync(0.5)")
-        self.assertErrorLine(str(caught.exception), "walrust_sync", r"0\.5")
+        self.assertErrorLine(str(caught.exception), "walrust_sync", "not in the replica")
         self.assertLess(abs(time.monotonic() - begin - 0.5), 1)
         proxy.down = False
         p.sync(60)
@@ -329,11 +329,10 @@ class Disk(door.DoorTest):
         p, db, url = self.watched(interval="0s", spool_dir=os.path.join(mount, "spool"))
         p.sync()
         filler = os.path.join(mount, "filler")
-        with open(filler, "wb") as f:
+        with open(filler, "wb", buffering=0) as f:
             try:
-                while True:
-                    f.write(b"x" * 4096)
-                    f.flush()
+                while f.write(b"x" * 4096):
+                    pass
             except OSError:
                 pass
         for i in range(10):

@@ -1,0 +1,106 @@
+"""The documents tell the truth: what they show is run as it stands there, what they list is what is loaded."""
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+import unittest
+
+import door
+
+README = os.path.join(door.ROOT, "README.md")
+
+
+def read(name):
+    with open(os.path.join(door.ROOT, name)) as f:
+        return f.read()
+
+
+def blocks(text, name):
+    """The fenced blocks that follow a `<!-- run: name -->` line."""
+    return re.findall(r"<!-- run: " + name + r" -->\n```\w+\n(.*?)```", text, re.S)
+
+
+def section(text, name):
+    return re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", text, re.S)[1]
+
+
+def calls(table):
+    """name → the numbers of arguments that the calls of a table allow."""
+    found = {}
+    for call in re.findall(r"^\| `(\w+(?:\([^`]*\))?)`", table, re.M):
+        name, arguments = re.fullmatch(r"(\w+)(?:\((.*)\))?", call).groups()
+        plain = re.sub(r"\[.*", "", arguments or "")
+        least = len([a for a in plain.split(",") if a.strip()])
+        most = len(re.findall(r"\w+", arguments or ""))
+        found[name] = set(range(least, most + 1))
+    return found
+
+
+class Documents(door.DoorTest):
+    def setUp(self):
+        super().setUp()
+        os.mkdir(self.path("dist"))
+        os.symlink(door.SO, self.path("dist", "walrust" + door.SUFFIX))
+
+    def test_the_drill_runs_as_written(self):
+        parts = blocks(read("docs/disaster-recovery.md"), "drill")
+        self.assertGreater(len(parts), 4)
+        script = "set -euo pipefail\nsqlite3() { command sqlite3 -batch -bail \"$@\"; }\n" + "\n".join(parts)
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=self.dir, env=door.clean_env(self.dir), text=True, capture_output=True, timeout=120
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("Exit code: 0", done.stdout)
+        self.assertIn("before the mistake: TXID 3", done.stdout)
+
+    def test_the_transcript_of_the_readme_is_what_happens(self):
+        (text,) = blocks(read("README.md"), "shell")
+        first, *lines = text.replace("/data", self.dir).splitlines()
+        database = re.fullmatch(r"\$ sqlite3 (\S+)", first)[1]
+        typed = [line.removeprefix("sqlite> ") for line in lines if line.startswith("sqlite> ")]
+        shown = [line for line in lines if not line.startswith("sqlite> ")]
+        done = subprocess.run(
+            [door.SHELL, "-batch", "-bail", database], input="\n".join(typed) + "\n", text=True, capture_output=True,
+            cwd=self.dir, env=door.clean_env(self.dir), timeout=60,
+        )
+        self.assertEqual(done.stderr, "")
+        self.assertEqual(done.stdout.splitlines(), shown)
+
+    def test_the_readme_lists_every_function(self):
+        loaded = {}
+        for line in self.shell("SELECT name, narg FROM pragma_function_list WHERE name LIKE 'walrust%';").splitlines():
+            name, count = line.split("|")
+            loaded.setdefault(name, set()).add(int(count))
+        self.assertEqual(calls(section(read("README.md"), "functions")), loaded)
+
+    def test_the_readme_lists_every_table(self):
+        loaded = set(self.shell("SELECT name FROM pragma_module_list WHERE name LIKE 'walrust%';").split())
+        documented = calls(section(read("README.md"), "tables"))
+        self.assertEqual(set(documented), loaded)
+        for name, counts in documented.items():
+            hidden = self.shell(f"SELECT count(*) FROM pragma_table_xinfo('{name}') WHERE hidden = 1;")
+            self.assertEqual(max(counts), int(hidden), name)
+
+    def test_the_events_are_those_of_the_webhooks_document(self):
+        listed = set(re.findall(r"^\| `(\w+)` \| (?:info|warning|critical) ", read("docs/webhooks.md"), re.M))
+        with open(os.path.join(door.ROOT, "src", "base", "event.rs")) as f:
+            known = set(re.findall(r'EventKind::\w+ => "(\w+)"', f.read()))
+        self.assertEqual(listed, known)
+
+    def test_the_threads_are_those_of_the_host_document(self):
+        listed = set(re.findall(r"`(walrust-[a-z]+)`", section_of(read("docs/host.md"), "## Threads")))
+        named = set()
+        for path in glob.glob(os.path.join(door.ROOT, "src", "**", "*.rs"), recursive=True):
+            with open(path) as f:
+                named |= set(re.findall(r'"(walrust-[a-z]+)"', f.read()))
+        self.assertEqual(listed, named)
+
+
+def section_of(text, heading):
+    return text.split(heading + "\n", 1)[1].split("\n## ", 1)[0]
+
+
+if __name__ == "__main__":
+    unittest.main()

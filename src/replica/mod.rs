@@ -23,6 +23,7 @@ pub mod restore;
 pub mod target;
 #[cfg(test)]
 mod testkit;
+pub mod verify;
 
 pub use inventory::{FileInfo, Inventory};
 pub use layout::{FileId, LEASE_KEY};
@@ -31,3 +32,4 @@ pub use plan::{Plan, plan, restorable};
 pub use point::Point;
 pub use restore::{Check, Progress, RestoreOptions, Restored, restore};
 pub use target::Overwrite;
+pub use verify::{Finding, Mode, Report, Severity, VerifyOptions, verify};

@@ -1,0 +1,165 @@
+//! Everything is downloaded: each file proved byte by byte, the newest state rebuilt and put before SQLite.
+
+use super::judge::{Facts, judge, rule};
+use super::{Finding, Rule, Severity, VerifyOptions};
+use crate::base::{Error, Kind, Result, TxId, clock};
+use crate::replica::inventory::FileInfo;
+use crate::replica::layout::FileId;
+use crate::replica::manifest::ManifestEntry;
+use crate::replica::plan::restorable;
+use crate::replica::point::Point;
+use crate::replica::probe::Probed;
+use crate::replica::restore::{Ahead, Check, Fetched, RestoreOptions, Restored, restore};
+use crate::replica::target::Overwrite;
+use crate::store::{Store, hex};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Downloads at once.
+const PARALLEL: usize = 8;
+
+/// Removes the rebuilt database and what SQLite left beside it.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let mut path = self.0.as_os_str().to_os_string();
+            path.push(suffix);
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+pub(super) async fn check(
+    store: &Store,
+    mut facts: Facts,
+    options: &VerifyOptions<'_>,
+) -> Result<Vec<Finding>> {
+    let dir = options.work_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let scratch = Scratch(dir.join(format!("walrust-verify-{:016x}.db", clock::random_u64())));
+    prove_files(store, &mut facts, &scratch.0).await?;
+    let before = judge(&facts);
+    let bad: BTreeSet<FileId> =
+        before.iter().filter(|f| f.severity != Severity::Ok).filter_map(|f| f.file).collect();
+    let states = restorable(&facts.usable(&bad));
+    let Some((newest, _)) = states.last_key_value() else { return Ok(before) };
+    let (built, integrity) = rebuild(store, *newest, &scratch.0, options).await?;
+    let mut rules = Vec::new();
+    match built {
+        Ok(restored) => rules.push(content(&restored)),
+        Err(e) => rules.push(Finding {
+            issue: Some(format!("TXID {} cannot be rebuilt", newest.0)),
+            ..rule(Rule::Content, Severity::Critical, format!("TXID {} cannot be rebuilt: {e}", newest.0))
+        }),
+    }
+    rules.extend(integrity);
+    let mut findings = before;
+    findings.extend(rules);
+    Ok(findings)
+}
+
+/// Each file whole: file checksum, structure, SHA-256 in the manifest. Files that were merged away meanwhile leave the facts.
+async fn prove_files(store: &Store, facts: &mut Facts, base: &Path) -> Result<()> {
+    let files: Vec<FileInfo> =
+        facts.files.iter().filter(|(_, p)| matches!(p, Probed::Sound(_))).map(|(f, _)| f.clone()).collect();
+    let mut ahead = Ahead::beside(store, files, base.to_path_buf(), PARALLEL);
+    let mut gone = BTreeSet::new();
+    while let Some((file, fetched)) = ahead.next().await {
+        let id = file.id();
+        let entry = facts.manifest.get(id).copied();
+        let proved = match fetched {
+            Ok(fetched) => tokio::task::spawn_blocking(move || prove(&fetched, id, entry))
+                .await
+                .map_err(|_| Error::new(Kind::Bug, "proving a file panicked"))?,
+            Err(e) if e.is_missing() => {
+                gone.insert(id);
+                continue;
+            }
+            Err(e) => Err(e),
+        };
+        match proved {
+            Ok(()) => {}
+            Err(e) if e.is_corrupt() => {
+                facts.content.insert(id, (Rule::Checksum, e.to_string()));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    facts.files.retain(|(f, _)| !gone.contains(&f.id()));
+    Ok(())
+}
+
+fn prove(fetched: &Fetched, id: FileId, entry: Option<ManifestEntry>) -> Result<()> {
+    let proved = match fetched {
+        Fetched::Bytes(b) => crate::ltx::verify(b.as_ref())?,
+        Fetched::File(part) => {
+            let file = std::fs::File::open(&part.0).map_err(|e| Error::io("open", &part.0, e))?;
+            crate::ltx::verify(std::io::BufReader::with_capacity(128 * 1024, file))?
+        }
+    };
+    if proved.header.file_name() != id.name() {
+        return Err(Error::corrupt(format!("its header says {}", proved.header.file_name())));
+    }
+    match entry {
+        Some(e) if e.sha256 != proved.sha256 => Err(Error::corrupt(format!(
+            "SHA-256 is {}, the manifest says {}",
+            hex(&proved.sha256),
+            hex(&e.sha256)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The newest state, rebuilt as a restore would. Damage is the inner error; the outer is trouble on our side.
+async fn rebuild(
+    store: &Store,
+    newest: TxId,
+    path: &Path,
+    options: &VerifyOptions<'_>,
+) -> Result<(Result<Restored>, Option<Finding>)> {
+    let verdict = Mutex::new(None);
+    let check = |file: &Path, how: Check| -> Result<()> {
+        let Some(integrity) = options.integrity else { return Ok(()) };
+        let found = match integrity(file, how) {
+            Ok(()) => rule(Rule::Integrity, Severity::Ok, "integrity_check: ok".into()),
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Sqlite) => Finding {
+                issue: Some("The rebuilt database fails integrity_check".into()),
+                ..rule(Rule::Integrity, Severity::Critical, e.to_string())
+            },
+            Err(e) => return Err(e),
+        };
+        if let Ok(mut v) = verdict.lock() {
+            *v = Some(found);
+        }
+        Ok(())
+    };
+    let how = RestoreOptions {
+        overwrite: Overwrite::Refuse,
+        check: Check::Full,
+        checker: Some(&check),
+        parallel: PARALLEL,
+        progress: None,
+    };
+    let mut built = restore(store, Point::TxId(newest), path, &how).await;
+    if matches!(&built, Err(e) if e.is_missing()) {
+        // Merged away since it was listed; what is newest now will do.
+        built = restore(store, Point::Latest, path, &how).await;
+    }
+    match built {
+        Err(e) if !e.is_corrupt() && !e.is_missing() => Err(e),
+        built => Ok((built, verdict.into_inner().ok().flatten())),
+    }
+}
+
+fn content(restored: &Restored) -> Finding {
+    let how = if restored.attested { "as attested" } else { "which no file attests" };
+    let text = format!("TXID {} rebuilt: database checksum {}, {how}", restored.txid.0, restored.checksum);
+    match restored.notes.first() {
+        None => rule(Rule::Content, Severity::Ok, text),
+        Some(note) => {
+            rule(Rule::Content, Severity::Warning, format!("{text}, but going around damage: {note}"))
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The judgement over the facts. Pure: the same facts, the same findings, whatever the store.
+
+use super::super::inventory::FileInfo;
+use super::super::layout::FileId;
+use super::super::manifest::{Manifest, ManifestEntry};
+use super::super::plan::restorable;
+use super::super::probe::{Probe, Probed};
+use super::{Finding, Rule, Severity};
+use crate::base::{DbChecksum, Lineage, TxId};
+use crate::store::hex;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What was seen.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Listed files with what their edges say, ordered by level and TXID.
+    pub files: Vec<(FileInfo, Probed)>,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Files it names that are gone.
+    pub lost: BTreeSet<FileId>,
+    /// What `deep` found out about the content of files.
+    pub content: BTreeMap<FileId, (Rule, String)>,
+}
+
+impl Facts {
+    fn sound(&self) -> impl Iterator<Item = (&FileInfo, &Probe)> + Clone {
+        self.files.iter().filter_map(|(f, p)| match p {
+            Probed::Sound(p) => Some((f, p.as_ref())),
+            _ => None,
+        })
+    }
+
+    /// The files whose edges are sound, with what their headers say.
+    pub fn usable(&self, bad: &BTreeSet<FileId>) -> Vec<FileInfo> {
+        self.sound()
+            .filter(|(f, _)| !bad.contains(&f.id()))
+            .map(|(f, p)| {
+                let mut f = f.clone();
+                f.learn(&p.header);
+                f
+            })
+            .collect()
+    }
+}
+
+/// All findings: one per file, then one per rule.
+pub fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut bad: BTreeMap<FileId, (Rule, String)> = BTreeMap::new();
+    for (f, p) in &facts.files {
+        let content = facts.content.get(&f.id()).cloned();
+        if let Some(why) = file_problem(f, p, facts.manifest.get(f.id())).or(content) {
+            bad.insert(f.id(), why);
+        }
+    }
+    for (id, why) in history_problems(facts, &bad) {
+        bad.insert(id, (Rule::History, why));
+    }
+    let newest_listed = facts.files.iter().map(|(f, _)| f.max).max().unwrap_or_default();
+    let mut findings: Vec<Finding> = Vec::with_capacity(facts.files.len() + 8);
+    for (f, p) in &facts.files {
+        findings.push(match bad.get(&f.id()) {
+            Some((rule, why)) => bad_file(f.id(), f.bytes, *rule, why),
+            None => sound_file(f, p, facts),
+        });
+    }
+    findings.extend(facts.lost.iter().map(|id| lost_file(*id, facts, newest_listed)));
+    findings.sort_by_key(|f| f.file);
+    let ids: BTreeSet<FileId> = bad.keys().copied().collect();
+    findings.push(existence(facts));
+    findings.push(snapshot(facts, &ids));
+    findings.push(continuity(facts, &ids));
+    findings.push(history(facts, &bad));
+    findings.push(manifest(facts));
+    findings
+}
+
+/// Rules 2 and 3 for one file.
+fn file_problem(f: &FileInfo, p: &Probed, entry: Option<&ManifestEntry>) -> Option<(Rule, String)> {
+    if let Some(e) = entry
+        && e.bytes != f.bytes
+    {
+        return Some((Rule::Checksum, format!("{} bytes, the manifest says {}", f.bytes, e.bytes)));
+    }
+    let p = match p {
+        Probed::Sound(p) => p,
+        Probed::Damaged(why) => return Some((Rule::Header, why.clone())),
+        Probed::Vanished => return None,
+    };
+    let e = entry?;
+    let after = p.header.attest.map(|a| a.after);
+    if p.crc != e.crc {
+        return Some((
+            Rule::Checksum,
+            format!("trailer checksum {:016x}, the manifest says {:016x}", p.crc, e.crc),
+        ));
+    }
+    if let Some(sha) = p.stored_sha256
+        && sha != e.sha256
+    {
+        let text = format!("stored SHA-256 {}, the manifest says {}", hex(&sha), hex(&e.sha256));
+        return Some((Rule::Checksum, text));
+    }
+    let said = (e.pages, e.commit, e.time, e.after, e.edge);
+    if said != (p.pages, p.header.commit, p.header.timestamp, after, p.edge) {
+        return Some((Rule::Checksum, "header or page index is not the one uploaded".to_string()));
+    }
+    None
+}
+
+/// Rule 6: files whose attested checksums do not fit those of their neighbours. In order of TXIDs, so that what follows a bad file is
+/// judged without it.
+fn history_problems(facts: &Facts, bad: &BTreeMap<FileId, (Rule, String)>) -> Vec<(FileId, String)> {
+    let mut files: Vec<(&FileInfo, &Probe)> =
+        facts.sound().filter(|(f, _)| !bad.contains_key(&f.id())).collect();
+    files.sort_by_key(|(f, _)| (f.max, f.level));
+    let mut claims: BTreeMap<TxId, Vec<DbChecksum>> = BTreeMap::new();
+    for (f, p) in &files {
+        if let Some(a) = p.header.attest {
+            claims.entry(f.max).or_default().push(a.after);
+            if a.before != DbChecksum::EMPTY {
+                claims.entry(TxId(f.min.0 - 1)).or_default().push(a.before);
+            }
+        }
+    }
+    let mut after: BTreeMap<TxId, DbChecksum> = BTreeMap::new();
+    let mut out = Vec::new();
+    for (f, p) in &files {
+        let Some(a) = p.header.attest else {
+            if let Some(lineage) = hemmed_in(f, &files) {
+                out.push((
+                    f.id(),
+                    format!("it attests nothing, amid files of lineage {lineage}: of another history"),
+                ));
+            }
+            continue;
+        };
+        let base = TxId(f.min.0 - 1);
+        if let Some(known) = after.get(&base)
+            && a.before != DbChecksum::EMPTY
+            && a.before != *known
+        {
+            let text =
+                format!("it continues a database with checksum {}, TXID {} has {known}", a.before, base.0);
+            out.push((f.id(), text));
+            continue;
+        }
+        // Where files differ about one state, the value most of them tell is taken; the lowest level decides a tie.
+        let believed = *after.entry(f.max).or_insert_with(|| majority(claims.get(&f.max), a.after));
+        if a.after != believed {
+            let text =
+                format!("it leads to checksum {} at TXID {}, where others say {believed}", a.after, f.max.0);
+            out.push((f.id(), text));
+        }
+    }
+    out
+}
+
+fn majority(claims: Option<&Vec<DbChecksum>>, first: DbChecksum) -> DbChecksum {
+    let claims = claims.map(Vec::as_slice).unwrap_or_default();
+    let votes = |c: DbChecksum| claims.iter().filter(|x| **x == c).count();
+    claims.iter().copied().fold(first, |best, c| if votes(c) > votes(best) { c } else { best })
+}
+
+/// An unattested level-0 file between two of one lineage: we wrote both, and so the one between.
+fn hemmed_in(f: &FileInfo, files: &[(&FileInfo, &Probe)]) -> Option<Lineage> {
+    let lineage = |found: Option<&(&FileInfo, &Probe)>| {
+        found.filter(|(_, p)| p.header.attest.is_some()).map(|(_, p)| p.header.lineage)
+    };
+    let same = |g: &FileInfo| g.level == f.level;
+    let before = lineage(files.iter().find(|(g, _)| same(g) && g.max.next() == f.min))?;
+    let behind = lineage(files.iter().find(|(g, _)| same(g) && g.min == f.max.next()))?;
+    (before == behind).then_some(before)
+}
+
+fn bad_file(id: FileId, bytes: u64, rule: Rule, why: &str) -> Finding {
+    let (brief, what) = match rule {
+        Rule::History => ("another history", "File of another history:"),
+        Rule::Content => ("wrong content", "Wrong content in"),
+        Rule::Header => ("damaged", "Damaged file"),
+        _ => ("checksum mismatch", "Checksum mismatch in"),
+    };
+    Finding {
+        severity: Severity::Warning,
+        check: rule,
+        file: Some(id),
+        txids: Some((id.min, id.max)),
+        bytes: Some(bytes),
+        message: format!("{brief}: {why}"),
+        brief,
+        issue: Some(format!("{what} {id}")),
+    }
+}
+
+fn lost_file(id: FileId, facts: &Facts, newest_listed: TxId) -> Finding {
+    let (severity, message) = if id.max > newest_listed {
+        (
+            Severity::Critical,
+            "missing: the manifest names it, its object is gone, and with it the newest state",
+        )
+    } else {
+        (Severity::Warning, "missing: the manifest names it, its object is gone")
+    };
+    Finding {
+        severity,
+        check: Rule::Existence,
+        file: Some(id),
+        txids: Some((id.min, id.max)),
+        bytes: facts.manifest.get(id).map(|e| e.bytes),
+        message: message.to_string(),
+        brief: "missing",
+        issue: Some(format!("Missing {id}")),
+    }
+}
+
+fn sound_file(f: &FileInfo, p: &Probed, facts: &Facts) -> Finding {
+    let attested = matches!(p, Probed::Sound(p) if p.header.attest.is_some());
+    let message = match (attested, facts.manifest.get(f.id())) {
+        (true, Some(_)) => "ok",
+        (true, None) => "ok; not in the manifest (yet)",
+        (false, Some(_)) => "ok; unattested, in the manifest",
+        (false, None) => "ok; unattested (not written by walrust)",
+    };
+    Finding {
+        severity: Severity::Ok,
+        check: if facts.manifest.get(f.id()).is_some() { Rule::Checksum } else { Rule::Header },
+        file: Some(f.id()),
+        txids: Some((f.min, f.max)),
+        bytes: Some(f.bytes),
+        message: message.to_string(),
+        brief: "",
+        issue: None,
+    }
+}
+
+/// A finding about a rule over the whole.
+pub(super) fn rule(check: Rule, severity: Severity, message: String) -> Finding {
+    Finding { severity, check, file: None, txids: None, bytes: None, message, brief: "", issue: None }
+}
+
+/// Rule 1.
+fn existence(facts: &Facts) -> Finding {
+    let named = facts.manifest.entries().count();
+    let (severity, text) = match facts.lost.len() {
+        0 => (Severity::Ok, format!("all {named} files of the manifest exist")),
+        n => (Severity::Warning, format!("{n} of {named} files of the manifest are missing")),
+    };
+    rule(Rule::Existence, severity, text)
+}
+
+/// Rule 5.
+fn snapshot(facts: &Facts, bad: &BTreeSet<FileId>) -> Finding {
+    let full: Vec<FileInfo> = facts.usable(bad).into_iter().filter(|f| f.min == TxId(1)).collect();
+    match full.iter().max_by_key(|f| (f.max, f.level)) {
+        Some(f) => {
+            let more = match full.len() {
+                1 => String::new(),
+                n => format!(", newest of {n}"),
+            };
+            let text = format!("Found TXID 1-{} ({} bytes{more})", f.max.0, f.bytes);
+            let found = rule(Rule::Snapshot, Severity::Ok, text);
+            Finding { file: None, txids: Some((f.min, f.max)), bytes: Some(f.bytes), ..found }
+        }
+        None => {
+            let any = facts.files.iter().any(|(f, _)| f.min == TxId(1));
+            let (text, issue) = if any {
+                ("No usable snapshot: nothing can be restored", "No usable snapshot")
+            } else {
+                ("No snapshot found: nothing can be restored", "No snapshot found")
+            };
+            Finding { issue: Some(issue.into()), ..rule(Rule::Snapshot, Severity::Critical, text.into()) }
+        }
+    }
+}
+
+/// Rule 4: a hole in the TXIDs, and what made it.
+fn continuity(facts: &Facts, bad: &BTreeSet<FileId>) -> Finding {
+    let usable = facts.usable(bad);
+    let states = restorable(&usable);
+    let (Some((first, _)), Some((last, _))) = (states.first_key_value(), states.last_key_value()) else {
+        return rule(Rule::Continuity, Severity::Critical, "Nothing can be restored".into());
+    };
+    let unusable: Vec<FileId> = bad.iter().chain(&facts.lost).copied().collect();
+    let mut holes: BTreeSet<(TxId, TxId)> = BTreeSet::new();
+    for f in usable.iter().filter(|f| f.max > *first && !states.contains_key(&f.max)) {
+        let base = states.range(..f.max).next_back().map_or(TxId::ZERO, |(t, _)| *t);
+        holes.insert((base.next(), TxId((f.min.0 - 1).max(base.next().0))));
+    }
+    // Holes that start alike are one; the shortest says where something goes on.
+    let mut shortest: BTreeMap<TxId, TxId> = BTreeMap::new();
+    for (from, to) in holes {
+        shortest.entry(from).or_insert(to);
+    }
+    let newest_usable = usable.iter().map(|f| f.max).max().unwrap_or_default();
+    for id in unusable.iter().filter(|id| id.max > newest_usable && id.max > *last) {
+        let from = TxId(id.min.0.max(newest_usable.0.max(last.0) + 1));
+        let to = shortest.entry(from).or_insert(id.max);
+        *to = (*to).max(id.max);
+    }
+    if shortest.is_empty() {
+        let text = format!("No gaps detected (TXID {})", range(*first, *last));
+        return Finding { txids: Some((*first, *last)), ..rule(Rule::Continuity, Severity::Ok, text) };
+    }
+    let mut explained = true;
+    let list: Vec<String> = merge_ranges(shortest)
+        .into_iter()
+        .map(|(from, to)| {
+            let by = |ids: &BTreeSet<FileId>| {
+                ids.iter().any(|id| id.min <= to && id.max >= from && id.min > TxId(1))
+            };
+            let cause = if by(bad) { "corrupt" } else { "missing" };
+            explained &= by(bad) || by(&facts.lost);
+            format!("TXID {} {cause}", range(from, to))
+        })
+        .collect();
+    let issue = (!explained).then(|| format!("Gap: {}", list.join(", ")));
+    let text = format!("Gap detected: {}", list.join(", "));
+    let newest = facts.files.iter().map(|(f, _)| f.max).max().unwrap_or_default();
+    Finding { txids: Some((*first, newest)), issue, ..rule(Rule::Continuity, Severity::Warning, text) }
+}
+
+/// Neighbouring ranges joined.
+fn merge_ranges(ranges: BTreeMap<TxId, TxId>) -> Vec<(TxId, TxId)> {
+    let mut out: Vec<(TxId, TxId)> = Vec::new();
+    for (from, to) in ranges {
+        match out.last_mut() {
+            Some((_, end)) if from <= end.next() => *end = (*end).max(to),
+            _ => out.push((from, to)),
+        }
+    }
+    out
+}
+
+fn range(from: TxId, to: TxId) -> String {
+    if from == to { from.0.to_string() } else { format!("{}-{}", from.0, to.0) }
+}
+
+/// Rule 6 over the whole.
+fn history(facts: &Facts, bad: &BTreeMap<FileId, (Rule, String)>) -> Finding {
+    let foreign = bad.values().filter(|(r, _)| *r == Rule::History).count();
+    if foreign > 0 {
+        let text = format!("The chain of database checksums is broken by {foreign} file(s)");
+        return rule(Rule::History, Severity::Warning, text);
+    }
+    let attested = facts.sound().filter(|(_, p)| p.header.attest.is_some());
+    let lineages: BTreeSet<u64> = attested.clone().map(|(_, p)| p.header.lineage.0).collect();
+    let (ours, all) = (attested.count(), facts.files.len());
+    let text = match (ours, lineages.len()) {
+        (0, _) => "No file attests its database checksum (not written by walrust)".to_string(),
+        (_, 1) => format!("One history: {ours} of {all} files attest it"),
+        (_, n) => format!("{n} histories, each unbroken: {ours} of {all} files attest them"),
+    };
+    rule(Rule::History, Severity::Ok, text)
+}
+
+/// The manifest itself. Without one, a missing newest file cannot be noticed.
+fn manifest(facts: &Facts) -> Finding {
+    let m = &facts.manifest;
+    if let Some(first) = m.damaged.first() {
+        let text = format!("{} of {} segments are damaged: {first}", m.damaged.len(), m.segments);
+        return Finding {
+            issue: Some("Damaged manifest".into()),
+            ..rule(Rule::Manifest, Severity::Warning, text)
+        };
+    }
+    let ours = facts.sound().any(|(_, p)| p.header.attest.is_some());
+    match (m.is_absent(), ours) {
+        (true, true) => Finding {
+            issue: Some("Manifest lost: a missing newest file could not be noticed".into()),
+            ..rule(
+                Rule::Manifest,
+                Severity::Warning,
+                "The manifest is lost; checked by the files alone".into(),
+            )
+        },
+        (true, false) => rule(Rule::Manifest, Severity::Ok, "No manifest (not written by walrust)".into()),
+        (false, _) => {
+            let text = format!("{} files in {} segment(s)", m.entries().count(), m.segments);
+            rule(Rule::Manifest, Severity::Ok, text)
+        }
+    }
+}

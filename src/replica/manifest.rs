@@ -18,7 +18,8 @@
 //! manifest's damage, not that of the file it names.
 //!
 //! Rules
-//! * I-MAN-1 One writer: the holder of the lease. Only the newest segment is rewritten on an upload.
+//! * I-MAN-1 The holder of the lease writes; on an upload only the newest segment. Each segment is replaced on condition that it is as it
+//!   was read, where the store can do that; so who removes entries beside the holder undoes nothing and is not undone.
 //! * I-MAN-2 Adding: the object first, then its entry. Removing: the entry first, then the object. So an object
 //!   without an entry is new (or Litestream's), and an entry without an object is a lost file.
 //! * I-MAN-3 A later segment wins where two name one file; a reader that meets a vanished segment starts over.
@@ -31,7 +32,7 @@
 use super::layout::{self, FileId};
 use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId};
 use crate::ltx::{Level, Summary};
-use crate::store::{Store, hex};
+use crate::store::{Conditions, Store, Version, hex};
 use futures_util::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -230,7 +231,7 @@ impl Manifest {
 
     async fn read_once(store: &Store) -> Result<Manifest> {
         let mut m = Manifest::default();
-        for (number, bytes) in fetch_all(store).await? {
+        for (number, bytes, _) in fetch_all(store).await? {
             m.bytes += bytes.len() as u64;
             m.segments += 1;
             match decode_segment(number, &bytes) {
@@ -269,89 +270,155 @@ async fn segment_numbers(store: &Store) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
-async fn fetch_all(store: &Store) -> Result<Vec<(u64, bytes::Bytes)>> {
+async fn fetch_all(store: &Store) -> Result<Vec<(u64, bytes::Bytes, Version)>> {
     let numbers = segment_numbers(store).await?;
     futures_util::stream::iter(numbers)
-        .map(|n| async move { Ok((n, store.get(&layout::manifest_key(n)).await?)) })
+        .map(|n| async move {
+            let (bytes, version) = store.get_versioned(&layout::manifest_key(n)).await?;
+            Ok((n, bytes, version))
+        })
         .buffered(PARALLEL)
         .try_collect()
         .await
 }
 
-/// The one writer (I-MAN-1). Holds the newest segment only.
+/// A segment being written, and the version it replaces.
+#[derive(Clone, Debug)]
+struct Segment {
+    number: u64,
+    entries: Vec<ManifestEntry>,
+    /// `None`: not there yet, or the store keeps no versions.
+    version: Option<Version>,
+}
+
+impl Segment {
+    fn first() -> Segment {
+        Segment { number: 1, entries: Vec::new(), version: None }
+    }
+
+    fn after(&self) -> Segment {
+        Segment { number: self.number + 1, entries: Vec::new(), version: None }
+    }
+
+    /// Writes it if nobody else wrote it since it was read; `Exists` if somebody did. Where the store does not hold to conditions, it is
+    /// written all the same (I-MAN-1 then rests on the lease alone).
+    async fn put(&mut self, store: &Store) -> Result<()> {
+        let key = layout::manifest_key(self.number);
+        let bytes = encode_segment(self.number, &self.entries);
+        if matches!(store.conditions(), Conditions::Held | Conditions::Unknown) {
+            self.version = Some(store.put_if(&key, bytes, self.version.as_ref()).await?);
+            Ok(())
+        } else {
+            store.put_over(&key, bytes).await
+        }
+    }
+}
+
+/// Who writes the manifest (I-MAN-1). Holds the newest segment only. `compact` and `fix`, which may run beside the holder of the lease,
+/// write through one of their own: a segment that changed since it was read is read again, and nothing of the other is undone.
 #[derive(Debug)]
 pub struct ManifestWriter {
-    number: u64,
-    newest: Vec<ManifestEntry>,
+    newest: Segment,
 }
 
 impl ManifestWriter {
     /// Takes over the manifest of `store` as it is. A damaged newest segment is left for `verify` to report,
     /// and writing goes on in a new one.
     pub async fn load(store: &Store) -> Result<ManifestWriter> {
-        let Some(number) = segment_numbers(store).await?.pop() else {
-            return Ok(ManifestWriter { number: 1, newest: Vec::new() });
-        };
-        match decode_segment(number, &store.get(&layout::manifest_key(number)).await?) {
-            Ok(newest) => Ok(ManifestWriter { number, newest }),
-            Err(e) if e.is_corrupt() => Ok(ManifestWriter { number: number + 1, newest: Vec::new() }),
+        store.probe_conditional().await?;
+        Ok(ManifestWriter { newest: Self::read_newest(store).await? })
+    }
+
+    async fn read_newest(store: &Store) -> Result<Segment> {
+        let Some(number) = segment_numbers(store).await?.pop() else { return Ok(Segment::first()) };
+        let (bytes, version) = store.get_versioned(&layout::manifest_key(number)).await?;
+        match decode_segment(number, &bytes) {
+            Ok(entries) => Ok(Segment { number, entries, version: Some(version) }),
+            Err(e) if e.is_corrupt() => {
+                Ok(Segment { number: number + 1, entries: Vec::new(), version: None })
+            }
             Err(e) => Err(e),
         }
     }
 
     /// Adds files whose objects are durable in the replica (I-MAN-2), and returns when that is durable too.
-    /// On an error nothing is remembered; give the same entries again. Naming a file again replaces its entry.
+    /// After an error give the same entries again: naming a file again replaces its entry.
     pub async fn append(&mut self, store: &Store, entries: &[ManifestEntry]) -> Result<()> {
-        let mut rest = entries;
+        let (mut rest, mut conflicts) = (entries, 0);
         while !rest.is_empty() {
-            let mut number = self.number;
             let mut next = self.newest.clone();
-            next.retain(|e| !rest.iter().any(|n| n.id == e.id));
-            if next.len() >= SEGMENT_FILES {
-                (number, next) = (number + 1, Vec::new());
+            next.entries.retain(|e| !rest.iter().any(|n| n.id == e.id));
+            if next.entries.len() >= SEGMENT_FILES {
+                next = next.after();
             }
-            let (now, later) = rest.split_at(rest.len().min(SEGMENT_FILES - next.len()));
-            next.extend_from_slice(now);
-            store.put_over(&layout::manifest_key(number), encode_segment(number, &next)).await?;
+            let (now, later) = rest.split_at(rest.len().min(SEGMENT_FILES - next.entries.len()));
+            next.entries.extend_from_slice(now);
+            match next.put(store).await {
+                Ok(()) => (self.newest, rest) = (next, later),
+                Err(e) if e.kind() == Kind::Exists && conflicts < RESTARTS => {
+                    conflicts += 1;
+                    self.newest = Self::read_newest(store).await?;
+                }
+                Err(e) => return Err(e),
+            }
             crate::base::crash::point("manifest.append");
-            (self.number, self.newest, rest) = (number, next, later);
         }
         Ok(())
     }
 
     /// Takes files out before their objects are deleted (I-MAN-2), and packs what remains: neighbours that
-    /// fit into one segment become one. Segments that cannot be read are left as they are.
+    /// fit into one segment become one. Segments that cannot be read are left as they are. Gives how many were named.
     pub async fn remove(&mut self, store: &Store, ids: &BTreeSet<FileId>) -> Result<usize> {
+        let mut removed = 0;
+        for _ in 0..RESTARTS {
+            match self.remove_once(store, ids, &mut removed).await {
+                Err(e) if e.kind() == Kind::Exists || e.is_missing() => {}
+                other => return other.map(|()| removed),
+            }
+        }
+        Err(Error::new(Kind::Retry, "the manifest was rewritten each time it was changed; try again"))
+    }
+
+    async fn remove_once(
+        &mut self,
+        store: &Store,
+        ids: &BTreeSet<FileId>,
+        removed: &mut usize,
+    ) -> Result<()> {
         let mut segments: Vec<(u64, Vec<ManifestEntry>, usize)> = Vec::new();
-        for (number, bytes) in fetch_all(store).await? {
+        let mut versions: BTreeMap<u64, Version> = BTreeMap::new();
+        for (number, bytes, version) in fetch_all(store).await? {
             match decode_segment(number, &bytes) {
                 Ok(entries) => {
-                    let had = entries.len();
-                    segments.push((number, entries, had));
+                    segments.push((number, entries.clone(), entries.len()));
+                    versions.insert(number, version);
                 }
                 Err(e) if e.is_corrupt() => {}
                 Err(e) => return Err(e),
             }
         }
-        let mut removed = 0;
         for (_, entries, had) in &mut segments {
             entries.retain(|e| !ids.contains(&e.id));
-            removed += *had - entries.len();
+            *removed += *had - entries.len();
         }
-        let steps = pack(segments, self.number);
-        for step in steps {
+        let newest = segments.last().map_or(0, |s| s.0).max(self.newest.number);
+        for step in pack(segments, newest) {
             match step {
                 Step::Put(number, entries) => {
-                    store.put_over(&layout::manifest_key(number), encode_segment(number, &entries)).await?;
+                    let version = versions.get(&number).cloned();
+                    let mut segment = Segment { number, entries, version };
+                    segment.put(store).await?;
                     crate::base::crash::point("manifest.remove");
-                    if number == self.number {
-                        self.newest = entries;
+                    if number == self.newest.number {
+                        self.newest = segment;
+                    } else if let Some(v) = segment.version {
+                        versions.insert(number, v);
                     }
                 }
                 Step::Drop(number) => store.delete(&[layout::manifest_key(number)]).await?,
             }
         }
-        Ok(removed)
+        Ok(())
     }
 }
 

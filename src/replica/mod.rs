@@ -13,23 +13,35 @@
 //! what is where; listings are the truth, the manifest is a witness.
 
 pub mod apply;
+pub mod compact;
+pub mod explain;
 pub mod inventory;
 pub mod layout;
+pub mod list;
 pub mod manifest;
+pub mod merge_plan;
 pub mod plan;
 pub mod point;
 pub mod probe;
 pub mod restore;
+pub mod retention;
 pub mod target;
 #[cfg(test)]
 mod testkit;
 pub mod verify;
+pub mod whose;
 
+pub use compact::{Action, Compacted, compact};
+pub use explain::{ExplainDatabase, Measured, Seen, explain};
 pub use inventory::{FileInfo, Inventory};
 pub use layout::{FileId, LEASE_KEY};
+pub use list::{DatabaseRow, FileRow, files, list};
 pub use manifest::{Manifest, ManifestEntry, ManifestWriter};
+pub use merge_plan::{Merge, merge_plan};
 pub use plan::{Plan, plan, restorable};
 pub use point::Point;
 pub use restore::{Check, Progress, RestoreOptions, Restored, restore};
+pub use retention::{Policy, Retention, retention};
 pub use target::Overwrite;
 pub use verify::{Finding, Mode, Report, Severity, VerifyOptions, verify};
+pub use whose::{Local, Newest, Whose, decide};

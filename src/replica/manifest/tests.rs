@@ -149,3 +149,19 @@ proptest! {
         prop_assert_eq!(named, wanted);
     }
 }
+
+#[test]
+fn two_writers_undo_nothing_of_each_other() {
+    let store = Store::in_memory();
+    let mut holder = block(ManifestWriter::load(&store)).unwrap();
+    block(holder.append(&store, &(1..=100).map(entry).collect::<Vec<_>>())).unwrap();
+    let mut other = block(ManifestWriter::load(&store)).unwrap();
+    assert_eq!(block(other.remove(&store, &ids(1..=50))).unwrap(), 50);
+    block(holder.append(&store, &[entry(101)])).unwrap();
+    assert_eq!(seen(&store), (51..=101).collect::<Vec<_>>());
+    block(holder.append(&store, &(102..=300).map(entry).collect::<Vec<_>>())).unwrap();
+    block(other.append(&store, &[entry(301)])).unwrap();
+    assert_eq!(block(other.remove(&store, &ids(60..=250))).unwrap(), 191);
+    block(holder.append(&store, &[entry(302)])).unwrap();
+    assert_eq!(seen(&store), (51..=59).chain(251..=302).collect::<Vec<_>>());
+}

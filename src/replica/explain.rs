@@ -1,0 +1,492 @@
+//! What will happen, before it does: destinations, schedule, retention, storage, requests, cost. Pure: the caller measures.
+//!
+//! Rules
+//! * I-EXP-1 Sizes are real: the database file's, and where a replica exists its compression and change rate. What is assumed is called an
+//!   assumption.
+//! * I-EXP-2 A price is named, with its date, or there is none: no price is guessed for an endpoint we do not know.
+//! * I-EXP-3 No secret: of a webhook only the host is shown.
+//!
+//! Refused: a cost per database of an assumed size (the walrust command line's 1 GB).
+
+use super::compact::size;
+use super::inventory::Inventory;
+use super::retention::Policy;
+use crate::base::TxId;
+use crate::ltx::Level;
+use crate::store::{ReplicaUrl, StoreKind};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// When the prices below were taken from the vendors' public lists (standard storage, cheapest US region, US dollars).
+pub const PRICES_OF: &str = "2025";
+
+/// A vendor's list prices.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Price {
+    /// The vendor.
+    pub name: &'static str,
+    /// Dollars per GB and month.
+    pub per_gb: f64,
+    /// Dollars per 1000 PUT or LIST requests.
+    pub per_1000_put: f64,
+}
+
+const S3: Price = Price { name: "S3 Standard", per_gb: 0.023, per_1000_put: 0.005 };
+const GCS: Price = Price { name: "Google Cloud Storage Standard", per_gb: 0.020, per_1000_put: 0.005 };
+const AZURE: Price = Price { name: "Azure Blob Hot LRS", per_gb: 0.018, per_1000_put: 0.0065 };
+/// Recognised by the end of the endpoint's host.
+const BY_HOST: [(&str, Price); 8] = [
+    ("amazonaws.com", S3),
+    ("tigris.dev", Price { name: "Tigris", per_gb: 0.020, per_1000_put: 0.005 }),
+    ("tigrisfiles.io", Price { name: "Tigris", per_gb: 0.020, per_1000_put: 0.005 }),
+    ("storage.dev", Price { name: "Tigris", per_gb: 0.020, per_1000_put: 0.005 }),
+    ("r2.cloudflarestorage.com", Price { name: "Cloudflare R2", per_gb: 0.015, per_1000_put: 0.0045 }),
+    ("backblazeb2.com", Price { name: "Backblaze B2", per_gb: 0.006, per_1000_put: 0.0 }),
+    ("wasabisys.com", Price { name: "Wasabi", per_gb: 0.007, per_1000_put: 0.0 }),
+    ("digitaloceanspaces.com", Price { name: "DigitalOcean Spaces", per_gb: 0.020, per_1000_put: 0.0 }),
+];
+
+/// The list price for a replica; `None` for a local directory or an endpoint we do not know.
+pub fn price_of(url: &ReplicaUrl) -> Option<Price> {
+    match (url.kind(), url.endpoint()) {
+        (StoreKind::Local, _) => None,
+        (StoreKind::Gs, _) => Some(GCS),
+        (StoreKind::Azure, _) => Some(AZURE),
+        (StoreKind::S3, None) => Some(S3),
+        (StoreKind::S3, Some(endpoint)) => {
+            let host = host_of(endpoint);
+            let known = |end: &str| host == end || host.ends_with(&format!(".{end}"));
+            BY_HOST.iter().find(|(end, _)| known(end)).map(|(_, p)| *p)
+        }
+    }
+}
+
+fn host_of(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, r)| r);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    host.split(':').next().unwrap_or(host).to_ascii_lowercase()
+}
+
+/// What the replica tells of size and change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Measured {
+    /// Bytes of the newest full copy.
+    pub snapshot_bytes: Option<u64>,
+    /// Bytes of level-0 files per day, from at least an hour of them.
+    pub change_per_day: Option<u64>,
+    /// Level-0 files per day, likewise.
+    pub uploads_per_day: Option<u64>,
+    /// Bytes that lie there now.
+    pub bytes_now: u64,
+    /// LTX files that lie there now.
+    pub files_now: u64,
+}
+
+impl Measured {
+    /// From a listing.
+    pub fn of(inventory: &Inventory) -> Measured {
+        let newest = inventory.files.iter().filter(|f| f.min == TxId(1)).max_by_key(|f| f.max);
+        let l0: Vec<_> = inventory.level(Level::L0).collect();
+        let times = || l0.iter().map(|f| f.time);
+        let span = times().max().unwrap_or_default().since(times().min().unwrap_or_default());
+        let per_day = |n: u64| {
+            let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+            (span >= Duration::from_secs(3600)).then(|| n.saturating_mul(86_400_000) / ms)
+        };
+        Measured {
+            snapshot_bytes: newest.map(|f| f.bytes),
+            change_per_day: per_day(l0.iter().map(|f| f.bytes).sum()),
+            uploads_per_day: per_day(l0.len() as u64),
+            bytes_now: inventory.bytes(),
+            files_now: inventory.files.len() as u64,
+        }
+    }
+}
+
+/// What is known of the replica.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// Listed.
+    Listed(Measured),
+    /// Could not be listed: why, in one line.
+    Unreachable(String),
+    /// Not asked.
+    NotAsked,
+}
+
+/// One database and its settings.
+#[derive(Clone, Debug)]
+pub struct ExplainDatabase {
+    /// Path of the database file.
+    pub path: String,
+    /// Its size; `None` if it is not there (yet).
+    pub bytes: Option<u64>,
+    /// Where it goes; `None`: nowhere.
+    pub replica: Option<ReplicaUrl>,
+    /// What lies there.
+    pub seen: Seen,
+    /// A remark about the store (for instance that it ignores conditional writes).
+    pub remark: Option<String>,
+    /// Shortest time between two uploads.
+    pub interval: Duration,
+    /// Time between two snapshots; zero: none of their own.
+    pub snapshot_interval: Duration,
+    /// Merge intervals of levels 1 and up.
+    pub levels: Vec<Duration>,
+    /// Retention.
+    pub policy: Policy,
+    /// Time between two renewals of the lease; zero: none.
+    pub lease_interval: Duration,
+    /// Instead of the list price.
+    pub price_per_gb: Option<f64>,
+    /// Instead of the list price.
+    pub price_per_1000_put: Option<f64>,
+    /// Time between two validations; zero: off.
+    pub validation_interval: Duration,
+    /// URLs of the webhooks; only their hosts are shown.
+    pub webhooks: Vec<String>,
+}
+
+/// The preview.
+pub fn explain(databases: &[ExplainDatabase]) -> String {
+    let title = "Walrust Configuration Preview";
+    let mut out = format!("{title}\n{}\n", "=".repeat(title.len()));
+    if databases.is_empty() {
+        out.push_str(
+            "No database is configured: name one with walrust_watch(url), walrust.toml or WALRUST_REPLICA.\n",
+        );
+    }
+    for (i, d) in databases.iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        one(d, &mut out);
+    }
+    out
+}
+
+fn one(d: &ExplainDatabase, out: &mut String) {
+    let bytes = d.bytes.map_or("not there yet".to_string(), size);
+    let _ = writeln!(out, "Databases:\n- {} ({bytes})", d.path);
+    let Some(url) = &d.replica else {
+        out.push_str("Destination: none configured; nothing is replicated\n");
+        return;
+    };
+    destination(url, out);
+    match &d.seen {
+        Seen::Listed(m) if m.files_now > 0 => {
+            let _ = writeln!(out, "Holds: {} files, {}", m.files_now, size(m.bytes_now));
+        }
+        Seen::Listed(_) => out.push_str("Holds: nothing yet\n"),
+        Seen::Unreachable(why) => {
+            let _ = writeln!(out, "Not reachable now ({why}); estimates are from the database's size alone");
+        }
+        Seen::NotAsked => {}
+    }
+    if let Some(remark) = &d.remark {
+        let _ = writeln!(out, "Note: {remark}");
+    }
+    schedule(d, out);
+    retention_lines(&d.policy, out);
+    estimate(d, url, out);
+    validation(d, out);
+}
+
+fn destination(url: &ReplicaUrl, out: &mut String) {
+    let (title, bucket) = match url.kind() {
+        StoreKind::S3 => ("S3 Destination", "Bucket"),
+        StoreKind::Gs => ("Google Cloud Storage Destination", "Bucket"),
+        StoreKind::Azure => ("Azure Destination", "Container"),
+        StoreKind::Local => {
+            let dir = url.dir().map(|d| d.display().to_string()).unwrap_or_default();
+            let _ = writeln!(out, "Directory Destination:\nPath: {dir}");
+            return;
+        }
+    };
+    let _ = writeln!(out, "{title}:\n{bucket}: {}", url.bucket());
+    if url.kind() == StoreKind::S3 || url.endpoint().is_some() {
+        let _ = writeln!(out, "Endpoint: {}", url.endpoint().unwrap_or("AWS S3 (default)"));
+    }
+    let _ = writeln!(out, "Prefix: {}", if url.prefix().is_empty() { "(none)" } else { url.prefix() });
+}
+
+fn schedule(d: &ExplainDatabase, out: &mut String) {
+    out.push_str("Snapshot Schedule:\n");
+    if d.snapshot_interval.is_zero() {
+        out.push_str("Interval: off (a snapshot is taken at the start and after a gap)\n");
+        return;
+    }
+    let _ = writeln!(out, "Interval: {}", seconds(d.snapshot_interval));
+    let _ = writeln!(out, "Estimated: {} snapshots/day", trim(per_day(d.snapshot_interval)));
+}
+
+fn retention_lines(p: &Policy, out: &mut String) {
+    let last = |n: u32, unit: &str| if n == 1 { format!("last {unit}") } else { format!("last {n} {unit}s") };
+    let week = if p.daily == 7 { "last week".to_string() } else { last(p.daily, "day") };
+    let _ = writeln!(out, "Retention Policy (GFS):");
+    let _ = writeln!(out, "Hourly: {} snapshots ({})", p.hourly, last(p.hourly, "hour"));
+    let _ = writeln!(out, "Daily: {} snapshots ({week})", p.daily);
+    let _ = writeln!(out, "Weekly: {} snapshots ({})", p.weekly, last(p.weekly, "week"));
+    let _ = writeln!(out, "Monthly: {} snapshots (beyond {} weeks)", p.monthly, p.weekly);
+    let _ = writeln!(out, "Every upload: {}", humantime::format_duration(p.pitr_window));
+}
+
+/// What will lie in the replica once retention is in balance, and what a month of it costs.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Estimate {
+    /// The newest snapshot and the increments within the window.
+    pub active: u64,
+    /// The other snapshots retention keeps.
+    pub archive: u64,
+    /// PUT requests per month, at most.
+    pub puts: u64,
+    /// LIST requests per month.
+    pub lists: u64,
+}
+
+/// The numbers behind the preview.
+pub fn numbers(d: &ExplainDatabase) -> Estimate {
+    let m = match &d.seen {
+        Seen::Listed(m) => *m,
+        _ => Measured::default(),
+    };
+    let snapshot = m.snapshot_bytes.or(d.bytes).unwrap_or(0);
+    let window_days = d.policy.pitr_window.as_secs_f64() / 86_400.0;
+    let levels = d.levels.iter().filter(|l| !l.is_zero()).count() as f64;
+    // Each level holds at most what level 0 holds once more.
+    let increments = m.change_per_day.unwrap_or(0) as f64 * window_days * (1.0 + levels);
+    let p = &d.policy;
+    let kept = u64::from(p.hourly) + u64::from(p.daily) + u64::from(p.weekly) + u64::from(p.monthly);
+    let kept = if d.snapshot_interval.is_zero() { 1 } else { kept.max(2) };
+    let steady = if d.interval.is_zero() { 86_400.0 } else { per_day(d.interval) };
+    let uploads = m.uploads_per_day.map_or(steady, |n| n as f64);
+    let merges: f64 = d.levels.iter().filter(|l| !l.is_zero()).map(|l| per_day(*l).min(uploads)).sum();
+    let snapshots = if d.snapshot_interval.is_zero() { 0.0 } else { per_day(d.snapshot_interval) };
+    // Each file is an object and a rewrite of the manifest's newest segment.
+    let files = 2.0 * (uploads + merges + snapshots);
+    let lease = if d.lease_interval.is_zero() { 0.0 } else { per_day(d.lease_interval) };
+    // Retention after each snapshot, and each validation: one listing per level and one of the manifest.
+    let validations = if d.validation_interval.is_zero() { 0.0 } else { per_day(d.validation_interval) };
+    Estimate {
+        active: snapshot.saturating_add(increments as u64),
+        archive: snapshot.saturating_mul(kept - 1),
+        puts: ((files + lease) * 30.0) as u64,
+        lists: ((snapshots + validations) * 11.0 * 30.0) as u64,
+    }
+}
+
+fn estimate(d: &ExplainDatabase, url: &ReplicaUrl, out: &mut String) {
+    let e = numbers(d);
+    let _ = writeln!(out, "Estimated Storage:");
+    let _ = writeln!(out, "Active: {} (current snapshots)", size(e.active));
+    let _ = writeln!(out, "Archive: {} (retained history)", size(e.archive));
+    match (&d.seen, d.bytes) {
+        (Seen::Listed(m), Some(db)) if m.snapshot_bytes.is_some() && db > 0 => {
+            let percent = m.snapshot_bytes.unwrap_or(0) as f64 * 100.0 / db as f64;
+            let _ = write!(out, "Measured: a snapshot takes {percent:.0}% of the database's size");
+            match m.change_per_day {
+                Some(c) => {
+                    let _ = writeln!(out, ", changes {} a day", size(c));
+                }
+                None => out.push_str("; changes are not counted (less than an hour of them)\n"),
+            }
+        }
+        _ => out.push_str("Assumed: no compression and no changes, until a replica tells\n"),
+    }
+    let known = d.seen_rate();
+    let upper = if known { "" } else { "at most " };
+    let _ = writeln!(out, "Requests: {upper}{} PUT and {} LIST per month", e.puts, e.lists);
+    cost(d, url, &e, out);
+}
+
+impl ExplainDatabase {
+    fn seen_rate(&self) -> bool {
+        matches!(&self.seen, Seen::Listed(m) if m.uploads_per_day.is_some())
+    }
+}
+
+fn cost(d: &ExplainDatabase, url: &ReplicaUrl, e: &Estimate, out: &mut String) {
+    if url.kind() == StoreKind::Local && d.price_per_gb.is_none() {
+        out.push_str("Monthly cost: none (local directory)\n");
+        return;
+    }
+    let list = price_of(url);
+    let (Some(per_gb), Some(per_put)) = (
+        d.price_per_gb.or(list.map(|p| p.per_gb)),
+        d.price_per_1000_put.or(list.map(|p| p.per_1000_put)).or(d.price_per_gb.map(|_| 0.0)),
+    ) else {
+        let host = url.endpoint().map(host_of).unwrap_or_default();
+        let _ =
+            writeln!(out, "Monthly cost: no price known for {host}; set price_per_gb and price_per_1000_put");
+        return;
+    };
+    let named = match (list, d.price_per_gb) {
+        (_, Some(_)) => "configured price".to_string(),
+        (Some(p), None) => format!("{} pricing, {PRICES_OF}", p.name),
+        (None, None) => "configured price".to_string(),
+    };
+    let storage = (e.active as f64 + e.archive as f64) / 1e9 * per_gb;
+    let requests = (e.puts + e.lists) as f64 / 1000.0 * per_put;
+    let _ = writeln!(out, "Monthly cost: ~{} @ ${}/GB ({named})", dollars(storage), trim(per_gb));
+    let _ = writeln!(out, "Monthly requests: ~{} @ ${}/1000", dollars(requests), trim(per_put));
+}
+
+fn validation(d: &ExplainDatabase, out: &mut String) {
+    out.push_str("Validation:\n");
+    if d.validation_interval.is_zero() {
+        out.push_str("Interval: off\n");
+    } else {
+        let _ = writeln!(out, "Interval: {}", seconds(d.validation_interval));
+    }
+    match d.webhooks.as_slice() {
+        [] => out.push_str("On failure: log only (no webhook configured)\n"),
+        all => {
+            let hosts: Vec<String> = all.iter().map(|u| webhook(u)).collect();
+            let _ = writeln!(out, "On failure: Send webhook to {}", hosts.join(", "));
+        }
+    }
+}
+
+/// I-EXP-3: scheme and host.
+fn webhook(url: &str) -> String {
+    let scheme = url.split_once("://").map_or("https", |(s, _)| s);
+    format!("{scheme}://{}", host_of(url))
+}
+
+fn per_day(interval: Duration) -> f64 {
+    86_400.0 / interval.as_secs_f64()
+}
+
+/// `3600s (1 hour)`.
+fn seconds(d: Duration) -> String {
+    let s = d.as_secs();
+    let whole = |n: u64, unit: &str| format!("{n} {unit}{}", if n == 1 { "" } else { "s" });
+    let words = match s {
+        0 => return humantime::format_duration(d).to_string(),
+        _ if s % 86_400 == 0 => whole(s / 86_400, "day"),
+        _ if s % 3600 == 0 => whole(s / 3600, "hour"),
+        _ if s % 60 == 0 => whole(s / 60, "minute"),
+        _ => return format!("{s}s"),
+    };
+    format!("{s}s ({words})")
+}
+
+fn dollars(n: f64) -> String {
+    if n > 0.0 && n < 0.01 { "$0.01".to_string() } else { format!("${n:.2}") }
+}
+
+/// A number without zeros at its end.
+fn trim(n: f64) -> String {
+    let text = format!("{n:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(url: &str) -> ExplainDatabase {
+        ExplainDatabase {
+            path: "/path/to/app.db".into(),
+            bytes: Some(1_900_000_000),
+            replica: Some(ReplicaUrl::parse(url).unwrap()),
+            seen: Seen::NotAsked,
+            remark: None,
+            interval: Duration::from_secs(1),
+            snapshot_interval: Duration::from_secs(3600),
+            levels: [30, 300, 3600].map(Duration::from_secs).to_vec(),
+            policy: Policy::default(),
+            lease_interval: Duration::ZERO,
+            price_per_gb: None,
+            price_per_1000_put: None,
+            validation_interval: Duration::from_secs(3600),
+            webhooks: vec!["https://hooks.example.com/services/T0/SECRET".into()],
+        }
+    }
+
+    #[test]
+    fn the_preview_has_the_promised_shape() {
+        let mut d =
+            database("s3://my-bucket/backups/production/app?endpoint=https%3A%2F%2Ffly.storage.tigris.dev");
+        d.seen = Seen::Listed(Measured {
+            snapshot_bytes: Some(950_000_000),
+            change_per_day: Some(100_000_000),
+            uploads_per_day: Some(5000),
+            bytes_now: 3_000_000_000,
+            files_now: 5100,
+        });
+        assert_eq!(
+            explain(&[d]),
+            "Walrust Configuration Preview\n\
+             =============================\n\
+             Databases:\n\
+             - /path/to/app.db (1.9 GB)\n\
+             S3 Destination:\n\
+             Bucket: my-bucket\n\
+             Endpoint: https://fly.storage.tigris.dev\n\
+             Prefix: backups/production/app\n\
+             Holds: 5100 files, 3 GB\n\
+             Snapshot Schedule:\n\
+             Interval: 3600s (1 hour)\n\
+             Estimated: 24 snapshots/day\n\
+             Retention Policy (GFS):\n\
+             Hourly: 24 snapshots (last 24 hours)\n\
+             Daily: 7 snapshots (last week)\n\
+             Weekly: 12 snapshots (last 12 weeks)\n\
+             Monthly: 12 snapshots (beyond 12 weeks)\n\
+             Every upload: 1day\n\
+             Estimated Storage:\n\
+             Active: 1.4 GB (current snapshots)\n\
+             Archive: 51.3 GB (retained history)\n\
+             Measured: a snapshot takes 50% of the database's size, changes 100 MB a day\n\
+             Requests: 492960 PUT and 15840 LIST per month\n\
+             Monthly cost: ~$1.05 @ $0.02/GB (Tigris pricing, 2025)\n\
+             Monthly requests: ~$2.54 @ $0.005/1000\n\
+             Validation:\n\
+             Interval: 3600s (1 hour)\n\
+             On failure: Send webhook to https://hooks.example.com\n"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_said() {
+        let mut d = database("s3://b/p?endpoint=http%3A%2F%2F127.0.0.1%3A9000");
+        d.seen = Seen::Unreachable("connection refused".into());
+        (d.webhooks, d.validation_interval) = (vec![], Duration::ZERO);
+        let text = explain(&[d.clone()]);
+        for line in [
+            "Not reachable now (connection refused); estimates are from the database's size alone",
+            "Active: 1.9 GB (current snapshots)",
+            "Archive: 102.6 GB (retained history)",
+            "Assumed: no compression and no changes, until a replica tells",
+            "Monthly cost: no price known for 127.0.0.1; set price_per_gb and price_per_1000_put",
+            "Interval: off",
+            "On failure: log only (no webhook configured)",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        assert!(text.contains("Requests: at most "));
+        d.price_per_gb = Some(0.025);
+        assert!(explain(&[d]).contains("Monthly cost: ~$2.61 @ $0.025/GB (configured price)\n"));
+        let local = explain(&[database("/backups/app")]);
+        assert!(local.contains("Directory Destination:\nPath: /backups/app\n"));
+        assert!(local.contains("Monthly cost: none (local directory)\n"));
+        assert!(!local.contains("SECRET"));
+        assert!(explain(&[]).contains("No database is configured"));
+    }
+
+    #[test]
+    fn prices_by_endpoint() {
+        for (url, name) in [
+            ("s3://b/p", Some("S3 Standard")),
+            ("s3://b/p?endpoint=https%3A%2F%2Fabc.r2.cloudflarestorage.com", Some("Cloudflare R2")),
+            ("s3://b/p?endpoint=https%3A%2F%2Fevil-tigris.dev", None),
+            ("gs://b/p", Some("Google Cloud Storage Standard")),
+            ("az://c/p", Some("Azure Blob Hot LRS")),
+            ("/x", None),
+        ] {
+            assert_eq!(price_of(&ReplicaUrl::parse(url).unwrap()).map(|p| p.name), name, "{url}");
+        }
+    }
+}

@@ -264,7 +264,7 @@ mod tests {
         let files = history(&mut maker, 12);
         block(upload(&store, &files));
         let mut writer = block(ManifestWriter::load(&store)).unwrap();
-        let now = Timestamp(maker.time.0 + 3600_000);
+        let now = Timestamp(maker.time.0 + 3_600_000);
         block(compact(&store, &policy(0), Action::Force, now, Some(&mut writer))).unwrap();
         let next = maker.step(13);
         block(put(&store, std::slice::from_ref(&next)));

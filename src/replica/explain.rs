@@ -364,9 +364,9 @@ fn seconds(d: Duration) -> String {
     let whole = |n: u64, unit: &str| format!("{n} {unit}{}", if n == 1 { "" } else { "s" });
     let words = match s {
         0 => return humantime::format_duration(d).to_string(),
-        _ if s % 86_400 == 0 => whole(s / 86_400, "day"),
-        _ if s % 3600 == 0 => whole(s / 3600, "hour"),
-        _ if s % 60 == 0 => whole(s / 60, "minute"),
+        _ if s.is_multiple_of(86_400) => whole(s / 86_400, "day"),
+        _ if s.is_multiple_of(3600) => whole(s / 3600, "hour"),
+        _ if s.is_multiple_of(60) => whole(s / 60, "minute"),
         _ => return format!("{s}s"),
     };
     format!("{s}s ({words})")

@@ -282,12 +282,14 @@ fn an_unreachable_store_is_an_error_and_no_finding() {
     assert_eq!(block(verify(&store, &VerifyOptions::default())).unwrap_err().kind(), Kind::Denied);
 }
 
+type Event = Box<dyn FnOnce(Store) + Send>;
+
 /// Moves the replica on when the n-th request comes: as a live writer and merger would.
 struct Live {
     store: Store,
     at: u64,
     seen: AtomicU64,
-    then: Mutex<Option<Box<dyn FnOnce(Store) + Send>>>,
+    then: Mutex<Option<Event>>,
 }
 
 impl Faults for Live {
@@ -321,7 +323,7 @@ fn a_replica_that_moves_meanwhile_gives_no_false_alarm() {
                 store.delete(&keys).await.unwrap();
             });
         };
-        let then: Box<dyn FnOnce(Store) + Send> = Box::new(then);
+        let then: Event = Box::new(then);
         let live = Live { store: b.store.clone(), at, seen: AtomicU64::new(0), then: Mutex::new(Some(then)) };
         let store = b.store.clone().with_faults(Arc::new(live));
         let r = block(verify(&store, &VerifyOptions::default())).unwrap();

@@ -94,6 +94,10 @@ test-sqlite: loadable ## SQLite's whole veryquick suite: stock, with walrust loa
 	@tests/setup sqlite3 build-essential tcl-dev xz-utils
 	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) --stream veryquick
 
+.PHONY: test-hosts
+test-hosts: crash-lib ## The extension in old SQLites: 3.24 to 3.39, built from released crates
+	$(PYTHON) tests/hosts/run.py $(abspath dist/walrust-crash.$(EXT)) $(TARGET)/hosts
+
 .PHONY: crash
 crash: $(VENV)/.ready crash-lib loadable quick-cli ## The crash, kill and corruption campaigns at length (ROUNDS=50 times the test counts)
 	WALRUST_ROUNDS=$(ROUNDS) $(PY) -m pytest -q -s -p no:cacheprovider -m "campaign" tests/door

@@ -319,7 +319,8 @@ impl Watched {
         };
         let plan = ship::Plan {
             spool: self.spool.clone(),
-            store: self.store.clone(),
+            // The shipper waits and counts by itself.
+            store: self.store.clone().with_retry(Retry::NONE),
             link: self.link.clone(),
             me,
             evict,

@@ -22,6 +22,9 @@ pub mod wal;
 
 /// What SQLite is given when the extension starts: functions, tables, and who observes files.
 fn wiring() -> sqlite::Wiring {
+    if let Err(e) = sqlite::on_fork(session::fork_hooks()) {
+        log::warn!("walrust: {e}");
+    }
     #[cfg_attr(not(feature = "crash-points"), allow(unused_mut))]
     let mut wiring = sqlite::Wiring {
         functions: sql::FUNCTIONS.iter().collect(),

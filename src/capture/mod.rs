@@ -48,10 +48,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Tail that a resetting thread seals itself, in frames, while the WAL is of ordinary size. The sealer has
 /// usually done it during the checkpoint that precedes a reset; what it has not is a commit or two.
-const SHORT_TAIL: u32 = 64;
+const SHORT_TAIL: u32 = 128;
 /// WAL size in frames from which a longer tail is sealed on the spot rather than put off: SQLite resets at
-/// 1,000 by default, so eight refusals have gone by.
-const LONG_WAL: u32 = 8_192;
+/// 1,000 by default, so three refusals have gone by.
+const LONG_WAL: u32 = 4_000;
 /// The longest tail sealed on an app's thread, in frames: tens of milliseconds at the most.
 const LONG_TAIL: u32 = 4_096;
 /// While resets are refused, a checkpoint is let through only once this many frames wait for it; else every
@@ -282,6 +282,14 @@ impl Tracker {
         FileStamp::of(&self.path).is_ok_and(|now| now != stamp)
     }
 
+    /// Like [`Tracker::is_sealed`], after a look at what other processes have sealed.
+    fn is_sealed_by_others(&self, h: &IndexHeader) -> bool {
+        if let Ok(Some(p)) = self.spool.position() {
+            self.lock().position = Some(p);
+        }
+        self.is_sealed(h)
+    }
+
     /// Frames up to `h` that are not sealed yet.
     pub fn unsealed_frames(&self, h: &IndexHeader) -> u32 {
         let s = self.lock();
@@ -413,7 +421,7 @@ impl Tracker {
             _ => {}
         }
         let Some(h) = h else { return Permit::Granted };
-        if !self.is_sealed(h) {
+        if !self.is_sealed(h) && !self.is_sealed_by_others(h) {
             let tail = self.unsealed_frames(h);
             let limit = if h.max_frame >= LONG_WAL { LONG_TAIL } else { SHORT_TAIL };
             if tail > limit {

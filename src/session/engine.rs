@@ -5,11 +5,13 @@ use super::sealer::Sealer;
 use super::watched::Watched;
 use crate::base::event::EventKind;
 use crate::base::{Error, Kind, Result};
-use crate::config::{Config, Resolved};
+use crate::config::{Config, Resolved, Settings};
 use crate::metrics::Metrics;
 use crate::notify::{Event, Notifier};
+use crate::sqlite::ForkHooks;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 /// Everything of ours in this process.
@@ -20,29 +22,83 @@ pub struct Engine {
     pub(super) config: Mutex<Option<Arc<Config>>>,
     pub(super) failures: Mutex<BTreeMap<PathBuf, String>>,
     settings: Mutex<HashMap<PathBuf, Resolved>>,
+    pub(super) inherited: Mutex<Vec<Inherited>>,
+    generation: usize,
     notifier: RwLock<Option<Arc<Notifier>>>,
     metrics: Arc<Metrics>,
 }
 
-/// The engine, made at first use.
+/// Forks that may follow one another from parent to child; the last one's engine serves all below it.
+const GENERATIONS: usize = 32;
+static ENGINES: [OnceLock<Engine>; GENERATIONS] = [const { OnceLock::new() }; GENERATIONS];
+static GENERATION: AtomicUsize = AtomicUsize::new(0);
+
+/// The engine, made at first use. A forked child has another one: its parent's locks may be held by threads
+/// that do not exist in it.
 pub fn engine() -> &'static Engine {
-    static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE.get_or_init(|| Engine {
+    let at = generation();
+    let slot = ENGINES.get(at).unwrap_or(&ENGINES[GENERATIONS - 1]);
+    slot.get_or_init(|| Engine {
+        generation: at,
         entries: Mutex::new(HashMap::new()),
         watched: Mutex::new(Vec::new()),
         sealer: Sealer::default(),
         config: Mutex::new(None),
         failures: Mutex::new(BTreeMap::new()),
         settings: Mutex::new(HashMap::new()),
+        inherited: Mutex::new(Vec::new()),
         notifier: RwLock::new(None),
         metrics: Arc::new(Metrics::new()),
     })
 }
 
+/// How many forks lie between this process and the one that loaded us.
+pub(super) fn generation() -> usize {
+    GENERATION.load(Ordering::Acquire)
+}
+
+/// A database that the parent watched when it forked: the child watches it, too, once it opens it.
+#[derive(Clone, Debug)]
+pub(super) struct Inherited {
+    pub(super) path: PathBuf,
+    pub(super) settings: Settings,
+    pub(super) replica: String,
+}
+
+/// What the parent watched at the fork under way.
+static AT_FORK: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
+
+/// What is done around fork(). Prepare: note what is watched. Child: leave the parent's engine, threads and
+/// connections alone for good and begin with an empty engine; the local locks are the parent's, so the child
+/// comes up as a standby.
+pub fn fork_hooks() -> ForkHooks {
+    ForkHooks { prepare: before_fork, parent: || {}, child: in_child }
+}
+
+fn before_fork() {
+    let inherited = |w: &Arc<Watched>| Inherited {
+        path: w.path().to_path_buf(),
+        settings: w.settings.clone(),
+        replica: w.replica().to_string(),
+    };
+    *lock(&AT_FORK) = engine().watched().iter().map(inherited).collect();
+}
+
+fn in_child() {
+    let list = AT_FORK.try_lock().map(|mut l| std::mem::take(&mut *l)).unwrap_or_default();
+    GENERATION.store((generation() + 1).min(GENERATIONS - 1), Ordering::Release);
+    crate::ship::runtime::forget();
+    crate::notify::after_fork_child();
+    *lock(&engine().inherited) = list;
+}
+
 impl Engine {
     /// The entry of a database file, made at first use.
     pub fn entry(&self, path: &Path) -> Arc<Entry> {
-        lock(&self.entries).entry(path.to_path_buf()).or_insert_with(|| Arc::new(Entry::new(path))).clone()
+        lock(&self.entries)
+            .entry(path.to_path_buf())
+            .or_insert_with(|| Arc::new(Entry::new(path, self.generation)))
+            .clone()
     }
 
     /// Every watched database.
@@ -73,6 +129,9 @@ impl Engine {
     /// Adds a watched database. Errors when its replica or path is taken.
     pub(super) fn adopt(&self, w: &Arc<Watched>) -> Result<()> {
         let mut all = lock(&self.watched);
+        if all.iter().any(|o| Arc::ptr_eq(o, w)) {
+            return Ok(());
+        }
         if let Some(other) = all.iter().find(|o| o.replica() == w.replica()) {
             return Err(Error::config(format!(
                 "{} and {} would share the replica {}; each database needs its own",

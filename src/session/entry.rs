@@ -2,7 +2,7 @@
 //!
 //! App's threads, inside SQLite. Without a watched database every call is one load of a flag.
 
-use super::engine::lock;
+use super::engine::{generation, lock};
 use super::watched::Watched;
 use crate::capture::Permit;
 use crate::config::Layer;
@@ -21,6 +21,11 @@ const RESET: SlotRange = SlotRange::READ_MARKS;
 /// One path.
 pub struct Entry {
     path: PathBuf,
+    /// Of the engine it belongs to: in a forked child it is dead, and its locks are not to be touched.
+    generation: usize,
+    /// Inode of the file at `path` when it was last looked at. A handle on another inode holds a file that was
+    /// replaced, and says nothing about this one.
+    inode: AtomicU64,
     is_watched: AtomicBool,
     watched: RwLock<Option<Arc<Watched>>>,
     /// What the URI of an open said of it, or why that can't be read.
@@ -32,6 +37,7 @@ pub struct Entry {
 
 struct Handle {
     peek: ShmPeek,
+    inode: u64,
     has_ckpt: bool,
 }
 
@@ -42,9 +48,11 @@ impl std::fmt::Debug for Entry {
 }
 
 impl Entry {
-    pub(super) fn new(path: &Path) -> Entry {
+    pub(super) fn new(path: &Path, generation: usize) -> Entry {
         Entry {
             path: path.to_path_buf(),
+            generation,
+            inode: AtomicU64::new(inode_of(path)),
             is_watched: AtomicBool::new(false),
             watched: RwLock::new(None),
             uri: Mutex::new(None),
@@ -87,8 +95,21 @@ impl Entry {
 
     /// The wal-index header, through any handle that has it mapped.
     pub(super) fn header(&self) -> Option<IndexHeader> {
-        let peeks: Vec<ShmPeek> = lock(&self.handles).values().map(|h| h.peek.clone()).collect();
+        let inode = self.inode.load(Ordering::Relaxed);
+        let peeks: Vec<ShmPeek> =
+            lock(&self.handles).values().filter(|h| h.inode == inode).map(|h| h.peek.clone()).collect();
         peeks.iter().find_map(|p| p.header().and_then(|b| IndexHeader::decode(&b)))
+    }
+
+    /// Looks whether another file lies at the path now.
+    pub(super) fn is_replaced(&self) -> bool {
+        let now = inode_of(&self.path);
+        now != 0 && self.inode.swap(now, Ordering::Relaxed) != now
+    }
+
+    fn is_stale(&self, f: &HookedFile) -> bool {
+        let inode = self.inode.load(Ordering::Relaxed);
+        lock(&self.handles).get(&f.id()).is_some_and(|h| h.inode != inode)
     }
 
     /// How many handles are open in this process.
@@ -101,7 +122,11 @@ impl Entry {
         if self.last_known.swap(f.id(), Ordering::Relaxed) == f.id() {
             return;
         }
-        lock(&self.handles).entry(f.id()).or_insert_with(|| Handle { peek: f.peek(), has_ckpt: false });
+        lock(&self.handles).entry(f.id()).or_insert_with(|| Handle {
+            peek: f.peek(),
+            inode: inode_of(&self.path),
+            has_ckpt: false,
+        });
     }
 
     fn set_ckpt(&self, f: &HookedFile, has: bool) {
@@ -115,15 +140,24 @@ impl Entry {
     }
 }
 
+/// 0 when there is no file.
+fn inode_of(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).map(|m| m.ino()).unwrap_or(0)
+}
+
 fn header(f: &HookedFile) -> Option<IndexHeader> {
     f.wal_index_header().and_then(|b| IndexHeader::decode(&b))
 }
 
 impl DbObserver for Entry {
     fn before_shm_lock(&self, f: &HookedFile, slots: SlotRange, op: LockOp) -> Verdict {
+        if self.generation != generation() {
+            return Verdict::Pass;
+        }
         self.know(f);
         let Some(w) = self.watched() else { return Verdict::Pass };
-        if !w.tracker.is_active() {
+        if !w.tracker.is_active() || self.is_stale(f) {
             return Verdict::Pass;
         }
         let permit = match op {
@@ -159,8 +193,11 @@ impl DbObserver for Entry {
     }
 
     fn after_shm_lock(&self, f: &HookedFile, slots: SlotRange, op: LockOp) {
+        if self.generation != generation() {
+            return;
+        }
         let Some(w) = self.watched() else { return };
-        if !w.tracker.is_active() {
+        if !w.tracker.is_active() || self.is_stale(f) {
             return;
         }
         match op {
@@ -177,7 +214,7 @@ impl DbObserver for Entry {
     fn pragma(&self, _f: &HookedFile, name: &str, arg: Option<&str>) -> PragmaVerdict {
         let exclusive = name.eq_ignore_ascii_case("locking_mode")
             && arg.is_some_and(|a| a.trim_matches(['\'', '"', ' ']).eq_ignore_ascii_case("exclusive"));
-        if exclusive && self.watched().is_some() {
+        if exclusive && self.generation == generation() && self.watched().is_some() {
             return PragmaVerdict::Refuse(
                 "locking_mode=EXCLUSIVE hides commits from walrust, which is watching this database; \
                  keep NORMAL, or call walrust_unwatch() first"
@@ -188,7 +225,8 @@ impl DbObserver for Entry {
     }
 
     fn last_close(&self, f: &HookedFile) {
-        if let Some(w) = self.watched()
+        if self.generation == generation()
+            && let Some(w) = self.watched()
             && w.tracker.is_active()
         {
             let noticed = w.tracker.last_close(header(f).as_ref());
@@ -197,6 +235,9 @@ impl DbObserver for Entry {
     }
 
     fn closing(&self, f: &HookedFile) {
+        if self.generation != generation() {
+            return;
+        }
         let last = {
             let mut handles = lock(&self.handles);
             handles.remove(&f.id());

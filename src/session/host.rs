@@ -51,6 +51,12 @@ fn auto_watch(conn: &Connection) {
 }
 
 fn try_auto_watch(conn: &Connection, path: &Path) -> Result<()> {
+    let inherited = lock(&engine().inherited).iter().find(|i| i.path == path).cloned();
+    if let Some(i) = inherited {
+        let replica = ReplicaUrl::parse(&i.replica)?;
+        let req = WatchRequest { path, settings: i.settings, replica, takeover: false };
+        return Watched::start(req, &|| conn.set_wal_mode()).map(drop);
+    }
     let resolved = engine().resolve(path, None)?;
     if !resolved.is_chosen() {
         return Ok(());

@@ -30,7 +30,7 @@ mod sealer;
 mod start;
 mod watched;
 
-pub use engine::{Engine, engine};
+pub use engine::{Engine, engine, fork_hooks};
 pub use entry::Entry;
 pub use host::{EngineHost, request};
 pub use start::{Identity, WatchRequest};

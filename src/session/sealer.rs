@@ -10,6 +10,7 @@ use super::resync;
 use super::watched::{Role, Watched};
 use crate::base::clock;
 use crate::capture::{Noticed, SealError, Sync};
+use crate::spool::{FileStamp, Handoff};
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -66,14 +67,6 @@ impl Sealer {
                 log::error!("walrust: cannot start the sealer thread: {e}");
             }
         }
-    }
-
-    /// In a forked child: the thread is not here.
-    pub(super) fn forget(&self) {
-        if let Ok(mut to) = self.to.try_lock() {
-            std::mem::forget(to.take());
-        }
-        self.awake.store(false, Ordering::Release);
     }
 }
 
@@ -146,6 +139,11 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
             if !(dirty || hurried || full_look) {
                 return (false, w.link.slot_in(w.settings.interval).max(LINGER));
             }
+            if full_look && let Some(why) = changed_outside(w) {
+                w.tracker.lose(why);
+                w.dirty.store(true, Ordering::Release);
+                return (true, LINGER);
+            }
             let did = seal_step(w, dirty, hurried);
             if full_look {
                 resync::schedule(w);
@@ -216,6 +214,21 @@ fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
     }
     clear_spool_error(w);
     dirty || unsealed > 0
+}
+
+/// Changes of the file that no WAL tells: another file in its place, writes in rollback mode.
+fn changed_outside(w: &Watched) -> Option<String> {
+    if w.entry.is_replaced() {
+        return Some("the database file was replaced by another one".to_string());
+    }
+    let Some(Handoff::Closed(stamp)) = w.tracker.position().map(|p| p.handoff) else { return None };
+    // Nobody has it open through us, or nobody has written to its WAL since: then the file stands still.
+    let still = w.entry.header().is_none_or(|h| h.max_frame == 0);
+    let now = FileStamp::of(w.path()).ok()?;
+    (still && now != stamp && !w.tracker.wal_path().exists()).then(|| {
+        "the database was changed outside of WAL mode, or by a program that has not loaded walrust"
+            .to_string()
+    })
 }
 
 fn astray(w: &Arc<Watched>, what: &str) -> bool {

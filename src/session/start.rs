@@ -17,7 +17,7 @@ use super::resync::{self, Expected, Reason};
 use super::watched::{Role, Watched};
 use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
-use crate::config::Settings;
+use crate::config::{Durability, Settings};
 use crate::replica;
 use crate::ship::{self, Lease, Me};
 use crate::spool::{Position, Shipped, Spool};
@@ -93,6 +93,11 @@ impl Watched {
                 )));
             }
             w.end(engine());
+        }
+        if req.settings.durability == Durability::Sync {
+            return Err(Error::config(
+                "durability=sync is not available in this version; use async and call walrust_sync() where it matters",
+            ));
         }
         let store = Store::open(&req.replica)?;
         let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
@@ -385,18 +390,15 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
     let mine = w.clone();
     let spawned =
         std::thread::Builder::new().name("walrust-takeover".into()).stack_size(512 << 10).spawn(move || {
-            engine().drop_watched(&mine);
             mine.busy.store(false, Ordering::Release);
             loop {
                 match mine.begin(false, &|| Ok(())) {
                     Ok(_) => return,
                     Err(e) if e.is_retry() => {
-                        engine().drop_watched(&mine);
                         mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
                         clock::sleep(Duration::from_millis(500));
                     }
                     Err(e) => {
-                        drop(engine().adopt(&mine));
                         mine.link.update(|s| {
                             s.state = if e.kind() == Kind::Fenced {
                                 ship::State::Fenced

@@ -35,16 +35,19 @@ impl Drop for Held<'_> {
 impl LockFile {
     /// Opens the file, creating it; takes no lock.
     pub fn open(path: &Path) -> Result<Arc<LockFile>> {
-        static OPEN: Mutex<Vec<(u64, u64, Arc<LockFile>)>> = Mutex::new(Vec::new());
+        static OPEN: Mutex<Vec<(u32, u64, u64, Arc<LockFile>)>> = Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        // A forked child opens its own: the mutex in its parent's may be held by a thread it does not have.
+        let pid = std::process::id();
         if let Ok(m) = std::fs::metadata(path)
-            && let Some((_, _, l)) = open.iter().find(|(d, i, _)| (*d, *i) == (m.dev(), m.ino()))
+            && let Some((_, _, _, l)) =
+                open.iter().find(|(p, d, i, _)| (*p, *d, *i) == (pid, m.dev(), m.ino()))
         {
             return Ok(l.clone());
         }
         let l = Arc::new(Self::create(path)?);
         let m = l.file.metadata().map_err(|e| Error::io("look at lock file", path, e))?;
-        open.push((m.dev(), m.ino(), l.clone()));
+        open.push((pid, m.dev(), m.ino(), l.clone()));
         Ok(l)
     }
 

@@ -97,6 +97,13 @@ class Documents(door.DoorTest):
                 named |= set(re.findall(r'"(walrust-[a-z]+)"', f.read()))
         self.assertEqual(listed, named)
 
+    def test_the_series_are_those_of_the_metrics_document(self):
+        p, _, _ = self.watched(interval="0s")
+        p.sync()
+        listed = set(re.findall(r"`(walrust_\w+)`", re.search(r"\| series.*?\n\n", read("docs/metrics.md"), re.S)[0]))
+        shown = set(re.findall(r"^# TYPE (\w+) ", p.sql("SELECT walrust_metrics()"), re.M))
+        self.assertEqual(listed, shown)
+
 
 def section_of(text, heading):
     return text.split(heading + "\n", 1)[1].split("\n## ", 1)[0]

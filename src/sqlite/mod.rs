@@ -30,6 +30,7 @@ mod host;
 #[cfg(any(test, feature = "cli"))]
 pub mod linked;
 mod log;
+mod methods;
 mod own;
 mod raw;
 mod read_mark;
@@ -48,11 +49,12 @@ pub use entry::{Wiring, auto_load, load};
 pub use ffi::{ApiRoutines, IOERR_FSYNC, IOERR_TRUNCATE, IOERR_WRITE, Sqlite3};
 pub use fork::{ForkHooks, on_fork, own_handles};
 pub use function::ScalarFunction;
-pub use hook::{HookedFile, ReadExtent};
+pub use hook::HookedFile;
 pub use host::{
     Access, DbObserver, FileInfo, FileLock, Host, How, LockOp, PragmaVerdict, SlotRange, Verdict,
     WalObserver, WalVerdict, add_host, hooked_handles,
 };
+pub use methods::ReadExtent;
 pub use own::{Check, SqlConnection, SqlMode};
 pub use raw::RawDb;
 pub use read_mark::{Pins, ReadMark};

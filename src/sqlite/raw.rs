@@ -11,8 +11,8 @@
 use super::error;
 use super::ffi::{self, File, IoMethods, Vfs};
 use super::fork::OwnHandle;
-use super::hook::{Methods, REGION, ReadExtent, file_size, read_file};
 use super::host::{Access, FileLock, LockOp, SlotRange};
+use super::methods::{Methods, REGION, ReadExtent, file_size, read_file};
 use super::own::c_path;
 use super::shm::{WAL_INDEX_HEADER, copy_header};
 use super::{api, vfs};

@@ -13,8 +13,8 @@
 //! I-MARK-1: the header given out is what shared memory held after the lock was taken, both copies equal
 //! and its checksum right.
 
-use super::hook::ReadExtent;
 use super::host::{FileLock, LockOp, SlotRange};
+use super::methods::ReadExtent;
 use super::raw::RawDb;
 use super::shm::WAL_INDEX_HEADER;
 use crate::base::{Error, Kind, Result, clock};

@@ -10,8 +10,9 @@
 use super::error;
 use super::ffi::{self, File, IoMethods};
 use super::guard::caught;
-use super::hook::{Methods, ReadExtent, file_size, next_id, read_file};
+use super::hook::next_id;
 use super::host::{WalObserver, WalVerdict};
+use super::methods::{Methods, ReadExtent, file_size, read_file};
 use crate::base::{Error, Kind, Result};
 use std::ffi::{c_int, c_void};
 use std::path::{Path, PathBuf};

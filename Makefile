@@ -34,8 +34,8 @@ quick: ## Build the extension with a fast link, for work on the tests: dist/walr
 
 .PHONY: crash-lib
 crash-lib: # the extension with named crash points, for tests only
-	$(CARGO) build --profile quick --lib --features crash-points --target-dir $(TARGET)/crash
-	@mkdir -p dist && install -m 755 $(TARGET)/crash/quick/$(LIB) dist/walrust-crash.$(EXT)
+	$(CARGO) build --profile quick --lib --features crash-points --target-dir $(TARGET)
+	@mkdir -p dist && install -m 755 $(TARGET)/quick/$(LIB) dist/walrust-crash.$(EXT)
 
 .PHONY: cli
 cli: ## Build the operator's command line: dist/walrust
@@ -44,8 +44,8 @@ cli: ## Build the operator's command line: dist/walrust
 
 .PHONY: quick-cli
 quick-cli: # the command line with a fast link, for tests
-	$(CARGO) build --profile quick --features cli --bin walrust --target-dir $(TARGET)/crash
-	@mkdir -p dist && install -m 755 $(TARGET)/crash/quick/walrust dist/walrust
+	$(CARGO) build --profile quick --features cli --bin walrust --target-dir $(TARGET)
+	@mkdir -p dist && install -m 755 $(TARGET)/quick/walrust dist/walrust
 
 .PHONY: install
 install: loadable cli ## Install both under PREFIX (default /usr/local)

@@ -87,7 +87,7 @@ test-door: $(VENV)/.ready quick quick-cli crash-lib ## The extension through the
 test-sqlite-wal: quick # SQLite's own tests of its WAL, with walrust as the default VFS
 	@tests/setup sqlite3 build-essential tcl-dev xz-utils
 	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) \
-	  wal.test wal3.test walmode.test walthread.test walro.test walpersist.test savepoint.test
+	  wal.test wal2.test wal3.test walmode.test walro.test walpersist.test walbak.test walcrash.test savepoint.test
 
 .PHONY: test-sqlite
 test-sqlite: loadable ## SQLite's whole veryquick suite: stock, with walrust loaded, and with every database streamed

@@ -17,7 +17,7 @@ use super::host::{Host, add_host, hosts};
 use super::table::{self, TableFunction};
 use super::{api, fork, log as to_sqlite, vfs};
 use std::cell::Cell;
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{c_char, c_int};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What the rooms above bring.
@@ -174,19 +174,16 @@ fn forget_errors(conn: &Connection) {
     let _ = conn.exec("");
 }
 
-/// Registers what is not there yet. A function in use by a running statement (`SELECT load_extension(…)`
-/// run twice) cannot be registered again, so the first name is looked up before.
+/// Registers functions and tables, again if they are there. A function in use by a running statement
+/// (`SELECT load_extension(…)` run twice) cannot be registered again and need not be. (Looking a name up by
+/// preparing a statement would leave an error in the host's log.)
 fn register_functions(conn: &Connection, w: &'static Wiring, route: Route) {
-    if route == Route::Loaded
-        && let Some(f) = w.functions.first()
-        && is_registered(conn, f)
-    {
-        return;
-    }
     for f in &w.functions {
         // SAFETY: an open connection of the adopted library.
-        if let Err(e) = unsafe { function::register(conn.raw(), f) } {
-            log::warn!("walrust: {e}");
+        match unsafe { function::register(conn.raw(), f) } {
+            Ok(()) => {}
+            Err(e) if e.is_retry() && route == Route::Loaded => return,
+            Err(e) => log::warn!("walrust: {e}"),
         }
     }
     for t in &w.tables {
@@ -194,17 +191,5 @@ fn register_functions(conn: &Connection, w: &'static Wiring, route: Route) {
         if let Err(e) = unsafe { table::register(conn.raw(), t) } {
             log::warn!("walrust: {e}");
         }
-    }
-}
-
-fn is_registered(conn: &Connection, f: &ScalarFunction) -> bool {
-    let args = vec!["NULL"; usize::from(*f.args.start())].join(",");
-    let Ok(sql) = CString::new(format!("SELECT {}({args})", f.name)) else { return false };
-    let mut stmt = std::ptr::null_mut();
-    // SAFETY: prepared only to see whether the name is known, and finalized (null is harmless).
-    unsafe {
-        let rc = api::prepare_v2(conn.raw(), sql.as_ptr(), -1, &raw mut stmt, std::ptr::null_mut());
-        api::finalize(stmt);
-        rc == ffi::OK
     }
 }

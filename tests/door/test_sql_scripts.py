@@ -18,7 +18,7 @@ EXPECTED = {
     "watch": ("app.db", ("replica",), r"(?s).*{replica}.*\ndurable up to TXID " + TXID),
     "sync": ("app.db", ("replica",), r"durable up to TXID " + TXID),
     "unwatch": ("app.db", ("replica",), r"stopped at TXID " + TXID),
-    "status": ("app.db", ("replica",), r"\s*state = streaming\s+txid = (\d+)\s+replicated_txid = \1\s+pending_bytes = 0\s+"
+    "status": ("app.db", ("replica",), r"\s*state = (?:streaming|catching up)\s+txid = (\d+)\s+replicated_txid = \1\s+pending_bytes = 0\s+"
                                        r"breaker = closed\s+last_error =\s*"),
     "snapshot": ("app.db", ("replica",), r"snapshot at TXID " + TXID),
     "restore": (":memory:", ("replica", "path"), r"restored TXID {txid}"),

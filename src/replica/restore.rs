@@ -137,7 +137,7 @@ pub async fn restore(
     }
     let plan = plan(&inventory.files, point, clock::now())?;
     let mut notes = Vec::new();
-    let built = build(store, inventory, manifest, plan, &target, options, &mut notes).await?;
+    let built = build(store, inventory, manifest, (point, plan), &target, options, &mut notes).await?;
     // `apply` held the content against what the last file attests; this holds the disk against the content.
     let checksum = built.applier.finish()?;
     crash::point("restore.built");
@@ -164,6 +164,9 @@ pub async fn restore(
 /// I-RES-3.
 async fn refuse_lost_tail(store: &Store, inventory: &Inventory, manifest: &Manifest) -> Result<()> {
     let newest = inventory.newest();
+    if newest == TxId::ZERO {
+        return Ok(());
+    }
     let later: Vec<FileId> = manifest.entries().map(|e| e.id).filter(|id| id.max > newest).collect();
     let lost = confirm_lost(store, &later).await?;
     let Some(last) = lost.iter().max_by_key(|id| id.max) else { return Ok(()) };
@@ -206,7 +209,7 @@ async fn build(
     store: &Store,
     mut inventory: Inventory,
     mut manifest: Manifest,
-    first: Plan,
+    (point, first): (Point, Plan),
     target: &Target,
     options: &RestoreOptions<'_>,
     notes: &mut Vec<String>,
@@ -230,8 +233,11 @@ async fn build(
             return Err(error);
         }
         inventory.files.retain(|f| !bad.contains(&f.id()) && (f.id() != id || !error.is_missing()));
-        way = match plan(&inventory.files, goal, clock::now()) {
+        let again = |p| plan(&inventory.files, p, clock::now());
+        way = match again(goal) {
             Ok(way) => way,
+            // The state meant was merged into a later one meanwhile: what the caller said is looked up anew.
+            Err(_) if error.is_missing() => again(point)?,
             Err(_) => return Err(error),
         };
     }

@@ -234,7 +234,9 @@ async fn settled(store: &Store, pause: Duration) -> Result<(Facts, Vec<Finding>)
             return Ok((facts, findings));
         }
         // What was wrong is read afresh; what was sound is not.
-        known.retain(|id, _| !wrong.iter().any(|(_, f)| *f == Some(*id)));
+        for id in wrong.iter().filter_map(|(_, file)| *file) {
+            known.remove(&id);
+        }
         before = Some(wrong);
         tokio::time::sleep(pause).await;
     }

@@ -7,6 +7,7 @@ use super::super::plan::restorable;
 use super::super::probe::{Probe, Probed};
 use super::{Finding, Rule, Severity};
 use crate::base::{DbChecksum, Lineage, TxId};
+use crate::ltx::Level;
 use crate::store::hex;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -123,11 +124,12 @@ fn history_problems(facts: &Facts, bad: &BTreeMap<FileId, (Rule, String)>) -> Ve
             }
         }
     }
+    let neighbours = Neighbours::of(&files);
     let mut after: BTreeMap<TxId, DbChecksum> = BTreeMap::new();
     let mut out = Vec::new();
     for (f, p) in &files {
         let Some(a) = p.header.attest else {
-            if let Some(lineage) = hemmed_in(f, &files) {
+            if let Some(lineage) = neighbours.both(f) {
                 out.push((
                     f.id(),
                     format!("it attests nothing, amid files of lineage {lineage}: of another history"),
@@ -162,15 +164,27 @@ fn majority(claims: Option<&Vec<DbChecksum>>, first: DbChecksum) -> DbChecksum {
     claims.iter().copied().fold(first, |best, c| if votes(c) > votes(best) { c } else { best })
 }
 
-/// An unattested level-0 file between two of one lineage: we wrote both, and so the one between.
-fn hemmed_in(f: &FileInfo, files: &[(&FileInfo, &Probe)]) -> Option<Lineage> {
-    let lineage = |found: Option<&(&FileInfo, &Probe)>| {
-        found.filter(|(_, p)| p.header.attest.is_some()).map(|(_, p)| p.header.lineage)
-    };
-    let same = |g: &FileInfo| g.level == f.level;
-    let before = lineage(files.iter().find(|(g, _)| same(g) && g.max.next() == f.min))?;
-    let behind = lineage(files.iter().find(|(g, _)| same(g) && g.min == f.max.next()))?;
-    (before == behind).then_some(before)
+/// The lineages of attested files, to be found by where a file ends and by where it starts.
+struct Neighbours {
+    ends: BTreeMap<(Level, TxId), Lineage>,
+    starts: BTreeMap<(Level, TxId), Lineage>,
+}
+
+impl Neighbours {
+    fn of(files: &[(&FileInfo, &Probe)]) -> Neighbours {
+        let attested = || files.iter().filter(|(_, p)| p.header.attest.is_some());
+        Neighbours {
+            ends: attested().map(|(f, p)| ((f.level, f.max), p.header.lineage)).collect(),
+            starts: attested().map(|(f, p)| ((f.level, f.min), p.header.lineage)).collect(),
+        }
+    }
+
+    /// Of an unattested file between two of one lineage: that lineage. We wrote both, and so the one between.
+    fn both(&self, f: &FileInfo) -> Option<Lineage> {
+        let before = self.ends.get(&(f.level, TxId(f.min.0 - 1)))?;
+        let behind = self.starts.get(&(f.level, f.max.next()))?;
+        (before == behind).then_some(*before)
+    }
 }
 
 fn bad_file(id: FileId, bytes: u64, rule: Rule, why: &str) -> Finding {

@@ -8,7 +8,9 @@ use std::fmt::Write as _;
 const LISTED: usize = 200;
 
 pub(super) fn text(r: &Report) -> String {
-    let mut out = format!("Verifying backup: {} in {}\n{}\n", r.name, r.url, "=".repeat(48));
+    // Endpoint and region are how to get there, not what is there.
+    let place = r.url.split('?').next().unwrap_or(&r.url);
+    let mut out = format!("Verifying backup: {} in {place}\n{}\n", r.name, "=".repeat(48));
     snapshots(r, &mut out);
     increments(r, &mut out);
     let issues: Vec<&str> = r.findings.iter().filter_map(|f| f.issue.as_deref()).collect();

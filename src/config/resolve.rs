@@ -56,6 +56,16 @@ impl Resolved {
         self.chosen != Chosen::No
     }
 
+    /// The same with what `layer` says over it.
+    ///
+    /// # Errors
+    /// [`crate::base::Kind::Config`] for a value that is not one of its kind.
+    pub fn with(&self, layer: &Layer) -> Result<Resolved> {
+        let mut entries = self.entries.clone();
+        put(&mut entries, layer, |_| true);
+        Ok(Resolved { settings: typed(&entries)?, chosen: self.chosen.clone(), entries })
+    }
+
     /// Where a setting's value came from.
     pub fn source(&self, id: Id) -> Source {
         self.entries.get(&id).map_or(Source::Default, |e| e.source.clone())

@@ -3,16 +3,14 @@
 use super::entry::Entry;
 use super::sealer::Sealer;
 use super::watched::Watched;
-use crate::base::event::EventKind;
 use crate::base::{Error, Kind, Result};
 use crate::config::{Config, Resolved, Settings};
 use crate::metrics::Metrics;
-use crate::notify::{Event, Notifier};
 use crate::sqlite::ForkHooks;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Everything of ours in this process.
 pub struct Engine {
@@ -24,7 +22,8 @@ pub struct Engine {
     settings: Mutex<HashMap<PathBuf, Resolved>>,
     pub(super) inherited: Mutex<Vec<Inherited>>,
     generation: usize,
-    notifier: RwLock<Option<Arc<Notifier>>>,
+    pub(super) care: Mutex<super::care::Queue>,
+    pub(super) server: Mutex<Option<crate::metrics::Server>>,
     metrics: Arc<Metrics>,
 }
 
@@ -47,7 +46,8 @@ pub fn engine() -> &'static Engine {
         failures: Mutex::new(BTreeMap::new()),
         settings: Mutex::new(HashMap::new()),
         inherited: Mutex::new(Vec::new()),
-        notifier: RwLock::new(None),
+        care: Mutex::default(),
+        server: Mutex::new(None),
         metrics: Arc::new(Metrics::new()),
     })
 }
@@ -167,35 +167,6 @@ impl Engine {
     pub fn is_open(&self, path: &Path) -> bool {
         let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         lock(&self.entries).get(&real).is_some_and(|e| e.handles() > 0)
-    }
-
-    /// Tells the webhooks that a replica holds damaged bytes.
-    pub fn tell_corrupt(&self, replica: &str, e: &Error) {
-        if let Some(n) = self.notifier() {
-            let event = Event::new(EventKind::CorruptionDetected, replica, e.to_string());
-            n.send(&event);
-        }
-    }
-
-    /// Takes up what the process's settings say beside databases: webhooks and the metrics address. Webhooks
-    /// of several databases' settings are the same list, since they are set per process.
-    pub(super) fn use_process_settings(&self) -> Result<()> {
-        let settings = self.config()?.process()?.settings;
-        let mut at = self.notifier.write().unwrap_or_else(PoisonError::into_inner);
-        if at.is_none() && !settings.webhooks.is_empty() {
-            *at = Some(Arc::new(Notifier::new(settings.webhooks)));
-        }
-        Ok(())
-    }
-
-    /// Where events go; `None` without webhooks.
-    pub fn notifier(&self) -> Option<Arc<Notifier>> {
-        self.notifier.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Sets where events go.
-    pub fn set_notifier(&self, n: Option<Arc<Notifier>>) {
-        *self.notifier.write().unwrap_or_else(PoisonError::into_inner) = n;
     }
 
     /// The process's metrics.

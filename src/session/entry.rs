@@ -169,6 +169,7 @@ impl DbObserver for Entry {
             LockOp::LockExclusive if slots == RESET => {
                 let permit = w.tracker.reset_wanted(header(f).as_ref(), || w.wal_bytes());
                 if permit == Permit::Refused {
+                    w.metrics.vetoes.inc();
                     w.hurry();
                 }
                 permit

@@ -19,17 +19,23 @@
 //! # Threads
 //!
 //! `walrust-seal` (plain) seals, cuts, polls and starts resyncs; `walrust-ship` (the runtime) uploads; a
-//! resync or snapshot has a thread for as long as it runs. SQL functions run on the app's threads.
+//! resync or snapshot has a thread for as long as it runs; `walrust-care` validates and applies retention while
+//! there is something to do; `walrust-metrics` serves the two pages. SQL functions run on the app's threads.
 
 mod access;
+mod alone;
+mod care;
 mod engine;
 mod entry;
 mod host;
+mod observe;
 mod resync;
 mod sealer;
 mod start;
 mod watched;
 
+pub use alone::{Alone, alone};
+pub use care::{compact, damage, details, policy};
 pub use engine::{Engine, engine, fork_hooks};
 pub use entry::Entry;
 pub use host::{EngineHost, request};

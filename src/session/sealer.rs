@@ -127,6 +127,9 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
         }
         return (false, LOOK);
     }
+    if full_look {
+        super::care::schedule(w);
+    }
     let dirty = w.dirty.swap(false, Ordering::AcqRel);
     let hurried = w.hurried.swap(false, Ordering::AcqRel);
     match w.tracker.sync_state() {

@@ -13,16 +13,15 @@
 //! Nothing is written to the replica, and the spool made here goes again, when the watch is refused.
 
 use super::engine::{engine, lock};
+use super::observe;
 use super::resync::{self, Expected, Reason};
 use super::watched::{Role, Watched};
-use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
 use crate::config::{Durability, Settings};
 use crate::replica;
 use crate::ship::{self, Lease, Me};
 use crate::spool::{Position, Shipped, Spool};
 use crate::store::{Breaker, Conditions, ReplicaUrl, Retry, Store, block_on};
-use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -103,7 +102,11 @@ impl Watched {
         let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open(&dir)?);
+        let path = req.path;
         let started = Self::start_in(req, store, spool, make_wal);
+        if started.is_err() && engine().find(path).is_none() {
+            engine().metrics().remove(&observe::series(path));
+        }
         if started.is_err() && !had_spool {
             drop(std::fs::remove_dir_all(&dir));
         }
@@ -309,7 +312,7 @@ impl Watched {
             let w = Arc::downgrade(self);
             Arc::new(move |e: ship::Event| {
                 if let Some(w) = w.upgrade() {
-                    w.on_event(&e);
+                    observe::on_event(&w, &e);
                 }
             })
         };
@@ -339,34 +342,6 @@ impl Watched {
         };
         ship::runtime::handle()?.spawn(ship::run(plan));
         Ok(())
-    }
-
-    fn on_event(&self, e: &ship::Event) {
-        use ship::Event as E;
-        match e {
-            E::Uploaded { .. } | E::Merged { .. } => {}
-            E::Snapshot { txid, bytes } => self.tell(
-                EventKind::SnapshotComplete,
-                format!("snapshot of TXID {txid} is in the replica"),
-                json!({"txid": txid.0, "bytes": bytes}),
-            ),
-            E::Failed { kind: Kind::Denied, error, attempts } => {
-                self.tell(EventKind::AuthFailure, error.clone(), json!({"attempts": attempts}));
-            }
-            E::Failed { error, attempts, .. } => {
-                log::warn!("walrust: {}: {error}", self.path().display());
-                self.tell(EventKind::UploadError, error.clone(), json!({"attempts": attempts}));
-            }
-            E::BreakerOpen { error } => self.tell(EventKind::CircuitBreakerOpen, error.clone(), json!({})),
-            E::BreakerClosed => {
-                self.tell(EventKind::CircuitBreakerClosed, "uploads go on".to_string(), json!({}));
-            }
-            E::Fenced { error } => {
-                log::error!("walrust: {}: {error}", self.path().display());
-                self.tell(EventKind::Fenced, error.clone(), json!({}));
-            }
-            E::Corrupt { error } => self.tell(EventKind::CorruptionDetected, error.clone(), json!({})),
-        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! One watched database.
 
 use super::access::Access;
+use super::care::Care;
 use super::engine::{Engine, engine, lock};
 use super::entry::Entry;
-use crate::base::event::EventKind;
+use super::observe;
 use crate::base::{Error, Kind, Result, Timestamp, TxId, clock};
 use crate::capture::{Noticed, SealError, Sync, Tracker};
 use crate::config::Settings;
-use crate::notify::Event;
+use crate::metrics::DatabaseMetrics;
+use crate::notify::Notifier;
 use crate::ship::{Link, State};
 use crate::spool::Spool;
 use crate::store::Store;
@@ -58,9 +60,12 @@ pub struct Watched {
     pub(super) snapshot_at: AtomicU64,
     /// Since when the WAL has not gone on from the position (uptime in ms, 0 = it does).
     pub(super) astray_since: AtomicU64,
-    pub(super) checkpoints: AtomicU64,
-    /// Uptime in ms of the last periodic validation.
-    pub(super) validated_at: AtomicU64,
+    /// Counters and gauges.
+    pub metrics: DatabaseMetrics,
+    /// Its webhooks; `None` without any.
+    pub(super) notifier: Option<Notifier>,
+    /// Validation and retention.
+    pub(super) care: Care,
 }
 
 impl std::fmt::Debug for Watched {
@@ -141,6 +146,8 @@ impl Watched {
         let entry = engine().entry(path);
         let db = Arc::new(Access::new(path));
         let tracker = Tracker::new(path, spool.clone(), db, settings.spool_limit.0);
+        let hooks = settings.webhooks.clone();
+        let notifier = (!hooks.is_empty()).then(|| Notifier::new(hooks));
         Arc::new(Watched {
             path: path.to_path_buf(),
             replica: store.url().to_string(),
@@ -160,8 +167,9 @@ impl Watched {
             failure: Mutex::new(None),
             snapshot_at: AtomicU64::new(clock::uptime().as_millis() as u64),
             astray_since: AtomicU64::new(0),
-            checkpoints: AtomicU64::new(0),
-            validated_at: AtomicU64::new(clock::uptime().as_millis() as u64),
+            metrics: engine().metrics().database(&observe::series(path)),
+            notifier,
+            care: Care::default(),
         })
     }
 
@@ -185,6 +193,7 @@ impl Watched {
         match n {
             Noticed::Nothing => {}
             Noticed::Commit => {
+                self.metrics.commits.inc();
                 if !self.dirty.swap(true, Ordering::AcqRel) {
                     lock(&self.waiting).commit(clock::now());
                     engine().sealer.wake(self);
@@ -205,7 +214,7 @@ impl Watched {
     }
 
     pub(super) fn checkpointed(&self) {
-        self.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.metrics.checkpoints.inc();
     }
 
     /// Size of the WAL file in bytes.
@@ -396,7 +405,8 @@ impl Watched {
             last_error: failure
                 .or(status.last_error.map(|(_, e)| e))
                 .or_else(|| self.tracker.seal_error())
-                .or(lost),
+                .or(lost)
+                .or_else(|| self.care.finding()),
         }
     }
 
@@ -423,6 +433,7 @@ impl Watched {
         self.tracker.stop();
         self.link.stop();
         engine.drop_watched(self);
+        engine.metrics().remove(&observe::series(&self.path));
         // The lease is given back by the shipper as it ends; wait for that a moment, then free the local lock.
         let end = clock::uptime() + Duration::from_secs(2);
         while Arc::strong_count(&self.link) > 1 && clock::uptime() < end {
@@ -430,17 +441,6 @@ impl Watched {
         }
         if self.role() == Role::Shipper {
             self.spool.ship_lock().release();
-        }
-    }
-
-    /// Tells the webhooks.
-    pub(super) fn tell(&self, kind: EventKind, message: String, context: serde_json::Value) {
-        if let Some(n) = engine().notifier() {
-            let mut event = Event::new(kind, self.path.display().to_string(), message);
-            if let serde_json::Value::Object(fields) = context {
-                event.context = fields;
-            }
-            n.send(&event);
         }
     }
 }

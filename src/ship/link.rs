@@ -1,5 +1,6 @@
 //! What the sealer, the shipper and the app's threads tell one another about one database.
 
+use super::lend::Desk;
 use crate::base::{Error, Kind, Result, Timestamp, TxId, clock};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -69,6 +70,8 @@ pub struct Link {
     /// Wakes the shipper.
     pub work: Notify,
     stop: std::sync::atomic::AtomicBool,
+    /// Who writes the manifest at the moment.
+    pub(super) desk: Desk,
 }
 
 impl Default for Link {
@@ -88,6 +91,7 @@ impl Default for Link {
             changed: Condvar::new(),
             work: Notify::new(),
             stop: std::sync::atomic::AtomicBool::new(false),
+            desk: Desk::default(),
         }
     }
 }

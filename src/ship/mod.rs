@@ -27,11 +27,13 @@
 //! A thread per database: a thousand databases share one current-thread runtime.
 
 mod lease;
+mod lend;
 mod link;
 mod merge;
 pub mod runtime;
 mod upload;
 
 pub use lease::{Lease, LeaseState, Me};
+pub use lend::Borrowed;
 pub use link::{Link, State, Status};
 pub use upload::{Event, Plan, run};

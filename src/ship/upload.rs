@@ -16,6 +16,9 @@ const SLOW_RETRY: Duration = Duration::from_secs(15);
 /// Files up to this size are checked on the runtime's thread; larger ones on a blocking thread.
 const SMALL: u64 = 4 << 20;
 
+/// Between two looks at the lease while the manifest is lent.
+const LENT_LOOK: Duration = Duration::from_secs(1);
+
 /// What the shipper reports, once each.
 #[allow(missing_docs)] // the fields are named after what they hold
 #[derive(Clone, Debug)]
@@ -84,6 +87,7 @@ pub async fn run(plan: Plan) {
     s.lease = s.plan.lease.take();
     s.checked_conditions = s.lease.is_some();
     while !s.plan.link.is_stopped() {
+        s.lend_manifest().await;
         let rest = match s.plan.breaker.permit(clock::uptime()) {
             Permit::Wait(d) => d,
             Permit::Go | Permit::Trial => match s.step().await {
@@ -334,6 +338,20 @@ impl Shipper {
                     }
                 }
             }
+        }
+    }
+
+    /// Lets whoever asked for the manifest have it, and waits until it is back. What was read of it is read
+    /// again: it may be another.
+    async fn lend_manifest(&mut self) {
+        let link = self.plan.link.clone();
+        while link.desk.lend() {
+            self.manifest = None;
+            // A lease that is lost meanwhile is noticed by the next step, which keeps it too.
+            if let Some(lease) = &mut self.lease {
+                drop(lease.keep(&self.plan.store).await);
+            }
+            link.desk.returned(LENT_LOOK).await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! Arguments and results that several functions share.
 
 use crate::base::{Error, Result, Timestamp};
+use crate::config::Settings;
 use crate::session::{Watched, engine};
 use crate::sqlite::{Connection, Value};
 use crate::store::{ReplicaUrl, Store};
@@ -60,6 +61,24 @@ pub(super) fn store(conn: &Connection, url: Option<&str>) -> Result<Store> {
     let path = main_path(conn).map_err(|_| Error::config("name a replica URL: no database is watched"))?;
     let resolved = engine().resolve(&path, None)?;
     Store::open(&crate::session::request(&path, &resolved, false)?.replica)
+}
+
+/// The settings that hold for this connection's database: those it is watched with, else what is configured for it,
+/// else the process's.
+pub(super) fn settings(conn: &Connection) -> Result<Settings> {
+    match (watched(conn), conn.main_db_path()) {
+        (Ok(w), _) => Ok(w.settings.clone()),
+        (Err(_), Some(path)) => Ok(engine().resolve(&path, None)?.settings),
+        (Err(_), None) => Ok(engine().config()?.process()?.settings),
+    }
+}
+
+/// The settings of the database that is streamed to `replica` here, else [`settings`].
+pub(super) fn settings_of_replica(conn: &Connection, replica: &str) -> Result<Settings> {
+    match engine().watched().into_iter().find(|w| w.replica() == replica) {
+        Some(w) => Ok(w.settings.clone()),
+        None => settings(conn),
+    }
 }
 
 /// Seconds as INTEGER or REAL, or a duration as TEXT.

@@ -2,14 +2,15 @@
 //! everything that does something is in the rooms below.
 
 mod common;
+mod compact;
 mod config;
-//mod list;
-//mod metrics;
-//mod notify;
-//mod operate;
+mod explain;
+mod list;
+mod metrics;
+mod notify;
 mod restore;
 mod status;
-//mod verify;
+mod verify;
 mod version;
 mod watch;
 
@@ -23,11 +24,11 @@ pub static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_sync", args: 0..=1, call: watch::sync },
     ScalarFunction { name: "walrust_snapshot", args: 0..=1, call: watch::snapshot },
     ScalarFunction { name: "walrust_restore", args: 2..=4, call: restore::restore },
-    //ScalarFunction { name: "walrust_verify", args: 0..=2, call: verify::report },
-    //ScalarFunction { name: "walrust_explain", args: 0..=1, call: operate::explain },
-    //ScalarFunction { name: "walrust_compact", args: 0..=2, call: operate::compact },
-    //ScalarFunction { name: "walrust_metrics", args: 0..=0, call: metrics::metrics },
-    //ScalarFunction { name: "walrust_notify_test", args: 0..=0, call: notify::test },
+    ScalarFunction { name: "walrust_verify", args: 0..=2, call: verify::report },
+    ScalarFunction { name: "walrust_explain", args: 0..=1, call: explain::explain },
+    ScalarFunction { name: "walrust_compact", args: 0..=2, call: compact::compact },
+    ScalarFunction { name: "walrust_metrics", args: 0..=0, call: metrics::metrics },
+    ScalarFunction { name: "walrust_notify_test", args: 0..=0, call: notify::test },
 ];
 
 /// Every table-valued function.
@@ -50,6 +51,52 @@ pub static TABLES: &[TableFunction] = &[
         ],
         args: &[],
         rows: status::status,
+    },
+    TableFunction {
+        name: "walrust_list",
+        columns: &[
+            ("name", "TEXT"),
+            ("replica", "TEXT"),
+            ("snapshots", "INTEGER"),
+            ("files", "INTEGER"),
+            ("bytes", "INTEGER"),
+            ("min_txid", "INTEGER"),
+            ("max_txid", "INTEGER"),
+            ("first_time", "TEXT"),
+            ("last_time", "TEXT"),
+        ],
+        args: &["url"],
+        rows: list::list,
+    },
+    TableFunction {
+        name: "walrust_files",
+        columns: &[
+            ("level", "INTEGER"),
+            ("min_txid", "INTEGER"),
+            ("max_txid", "INTEGER"),
+            ("bytes", "INTEGER"),
+            ("time", "TEXT"),
+            ("pages", "INTEGER"),
+            ("commit_pages", "INTEGER"),
+            ("sha256", "TEXT"),
+            ("key", "TEXT"),
+        ],
+        args: &["url"],
+        rows: list::files,
+    },
+    TableFunction {
+        name: "walrust_verify",
+        columns: &[
+            ("severity", "TEXT"),
+            ("check", "TEXT"),
+            ("file", "TEXT"),
+            ("min_txid", "INTEGER"),
+            ("max_txid", "INTEGER"),
+            ("bytes", "INTEGER"),
+            ("message", "TEXT"),
+        ],
+        args: &["url", "mode"],
+        rows: verify::findings,
     },
     TableFunction {
         name: "walrust_config",

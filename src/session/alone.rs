@@ -1,0 +1,66 @@
+//! Working on a replica's manifest from outside the shipper's loop: for retention and for `walrust_verify` with
+//! `fix`, whoever calls them and wherever the replica is streamed from.
+
+use super::engine::engine;
+use super::watched::Role;
+use crate::base::{Error, Kind, Result, Timestamp, clock};
+use crate::replica::LEASE_KEY;
+use crate::ship::{Borrowed, LeaseState};
+use crate::store::{Store, block_on};
+use std::time::Duration;
+
+/// How long the shipper may take to hand the manifest over: as long as one large upload takes.
+const HAND_OVER: Duration = Duration::from_secs(600);
+/// A writer that is alive renews its lease within this time, and some.
+const ONE_LIFE: Duration = Duration::from_secs(75);
+/// Between two looks at a lease.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The right to change the manifest of one replica, until dropped.
+#[derive(Debug)]
+pub struct Alone {
+    _borrowed: Option<Borrowed>,
+}
+
+/// Makes sure that nobody else writes the replica's manifest meanwhile: borrows it from this process's shipper, or
+/// sees that no writer holds the replica's lease. A lease that a dead process left is waited out, a minute at
+/// most; one that is renewed meanwhile is a live writer's, and an error that names it ([`Kind::Fenced`]).
+pub fn alone(store: &Store) -> Result<Alone> {
+    let Some(w) = engine().watched().into_iter().find(|w| w.replica() == store.url()) else {
+        block_on(until_nobody_writes(store))??;
+        return Ok(Alone { _borrowed: None });
+    };
+    if w.role() == Role::Standby {
+        return Err(Error::config(format!(
+            "another process of this machine streams {} there; call it in that process",
+            w.path().display()
+        )));
+    }
+    Ok(Alone { _borrowed: Some(w.link.borrow_manifest(HAND_OVER)?) })
+}
+
+/// No lease is taken: an app that starts at this moment must not find the replica held by a passing visitor.
+async fn until_nobody_writes(store: &Store) -> Result<()> {
+    let end = clock::uptime() + ONE_LIFE;
+    let mut first: Option<LeaseState> = None;
+    loop {
+        let bytes = match store.get(LEASE_KEY).await {
+            Ok(bytes) => bytes,
+            Err(e) if e.is_missing() => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let Ok(now) = serde_json::from_slice::<LeaseState>(&bytes) else { return Ok(()) };
+        if Timestamp(now.ends) <= clock::now() {
+            return Ok(());
+        }
+        let renewed = first.as_ref().is_some_and(|f| *f != now);
+        if renewed || clock::uptime() >= end {
+            return Err(Error::new(
+                Kind::Fenced,
+                format!("{} streams to it; call it in that process, or stop that one first", now.holder),
+            ));
+        }
+        first.get_or_insert(now);
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,219 @@
+//! Looking after the replica: periodic validation, and retention after each snapshot.
+//!
+//! # Rules
+//!
+//! * I-CARE-1: neither the sealer's nor the shipper's thread does any of it: one thread, `walrust-care`, works
+//!   through a queue for all databases, and ends when it is empty.
+//! * I-CARE-2: only the process that ships looks after a replica, and only while it is able to.
+//! * I-CARE-3: files are taken out of the manifest while it is borrowed from the shipper
+//!   ([`crate::ship::Borrowed`]), so that it has one writer.
+//!
+//! What is left undone by a crash is due again after the next snapshot, or at the next interval.
+//! Refused: validation on a timer of each database's own (a thread each); retention on a timer (nothing
+//! becomes superfluous but by a snapshot that follows it).
+
+use super::alone::alone;
+use super::engine::{engine, lock};
+use super::watched::Watched;
+use crate::base::event::EventKind;
+use crate::base::{Result, clock};
+use crate::config::Settings;
+use crate::replica::compact::{Action, Compacted};
+use crate::replica::retention::Policy;
+use crate::replica::{self, Report, Severity, VerifyOptions};
+use crate::store::{Store, block_on};
+use serde_json::json;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+/// Between two looks at what seems to be wrong with a replica that is written meanwhile.
+pub(super) const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Validate,
+    Retain,
+}
+
+/// One database's part.
+#[derive(Debug)]
+pub(super) struct Care {
+    /// Uptime in ms of the last periodic validation.
+    validated: AtomicU64,
+    /// What the last validation found wrong, or why it could not be done.
+    finding: Mutex<Option<String>>,
+}
+
+impl Default for Care {
+    fn default() -> Care {
+        Care { validated: AtomicU64::new(clock::uptime().as_millis() as u64), finding: Mutex::default() }
+    }
+}
+
+impl Care {
+    /// For `last_error`.
+    pub(super) fn finding(&self) -> Option<String> {
+        lock(&self.finding).clone()
+    }
+
+    fn set(&self, finding: Option<String>) {
+        *lock(&self.finding) = finding;
+    }
+}
+
+/// What is to be done, in the engine: a forked child begins with an empty one.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<(Weak<Watched>, Task)>,
+    at_work: bool,
+}
+
+/// Queues what the clock says is due.
+pub(super) fn schedule(w: &Arc<Watched>) {
+    let every = w.settings.validation_interval;
+    // Before the first snapshot is there, a validation could only say so.
+    if every.is_zero() || w.link.status().snapshot.0 == 0 {
+        return;
+    }
+    let now = clock::uptime();
+    let last = Duration::from_millis(w.care.validated.load(Ordering::Relaxed));
+    if now.saturating_sub(last) >= every {
+        w.care.validated.store(now.as_millis() as u64, Ordering::Relaxed);
+        ask(w, Task::Validate);
+    }
+}
+
+/// A snapshot is in the replica: what it makes superfluous may go.
+pub(super) fn after_snapshot(w: &Arc<Watched>) {
+    ask(w, Task::Retain);
+}
+
+fn ask(w: &Arc<Watched>, task: Task) {
+    let mut q = lock(&engine().care);
+    let me = Arc::downgrade(w);
+    if q.waiting.iter().any(|(o, t)| *t == task && Weak::ptr_eq(o, &me)) {
+        return;
+    }
+    q.waiting.push_back((me, task));
+    if !q.at_work {
+        let thread = std::thread::Builder::new().name("walrust-care".into()).stack_size(1 << 20);
+        match thread.spawn(run) {
+            Ok(_) => q.at_work = true,
+            Err(e) => log::error!("walrust: cannot start a thread: {e}"),
+        }
+    }
+}
+
+fn next() -> Option<(Weak<Watched>, Task)> {
+    let mut q = lock(&engine().care);
+    let next = q.waiting.pop_front();
+    q.at_work = next.is_some();
+    next
+}
+
+fn run() {
+    while let Some((w, task)) = next() {
+        let Some(w) = w.upgrade().filter(|w| w.ships()) else { continue };
+        let work = || match task {
+            Task::Validate => validate(&w),
+            Task::Retain => retain(&w),
+        };
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+            let what = if task == Task::Validate { "validation" } else { "retention" };
+            log::error!("walrust: {}: an internal error stopped {what}", w.path().display());
+            w.care.set(Some(format!("an internal error stopped {what}")));
+        }
+    }
+}
+
+fn validate(w: &Arc<Watched>) {
+    let options = VerifyOptions { pause: SECOND_LOOK, ..Default::default() };
+    let report: Result<Report> = block_on(replica::verify(&w.store, &options)).and_then(|r| r);
+    match report {
+        Ok(r) if r.severity() == Severity::Ok => {
+            w.metrics.validation_success();
+            w.care.set(None);
+        }
+        Ok(r) => {
+            let message = damage(&r);
+            w.metrics.validation_failure();
+            log::error!("walrust: {}: {message}", w.path().display());
+            w.care.set(Some(message.clone()));
+            w.tell(EventKind::CorruptionDetected, message, details(&r));
+        }
+        // Not the replica's fault: the uploads' own state says what is wrong with the store.
+        Err(e) => {
+            log::warn!("walrust: {}: the replica could not be validated: {e}", w.path().display());
+            w.care.set(Some(format!("the replica could not be validated: {e}")));
+        }
+    }
+}
+
+/// What the settings say of retention.
+pub fn policy(s: &Settings) -> Policy {
+    let r = &s.retention;
+    Policy {
+        hourly: r.hourly,
+        daily: r.daily,
+        weekly: r.weekly,
+        monthly: r.monthly,
+        pitr_window: s.pitr_window,
+    }
+}
+
+/// Applies retention. Decides first, while uploads go on; what there is to remove is then decided again and
+/// removed with nobody else at the manifest.
+pub fn compact(store: &Store, policy: &Policy, action: Action) -> Result<Compacted> {
+    let decided = block_on(replica::compact::compact(store, policy, Action::DryRun, clock::now(), None))??;
+    if action == Action::DryRun || decided.removed == 0 {
+        return Ok(decided);
+    }
+    let _alone = alone(store)?;
+    block_on(replica::compact::compact(store, policy, action, clock::now(), None))?
+}
+
+fn retain(w: &Arc<Watched>) {
+    match compact(&w.store, &policy(&w.settings), Action::Force) {
+        Ok(done) if done.removed > 0 => log::info!(
+            "walrust: {}: retention removed {} files ({} bytes)",
+            w.path().display(),
+            done.removed,
+            done.bytes
+        ),
+        Ok(_) => {}
+        Err(e) => {
+            log::warn!("walrust: {}: retention: {e}", w.path().display());
+            if e.is_corrupt() {
+                w.care.set(Some(format!("retention: {e}")));
+                w.tell(EventKind::CorruptionDetected, format!("retention: {e}"), json!({}));
+            }
+        }
+    }
+}
+
+/// One line about what verify found wrong.
+pub fn damage(r: &Report) -> String {
+    let count = r.issues().count();
+    let worst = r.issues().max_by_key(|f| f.severity).map(|f| f.message.as_str()).unwrap_or_default();
+    let more = if count > 1 { format!(" (and {} more findings)", count - 1) } else { String::new() };
+    format!("verify of {}: {worst}{more}; call walrust_verify() for all of it", r.url)
+}
+
+/// The same for a program.
+pub fn details(r: &Report) -> serde_json::Value {
+    let findings: Vec<_> = r
+        .issues()
+        .take(20)
+        .map(|f| {
+            json!({
+                "severity": f.severity.as_str(),
+                "check": f.check.as_str(),
+                "file": f.file.map(|id| id.name().to_string()),
+                "message": f.message,
+            })
+        })
+        .collect();
+    json!({"exit_code": r.exit_code(), "issues": r.issues().count(), "findings": findings})
+}

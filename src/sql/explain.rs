@@ -1,0 +1,116 @@
+//! `walrust_explain`: what will happen, before it does, and what it will cost.
+
+use super::common;
+use crate::base::{Error, Result};
+use crate::config::{Layer, Options, Resolved, WithSettings};
+use crate::replica::explain::{ExplainDatabase, Measured, Seen, explain as preview};
+use crate::replica::Inventory;
+use crate::session::{self, Watched, engine};
+use crate::sqlite::{Connection, Value};
+use crate::store::{Conditions, ReplicaUrl, Store, StoreKind, block_on};
+use futures_util::StreamExt;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a replica may take to be listed. A preview is not worth a wait of minutes for a store that is down.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Replicas listed at once.
+const PARALLEL: usize = 8;
+/// How often the holder of a lease renews it.
+const LEASE: Duration = Duration::from_secs(25);
+
+/// The report over every database that is watched, configured, or this connection's own.
+pub(super) fn explain(conn: &Connection, args: &[Value]) -> Result<Value> {
+    let options = Options::parse("options", common::text(args, 0, "options")?, &[], WithSettings::Yes)?;
+    let found = databases(conn, &options.settings)?;
+    let mut shown = found.iter().map(|(path, r)| describe(path, r)).collect::<Result<Vec<_>>>()?;
+    let urls: Vec<Option<ReplicaUrl>> = shown.iter().map(|d| d.replica.clone()).collect();
+    let seen: Vec<Seen> = block_on(async move {
+        futures_util::stream::iter(urls).map(|u| look(u)).buffered(PARALLEL).collect().await
+    })?;
+    for (d, seen) in shown.iter_mut().zip(seen) {
+        d.seen = seen;
+    }
+    Ok(Value::Text(preview(&shown).trim_end().to_string()))
+}
+
+/// By path: what is watched with the settings it is watched with, what is configured, and this connection's file
+/// with what it would be watched with.
+fn databases(conn: &Connection, options: &Layer) -> Result<BTreeMap<PathBuf, Resolved>> {
+    let mut paths: Vec<PathBuf> = engine().watched().iter().map(|w| w.path().to_path_buf()).collect();
+    paths.extend(engine().config()?.present()?.into_iter().map(|(path, _)| path));
+    paths.extend(conn.main_db_path());
+    let mut all = BTreeMap::new();
+    for path in paths {
+        if all.contains_key(&path) {
+            continue;
+        }
+        let resolved = match engine().settings_of(&path) {
+            Some(watched) => watched.with(options)?,
+            None => engine().resolve(&path, Some(options))?,
+        };
+        all.insert(path, resolved);
+    }
+    Ok(all)
+}
+
+fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
+    let s = &resolved.settings;
+    let watched = engine().find(path);
+    let replica = match &watched {
+        Some(w) => ReplicaUrl::parse(w.replica())?,
+        None => session::request(path, resolved, false)?.replica,
+    };
+    let ignores = watched.as_ref().is_some_and(|w| w.store.conditions() == Conditions::Ignored);
+    let remark = ignores.then(|| {
+        "the store ignores conditional writes, so a second machine that writes here can't be fenced off".to_string()
+    });
+    let has_lease = replica.kind() != StoreKind::Local && !ignores;
+    Ok(ExplainDatabase {
+        path: path.display().to_string(),
+        bytes: watched.as_deref().and_then(captured_size).or_else(|| size_of(path)),
+        replica: Some(replica),
+        seen: Seen::NotAsked,
+        remark,
+        interval: s.interval,
+        snapshot_interval: s.snapshot_interval,
+        levels: s.levels.clone(),
+        policy: session::policy(s),
+        lease_interval: if has_lease { LEASE } else { Duration::ZERO },
+        price_per_gb: s.price_per_gb,
+        price_per_1000_put: s.price_per_1000_put,
+        validation_interval: s.validation_interval,
+        webhooks: s.webhooks.iter().map(|h| h.url.clone()).collect(),
+    })
+}
+
+/// The size as of the newest commit that was captured: the file itself grows at a checkpoint only.
+fn captured_size(w: &Watched) -> Option<u64> {
+    let at = w.tracker.position()?;
+    (at.commit > 0).then(|| u64::from(at.commit) * u64::from(at.page_size.get()))
+}
+
+/// What is in the file, and what the WAL is about to add to it.
+fn size_of(path: &Path) -> Option<u64> {
+    let len = |p: &Path| std::fs::metadata(p).ok().map(|m| m.len());
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let file = len(path)?;
+    Some(file.max(len(Path::new(&wal)).unwrap_or(0)))
+}
+
+/// One listing; everything that goes wrong with it is a line of the report.
+async fn look(url: Option<ReplicaUrl>) -> Seen {
+    let Some(url) = url else { return Seen::NotAsked };
+    let listed = async {
+        let store = Store::open(&url)?;
+        Inventory::read_with_manifest(&store).await
+    };
+    let e = match tokio::time::timeout(PATIENCE, listed).await {
+        Ok(Ok((inventory, _))) => return Seen::Listed(Measured::of(&inventory)),
+        Ok(Err(e)) => e,
+        Err(_) => Error::new(crate::base::Kind::Timeout, format!("no answer in {} s", PATIENCE.as_secs())),
+    };
+    Seen::Unreachable(e.to_string())
+}

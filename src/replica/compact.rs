@@ -162,7 +162,8 @@ fn text(url: &str, files: &[FileInfo], decided: &Retention, policy: &Policy, act
         );
     }
     let end = match (action, decided.remove.len()) {
-        (_, 0) => "Nothing to remove.".to_string(),
+        (Action::Force, 0) => "Nothing to remove.".to_string(),
+        (Action::DryRun, 0) => "Dry run: nothing to remove.".to_string(),
         (Action::DryRun, _) => "Dry run: nothing was removed. Pass {\"force\":true} to remove.".to_string(),
         (Action::Force, n) => format!("Removed {n} files ({gone})."),
     };

@@ -3,7 +3,7 @@
 //! Rules
 //! * I-EXP-1 Sizes are real: the database file's, and where a replica exists its compression and change rate. What is assumed is called an
 //!   assumption.
-//! * I-EXP-2 A price is named, with its date, or there is none: no price is guessed for an endpoint we do not know.
+//! * I-EXP-2 A price is named, with its date. An endpoint whose prices we do not know is reckoned at those of S3, and the report says so.
 //! * I-EXP-3 No secret: of a webhook only the host is shown.
 //!
 //! Refused: a cost per database of an assumed size (the walrust command line's 1 GB).
@@ -163,6 +163,9 @@ pub fn explain(databases: &[ExplainDatabase]) -> String {
         }
         one(d, &mut out);
     }
+    if databases.len() > 1 {
+        total(databases, &mut out);
+    }
     out
 }
 
@@ -180,7 +183,10 @@ fn one(d: &ExplainDatabase, out: &mut String) {
         }
         Seen::Listed(_) => out.push_str("Holds: nothing yet\n"),
         Seen::Unreachable(why) => {
-            let _ = writeln!(out, "Not reachable now ({why}); estimates are from the database's size alone");
+            let _ = writeln!(
+                out,
+                "Replica unreachable now ({why}); estimates are from the database's size alone"
+            );
         }
         Seen::NotAsked => {}
     }
@@ -311,25 +317,51 @@ fn cost(d: &ExplainDatabase, url: &ReplicaUrl, e: &Estimate, out: &mut String) {
         out.push_str("Monthly cost: none (local directory)\n");
         return;
     }
-    let list = price_of(url);
-    let (Some(per_gb), Some(per_put)) = (
-        d.price_per_gb.or(list.map(|p| p.per_gb)),
-        d.price_per_1000_put.or(list.map(|p| p.per_1000_put)).or(d.price_per_gb.map(|_| 0.0)),
-    ) else {
-        let host = url.endpoint().map(host_of).unwrap_or_default();
-        let _ =
-            writeln!(out, "Monthly cost: no price known for {host}; set price_per_gb and price_per_1000_put");
-        return;
-    };
-    let named = match (list, d.price_per_gb) {
-        (_, Some(_)) => "configured price".to_string(),
-        (Some(p), None) => format!("{} pricing, {PRICES_OF}", p.name),
-        (None, None) => "configured price".to_string(),
-    };
+    let (per_gb, per_put, named) = rates(d, url);
     let storage = (e.active as f64 + e.archive as f64) / 1e9 * per_gb;
     let requests = (e.puts + e.lists) as f64 / 1000.0 * per_put;
     let _ = writeln!(out, "Monthly cost: ~{} @ ${}/GB ({named})", dollars(storage), trim(per_gb));
     let _ = writeln!(out, "Monthly requests: ~{} @ ${}/1000", dollars(requests), trim(per_put));
+}
+
+/// Dollars per GB and per 1000 requests, and whose they are.
+fn rates(d: &ExplainDatabase, url: &ReplicaUrl) -> (f64, f64, String) {
+    let list = price_of(url);
+    let free = Price { name: "local directory", per_gb: 0.0, per_1000_put: 0.0 };
+    let reckoned = list.unwrap_or(if url.kind() == StoreKind::Local { free } else { S3 });
+    let named = match (d.price_per_gb, list) {
+        (Some(_), _) => "configured price".to_string(),
+        (None, Some(p)) => format!("{} pricing, {PRICES_OF}", p.name),
+        (None, None) if url.kind() == StoreKind::Local => free.name.to_string(),
+        (None, None) => {
+            let host = url.endpoint().map(host_of).unwrap_or_default();
+            format!(
+                "{} pricing, {PRICES_OF}: none known for {host}; set price_per_gb and price_per_1000_put",
+                S3.name
+            )
+        }
+    };
+    (d.price_per_gb.unwrap_or(reckoned.per_gb), d.price_per_1000_put.unwrap_or(reckoned.per_1000_put), named)
+}
+
+/// All databases together.
+fn total(databases: &[ExplainDatabase], out: &mut String) {
+    let (mut active, mut archive, mut month, mut puts, mut lists) = (0u64, 0u64, 0.0, 0u64, 0u64);
+    for d in databases {
+        let Some(url) = &d.replica else { continue };
+        let (e, (per_gb, per_put, _)) = (numbers(d), rates(d, url));
+        active = active.saturating_add(e.active);
+        archive = archive.saturating_add(e.archive);
+        puts = puts.saturating_add(e.puts);
+        lists = lists.saturating_add(e.lists);
+        month += (e.active as f64 + e.archive as f64) / 1e9 * per_gb;
+        month += (e.puts as f64 + e.lists as f64) / 1000.0 * per_put;
+    }
+    let _ = writeln!(out, "\nTotal: {} databases", databases.len());
+    let _ = writeln!(out, "Active: {}", size(active));
+    let _ = writeln!(out, "Archive: {}", size(archive));
+    let _ = writeln!(out, "Requests: {puts} PUT and {lists} LIST per month");
+    let _ = writeln!(out, "Monthly cost: ~{} (storage and requests)", dollars(month));
 }
 
 fn validation(d: &ExplainDatabase, out: &mut String) {
@@ -456,11 +488,11 @@ mod tests {
         (d.webhooks, d.validation_interval) = (vec![], Duration::ZERO);
         let text = explain(&[d.clone()]);
         for line in [
-            "Not reachable now (connection refused); estimates are from the database's size alone",
+            "Replica unreachable now (connection refused); estimates are from the database's size alone",
             "Active: 1.9 GB (current snapshots)",
             "Archive: 102.6 GB (retained history)",
             "Assumed: no compression and no changes, until a replica tells",
-            "Monthly cost: no price known for 127.0.0.1; set price_per_gb and price_per_1000_put",
+            "Monthly cost: ~$2.40 @ $0.023/GB (S3 Standard pricing, 2025: none known for 127.0.0.1; set price_per_gb and price_per_1000_put)",
             "Interval: off",
             "On failure: log only (no webhook configured)",
         ] {
@@ -474,6 +506,8 @@ mod tests {
         assert!(local.contains("Monthly cost: none (local directory)\n"));
         assert!(!local.contains("SECRET"));
         assert!(explain(&[]).contains("No database is configured"));
+        let two = explain(&[database("s3://b/one"), database("s3://b/two")]);
+        assert!(two.contains("Total: 2 databases\nActive: 3.8 GB\nArchive: 205.2 GB\n"), "{two}");
     }
 
     #[test]

@@ -47,8 +47,7 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
             if *kind != Kind::Denied {
                 log::warn!("walrust: {}: {error}", w.path().display());
             }
-            let event =
-                if *kind == Kind::Denied { EventKind::AuthFailure } else { EventKind::UploadError };
+            let event = if *kind == Kind::Denied { EventKind::AuthFailure } else { EventKind::UploadError };
             w.tell(event, error.clone(), json!({"attempts": attempts}));
         }
         E::BreakerOpen { error } => w.tell(EventKind::CircuitBreakerOpen, error.clone(), json!({})),

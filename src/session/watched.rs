@@ -384,6 +384,13 @@ impl Watched {
             let page = h.page_size.map_or(4096, |p| p.get());
             u64::from(self.tracker.unsealed_frames(&h)) * (u64::from(page) + 24)
         });
+        // The replica has every commit, and the queue's last file is about to be put away.
+        let all_there =
+            unsealed == 0 && position.as_ref().is_some_and(|p| p.pieces == 0 && p.txid <= replicated);
+        let state = match self.state() {
+            State::CatchingUp if all_there => State::Streaming,
+            other => other,
+        };
         let lag = lock(&self.waiting).since(replicated).map_or(Duration::ZERO, |t| clock::now().since(t));
         let failure = lock(&self.failure).clone();
         let lost = match self.tracker.sync_state() {
@@ -393,11 +400,11 @@ impl Watched {
         Row {
             database: self.path.clone(),
             replica: self.replica.clone(),
-            state: self.state(),
+            state,
             txid: position.map(|p| p.txid).unwrap_or_default(),
             replicated,
             lag,
-            pending_bytes: self.spool.bytes_waiting() + unsealed,
+            pending_bytes: if all_there { 0 } else { self.spool.bytes_waiting() + unsealed },
             wal_bytes,
             spool_bytes: self.spool.bytes(),
             breaker: status.breaker,

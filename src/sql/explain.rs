@@ -3,8 +3,8 @@
 use super::common;
 use crate::base::{Error, Result};
 use crate::config::{Layer, Options, Resolved, WithSettings};
-use crate::replica::explain::{ExplainDatabase, Measured, Seen, explain as preview};
 use crate::replica::Inventory;
+use crate::replica::explain::{ExplainDatabase, Measured, Seen, explain as preview};
 use crate::session::{self, Watched, engine};
 use crate::sqlite::{Connection, Value};
 use crate::store::{Conditions, ReplicaUrl, Store, StoreKind, block_on};
@@ -27,7 +27,7 @@ pub(super) fn explain(conn: &Connection, args: &[Value]) -> Result<Value> {
     let mut shown = found.iter().map(|(path, r)| describe(path, r)).collect::<Result<Vec<_>>>()?;
     let urls: Vec<Option<ReplicaUrl>> = shown.iter().map(|d| d.replica.clone()).collect();
     let seen: Vec<Seen> = block_on(async move {
-        futures_util::stream::iter(urls).map(|u| look(u)).buffered(PARALLEL).collect().await
+        futures_util::stream::iter(urls).map(look).buffered(PARALLEL).collect().await
     })?;
     for (d, seen) in shown.iter_mut().zip(seen) {
         d.seen = seen;
@@ -64,7 +64,8 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
     };
     let ignores = watched.as_ref().is_some_and(|w| w.store.conditions() == Conditions::Ignored);
     let remark = ignores.then(|| {
-        "the store ignores conditional writes, so a second machine that writes here can't be fenced off".to_string()
+        "the store ignores conditional writes, so a second machine that writes here can't be fenced off"
+            .to_string()
     });
     let has_lease = replica.kind() != StoreKind::Local && !ignores;
     Ok(ExplainDatabase {

@@ -37,8 +37,9 @@ pub(super) fn findings(conn: &Connection, args: &[Option<Value>]) -> Result<Rows
 fn run(conn: &Connection, args: &[Value]) -> Result<Report> {
     let mode = match common::text(args, 1, "the mode")? {
         None => Mode::Quick,
-        Some(m) => Mode::parse(m)
-            .ok_or_else(|| Error::config(format!("the mode {m:?} is not known; allowed: quick, deep, fix")))?,
+        Some(m) => Mode::parse(m).ok_or_else(|| {
+            Error::config(format!("the mode {m:?} is not known; allowed: quick, deep, fix"))
+        })?,
     };
     let store = common::store(conn, common::text(args, 0, "the replica URL")?)?;
     let report = match mode {

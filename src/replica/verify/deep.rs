@@ -154,7 +154,7 @@ async fn rebuild(
 }
 
 fn content(restored: &Restored) -> Finding {
-    let how = if restored.attested { "as attested" } else { "which no file attests" };
+    let how = if restored.attested { "as attested" } else { "not attested by any file" };
     let text = format!("TXID {} rebuilt: database checksum {}, {how}", restored.txid.0, restored.checksum);
     match restored.notes.first() {
         None => rule(Rule::Content, Severity::Ok, text),

@@ -1,5 +1,6 @@
 //! Puts the git commit into `walrust_version()`.
 
+#[allow(clippy::disallowed_macros)] // cargo reads a build script from its stdout
 fn main() {
     println!("cargo:rerun-if-changed=.git/HEAD");
     println!("cargo:rerun-if-changed=build.rs");

@@ -244,7 +244,7 @@ impl Tracker {
 
     /// The newest header noticed.
     pub fn seen(&self) -> Option<IndexHeader> {
-        self.lock().seen.clone()
+        self.lock().seen
     }
 
     /// Commits noticed and resets refused, in this process.
@@ -342,7 +342,7 @@ impl Tracker {
         }
         let foreign =
             s.seen.as_ref().is_some_and(|o| o.salt == before.salt && o.max_frame != before.max_frame);
-        s.seen = Some(h.clone());
+        s.seen = Some(h);
         drop(s);
         if changed && h.max_frame > 0 {
             self.commits.fetch_add(1, Ordering::Relaxed);

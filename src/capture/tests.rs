@@ -199,26 +199,26 @@ fn pieces_fold_into_one_file() {
 fn a_reset_is_granted_only_when_all_is_sealed_and_the_next_generation_follows() {
     let mut rig = Rig::new(4096);
     let before = header(&rig.path);
-    rig.tracker.write_begins(Some(before.clone()));
+    rig.tracker.write_begins(Some(before));
     rig.conn.execute_batch("INSERT INTO t VALUES(1,2)").unwrap();
     let h = header(&rig.path);
-    assert_eq!(rig.tracker.write_ends(Some(h.clone())), Noticed::Commit);
+    assert_eq!(rig.tracker.write_ends(Some(h)), Noticed::Commit);
     // The short tail is sealed by whoever resets.
     assert!(!rig.tracker.is_sealed(&h));
     assert_eq!(rig.tracker.reset_wanted(Some(&h), || 0), Permit::Granted);
     assert!(rig.tracker.is_sealed(&h));
     // Restart under one WRITE lock.
-    rig.tracker.write_begins(Some(h.clone()));
+    rig.tracker.write_begins(Some(h));
     rig.conn.execute_batch("PRAGMA wal_checkpoint(RESTART); INSERT INTO t VALUES(3,4)").unwrap();
     let next = header(&rig.path);
     assert_ne!(next.salt, h.salt);
-    assert_eq!(rig.tracker.write_ends(Some(next.clone())), Noticed::Commit);
+    assert_eq!(rig.tracker.write_ends(Some(next)), Noticed::Commit);
     rig.seal();
     rig.cut_and_compare();
     // A restart that nobody announced.
     rig.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO t VALUES(5,6)").unwrap();
     let strange = header(&rig.path);
-    rig.tracker.write_begins(Some(strange.clone()));
+    rig.tracker.write_begins(Some(strange));
     rig.conn.execute_batch("INSERT INTO t VALUES(7,8)").unwrap();
     assert_eq!(rig.tracker.write_ends(Some(header(&rig.path))), Noticed::Lost);
     assert!(matches!(rig.tracker.sync_state(), Sync::Lost(_)));

@@ -161,7 +161,7 @@ fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
     let header = w.entry.header();
     let mut unsealed = 0;
     if let Some(h) = &header {
-        if w.tracker.look(h.clone()) == Noticed::Lost {
+        if w.tracker.look(*h) == Noticed::Lost {
             return astray(
                 w,
                 &format!(

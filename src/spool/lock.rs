@@ -19,6 +19,9 @@ pub struct LockFile {
     thread: Mutex<()>,
 }
 
+/// Process, device, inode, and the lock file opened on them.
+type Opened = (u32, u64, u64, Arc<LockFile>);
+
 /// Held until dropped.
 #[derive(Debug)]
 pub struct Held<'a> {
@@ -35,7 +38,7 @@ impl Drop for Held<'_> {
 impl LockFile {
     /// Opens the file, creating it; takes no lock.
     pub fn open(path: &Path) -> Result<Arc<LockFile>> {
-        static OPEN: Mutex<Vec<(u32, u64, u64, Arc<LockFile>)>> = Mutex::new(Vec::new());
+        static OPEN: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         // A forked child opens its own: the mutex in its parent's may be held by a thread it does not have.
         let pid = std::process::id();

@@ -26,9 +26,10 @@ pub(super) fn explain(conn: &Connection, args: &[Value]) -> Result<Value> {
     let found = databases(conn, &options.settings)?;
     let mut shown = found.iter().map(|(path, r)| describe(path, r)).collect::<Result<Vec<_>>>()?;
     let urls: Vec<Option<ReplicaUrl>> = shown.iter().map(|d| d.replica.clone()).collect();
-    let seen: Vec<Seen> = block_on(async move {
-        futures_util::stream::iter(urls).map(look).buffered(PARALLEL).collect().await
-    })?;
+    let seen: Vec<Seen> =
+        block_on(
+            async move { futures_util::stream::iter(urls).map(look).buffered(PARALLEL).collect().await },
+        )?;
     for (d, seen) in shown.iter_mut().zip(seen) {
         d.seen = seen;
     }

@@ -229,12 +229,12 @@ impl Applier {
 }
 
 /// Pages in (`from`, `to`] without the lock page.
-fn added_pages(from: u32, to: u32, size: PageSize) -> u32 {
+pub(super) fn added_pages(from: u32, to: u32, size: PageSize) -> u32 {
     let lock = size.lock_page().get();
     to.saturating_sub(from) - u32::from(from < lock && lock <= to)
 }
 
-fn agrees_with_manifest(trailer: &Trailer, known: Option<&ManifestEntry>) -> Result<()> {
+pub(super) fn agrees_with_manifest(trailer: &Trailer, known: Option<&ManifestEntry>) -> Result<()> {
     let Some(known) = known else { return Ok(()) };
     if trailer.checksum != known.crc || trailer.bytes != known.bytes {
         return Err(Error::corrupt(format!(

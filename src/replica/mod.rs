@@ -15,6 +15,7 @@
 pub mod apply;
 pub mod compact;
 pub mod explain;
+pub mod follow;
 pub mod inventory;
 pub mod layout;
 pub mod list;

@@ -110,7 +110,7 @@ fn reach(files: &[FileInfo], target: TxId) -> Option<Vec<FileInfo>> {
 /// lies in the replica.
 const MAX_BASES: usize = 64;
 
-fn walk(base: &FileInfo, steps: &[&FileInfo], target: TxId) -> Option<Vec<FileInfo>> {
+pub(super) fn walk(base: &FileInfo, steps: &[&FileInfo], target: TxId) -> Option<Vec<FileInfo>> {
     let mut chain = vec![base.clone()];
     let (mut at, mut sum) = (base.max, base.attest_after);
     let mut rest = steps.iter().copied();

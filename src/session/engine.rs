@@ -1,6 +1,7 @@
 //! The one engine of a process.
 
 use super::entry::Entry;
+use super::follow::Followers;
 use super::sealer::Sealer;
 use super::watched::Watched;
 use crate::base::{Error, Kind, Result};
@@ -17,6 +18,7 @@ pub struct Engine {
     entries: Mutex<HashMap<PathBuf, Arc<Entry>>>,
     watched: Mutex<Vec<Arc<Watched>>>,
     pub(super) sealer: Sealer,
+    pub(super) followers: Followers,
     pub(super) config: Mutex<Option<Arc<Config>>>,
     pub(super) failures: Mutex<BTreeMap<PathBuf, String>>,
     settings: Mutex<HashMap<PathBuf, Resolved>>,
@@ -42,6 +44,7 @@ pub fn engine() -> &'static Engine {
         entries: Mutex::new(HashMap::new()),
         watched: Mutex::new(Vec::new()),
         sealer: Sealer::default(),
+        followers: Followers::default(),
         config: Mutex::new(None),
         failures: Mutex::new(BTreeMap::new()),
         settings: Mutex::new(HashMap::new()),

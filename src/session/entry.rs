@@ -222,6 +222,13 @@ impl DbObserver for Entry {
                     .to_string(),
             );
         }
+        if name.eq_ignore_ascii_case("journal_mode")
+            && arg.is_some()
+            && super::follow::is_followed(&self.path)
+        {
+            // Many programs ask for WAL whenever they open a database: a followed file stays as it is.
+            return PragmaVerdict::Answer(Some("delete".to_string()));
+        }
         PragmaVerdict::Pass
     }
 

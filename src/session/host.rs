@@ -41,7 +41,7 @@ impl Host for EngineHost {
 /// Watches the connection's main database if somebody configured that.
 fn auto_watch(conn: &Connection) {
     let Some(path) = conn.main_db_path() else { return };
-    if engine().find(&path).is_some() {
+    if engine().find(&path).is_some() || super::follow::is_follower(&path) {
         return;
     }
     if let Err(e) = try_auto_watch(conn, &path) {

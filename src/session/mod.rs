@@ -20,13 +20,15 @@
 //!
 //! `walrust-seal` (plain) seals, cuts, polls and starts resyncs; `walrust-ship` (the runtime) uploads; a
 //! resync or snapshot has a thread for as long as it runs; `walrust-care` validates and applies retention while
-//! there is something to do; `walrust-metrics` serves the two pages. SQL functions run on the app's threads.
+//! there is something to do; `walrust-follow` polls for followed files while there are any; `walrust-metrics` serves
+//! the two pages. SQL functions run on the app's threads.
 
 mod access;
 mod alone;
 mod care;
 mod engine;
 mod entry;
+mod follow;
 mod host;
 mod observe;
 mod resync;
@@ -38,6 +40,7 @@ pub use alone::{Alone, alone};
 pub use care::{compact, damage, details, policy};
 pub use engine::{Engine, engine, fork_hooks};
 pub use entry::Entry;
+pub use follow::{Begun, FollowRequest, Follower, FollowerRow, follow, unfollow};
 pub use host::{EngineHost, request};
 pub use start::{Identity, WatchRequest};
 pub use watched::{Role, Row, Watched};

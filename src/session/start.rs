@@ -77,7 +77,8 @@ impl Watched {
         req: WatchRequest<'_>,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
-        let replica = req.replica.to_string();
+        let (path, replica) = (req.path, req.replica.to_string());
+        super::follow::refuse_followed(path)?;
         if let Some(w) = engine().find(req.path) {
             if w.replica() == replica && !req.takeover {
                 // Somebody may have turned WAL mode off since.
@@ -102,13 +103,14 @@ impl Watched {
         let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open(&dir)?);
-        let path = req.path;
         let started = Self::start_in(req, store, spool, make_wal);
         if started.is_err() && engine().find(path).is_none() {
             engine().metrics().remove(&observe::series(path));
         }
-        if started.is_err() && !had_spool {
-            drop(std::fs::remove_dir_all(&dir));
+        match &started {
+            Ok(_) => super::follow::forget_followed(path),
+            Err(_) if !had_spool => drop(std::fs::remove_dir_all(&dir)),
+            Err(_) => {}
         }
         started
     }

@@ -8,6 +8,7 @@ mod explain;
 mod list;
 mod metrics;
 mod notify;
+mod replicate;
 mod restore;
 mod status;
 mod verify;
@@ -24,6 +25,8 @@ pub static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_sync", args: 0..=1, call: watch::sync },
     ScalarFunction { name: "walrust_snapshot", args: 0..=1, call: watch::snapshot },
     ScalarFunction { name: "walrust_restore", args: 2..=4, call: restore::restore },
+    ScalarFunction { name: "walrust_replicate", args: 2..=3, call: replicate::replicate },
+    ScalarFunction { name: "walrust_unreplicate", args: 1..=1, call: replicate::unreplicate },
     ScalarFunction { name: "walrust_verify", args: 0..=2, call: verify::report },
     ScalarFunction { name: "walrust_explain", args: 0..=1, call: explain::explain },
     ScalarFunction { name: "walrust_compact", args: 0..=2, call: compact::compact },

@@ -5,7 +5,9 @@ use crate::base::Result;
 use crate::session::engine;
 use crate::sqlite::{Connection, Rows, Value};
 
-/// One row per watched database, and per configured one that could not be watched.
+/// One row per watched database, per followed file, and per configured database that could not be watched. Of a followed file
+/// `txid` is what it shows, `replicated_txid` the newest that the replica is known to hold, `last_upload` when the commit it
+/// shows was captured at the source.
 pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows> {
     let mut rows: Vec<Result<Vec<Value>>> = Vec::new();
     for w in engine().watched() {
@@ -23,6 +25,22 @@ pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows
             Value::Text(r.breaker.to_string()),
             time(r.last_upload),
             r.last_error.map_or(Value::Null, Value::Text),
+        ]));
+    }
+    for f in engine().followers() {
+        rows.push(Ok(vec![
+            Value::Text(f.path.display().to_string()),
+            Value::Text(f.replica),
+            Value::Text(f.state.as_str().to_string()),
+            Value::Integer(f.txid.as_i64()),
+            Value::Integer(f.newest.as_i64()),
+            Value::Real(f.lag.as_secs_f64()),
+            int(f.pending_bytes),
+            int(0),
+            int(0),
+            Value::Text("closed".to_string()),
+            time(f.time),
+            f.last_error.map_or(Value::Null, Value::Text),
         ]));
     }
     for (path, why) in engine().failures() {

@@ -7,7 +7,7 @@
 //! * I-SQLITE-3 (`guard`): no panic crosses to C.
 //! * I-HOOK-1..4 (`hook`, `wal_hook`): what is not of interest is the lower VFS's own pointer.
 //! * I-VFS-1..2 (`vfs`): the VFS `walrust` is the lower VFS with one method changed.
-//! * I-RAW-1 (`raw`), I-MARK-1 (`read_mark`), I-FORK-1..3 (`fork`): our own handles.
+//! * I-RAW-1 (`raw`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..3 (`fork`): our own handles.
 //!
 //! Called by SQLite on the app's threads, and by the rooms above on any. Nothing here keeps state on disk:
 //! a crash leaves behind what SQLite leaves behind.
@@ -35,6 +35,7 @@ mod own;
 mod raw;
 mod read_mark;
 mod registry;
+mod rewrite;
 mod shm;
 mod table;
 #[cfg(test)]
@@ -58,6 +59,7 @@ pub use methods::ReadExtent;
 pub use own::{Check, SqlConnection, SqlMode};
 pub use raw::RawDb;
 pub use read_mark::{Pins, ReadMark};
+pub use rewrite::{Peek, Rewrite, peek};
 pub use shm::{ShmPeek, WAL_INDEX_HEADER};
 pub use table::{Rows, TableFunction};
 pub use value::Value;

@@ -16,10 +16,14 @@ use super::methods::{Methods, REGION, ReadExtent, file_size, read_file};
 use super::own::c_path;
 use super::shm::{WAL_INDEX_HEADER, copy_header};
 use super::{api, vfs};
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, clock};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Between two tries to get a lock.
+const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
 /// An open main database file of ours. May move between threads, is used by one at a time. While it lives a
 /// fork waits for it (I-FORK-1), so it should not live long; do not open a second one while holding one.
@@ -65,6 +69,8 @@ impl RawDb {
         let Some(open) = open else { return Err(error::from_code(ffi::CANTOPEN, "cannot open files")) };
         if let Some(access) = access
             && !exists(lower, access, name.as_ptr())
+            // SQLite's unix VFS calls an empty file absent.
+            && !path.exists()
         {
             return Err(Error::new(Kind::Missing, format!("there is no file {}", path.display())));
         }
@@ -180,6 +186,31 @@ impl RawDb {
             self.level = step;
         }
         Ok(())
+    }
+
+    /// Raises RESERVED to EXCLUSIVE, and waits up to `patience` for readers to finish; meanwhile no new one comes in.
+    /// Errors with [`Kind::Retry`] when some are still there; then PENDING stays held until [`RawDb::unlock`].
+    pub fn wait_exclusive(&mut self, patience: Duration) -> Result<()> {
+        if self.level < FileLock::Reserved {
+            return Err(Error::new(Kind::Bug, format!("{} is not locked RESERVED", self.path.display())));
+        }
+        let end = clock::uptime() + patience;
+        loop {
+            // SAFETY: open, with RESERVED or PENDING held, from where EXCLUSIVE may be asked for.
+            let rc = unsafe {
+                self.methods().x_lock().map_or(ffi::IOERR, |f| f(self.file(), raw_level(FileLock::Exclusive)))
+            };
+            if rc == ffi::OK {
+                self.level = FileLock::Exclusive;
+                return Ok(());
+            }
+            self.level = FileLock::Pending;
+            let failed = error::from_code(rc, &format!("cannot lock {}", self.path.display()));
+            if !failed.is_retry() || clock::uptime() >= end {
+                return Err(failed);
+            }
+            clock::sleep(BETWEEN_TRIES);
+        }
     }
 
     /// Lowers the file's own lock to SHARED or NONE.

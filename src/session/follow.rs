@@ -1,7 +1,8 @@
 //! Followed files: databases that this process keeps up to date from replicas (`walrust_replicate`).
 //!
 //! One thread, `walrust-follow`, polls them all: requests to stores run side by side, changes of files one after the other. It
-//! starts with the first follower and ends with the last.
+//! starts with the first follower and ends with the last. A forked child follows nothing: its engine is a new one, and the parent
+//! goes on.
 //!
 //! Rules
 //! * I-SFOL-1: the file changes in transactions of [`Rewrite`] only; it is put in place by a link only where no file is.
@@ -154,21 +155,13 @@ pub(super) struct Followers {
 
 #[derive(Default)]
 struct Inner {
-    pid: u32,
     all: Vec<Arc<Follower>>,
     wake: Option<Sender<()>>,
 }
 
 impl Followers {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        let mut inner = lock(&self.inner);
-        let pid = std::process::id();
-        if inner.pid != pid {
-            // A forked child: thread, lock and connections are the parent's.
-            let theirs = std::mem::replace(&mut *inner, Inner { pid, ..Inner::default() });
-            std::mem::forget(theirs);
-        }
-        inner
+        lock(&self.inner)
     }
 
     fn find(&self, path: &Path) -> Option<Arc<Follower>> {

@@ -18,9 +18,7 @@
 //! keeps the wal-index; readers of a follower wait for each other for milliseconds at most, so a busy timeout serves them).
 
 use super::engine::{Engine, engine, lock};
-use crate::base::event::EventKind;
 use crate::base::{Error, Kind, PageSize, Pgno, Result, Timestamp, TxId, clock, crash};
-use crate::notify::Event;
 use crate::replica::follow::{self, Disk, Feed, Image, Incoming, Look, Next, Place, Record};
 use crate::replica::{self, Overwrite, Point, RestoreOptions, Restored};
 use crate::ship::{self, State};
@@ -445,8 +443,8 @@ impl Follower {
             Here::Absent | Here::Foreign(_) => {
                 let new = beside(&self.path, IMAGE);
                 let options = rebuild_options();
-                let restored = block_on(replica::restore(&self.store, Point::Latest, &new, &options))??;
-                self.put(&new, &restored)?;
+                let restored = block_on(replica::restore(&self.store, Point::Latest, &new, &options))?;
+                self.put(&new, &self.told(restored)?)?;
                 Ok(Begun::Copied)
             }
         }
@@ -599,19 +597,18 @@ impl Follower {
         }
         let new = beside(&self.path, IMAGE);
         let restored = replica::restore(&self.store, Point::Latest, &new, &rebuild_options()).await;
-        if let Err(e) = &restored
-            && e.is_corrupt()
-        {
-            self.tell_corrupt(e);
-        }
-        let restored = restored.map_err(|e| e.context(&why))?;
+        let restored = self.told(restored).map_err(|e| e.context(&why))?;
         self.put(&new, &restored)
     }
 
-    fn tell_corrupt(&self, e: &Error) {
-        if let Some(n) = engine().notifier() {
-            n.send(&Event::new(EventKind::CorruptionDetected, self.replica.clone(), e.to_string()));
+    /// A damaged replica is told to the webhooks.
+    fn told(&self, restored: Result<Restored>) -> Result<Restored> {
+        if let Err(e) = &restored
+            && e.is_corrupt()
+        {
+            engine().tell_corrupt(&self.replica, e);
         }
+        restored
     }
 
     /// Makes the file what was restored to `new`: by a link if there is none, else in a transaction (I-SFOL-1).

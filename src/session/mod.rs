@@ -42,5 +42,5 @@ pub use engine::{Engine, engine, fork_hooks};
 pub use entry::Entry;
 pub use follow::{Begun, FollowRequest, Follower, FollowerRow, follow, unfollow};
 pub use host::{EngineHost, request};
-pub use start::{Identity, WatchRequest};
+pub use start::{Identity, WatchRequest, default_spool};
 pub use watched::{Role, Row, Watched};

@@ -433,7 +433,8 @@ fn remembered(s: &Shipped) -> Option<Remote> {
     })
 }
 
-fn default_spool(db: &Path) -> PathBuf {
+/// Where the spool of a database lies unless `spool_dir` says otherwise: `<database file>-walrust/`.
+pub fn default_spool(db: &Path) -> PathBuf {
     let mut s = db.as_os_str().to_owned();
     s.push("-walrust");
     s.into()

@@ -94,6 +94,15 @@ impl LockFile {
         }
     }
 
+    /// The process that holds the lock, unless it is this one. Takes nothing.
+    pub fn holder(&self) -> Result<Option<i32>> {
+        use rustix::process::{Flock, FlockType, fcntl_getlk};
+        let asked = Flock::from(FlockType::WriteLock);
+        let found =
+            fcntl_getlk(&self.file, &asked).map_err(|e| Error::io("ask for lock", &self.path, e.into()))?;
+        Ok(found.map(|l| l.pid.map_or(0, |p| p.as_raw_nonzero().get())))
+    }
+
     /// Gives back what [`LockFile::try_process`] took.
     pub fn release(&self) {
         let _ = rustix::fs::fcntl_lock(&self.file, rustix::fs::FlockOperation::Unlock);

@@ -15,6 +15,8 @@ mod verify;
 mod version;
 mod watch;
 
+pub use restore::on_restore_progress;
+
 use crate::sqlite::{ScalarFunction, TableFunction};
 
 /// Every scalar function.

@@ -3,11 +3,19 @@
 use super::common;
 use crate::base::{Error, Kind, Result, clock};
 use crate::config::{OptionSpec, Options, WithSettings};
-use crate::replica::{self, Check, Overwrite, Point, RestoreOptions};
+use crate::replica::{self, Check, Overwrite, Point, Progress, RestoreOptions};
 use crate::session::engine;
 use crate::sqlite::{Connection, SqlConnection, SqlMode, Value};
 use crate::store::{ReplicaUrl, Store, block_on};
 use std::path::Path;
+use std::sync::OnceLock;
+
+static PROGRESS: OnceLock<fn(Progress)> = OnceLock::new();
+
+/// Has every restore of this process tell how far it is: for a host program that shows it. The first call counts.
+pub fn on_restore_progress(tell: fn(Progress)) {
+    let _ = PROGRESS.set(tell);
+}
 
 const OPTIONS: &[OptionSpec] = &[
     OptionSpec::flag("overwrite"),
@@ -37,7 +45,8 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     let store = Store::open(&ReplicaUrl::parse(url)?)?;
     let parallel = options.count("parallel").map_or(8, |n| n.max(1) as usize);
     let checker = |p: &Path, c: Check| check_file(p, c);
-    let wanted = RestoreOptions { overwrite, check, checker: Some(&checker), parallel, ..Default::default() };
+    let progress = PROGRESS.get().map(|f| f as &(dyn Fn(Progress) + Sync));
+    let wanted = RestoreOptions { overwrite, check, checker: Some(&checker), parallel, progress };
     let done = block_on(replica::restore(&store, point, &absolute, &wanted))?;
     if let Err(e) = &done
         && e.is_corrupt()

@@ -1,0 +1,431 @@
+//! What may be typed. The doc comments are the help texts.
+
+use crate::failure::Failure;
+use crate::show::Form;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WALRUST_COMMIT"), ")");
+
+const AFTER: &str = "\
+Replica URLs:
+  s3://bucket/path?endpoint=http://127.0.0.1:9000&region=us-east-1, gs://bucket/path, az://container/path,
+  file:///absolute/dir, or a directory. Credentials come from the environment, as the AWS tools read them
+  (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), never from the URL.
+
+Settings:
+  walrust.toml in the working directory, or the file named by WALRUST_CONFIG; WALRUST_* variables. See `walrust config`.
+
+Exit status:
+  0 done, 1 failed, 2 wrong usage. `verify` differs: 0 all good, 1 issues found, 2 critical, 3 could not be done.
+
+Examples:
+  walrust watch app.db s3://bucket/app
+  walrust restore s3://bucket/app app.db --if-replica-exists --if-db-not-exists
+  walrust verify s3://bucket/app || alert";
+
+/// Streams SQLite databases to S3, GCS, Azure or a directory, and gets them back.
+///
+/// The command line of the walrust extension: the same functions, for cron, container start scripts and
+/// people without the sqlite3 shell.
+#[derive(Parser, Debug)]
+#[command(name = "walrust", version = VERSION, after_long_help = AFTER, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Answer in JSON: rows as an array of objects, a report as {"report", "exit"}
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Cli {
+    /// How to answer.
+    pub fn form(&self) -> Form {
+        if self.json { Form::Json } else { Form::Text }
+    }
+}
+
+/// Every command.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Check that a backup works, without a restore
+    ///
+    /// `quick` reads headers, page indexes and trailers only. `deep` downloads everything, rebuilds the database in a
+    /// temporary file and runs PRAGMA integrity_check. `fix` is `quick`, then removes manifest entries whose object is gone.
+    /// Exit status: 0 all good, 1 issues found, 2 critical, 3 it could not be done.
+    #[command(
+        after_long_help = "Examples:\n  walrust verify s3://bucket/app\n  walrust verify app.db --mode deep --json"
+    )]
+    Verify(Verify),
+    /// Say what will happen, before it does: schedules, sizes, requests and cost
+    #[command(
+        after_long_help = "Examples:\n  walrust explain app.db\n  walrust explain -o price_per_gb=0.02"
+    )]
+    Explain(Explain),
+    /// List the databases under a URL
+    #[command(after_long_help = "Example:\n  walrust list s3://bucket/tenants")]
+    List(Url),
+    /// List the LTX files of a replica
+    #[command(
+        after_long_help = "Example:\n  walrust files s3://bucket/app --json | jq '.[] | select(.level == 9)'"
+    )]
+    Files(Target),
+    /// Take a full snapshot now
+    ///
+    /// For cron. Opens the database, ships what is new and a snapshot, and ends. If another process of this machine streams
+    /// the database already, ask that one.
+    #[command(after_long_help = "Example:\n  walrust snapshot app.db s3://bucket/app")]
+    Snapshot(Once),
+    /// Write a database as it was at a point in time
+    ///
+    /// The file appears complete and verified, or not at all.
+    #[command(
+        after_long_help = "Examples:\n  walrust restore s3://bucket/app app.db\n  walrust restore s3://bucket/app app.db --if-replica-exists --if-db-not-exists\n  walrust restore s3://bucket/app then.db --point '5 minutes ago'\n  walrust restore s3://bucket/app then.db --point 2026-11-22T18:00:00Z"
+    )]
+    Restore(Restore),
+    /// Keep a file up to date from a replica, until SIGTERM or SIGINT
+    #[command(after_long_help = "Example:\n  walrust replicate s3://bucket/app copy.db --interval 1s")]
+    Replicate(Replicate),
+    /// Apply retention to a replica (a dry run, unless --force)
+    #[command(
+        after_long_help = "Examples:\n  walrust compact s3://bucket/app\n  walrust compact s3://bucket/app --daily 30 --force"
+    )]
+    Compact(Compact),
+    /// Stream databases until SIGTERM or SIGINT, then ship what is left
+    ///
+    /// Commits of other processes are followed, with or without the extension. Without DB: every database that
+    /// walrust.toml names, those that appear later included.
+    #[command(
+        after_long_help = "Examples:\n  walrust watch app.db s3://bucket/app\n  walrust watch app.db s3://bucket/app -o interval=5s -o metrics_listen=127.0.0.1:9100\n  walrust watch"
+    )]
+    Watch(Watch),
+    /// Ship every commit made so far, and end
+    #[command(after_long_help = "Example:\n  walrust sync app.db s3://bucket/app --timeout 60")]
+    Sync(Sync),
+    /// Show how far the streaming of a database is, as its spool says; without DB, of all in walrust.toml
+    Status(Database),
+    /// Show every setting, its value, and where that comes from
+    Config(Database),
+    /// Print this process's metrics as Prometheus reads them (a long-running process serves its own: metrics_listen)
+    Metrics,
+    /// Send a test event to every webhook and say what each answered
+    NotifyTest(Database),
+    /// Show the versions of walrust and of SQLite
+    Version,
+    /// Print shell completions
+    #[command(after_long_help = "Example:\n  walrust completions bash > /etc/bash_completion.d/walrust")]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A URL.
+#[derive(Args, Debug)]
+pub struct Url {
+    /// Where to look
+    pub url: String,
+}
+
+/// A replica.
+#[derive(Args, Debug)]
+pub struct Target {
+    /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
+    #[arg(value_name = "URL_OR_DB")]
+    pub target: String,
+}
+
+/// A database that may be left out.
+#[derive(Args, Debug)]
+pub struct Database {
+    /// The database file
+    #[arg(value_name = "DB")]
+    pub database: Option<PathBuf>,
+}
+
+/// How thorough `verify` is.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Mode {
+    /// Reads headers, page indexes and trailers only
+    Quick,
+    /// Reads everything and rebuilds the database
+    Deep,
+    /// As quick, then drops manifest entries whose object is gone
+    Fix,
+}
+
+impl Mode {
+    /// As SQL names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Quick => "quick",
+            Mode::Deep => "deep",
+            Mode::Fix => "fix",
+        }
+    }
+}
+
+/// `verify`
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
+    #[arg(value_name = "URL_OR_DB")]
+    pub target: String,
+    /// How thorough
+    #[arg(long, value_enum, default_value = "quick")]
+    pub mode: Mode,
+}
+
+/// `explain`
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// The database file; without it, every database in walrust.toml
+    #[arg(value_name = "DB")]
+    pub database: Option<PathBuf>,
+    #[command(flatten)]
+    pub options: OptionArgs,
+}
+
+/// A database and where it goes.
+#[derive(Args, Debug)]
+pub struct Once {
+    /// The database file
+    #[arg(value_name = "DB")]
+    pub database: PathBuf,
+    /// Its replica; without it the configured one, else <DB>-replica/
+    pub url: Option<String>,
+    #[command(flatten)]
+    pub options: OptionArgs,
+    #[command(flatten)]
+    pub takeover: Takeover,
+}
+
+/// `sync`
+#[derive(Args, Debug)]
+pub struct Sync {
+    #[command(flatten)]
+    pub once: Once,
+    /// Give up after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    pub timeout: f64,
+}
+
+/// `watch`
+#[derive(Args, Debug)]
+pub struct Watch {
+    /// The database file; without it, every database in walrust.toml
+    #[arg(value_name = "DB")]
+    pub database: Option<PathBuf>,
+    /// Its replica; without it the configured one, else <DB>-replica/
+    #[arg(requires = "database")]
+    pub url: Option<String>,
+    #[command(flatten)]
+    pub options: OptionArgs,
+    #[command(flatten)]
+    pub takeover: Takeover,
+    /// At the end, give up on what cannot be shipped after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    pub timeout: f64,
+}
+
+/// Settings by name.
+#[derive(Args, Debug)]
+pub struct OptionArgs {
+    /// A setting by its name, e.g. interval=5s or retention.daily=30 (may be repeated; see `walrust config`)
+    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE")]
+    pub given: Vec<String>,
+}
+
+/// What to do with a replica that holds something else.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Takeover {
+    /// Begin a new history in a replica that holds another one
+    #[arg(long)]
+    pub takeover: bool,
+}
+
+impl OptionArgs {
+    /// As the SQL functions take them; `None` if there are none.
+    pub fn json(&self, takeover: Takeover) -> Result<Option<String>, Failure> {
+        let mut all = Map::new();
+        if takeover.takeover {
+            all.insert("takeover".into(), Value::Bool(true));
+        }
+        for pair in &self.given {
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err(Failure::new(format!("option {pair:?} must be KEY=VALUE, e.g. interval=5s")));
+            };
+            let value = json_value(value);
+            let section = match key.split_once('.') {
+                None => {
+                    all.insert(key.to_string(), value);
+                    continue;
+                }
+                Some((section, rest)) => {
+                    (all.entry(section).or_insert_with(|| Value::Object(Map::new())), rest.to_string())
+                }
+            };
+            match section {
+                (Value::Object(fields), rest) => fields.insert(rest, value),
+                (_, _) => {
+                    return Err(Failure::new(format!(
+                        "option {pair:?} stands beside one that is not a section"
+                    )));
+                }
+            };
+        }
+        Ok((!all.is_empty()).then(|| Value::Object(all).to_string()))
+    }
+}
+
+/// Numbers, true, false and lists as themselves, everything else as text.
+fn json_value(text: &str) -> Value {
+    match serde_json::from_str(text) {
+        Ok(v @ (Value::Bool(_) | Value::Number(_) | Value::Array(_))) => v,
+        _ => Value::String(text.to_string()),
+    }
+}
+
+/// SQLite's check of a restored file.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Check {
+    /// Checksums only
+    None,
+    /// PRAGMA quick_check
+    Quick,
+    /// PRAGMA integrity_check
+    Full,
+}
+
+/// `restore`
+#[derive(Args, Debug)]
+pub struct Restore {
+    /// The replica
+    pub url: String,
+    /// Where the database is written
+    pub path: PathBuf,
+    /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), or e.g. '5 minutes ago'; without it the newest state
+    #[arg(long, visible_aliases = ["txid", "timestamp"], value_name = "POINT")]
+    pub point: Option<String>,
+    /// Replace an existing file
+    #[arg(long)]
+    pub overwrite: bool,
+    /// SQLite's own check before the file gets its name (walrust's checksums are always checked)
+    #[arg(long, value_enum)]
+    pub check: Option<Check>,
+    /// Downloads at once (default 8)
+    #[arg(long, value_name = "N")]
+    pub parallel: Option<u16>,
+    /// Do nothing, successfully, if the replica holds nothing
+    #[arg(long)]
+    pub if_replica_exists: bool,
+    /// Do nothing, successfully, if there is a file at PATH already
+    #[arg(long, conflicts_with = "overwrite")]
+    pub if_db_not_exists: bool,
+}
+
+impl Restore {
+    /// As `walrust_restore` takes them.
+    pub fn options(&self) -> String {
+        let mut all = Map::new();
+        if self.overwrite {
+            all.insert("overwrite".into(), Value::Bool(true));
+        }
+        if let Some(c) = self.check {
+            let name = match c {
+                Check::None => "none",
+                Check::Quick => "quick",
+                Check::Full => "full",
+            };
+            all.insert("check".into(), name.into());
+        }
+        if let Some(n) = self.parallel {
+            all.insert("parallel".into(), n.into());
+        }
+        Value::Object(all).to_string()
+    }
+}
+
+/// `replicate`
+#[derive(Args, Debug)]
+pub struct Replicate {
+    /// The replica
+    pub url: String,
+    /// The file to keep up to date
+    pub path: PathBuf,
+    /// How often to look (default 5s)
+    #[arg(long, value_name = "DURATION")]
+    pub interval: Option<String>,
+}
+
+/// `compact`
+#[derive(Args, Debug)]
+pub struct Compact {
+    /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
+    #[arg(value_name = "URL_OR_DB")]
+    pub target: String,
+    /// Remove, instead of saying what would be removed
+    #[arg(long)]
+    pub force: bool,
+    /// Hourly snapshots to keep
+    #[arg(long, value_name = "N")]
+    pub hourly: Option<u32>,
+    /// Daily snapshots to keep
+    #[arg(long, value_name = "N")]
+    pub daily: Option<u32>,
+    /// Weekly snapshots to keep
+    #[arg(long, value_name = "N")]
+    pub weekly: Option<u32>,
+    /// Monthly snapshots to keep
+    #[arg(long, value_name = "N")]
+    pub monthly: Option<u32>,
+}
+
+impl Compact {
+    /// As `walrust_compact` takes them.
+    pub fn options(&self) -> String {
+        let mut all = Map::new();
+        if self.force {
+            all.insert("force".into(), Value::Bool(true));
+        }
+        let tiers = [
+            ("hourly", self.hourly),
+            ("daily", self.daily),
+            ("weekly", self.weekly),
+            ("monthly", self.monthly),
+        ];
+        all.extend(tiers.into_iter().filter_map(|(name, n)| n.map(|n| (name.to_string(), n.into()))));
+        Value::Object(all).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_become_json_with_sections_and_types() {
+        let o = |given: &[&str]| {
+            let given = given.iter().map(ToString::to_string).collect();
+            OptionArgs { given }.json(Takeover::default())
+        };
+        assert_eq!(o(&[]).unwrap(), None);
+        let text = o(&["interval=5s", "retention.daily=30", "retention.hourly=2", "levels=[\"30s\"]"])
+            .unwrap()
+            .unwrap();
+        let expected =
+            serde_json::json!({"interval": "5s", "retention": {"daily": 30, "hourly": 2}, "levels": ["30s"]});
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+        assert!(o(&["interval"]).unwrap_err().to_string().contains("KEY=VALUE"));
+        assert!(o(&["retention=1", "retention.daily=2"]).is_err());
+    }
+}

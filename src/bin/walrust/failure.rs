@@ -1,0 +1,46 @@
+//! Why a command could not be done: one line.
+
+use std::fmt;
+
+/// The exit status, or why there is none.
+pub type Outcome = Result<u8, Failure>;
+
+/// One line for stderr.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl Failure {
+    /// `message` becomes one line.
+    pub fn new(message: impl AsRef<str>) -> Failure {
+        let words: Vec<&str> =
+            message.as_ref().split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).collect();
+        Failure(words.join(" "))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(e: rusqlite::Error) -> Failure {
+        match e {
+            rusqlite::Error::SqliteFailure(_, Some(message)) => Failure::new(message),
+            other => Failure::new(other.to_string()),
+        }
+    }
+}
+
+impl From<walrust::base::Error> for Failure {
+    fn from(e: walrust::base::Error) -> Failure {
+        Failure::new(e.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Failure {
+        Failure::new(e.to_string())
+    }
+}

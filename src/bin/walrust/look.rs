@@ -1,0 +1,248 @@
+//! Commands that look at a replica, or write what they got from one, and end. None touches a database (I-CLI-3).
+
+use crate::args::{Compact, Explain, Mode, Restore, Verify};
+use crate::failure::{Failure, Outcome};
+use crate::show::{self, Form, Object, Table};
+use crate::{host, outside, progress};
+use rusqlite::{Connection, Params};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use walrust::replica::Inventory;
+use walrust::store::{ReplicaUrl, Store, block_on};
+
+/// A connection whose `main` is the database, if one was named, and the URL, if that was.
+struct Asked {
+    conn: Connection,
+    url: Option<String>,
+}
+
+/// An existing file is a database, anything else a URL (a directory is one, too).
+fn ask(target: &str) -> Result<Asked, Failure> {
+    let path = PathBuf::from(target);
+    host::start(host::Hooks::None)?;
+    if !target.contains("://") && path.is_file() {
+        return Ok(Asked { conn: host::read_only(&path)?, url: None });
+    }
+    Ok(Asked { conn: host::in_memory()?, url: Some(target.to_string()) })
+}
+
+/// A connection whose `main` is the database, if there is one.
+fn on(database: Option<&Path>) -> Result<Connection, Failure> {
+    host::start(host::Hooks::None)?;
+    match database {
+        Some(path) => host::read_only(path),
+        None => host::in_memory(),
+    }
+}
+
+fn scalar<T: rusqlite::types::FromSql>(
+    conn: &Connection,
+    sql: &str,
+    params: impl Params,
+) -> Result<T, Failure> {
+    Ok(conn.query_row(sql, params, |r| r.get(0))?)
+}
+
+fn report(text: &str, exit: u8, form: Form) -> Outcome {
+    match form {
+        Form::Text => show::text(text)?,
+        Form::Json => show::json(&Object(vec![("report", json!(text)), ("exit", json!(exit))]))?,
+    }
+    Ok(exit)
+}
+
+/// `verify`: the report, or its findings in JSON; both say the same.
+pub fn verify(a: &Verify, form: Form) -> Outcome {
+    let Asked { conn, url } = ask(&a.target)?;
+    let shown = matches!(a.mode, Mode::Deep).then(|| progress::spinner("reading the whole replica"));
+    let params = (url, a.mode.as_str());
+    match form {
+        Form::Text => {
+            let text: String = scalar(&conn, "SELECT walrust_verify(?1, ?2)", params)?;
+            drop(shown);
+            let exit = exit_of_report(&text).ok_or_else(|| Failure::new("the report names no exit code"))?;
+            report(&text, exit, form)
+        }
+        Form::Json => {
+            let found = Table::query(&conn, "SELECT * FROM walrust_verify(?1, ?2)", params)?;
+            drop(shown);
+            let exit = exit_of_findings(&found);
+            show::json(&Object(vec![("exit", json!(exit)), ("findings", json!(found.objects()))]))?;
+            Ok(exit)
+        }
+    }
+}
+
+/// The report ends in "Exit code: 1 (issues found)".
+fn exit_of_report(text: &str) -> Option<u8> {
+    let said = text.lines().rev().find_map(|l| l.strip_prefix("Exit code: "))?;
+    said.split_whitespace().next()?.parse().ok().filter(|code| *code <= 2)
+}
+
+/// The worst finding; a verification that found nothing at all, not even that all is well, is not good.
+fn exit_of_findings(found: &Table) -> u8 {
+    let severities = found.column("severity").map(|v| match v {
+        rusqlite::types::Value::Text(t) if t == "ok" => 0,
+        rusqlite::types::Value::Text(t) if t == "warning" => 1,
+        _ => 2,
+    });
+    severities.max().unwrap_or(2)
+}
+
+/// `explain`
+pub fn explain(a: &Explain, form: Form) -> Outcome {
+    let conn = on(a.database.as_deref())?;
+    let text: String = scalar(&conn, "SELECT walrust_explain(?1)", (a.options.json(Default::default())?,))?;
+    report(&text, 0, form)
+}
+
+/// `list`
+pub fn list(url: &str, form: Form) -> Outcome {
+    let conn = on(None)?;
+    Table::query(&conn, "SELECT * FROM walrust_list(?1)", (url,))?.print(form)?;
+    Ok(0)
+}
+
+/// `files`
+pub fn files(target: &str, form: Form) -> Outcome {
+    let Asked { conn, url } = ask(target)?;
+    let found = Table::query(&conn, "SELECT * FROM walrust_files(?1)", (url,))?;
+    if found.rows.is_empty() {
+        return Err(Failure::new(format!("no replica at {target}: no LTX file lies there")));
+    }
+    found.print(form)?;
+    Ok(0)
+}
+
+/// `compact`
+pub fn compact(a: &Compact, form: Form) -> Outcome {
+    let Asked { conn, url } = ask(&a.target)?;
+    let text: String = scalar(&conn, "SELECT walrust_compact(?1, ?2)", (url, a.options()))?;
+    report(&text, 0, form)
+}
+
+/// `restore`
+pub fn restore(a: &Restore, form: Form) -> Outcome {
+    let skipped = |why: String| {
+        match form {
+            Form::Text => show::text(&why)?,
+            Form::Json => show::json(&Object(vec![("txid", json!(null)), ("skipped", json!(why))]))?,
+        }
+        Ok(0)
+    };
+    if a.if_db_not_exists && std::fs::symlink_metadata(&a.path).is_ok() {
+        return skipped(format!("{} exists; nothing restored", a.path.display()));
+    }
+    if a.if_replica_exists && !holds_anything(&a.url)? {
+        return skipped(format!("{} holds no replica; nothing restored", a.url));
+    }
+    let Some(path) = a.path.to_str() else {
+        return Err(Failure::new(format!("{} is not UTF-8; name another path", a.path.display())));
+    };
+    let conn = on(None)?;
+    let shown = progress::restore();
+    let done: Result<i64, Failure> = scalar(
+        &conn,
+        "SELECT walrust_restore(?1, ?2, ?3, ?4)",
+        (&a.url, path, a.point.as_deref().map(point), a.options()),
+    );
+    drop(shown);
+    let txid = done?;
+    match form {
+        Form::Text => show::text(&format!("{path}: TXID {}", show::txid(txid)))?,
+        Form::Json => show::json(&Object(vec![("txid", json!(txid)), ("path", json!(path))]))?,
+    }
+    Ok(0)
+}
+
+/// One listing. A bucket that is not there is an error, not an absent replica.
+fn holds_anything(url: &str) -> Result<bool, Failure> {
+    let store = Store::open(&ReplicaUrl::parse(url)?)?;
+    let found = block_on(async move { Inventory::read(&store).await })??;
+    Ok(!found.is_empty())
+}
+
+/// 16 hex digits are a TXID as file names have it, other digits a TXID, everything else a time.
+fn point(text: &str) -> rusqlite::types::Value {
+    let text = text.trim();
+    let number = match text.len() {
+        16 => i64::from_str_radix(text, 16),
+        _ => text.parse::<i64>(),
+    };
+    number.map_or_else(|_| rusqlite::types::Value::Text(text.to_string()), rusqlite::types::Value::Integer)
+}
+
+/// `config`
+pub fn config(database: Option<&Path>, form: Form) -> Outcome {
+    Table::query(&on(database)?, "SELECT * FROM walrust_config", ())?.print(form)?;
+    Ok(0)
+}
+
+/// `metrics`
+pub fn metrics(form: Form) -> Outcome {
+    let text: String = scalar(&on(None)?, "SELECT walrust_metrics()", ())?;
+    report(text.trim_end(), 0, form)
+}
+
+/// `notify-test`
+pub fn notify_test(database: Option<&Path>, form: Form) -> Outcome {
+    let text: String = scalar(&on(database)?, "SELECT walrust_notify_test()", ())?;
+    report(&text, 0, form)
+}
+
+/// `version`
+pub fn version(form: Form) -> Outcome {
+    let text: String = scalar(&on(None)?, "SELECT walrust_version()", ())?;
+    match form {
+        Form::Text => show::text(&text)?,
+        Form::Json => show::json(&Object(vec![("version", json!(text))]))?,
+    }
+    Ok(0)
+}
+
+/// `status`: this process streams nothing; what others do is read from their spools.
+pub fn status(database: Option<&Path>, form: Form) -> Outcome {
+    host::start(host::Hooks::None)?;
+    let found = outside::status(database)?;
+    match form {
+        Form::Json => show::json(&found.table.objects())?,
+        Form::Text if found.table.rows.is_empty() => show::text(&found.without)?,
+        Form::Text => show::text(&found.table.blocks())?,
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::types::Value;
+
+    #[test]
+    fn the_exit_status_is_the_reports() {
+        assert_eq!(exit_of_report("Exit code: 9\nx\nExit code: 1 (issues found)"), Some(1));
+        assert_eq!(exit_of_report("Exit code: 0 (all good)\n"), Some(0));
+        assert_eq!(exit_of_report("Exit code: 7"), None);
+        assert_eq!(exit_of_report("all good"), None);
+    }
+
+    #[test]
+    fn the_exit_status_is_the_worst_finding() {
+        let found = |all: &[&str]| Table {
+            columns: vec!["severity".into()],
+            rows: all.iter().map(|s| vec![Value::Text(s.to_string())]).collect(),
+        };
+        assert_eq!(exit_of_findings(&found(&["ok", "ok"])), 0);
+        assert_eq!(exit_of_findings(&found(&["ok", "warning", "ok"])), 1);
+        assert_eq!(exit_of_findings(&found(&["warning", "critical"])), 2);
+        assert_eq!(exit_of_findings(&found(&["a word to come"])), 2);
+        assert_eq!(exit_of_findings(&found(&[])), 2);
+    }
+
+    #[test]
+    fn points() {
+        assert_eq!(point("17"), Value::Integer(17));
+        assert_eq!(point("0000000000000011"), Value::Integer(17));
+        assert_eq!(point("5 minutes ago"), Value::Text("5 minutes ago".into()));
+        assert_eq!(point("2026-11-22T18:00"), Value::Text("2026-11-22T18:00".into()));
+    }
+}

@@ -1,0 +1,104 @@
+//! `walrust_status` for databases that other processes stream: what their spools tell.
+//!
+//! Reads two small records and asks who holds the ship lock; takes no lock. What only the shipping process knows
+//! (breaker, last error) is NULL. `state` is `streaming` or `catching up` while a process ships, else `stopped`.
+
+use crate::failure::Failure;
+use crate::show::Table;
+use rusqlite::types::Value;
+use std::path::{Path, PathBuf};
+use walrust::session::{default_spool, engine};
+use walrust::spool::Spool;
+
+const COLUMNS: [&str; 12] = [
+    "database",
+    "replica",
+    "state",
+    "txid",
+    "replicated_txid",
+    "lag_seconds",
+    "pending_bytes",
+    "wal_bytes",
+    "spool_bytes",
+    "breaker",
+    "last_upload",
+    "last_error",
+];
+
+/// Rows, and what to say if there are none.
+pub struct Found {
+    /// Like `walrust_status`.
+    pub table: Table,
+    /// One line.
+    pub without: String,
+}
+
+/// Of one database, else of all that the configuration names.
+pub fn status(database: Option<&Path>) -> Result<Found, Failure> {
+    let (paths, without) = match database {
+        Some(path) => {
+            let real = path.canonicalize().map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+            let without = format!(
+                "{}: not streamed from here: {} is not there",
+                path.display(),
+                spool_dir(&real)?.display()
+            );
+            (vec![real], without)
+        }
+        None => {
+            let paths: Vec<PathBuf> =
+                engine().config()?.present()?.into_iter().map(|(path, _)| path).collect();
+            (
+                paths,
+                "no database of walrust.toml is streamed from here; name one: walrust status DB".to_string(),
+            )
+        }
+    };
+    let mut rows = Vec::new();
+    for path in paths {
+        rows.extend(row(&path)?);
+    }
+    let columns = COLUMNS.iter().map(ToString::to_string).collect();
+    Ok(Found { table: Table { columns, rows }, without })
+}
+
+fn spool_dir(path: &Path) -> Result<PathBuf, Failure> {
+    let settings = engine().resolve(path, None)?.settings;
+    Ok(settings.spool_dir.unwrap_or_else(|| default_spool(path)))
+}
+
+fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
+    let dir = spool_dir(path)?;
+    if !dir.is_dir() {
+        return Ok(None);
+    }
+    let spool = Spool::open(&dir)?;
+    let position = spool.position()?;
+    let shipped = spool.shipped()?;
+    let txid = position.as_ref().map(|p| p.txid).unwrap_or_default();
+    let replicated = shipped.as_ref().map(|s| s.txid).unwrap_or_default();
+    let waits = txid > replicated || position.as_ref().is_some_and(|p| p.pieces > 0);
+    let state = match (spool.ship_lock().holder()?, waits) {
+        (None, _) => "stopped".to_string(),
+        (Some(_), true) => "catching up".to_string(),
+        (Some(_), false) => "streaming".to_string(),
+    };
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let bytes = |n: u64| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
+    let text = |t: Option<String>| t.map_or(Value::Null, Value::Text);
+    Ok(Some(vec![
+        Value::Text(path.display().to_string()),
+        text(shipped.as_ref().map(|s| s.replica.clone())),
+        Value::Text(state),
+        Value::Integer(txid.as_i64()),
+        Value::Integer(replicated.as_i64()),
+        if waits { Value::Null } else { Value::Real(0.0) },
+        bytes(spool.bytes_waiting()),
+        bytes(std::fs::metadata(&wal).map(|m| m.len()).unwrap_or(0)),
+        bytes(spool.bytes()),
+        Value::Null,
+        text(shipped.map(|s| s.time.rfc3339())),
+        Value::Null,
+    ]))
+}

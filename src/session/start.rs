@@ -20,7 +20,7 @@ use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
 use crate::config::{Durability, Settings};
 use crate::replica;
 use crate::ship::{self, Lease, Me};
-use crate::spool::{Position, Shipped, Spool};
+use crate::spool::{Handoff, Position, Shipped, Spool};
 use crate::store::{Breaker, Conditions, ReplicaUrl, Retry, Store, block_on};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,6 +69,23 @@ struct Remote {
 enum Begin {
     Resume(Position),
     Resync(Expected, Reason),
+}
+
+impl Begin {
+    /// A place that no WAL generation names, left without a stamp of the file (unwatch before the first commit, or
+    /// a kill): a WAL may have come and gone since, and only the content tells.
+    fn or_doubt(self) -> Begin {
+        match self {
+            Begin::Resume(p)
+                if p.handoff == Handoff::Live
+                    && p.wal.is_some_and(|w| (w.salt1, w.salt2, w.frame) == (0, 0, 0)) =>
+            {
+                let why = "the database changed while nothing that had loaded walrust was there to see it";
+                Begin::Resync(Expected { txid: p.txid, attested: None }, Reason::Gap(why.to_string()))
+            }
+            other => other,
+        }
+    }
 }
 
 impl Watched {
@@ -167,7 +184,7 @@ impl Watched {
             Err(e) => return Err(e),
         };
         make_wal()?;
-        let begin = self.decide(remote, local, known.as_ref(), takeover)?;
+        let begin = self.decide(remote, local, known.as_ref(), takeover)?.or_doubt();
         let identity = match &begin {
             Begin::Resume(p) => Identity::Continued(p.txid),
             Begin::Resync(e, Reason::Refuse) => Identity::Continued(e.txid),

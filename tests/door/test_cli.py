@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 import unittest
@@ -141,6 +142,145 @@ class Cli(door.DoorTest):
             self.assertErrorLine(done.stderr)
         self.assertEqual(self.run_cli("frobnicate").returncode, 2)
         self.assertFalse(os.path.exists(self.path("n.db")))
+
+    def spawn(self, *args, env=None):
+        proc = subprocess.Popen([door.CLI, *args], env=door.clean_env(self.dir, env), cwd=self.dir,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(proc.stdout.close)
+        self.addCleanup(proc.stderr.close)
+        self.addCleanup(proc.wait)
+        self.addCleanup(proc.kill)
+        return proc
+
+    def plain(self, name, mode="wal"):
+        """A database that no process streams."""
+        q = door.plain_connect(self.path(name))
+        q.execute(f"PRAGMA journal_mode={mode}")
+        q.execute("CREATE TABLE t(x)")
+        q.close()
+        return self.path(name)
+
+    def test_verify_that_could_not_be_done_is_neither_good_nor_bad(self):
+        closed = f"s3://bucket/app?endpoint=http://127.0.0.1:{door.free_port()}&region=us-east-1"
+        env = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+        for args in (("verify", closed), ("verify", "ftp://x"), ("verify", closed, "--json")):
+            done = self.run_cli(*args, env=env)
+            self.assertEqual((done.returncode, done.stdout), (3, ""), done.stderr)
+            self.assertErrorLine(done.stderr)
+        self.assertEqual(self.run_cli("verify").returncode, 3)
+        self.assertEqual(self.run_cli("verify", self.url, "--mode", "slow").returncode, 3)
+
+    def test_verify_json_says_what_the_report_says(self):
+        good = self.json("verify", self.url)
+        self.assertEqual(good["exit"], 0)
+        self.assertEqual(list(good["findings"][0]), door.VERIFY_COLUMNS)
+        self.assertEqual({f["severity"] for f in good["findings"]}, {"ok"})
+        self.p.end()
+        self.damage()
+        done = self.run_cli("verify", self.url, "--json")
+        self.assertEqual(json.loads(done.stdout)["exit"], done.returncode)
+        self.assertEqual(self.run_cli("verify", self.url).returncode, done.returncode)
+
+    def test_points(self):
+        for point in (str(self.txid - 2), f"{self.txid - 2:016x}"):
+            out = self.path(f"at-{point}.db")
+            self.assertEqual(self.json("restore", self.url, out, "--point", point)["txid"], self.txid - 2)
+        self.assertEqual(self.json("restore", self.url, self.path("now.db"), "--point", "0 seconds ago")["txid"], self.txid)
+        done = self.run_cli("restore", self.url, self.path("n.db"), "--timestamp", "2001-01-01T00:00:00Z")
+        self.assertEqual(done.returncode, 1)
+        self.assertErrorLine(done.stderr, "history")
+
+    def test_status_of_a_database_that_another_process_streams(self):
+        row, = self.json("status", self.db)
+        self.assertEqual(list(row), door.STATUS_COLUMNS)
+        self.assertEqual((row["state"], row["txid"], row["replicated_txid"]), ("streaming", self.txid, self.txid))
+        self.assertIn(f"{self.txid:016x}", self.ok("status", self.db))
+        self.p.end()
+        self.assertEqual(self.json("status", self.db)[0]["state"], "stopped")
+        self.assertEqual(self.json("status", self.plain("other.db")), [])
+        self.assertFalse(os.path.exists(self.path("other.db-walrust")))
+
+    def test_looking_starts_nothing(self):
+        db = self.plain("conf.db", mode="delete")
+        with open(self.path("walrust.toml"), "w") as f:
+            f.write('[[databases]]\npath = "conf.db"\nreplica = "conf-replica"\n')
+        before = door.tree(self.dir)
+        for command in ("status", "explain", "config", "verify", "compact", "files"):
+            self.run_cli(command, db)
+        self.ok("list", self.dir)
+        self.assertEqual(door.tree(self.dir), before)
+        rows = {r["name"]: r for r in self.json("config", db)}
+        self.assertEqual(rows["replica"]["value"], self.path("conf-replica"))
+
+    def test_sync_and_snapshot_carry_a_history_on(self):
+        db, url = self.plain("cron.db"), self.path("cron-replica")
+        first = self.json("snapshot", db, url)["txid"]
+        q = door.plain_connect(db)
+        q.execute("INSERT INTO t VALUES(1)")
+        q.close()
+        second = self.json("sync", db, url)["txid"]
+        self.assertGreater(second, first)
+        self.assertSameBytes(db, self.restore(url)[0])
+        self.assertEqual(self.json("sync", db, url)["txid"], second, "nothing has changed")
+        self.assertIn("Exit code: 0", self.ok("verify", url))
+        self.assertEqual(self.json("status", db)[0]["state"], "stopped")
+
+    def test_snapshot_goes_where_it_is_told(self):
+        db = self.plain("conf.db")
+        with open(self.path("walrust.toml"), "w") as f:
+            f.write('[[databases]]\npath = "conf.db"\nreplica = "conf-replica"\n')
+        self.ok("snapshot", db, self.path("elsewhere"))
+        self.assertTrue(door.ltx_files(self.path("elsewhere")))
+        self.assertFalse(os.path.exists(self.path("conf-replica")))
+
+    def test_watch_what_is_configured(self):
+        """Without arguments: every database in walrust.toml, and those that appear later."""
+        self.plain("tenant-a.db")
+        with open(self.path("walrust.toml"), "w") as f:
+            f.write('interval = "0s"\n[[databases]]\npath = "tenant-*.db"\nreplica = "rt/{name}"\n')
+        proc = self.spawn("watch", "--json")
+        line = json.loads(proc.stdout.readline())
+        self.assertEqual(set(line), {"database", "replica", "message"})
+        self.assertIn("tenant-a.db", line["database"])
+        self.plain("tenant-b.db")
+        self.eventually(lambda: door.ltx_files(self.path("rt", "tenant-b")), what="the later one")
+        door.plain_connect(self.path("tenant-b.db")).execute("INSERT INTO t VALUES(1)").connection.close()
+        proc.send_signal(signal.SIGINT)
+        self.assertEqual(proc.wait(30), 0)
+        ends = [json.loads(line) for line in proc.stdout.read().splitlines()]
+        self.assertEqual([set(e) for e in ends[-2:]], [{"database", "txid"}] * 2)
+        self.assertSameBytes(self.path("tenant-b.db"), self.restore(self.path("rt", "tenant-b"))[0])
+
+    def test_watch_ships_what_came_just_before_the_end(self):
+        """A commit of a process without the extension, and SIGTERM at once: it is in the replica."""
+        db = self.plain("late.db")
+        proc = self.spawn("watch", db, self.path("rl"), "-o", "interval=1h")
+        self.assertIn("late.db", proc.stdout.readline())
+        q = door.plain_connect(db)
+        for i in range(5):
+            q.execute("INSERT INTO t VALUES(?)", (i,))
+        proc.terminate()
+        self.assertEqual(proc.wait(30), 0, proc.stderr.read())
+        q.close()
+        self.assertSameBytes(db, self.restore(self.path("rl"))[0])
+
+    def test_watch_refused(self):
+        for args in (("watch", self.path("absent.db"), self.path("r")), ("watch",), ("watch", self.plain("w.db"), self.url)):
+            done = self.run_cli(*args)
+            self.assertEqual((done.returncode, done.stdout), (1, ""), args)
+            self.assertErrorLine(done.stderr)
+        self.assertFalse(os.path.exists(self.path("absent.db")))
+        self.assertErrorLine(self.run_cli("watch", self.path("w.db"), self.path("r2"), "-o", "intervall=1s").stderr, "interval")
+
+    def test_a_reader_that_has_seen_enough(self):
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            done = subprocess.run([door.CLI, "files", self.url], env=door.clean_env(self.dir), stdout=write,
+                                  stderr=subprocess.PIPE, text=True, timeout=60)
+        finally:
+            os.close(write)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def test_completions(self):
         self.assertIn("walrust", self.ok("completions", "bash"))

@@ -10,15 +10,18 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WALRUST_COM
 
 const AFTER: &str = "\
 Replica URLs:
-  s3://bucket/path?endpoint=http://127.0.0.1:9000&region=us-east-1, gs://bucket/path, az://container/path,
-  file:///absolute/dir, or a directory. Credentials come from the environment, as the AWS tools read them
+  s3://bucket/path?endpoint=http://127.0.0.1:9000&region=us-east-1
+  gs://bucket/path, az://container/path, file:///absolute/dir, or a directory
+  Credentials come from the environment, as the AWS tools read them
   (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), never from the URL.
 
 Settings:
-  walrust.toml in the working directory, or the file named by WALRUST_CONFIG; WALRUST_* variables. See `walrust config`.
+  walrust.toml in the working directory, or the file named by WALRUST_CONFIG;
+  WALRUST_* variables. `walrust config` shows them all.
 
 Exit status:
-  0 done, 1 failed, 2 wrong usage. `verify` differs: 0 all good, 1 issues found, 2 critical, 3 could not be done.
+  0 done, 1 failed, 2 wrong usage. Only `verify` differs: 0 all good, 1 issues
+  found, 2 critical, 3 it could not be done.
 
 Examples:
   walrust watch app.db s3://bucket/app
@@ -36,7 +39,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// Answer in JSON: rows as an array of objects, a report as {"report", "exit"}
+    /// Answer in JSON: rows as an array of objects, a report as {"report", "exit"}, verify as {"exit", "findings"}
     #[arg(long, global = true)]
     json: bool,
 }
@@ -105,11 +108,15 @@ pub enum Command {
     /// Ship every commit made so far, and end
     #[command(after_long_help = "Example:\n  walrust sync app.db s3://bucket/app --timeout 60")]
     Sync(Sync),
-    /// Show how far the streaming of a database is, as its spool says; without DB, of all in walrust.toml
+    /// Show how far the streaming of a database is, as its spool says
+    ///
+    /// Without DB: of every database in walrust.toml. `state` is "stopped" if no process of this machine ships it.
     Status(Database),
     /// Show every setting, its value, and where that comes from
     Config(Database),
-    /// Print this process's metrics as Prometheus reads them (a long-running process serves its own: metrics_listen)
+    /// Print metrics as Prometheus reads them
+    ///
+    /// Of this process, so mostly names and help texts: a process that streams serves its own at `metrics_listen`.
     Metrics,
     /// Send a test event to every webhook and say what each answered
     NotifyTest(Database),

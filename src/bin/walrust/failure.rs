@@ -24,10 +24,18 @@ impl fmt::Display for Failure {
     }
 }
 
+/// The functions name themselves; here nobody typed their names.
+fn without_function(message: &str) -> &str {
+    match message.split_once(": ") {
+        Some((name, rest)) if name.starts_with("walrust_") && !name.contains(' ') => rest,
+        _ => message,
+    }
+}
+
 impl From<rusqlite::Error> for Failure {
     fn from(e: rusqlite::Error) -> Failure {
         match e {
-            rusqlite::Error::SqliteFailure(_, Some(message)) => Failure::new(message),
+            rusqlite::Error::SqliteFailure(_, Some(message)) => Failure::new(without_function(&message)),
             other => Failure::new(other.to_string()),
         }
     }
@@ -42,5 +50,17 @@ impl From<walrust::base::Error> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(e: std::io::Error) -> Failure {
         Failure::new(e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_without_the_functions_name() {
+        assert_eq!(without_function("walrust_restore: no such point: 7"), "no such point: 7");
+        assert_eq!(without_function("walrust is old: 7"), "walrust is old: 7");
+        assert_eq!(Failure::new("a\n  b\r\n").to_string(), "a b");
     }
 }

@@ -5,6 +5,7 @@ use crate::failure::{Failure, Outcome};
 use crate::show::{self, Form, Object, Table};
 use crate::{host, outside, progress};
 use rusqlite::{Connection, Params};
+use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use walrust::replica::Inventory;
@@ -51,6 +52,13 @@ fn report(text: &str, exit: u8, form: Form) -> Outcome {
     Ok(exit)
 }
 
+/// `verify --json`
+#[derive(Serialize)]
+struct Judgement<'a> {
+    exit: u8,
+    findings: Vec<Object<'a>>,
+}
+
 /// `verify`: the report, or its findings in JSON; both say the same.
 pub fn verify(a: &Verify, form: Form) -> Outcome {
     let Asked { conn, url } = ask(&a.target)?;
@@ -67,7 +75,7 @@ pub fn verify(a: &Verify, form: Form) -> Outcome {
             let found = Table::query(&conn, "SELECT * FROM walrust_verify(?1, ?2)", params)?;
             drop(shown);
             let exit = exit_of_findings(&found);
-            show::json(&Object(vec![("exit", json!(exit)), ("findings", json!(found.objects()))]))?;
+            show::json(&Judgement { exit, findings: found.objects() })?;
             Ok(exit)
         }
     }

@@ -11,12 +11,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use walrust::notify::Notifier;
 use walrust::session::engine;
 
 /// Between two looks at how it goes.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks between two searches for databases that have appeared.
 const SEARCH: u32 = 5;
+/// How long the end waits for webhooks to be told.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// States that somebody should hear of, when they begin and when they end.
 const TROUBLE: [&str; 4] = ["paused", "standby", "fenced", "failed"];
 
@@ -50,9 +53,14 @@ impl Streamed {
         Ok(self.conn.query_row("SELECT replica FROM walrust_status", (), |r| r.get(0))?)
     }
 
-    /// Gives the replica back.
+    /// Gives the replica back. Webhooks get a moment to hear the end of it.
     fn stop(self) -> Result<(), Failure> {
-        Ok(self.conn.query_row("SELECT walrust_unwatch()", (), |_| Ok(()))?)
+        let settings = self.conn.path().and_then(|p| engine().settings_of(Path::new(p)));
+        let stopped = self.conn.query_row("SELECT walrust_unwatch()", (), |_| Ok(()));
+        if let Some(s) = settings {
+            Notifier::new(s.settings.webhooks).flush(LAST_WORDS);
+        }
+        Ok(stopped?)
     }
 }
 

@@ -36,9 +36,9 @@ pub mod pages;
 pub mod resync;
 mod seal;
 
-pub use seal::Sealed;
+pub use seal::{Sealed, Uncommitted};
 
-use crate::base::{Error, Kind, Result, Timestamp};
+use crate::base::{Error, Kind, Result, Timestamp, TxId};
 use crate::spool::{FileStamp, Handoff, Position, Spool, WalPoint};
 use crate::wal::IndexHeader;
 use std::fs::File;
@@ -148,6 +148,17 @@ struct State {
     position: Option<Position>,
     /// The last seal that failed on an app's thread.
     seal_error: Option<String>,
+    /// A transaction that the replica has, or is about to have, before SQLite commits it here.
+    ahead: Option<Ahead>,
+}
+
+/// Synchronous durability: where the transaction is.
+#[derive(Debug)]
+enum Ahead {
+    /// Its file is being made.
+    Asking,
+    /// It is on its way; when WRITE is given up with the commit in the WAL, the replica has it.
+    Prepared(seal::Prepared),
 }
 
 /// Capture of one database in one process.
@@ -186,6 +197,7 @@ impl Tracker {
                 at_lock: None,
                 position: None,
                 seal_error: None,
+                ahead: None,
             }),
             active: AtomicBool::new(false),
             refused: AtomicU64::new(0),
@@ -218,7 +230,12 @@ impl Tracker {
         let mut s = self.lock();
         s.position = Some(p);
         s.sync = Sync::Kept;
-        s.at_lock = None;
+        // A transaction that was begun meanwhile goes on from here, if it began in a generation we know.
+        let begun = s.at_lock.as_ref().map(|(h, _)| h.clone());
+        if let Some(h) = begun {
+            let known = s.position.as_ref().is_some_and(|p| sealed_frame(p, &h).is_some());
+            s.at_lock = Some((h, known));
+        }
         self.refusing.store(false, Ordering::Relaxed);
         self.active.store(true, Ordering::Release);
     }
@@ -272,7 +289,8 @@ impl Tracker {
     /// somebody who had not loaded walrust checkpointed, or wrote without a WAL.
     pub fn is_known(&self, h: &IndexHeader) -> bool {
         let mut s = self.lock();
-        s.sync == Sync::Kept && self.goes_on(&mut s, h)
+        let under_way = s.at_lock.as_ref().is_some_and(|(_, known)| *known);
+        s.sync == Sync::Kept && (under_way || self.goes_on(&mut s, h))
     }
 
     /// Whether the database file is another than the one that the last close left behind.
@@ -313,6 +331,7 @@ impl Tracker {
     /// This process is about to give up WRITE. App's thread.
     pub fn write_ends(&self, h: Option<IndexHeader>) -> Noticed {
         let mut s = self.lock();
+        let ahead = s.ahead.take();
         let (Some(h), Some((before, known))) = (h, s.at_lock.take()) else {
             return Noticed::Nothing;
         };
@@ -340,6 +359,16 @@ impl Tracker {
                 return Noticed::Lost;
             }
         }
+        if let Some(Ahead::Prepared(prepared)) = ahead {
+            drop(s);
+            let settled = self.settle(prepared, changed.then_some(&h));
+            s = self.lock();
+            if let Err(e) = settled {
+                s.sync = Sync::Lost(e);
+                s.seen = Some(h);
+                return Noticed::Lost;
+            }
+        }
         let foreign =
             s.seen.as_ref().is_some_and(|o| o.salt == before.salt && o.max_frame != before.max_frame);
         s.seen = Some(h);
@@ -354,7 +383,9 @@ impl Tracker {
     /// A header seen without WRITE (polling): another process's commits. Sealer thread.
     pub fn look(&self, h: IndexHeader) -> Noticed {
         let mut s = self.lock();
-        if s.sync != Sync::Kept {
+        // A transaction of this process may have restarted the WAL: it says so when it ends.
+        let under_way = s.at_lock.as_ref().is_some_and(|(_, known)| *known);
+        if s.sync != Sync::Kept || s.ahead.is_some() || under_way {
             return Noticed::Nothing;
         }
         if s.seen.as_ref() == Some(&h) {
@@ -386,6 +417,60 @@ impl Tracker {
             return false;
         };
         h.max_frame == 0 && FileStamp::of(&self.path).is_ok_and(|now| now == stamp)
+    }
+
+    /// Makes the file of a transaction that is not committed yet, as the next TXID, and returns that. All before
+    /// it must be sealed and cut. App's thread, inside the write of the commit frame.
+    pub fn prepare(
+        &self,
+        h: &IndexHeader,
+        last: &Uncommitted<'_>,
+        now: Timestamp,
+    ) -> std::result::Result<TxId, SealError> {
+        let _held = self.spool.seal_lock().hold()?;
+        let Some(p) = self.spool.position()? else {
+            return Err(SealError::OutOfSync("the spool's position is gone".to_string()));
+        };
+        if p.pieces > 0 || (h.max_frame > 0 && sealed_frame(&p, h) != Some(h.max_frame)) {
+            return Err(SealError::Again);
+        }
+        let wal = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
+        self.lock().ahead = Some(Ahead::Asking);
+        match seal::prepare(&self.spool, &p, h, last, &wal, self.db.as_ref(), now) {
+            Ok(prepared) => {
+                let txid = prepared.position.txid;
+                self.lock().ahead = Some(Ahead::Prepared(prepared));
+                Ok(txid)
+            }
+            Err(e) => {
+                self.lock().ahead = None;
+                Err(e)
+            }
+        }
+    }
+
+    /// The replica did not say that it has the prepared transaction: SQLite rolls back, and whether the
+    /// file arrived is not known, so the history goes on under a new lineage.
+    pub fn abandon(&self, txid: TxId, why: &str) {
+        self.lock().ahead = None;
+        drop(std::fs::remove_file(self.spool.pending_path(txid)));
+        self.lose(format!("TXID {txid} may be in the replica without its commit here: {why}"));
+    }
+
+    /// The commit that the replica already has is in the WAL, up to `h` (or was rolled back: `None`).
+    fn settle(&self, prepared: seal::Prepared, h: Option<&IndexHeader>) -> std::result::Result<(), String> {
+        let txid = prepared.position.txid;
+        let Some(h) = h else {
+            return Err(format!("TXID {txid} is in the replica, but its commit failed here"));
+        };
+        let _held = self.spool.seal_lock().hold().map_err(|e| e.to_string())?;
+        self.spool.sums().store(&prepared.sums).map_err(|e| e.to_string())?;
+        let checksum = Some((h.frame_checksum.0, h.frame_checksum.1));
+        let wal = WalPoint { salt1: h.salt.salt1, salt2: h.salt.salt2, frame: h.max_frame, checksum };
+        let position = Position { wal: Some(wal), handoff: Handoff::Live, ..prepared.position };
+        self.spool.set_position(&position).map_err(|e| e.to_string())?;
+        self.lock().position = Some(position);
+        Ok(())
     }
 
     /// The generation of `before`, sealed to its end, is followed by that of `h` under one WRITE lock.

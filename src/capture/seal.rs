@@ -122,6 +122,97 @@ pub(super) fn seal(
     Ok((next, sealed))
 }
 
+/// A transaction that SQLite is about to commit: all its frames are in the WAL, but for the last one's header,
+/// which is held back.
+#[derive(Debug)]
+pub struct Uncommitted<'a> {
+    /// Number of the commit frame.
+    pub frame: u32,
+    /// Its page.
+    pub pgno: Pgno,
+    /// Size of the database in pages after it.
+    pub commit: u32,
+    /// The page's content.
+    pub page: &'a [u8],
+}
+
+/// What the position becomes if the commit goes through.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) position: Position,
+    pub(super) sums: Vec<(Pgno, u64)>,
+}
+
+/// Makes the level-0 file of a transaction before it is committed. The frames' own checksums are not looked
+/// at: a spilled transaction has them only at its very end. Everything before it is sealed and cut.
+pub(super) fn prepare(
+    spool: &Spool,
+    p: &Position,
+    h: &IndexHeader,
+    last: &Uncommitted<'_>,
+    wal_file: &File,
+    db: &dyn Database,
+    now: Timestamp,
+) -> Result<Prepared, SealError> {
+    let page_size = p.page_size;
+    let lock_page = page_size.lock_page();
+    let salt = wal::current_salt(wal_file)?;
+    let first = if salt == h.salt { h.max_frame + 1 } else { 1 };
+    let older = if salt == h.salt { h.max_frame } else { 0 };
+    let mut newest: std::collections::BTreeMap<Pgno, u32> = std::collections::BTreeMap::new();
+    for n in first..last.frame {
+        if let Some(pgno) = wal::frame_page(wal_file, page_size, n)? {
+            newest.insert(pgno, n);
+        }
+    }
+    newest.insert(last.pgno, last.frame);
+    let mut sources: Vec<(Pgno, Source)> = newest
+        .into_iter()
+        .filter(|(pgno, _)| pgno.get() <= last.commit && *pgno != lock_page)
+        .map(|(pgno, n)| (pgno, Source::Frame(n)))
+        .collect();
+    add_growth(&mut sources, p.commit, last.commit, lock_page);
+    let reader = pages::Reader::new(wal_file, page_size, salt, older, db);
+    let mut content = Content { reader: &reader, page: vec![0; page_size.len()] };
+    let mut read = |pgno: Pgno, source: Source, out: &mut Vec<u8>| -> crate::base::Result<()> {
+        out.clear();
+        match source {
+            Source::Frame(n) if n == last.frame => out.extend_from_slice(last.page),
+            source => out.extend_from_slice(content.read(pgno, source)?),
+        }
+        Ok(())
+    };
+    let mut page = Vec::with_capacity(page_size.len());
+    let mut sums = Vec::with_capacity(sources.len());
+    for (pgno, source) in &sources {
+        read(*pgno, *source, &mut page)?;
+        sums.push((*pgno, ltx::page_checksum(*pgno, &page)));
+    }
+    let after = checksum_after(spool, p, last.commit, page_size, &sums)?;
+    let txid = p.txid.next();
+    let timestamp = now.max(p.timestamp);
+    let frame_bytes = u64::from(page_size.get()) + 24;
+    let mut header = Header::new(page_size, last.commit, txid, txid, timestamp);
+    header.lineage = p.lineage;
+    header.attest = Some(Attest { before: p.checksum, after });
+    header.wal = Some(WalRange {
+        offset: 32 + u64::from(first - 1) * frame_bytes,
+        size: u64::from(last.frame + 1 - first) * frame_bytes,
+        salt1: salt.salt1,
+        salt2: salt.salt2,
+    });
+    spool.write_file(&spool.pending_path(txid), |w| {
+        let mut e = Encoder::new(w, header)?;
+        for (pgno, source) in &sources {
+            read(*pgno, *source, &mut page)?;
+            e.page(*pgno, &page)?;
+        }
+        e.finish().map(drop)
+    })?;
+    let position = Position { txid, pieces: 0, commit: last.commit, checksum: after, timestamp, ..p.clone() };
+    Ok(Prepared { position, sums })
+}
+
 /// The start of the range with its running checksum, which the spool may not have.
 fn start_of(p: &Position, from: u32, h: &IndexHeader, wal_file: &File) -> Result<WalPos, SealError> {
     let checksum = match p.wal.and_then(|w| w.checksum).filter(|_| from > 0) {

@@ -1,5 +1,7 @@
 //! How capture reads a database file without SQL: own handles through SQLite's lower VFS.
 
+use super::engine::engine;
+use super::entry::OwnPermit;
 use crate::base::{Error, Kind, Result};
 use crate::capture::{Database, Pinned};
 use crate::sqlite::{Pins, RawDb, ReadMark};
@@ -12,6 +14,14 @@ pub(super) struct Access {
     path: PathBuf,
 }
 
+/// A read mark with the permission to hold it.
+struct Mark {
+    // Declared first: dropped first.
+    mark: ReadMark,
+    header: IndexHeader,
+    permit: OwnPermit,
+}
+
 impl Access {
     pub(super) fn new(path: &Path) -> Access {
         Access { path: path.to_path_buf() }
@@ -20,20 +30,16 @@ impl Access {
 
 impl Database for Access {
     fn pin(&self) -> Result<Box<dyn Pinned>> {
+        let permit = engine().entry(&self.path).permit_own()?;
         let mark = ReadMark::begin(&self.path)?;
         let header = IndexHeader::decode(mark.header())
             .ok_or_else(|| Error::new(Kind::Retry, "the wal-index is being changed"))?;
-        Ok(Box::new(Mark { mark, header }))
+        Ok(Box::new(Mark { mark, header, permit }))
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         RawDb::open(&self.path)?.read_at(buf, offset).map(drop)
     }
-}
-
-struct Mark {
-    mark: ReadMark,
-    header: IndexHeader,
 }
 
 impl Pinned for Mark {
@@ -46,6 +52,9 @@ impl Pinned for Mark {
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        if self.permit.is_recalled() {
+            return Err(Error::new(Kind::Retry, "the database is being closed"));
+        }
         self.mark.read_at(buf, offset).map(drop)
     }
 

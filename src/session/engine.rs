@@ -100,7 +100,7 @@ impl Engine {
     pub fn entry(&self, path: &Path) -> Arc<Entry> {
         lock(&self.entries)
             .entry(path.to_path_buf())
-            .or_insert_with(|| Arc::new(Entry::new(path, self.generation)))
+            .or_insert_with(|| Entry::new(path, self.generation))
             .clone()
     }
 
@@ -136,12 +136,7 @@ impl Engine {
             return Ok(());
         }
         if let Some(other) = all.iter().find(|o| o.replica() == w.replica()) {
-            return Err(Error::config(format!(
-                "{} and {} would share the replica {}; each database needs its own",
-                other.path().display(),
-                w.path().display(),
-                w.replica()
-            )));
+            return Err(super::start::shared(other.path(), w.path(), w.replica()));
         }
         all.push(w.clone());
         self.entry(w.path()).set(Some(w.clone()));

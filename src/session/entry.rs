@@ -3,15 +3,19 @@
 //! App's threads, inside SQLite. Without a watched database every call is one load of a flag.
 
 use super::engine::{generation, lock};
+use super::gate::Gate;
 use super::watched::Watched;
+use crate::base::{Error, Kind};
 use crate::capture::Permit;
-use crate::config::Layer;
-use crate::sqlite::{DbObserver, HookedFile, LockOp, PragmaVerdict, ShmPeek, SlotRange, Verdict};
+use crate::config::{Durability, Layer};
+use crate::sqlite::{
+    DbObserver, FileLock, HookedFile, LockOp, PragmaVerdict, ShmPeek, SlotRange, Verdict, WalObserver,
+};
 use crate::wal::IndexHeader;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 const WRITE: SlotRange = SlotRange::WRITE;
 const CKPT: SlotRange = SlotRange::CHECKPOINT;
@@ -21,6 +25,8 @@ const RESET: SlotRange = SlotRange::READ_MARKS;
 /// One path.
 pub struct Entry {
     path: PathBuf,
+    /// On the WAL's handles, for synchronous durability.
+    gate: Arc<Gate>,
     /// Of the engine it belongs to: in a forked child it is dead, and its locks are not to be touched.
     generation: usize,
     /// Inode of the file at `path` when it was last looked at. A handle on another inode holds a file that was
@@ -33,6 +39,33 @@ pub struct Entry {
     /// Handles open in this process, to look at the wal-index through, and whether each holds CKPT.
     handles: Mutex<HashMap<u64, Handle>>,
     last_known: AtomicU64,
+    own: Mutex<Own>,
+    own_changed: Condvar,
+}
+
+/// Handles of ours on the file: they exist only while the app has it open, too. Otherwise a file that the app
+/// closes, deletes and makes again would have two wal-indexes in one process.
+#[derive(Default)]
+struct Own {
+    count: usize,
+    barred: bool,
+}
+
+/// A permission to have a handle of our own open, until dropped.
+pub(super) struct OwnPermit(Arc<Entry>);
+
+impl OwnPermit {
+    /// Whether the app wants to close the file: let go.
+    pub(super) fn is_recalled(&self) -> bool {
+        lock(&self.0.own).barred
+    }
+}
+
+impl Drop for OwnPermit {
+    fn drop(&mut self) {
+        lock(&self.0.own).count -= 1;
+        self.0.own_changed.notify_all();
+    }
 }
 
 struct Handle {
@@ -48,8 +81,9 @@ impl std::fmt::Debug for Entry {
 }
 
 impl Entry {
-    pub(super) fn new(path: &Path, generation: usize) -> Entry {
-        Entry {
+    pub(super) fn new(path: &Path, generation: usize) -> Arc<Entry> {
+        Arc::new_cyclic(|me| Entry {
+            gate: Arc::new(Gate::new(me.clone(), generation)),
             path: path.to_path_buf(),
             generation,
             inode: AtomicU64::new(inode_of(path)),
@@ -58,7 +92,9 @@ impl Entry {
             uri: Mutex::new(None),
             handles: Mutex::new(HashMap::new()),
             last_known: AtomicU64::new(u64::MAX),
-        }
+            own: Mutex::new(Own::default()),
+            own_changed: Condvar::new(),
+        })
     }
 
     /// The path, as SQLite names it.
@@ -112,6 +148,29 @@ impl Entry {
         lock(&self.handles).get(&f.id()).is_some_and(|h| h.inode != inode)
     }
 
+    /// Asks to open a handle of our own. [`Kind::Retry`] when the app has none open.
+    pub(super) fn permit_own(self: &Arc<Self>) -> crate::base::Result<OwnPermit> {
+        let mut own = lock(&self.own);
+        if own.barred || self.handles() == 0 {
+            return Err(Error::new(Kind::Retry, "the database is not open in this process"));
+        }
+        own.count += 1;
+        Ok(OwnPermit(self.clone()))
+    }
+
+    /// The app's last handle is about to close: ours go first. They notice at their next page.
+    fn recall_own(&self) {
+        let mut own = lock(&self.own);
+        own.barred = true;
+        while own.count > 0 {
+            own = self.own_changed.wait(own).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn unbar_own(&self) {
+        lock(&self.own).barred = false;
+    }
+
     /// How many handles are open in this process.
     pub(super) fn handles(&self) -> usize {
         lock(&self.handles).len()
@@ -121,6 +180,9 @@ impl Entry {
     fn know(&self, f: &HookedFile) {
         if self.last_known.swap(f.id(), Ordering::Relaxed) == f.id() {
             return;
+        }
+        if let Some(w) = self.watched() {
+            w.link.want_lease();
         }
         lock(&self.handles).entry(f.id()).or_insert_with(|| Handle {
             peek: f.peek(),
@@ -163,6 +225,7 @@ impl DbObserver for Entry {
         let permit = match op {
             LockOp::UnlockExclusive if slots == WRITE => {
                 let noticed = w.tracker.write_ends(header(f));
+                self.gate.reset();
                 w.noticed(noticed);
                 Permit::Granted
             }
@@ -232,6 +295,19 @@ impl DbObserver for Entry {
         PragmaVerdict::Pass
     }
 
+    fn before_file_lock(&self, _f: &HookedFile, level: FileLock) {
+        // In WAL mode EXCLUSIVE is wanted by the last close and by a change of journal mode.
+        if level == FileLock::Exclusive && self.generation == generation() && self.handles() <= 1 {
+            self.recall_own();
+        }
+    }
+
+    fn before_file_unlock(&self, _f: &HookedFile, _level: FileLock) {
+        if self.generation == generation() && self.is_watched.load(Ordering::Acquire) {
+            self.unbar_own();
+        }
+    }
+
     fn last_close(&self, f: &HookedFile) {
         if self.generation == generation()
             && let Some(w) = self.watched()
@@ -246,6 +322,9 @@ impl DbObserver for Entry {
         if self.generation != generation() {
             return;
         }
+        if self.handles() <= 1 {
+            self.recall_own();
+        }
         let last = {
             let mut handles = lock(&self.handles);
             handles.remove(&f.id());
@@ -255,6 +334,15 @@ impl DbObserver for Entry {
         if last && let Some(w) = self.watched() {
             w.drain_at_close();
         }
+        self.unbar_own();
+    }
+
+    fn wal_observer(&self) -> Option<Arc<dyn WalObserver>> {
+        if self.generation != generation() {
+            return None;
+        }
+        let w = self.watched()?;
+        (w.settings.durability == Durability::Sync).then(|| self.gate.clone() as Arc<dyn WalObserver>)
     }
 
     fn panicked(&self, what: &str) {

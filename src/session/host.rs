@@ -55,7 +55,8 @@ fn try_auto_watch(conn: &Connection, path: &Path) -> Result<()> {
     if let Some(i) = inherited {
         let replica = ReplicaUrl::parse(&i.replica)?;
         let req = WatchRequest { path, settings: i.settings, replica, takeover: false };
-        return Watched::start(req, &|| conn.set_wal_mode()).map(drop);
+        Watched::start(req, &|| conn.set_wal_mode())?;
+        return conn.hook("main").map(drop);
     }
     let resolved = engine().resolve(path, None)?;
     if !resolved.is_chosen() {
@@ -63,6 +64,8 @@ fn try_auto_watch(conn: &Connection, path: &Path) -> Result<()> {
     }
     let req = request(path, &resolved, false)?;
     let (w, _) = Watched::start(req, &|| conn.set_wal_mode())?;
+    w.automatic.store(true, std::sync::atomic::Ordering::Release);
+    conn.hook("main")?;
     engine().clear_failure(path);
     engine().use_process_settings()?;
     log::info!("walrust: {} → {}", path.display(), w.replica());

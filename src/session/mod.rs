@@ -29,6 +29,7 @@ mod care;
 mod engine;
 mod entry;
 mod follow;
+mod gate;
 mod host;
 mod observe;
 mod resync;

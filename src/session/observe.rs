@@ -29,6 +29,7 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
     let m = &w.metrics;
     match e {
         E::Uploaded { bytes, took, .. } => m.uploaded(*bytes, *took, clock::now()),
+        E::ReplicaLost => super::start::restart(w, "the replica lost what was shipped"),
         E::Merged { .. } => drop(m.merges.inc()),
         E::Snapshot { txid, bytes } => {
             m.snapshots.inc();

@@ -83,7 +83,7 @@ fn newest_known(w: &Watched) -> TxId {
     let cut = w.tracker.position().map(|p| p.txid).unwrap_or_default();
     let shipped = w.link.status().replicated;
     let pending = w.spool.pending().ok().and_then(|p| p.last().map(|q| q.txid)).unwrap_or_default();
-    cut.max(shipped).max(pending)
+    cut.max(shipped).max(pending).max(TxId(w.reserved.load(Ordering::Acquire)))
 }
 
 /// Finds the place again. Content that equals the attested checksum proves that nothing was missed; anything

@@ -182,6 +182,10 @@ fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
     let pieces = w.tracker.position().map_or(0, |p| p.pieces);
     let has_pending = match w.spool.pending() {
         Ok(p) => !p.is_empty(),
+        Err(e) if e.is_missing() => {
+            super::start::restart(w, "the spool directory is gone");
+            return false;
+        }
         Err(e) => {
             w.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
             true
@@ -256,6 +260,9 @@ fn seal_failed(w: &Arc<Watched>, e: SealError) -> bool {
         SealError::OutOfSync(_) => {
             // look() decides, after a moment's grace.
             w.dirty.store(true, Ordering::Release);
+        }
+        SealError::Failed(_) if !w.spool.dir().join("open").is_dir() => {
+            super::start::restart(w, "the spool directory is gone");
         }
         SealError::Failed(e) => {
             log::warn!("walrust: {}: cannot seal: {e}", w.path().display());

@@ -16,12 +16,14 @@ use super::engine::{engine, lock};
 use super::observe;
 use super::resync::{self, Expected, Reason};
 use super::watched::{Role, Watched};
+use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
-use crate::config::{Durability, Settings};
+use crate::config::Settings;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
 use crate::spool::{Handoff, Position, Shipped, Spool};
 use crate::store::{Breaker, Conditions, ReplicaUrl, Retry, Store, block_on};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -102,7 +104,10 @@ impl Watched {
                 make_wal()?;
                 return Ok((w, Identity::Already));
             }
-            if w.replica() != replica {
+            if w.replica() != replica && w.automatic.load(Ordering::Acquire) {
+                // The call goes before the configuration: what is pending there is shipped first.
+                drop(w.unwatch(w.settings.sync_timeout));
+            } else if w.replica() != replica {
                 return Err(Error::config(format!(
                     "{} is already watched, to {}; call walrust_unwatch() first",
                     req.path.display(),
@@ -111,10 +116,8 @@ impl Watched {
             }
             w.end(engine());
         }
-        if req.settings.durability == Durability::Sync {
-            return Err(Error::config(
-                "durability=sync is not available in this version; use async and call walrust_sync() where it matters",
-            ));
+        if let Some(other) = engine().watched().iter().find(|o| o.replica() == replica) {
+            return Err(shared(other.path(), req.path, &replica));
         }
         let store = Store::open(&req.replica)?;
         let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
@@ -361,6 +364,49 @@ impl Watched {
         };
         ship::runtime::handle()?.spawn(ship::run(plan));
         Ok(())
+    }
+}
+
+pub(super) fn shared(a: &Path, b: &Path, replica: &str) -> Error {
+    Error::config(format!(
+        "{} and {} would share the replica {replica}; each database needs its own",
+        a.display(),
+        b.display()
+    ))
+}
+
+/// Begins anew, as its own successor: the spool was deleted under us, or the replica was emptied. A snapshot
+/// under a new lineage follows.
+pub(super) fn restart(w: &Arc<Watched>, why: &str) {
+    if w.role() != Role::Shipper
+        || w.link.status().state == ship::State::Fenced
+        || w.busy.swap(true, Ordering::AcqRel)
+    {
+        return;
+    }
+    let (mine, why) = (w.clone(), why.to_string());
+    let spawned =
+        std::thread::Builder::new().name("walrust-restart".into()).stack_size(512 << 10).spawn(move || {
+            log::warn!("walrust: {}: {why}; beginning anew", mine.path().display());
+            let context = json!({"reason": why});
+            mine.tell(EventKind::HistoryGap, format!("{why}; a new snapshot follows"), context);
+            mine.end(engine());
+            loop {
+                let Ok(replica) = ReplicaUrl::parse(mine.replica()) else { return };
+                let settings = mine.settings.clone();
+                let req = WatchRequest { path: mine.path(), settings, replica, takeover: true };
+                match Watched::start(req, &|| Ok(())) {
+                    Ok(_) => {
+                        engine().clear_failure(mine.path());
+                        return;
+                    }
+                    Err(e) => engine().note_failure(mine.path(), &e),
+                }
+                clock::sleep(Duration::from_secs(2));
+            }
+        });
+    if spawned.is_err() {
+        w.busy.store(false, Ordering::Release);
     }
 }
 

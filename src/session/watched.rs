@@ -66,6 +66,10 @@ pub struct Watched {
     pub(super) notifier: Option<Notifier>,
     /// Validation and retention.
     pub(super) care: Care,
+    /// Configured, not asked for by an SQL call, which goes before it.
+    pub(super) automatic: AtomicBool,
+    /// See [`Watched::reserve`].
+    pub(super) reserved: AtomicU64,
 }
 
 impl std::fmt::Debug for Watched {
@@ -170,6 +174,8 @@ impl Watched {
             metrics: engine().metrics().database(&observe::series(path)),
             notifier,
             care: Care::default(),
+            automatic: AtomicBool::new(false),
+            reserved: AtomicU64::new(0),
         })
     }
 
@@ -296,12 +302,22 @@ impl Watched {
         let deadline = clock::uptime() + timeout;
         let txid = self.cut_now(deadline)?;
         self.link.work.notify_one();
-        match self.role() {
-            Role::Shipper => self.link.wait_for(txid, deadline.saturating_sub(clock::uptime()))?,
-            Role::Standby => self.wait_as_standby(txid, deadline)?,
-        }
+        self.wait_shipped(txid, deadline)?;
         self.caught_up();
         Ok(txid)
+    }
+
+    /// Waits until `txid` is durable, whoever ships it.
+    pub(super) fn wait_shipped(self: &Arc<Self>, txid: TxId, deadline: Duration) -> Result<()> {
+        match self.role() {
+            Role::Shipper => self.link.wait_for(txid, deadline.saturating_sub(clock::uptime())),
+            Role::Standby => self.wait_as_standby(txid, deadline),
+        }
+    }
+
+    /// A TXID that may be in the replica with content that is not here: never to be used again.
+    pub(super) fn reserve(&self, txid: TxId) {
+        self.reserved.fetch_max(txid.0, Ordering::AcqRel);
     }
 
     fn wait_as_standby(self: &Arc<Self>, txid: TxId, deadline: Duration) -> Result<()> {
@@ -352,6 +368,10 @@ impl Watched {
             status.last_error.is_none() && matches!(status.state, State::Streaming | State::CatchingUp);
         if healthy && let Err(e) = self.sync(self.settings.sync_timeout.min(Duration::from_secs(5))) {
             log::warn!("walrust: {}: not all is in the replica at close: {e}", self.path.display());
+            return;
+        }
+        if healthy {
+            self.link.give_lease_back(Duration::from_secs(1));
         }
     }
 

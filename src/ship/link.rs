@@ -72,6 +72,19 @@ pub struct Link {
     stop: std::sync::atomic::AtomicBool,
     /// Who writes the manifest at the moment.
     pub(super) desk: Desk,
+    lease: Mutex<LeaseWish>,
+}
+
+/// What the app's side wants of the lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LeaseWish {
+    /// To hold it.
+    #[default]
+    Hold,
+    /// To give it back once all is shipped.
+    GiveBack,
+    /// That was done.
+    GivenBack,
 }
 
 impl Default for Link {
@@ -91,6 +104,7 @@ impl Default for Link {
             changed: Condvar::new(),
             work: Notify::new(),
             stop: std::sync::atomic::AtomicBool::new(false),
+            lease: Mutex::new(LeaseWish::Hold),
             desk: Desk::default(),
         }
     }
@@ -124,6 +138,36 @@ impl Link {
     /// Whether it was asked to end.
     pub fn is_stopped(&self) -> bool {
         self.stop.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// The app has closed the database: gives the lease back, and waits for that up to `timeout`.
+    pub fn give_lease_back(&self, timeout: Duration) {
+        *self.wish() = LeaseWish::GiveBack;
+        self.work.notify_one();
+        let end = clock::uptime() + timeout;
+        while *self.wish() == LeaseWish::GiveBack && clock::uptime() < end {
+            clock::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The app has opened it again.
+    pub fn want_lease(&self) {
+        *self.wish() = LeaseWish::Hold;
+    }
+
+    pub(super) fn is_lease_unwanted(&self) -> bool {
+        *self.wish() != LeaseWish::Hold
+    }
+
+    pub(super) fn lease_released(&self) {
+        let mut wish = self.wish();
+        if *wish == LeaseWish::GiveBack {
+            *wish = LeaseWish::GivenBack;
+        }
+    }
+
+    fn wish(&self) -> MutexGuard<'_, LeaseWish> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the next upload may start: none is under way and `interval` has passed since the last began.

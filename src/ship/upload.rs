@@ -5,6 +5,7 @@ use super::link::{Link, State};
 use super::merge::Merger;
 use crate::base::{Error, Kind, Result, TxId, clock, crash};
 use crate::ltx::{FileName, Level};
+use crate::replica::Inventory;
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::spool::{Queued, Shipped, Spool};
 use crate::store::{Body, Breaker, BreakerState, Change, Conditions, Permit, PutMeta, Retry, Store};
@@ -35,6 +36,8 @@ pub enum Event {
     BreakerClosed,
     /// Another writer owns the replica.
     Fenced { error: String },
+    /// What was shipped is no longer in the replica.
+    ReplicaLost,
     /// A file of the spool is damaged.
     Corrupt { error: String },
     /// Small files were merged into one.
@@ -82,6 +85,7 @@ pub async fn run(plan: Plan) {
         lease: None,
         checked_conditions: false,
         failures: 0,
+        suspects: false,
         plan,
     };
     s.lease = s.plan.lease.take();
@@ -123,12 +127,16 @@ struct Shipper {
     lease: Option<Lease>,
     checked_conditions: bool,
     failures: u32,
+    /// The store said something that makes it doubtful that it holds what was shipped.
+    suspects: bool,
 }
 
 impl Shipper {
     /// One file, or nothing.
     async fn step(&mut self) -> Result<Did> {
-        self.keep_lease().await?;
+        if self.suspects && !self.plan.spool.pending()?.is_empty() {
+            self.look_again().await?;
+        }
         let pending = self.plan.spool.pending()?;
         let snapshots = self.plan.spool.snapshots()?;
         let replicated = self.plan.link.status().replicated;
@@ -137,6 +145,11 @@ impl Shipper {
             .iter()
             .find(|s| s.txid > replicated && !pending.iter().any(|p| p.txid == s.txid))
             .filter(|s| pending.first().is_none_or(|p| p.txid > s.txid));
+        if base.is_some() || !pending.is_empty() || !snapshots.is_empty() {
+            self.keep_lease().await?;
+        } else {
+            self.lease_at_rest().await?;
+        }
         if let Some(q) = base {
             self.upload(q, Level::SNAPSHOT).await?;
             return Ok(Did::Work);
@@ -152,10 +165,45 @@ impl Shipper {
         if let Some(job) = self.merger.due(&self.plan.spool) {
             let spool = self.plan.spool.clone();
             let merged = blocking(move || job.merge(&spool)).await?;
+            self.keep_lease().await?;
             self.upload_merged(merged).await?;
             return Ok(Did::Work);
         }
         Ok(Did::Nothing)
+    }
+
+    /// With nothing to upload: renews the lease, or gives it back when the app has closed the database, so that
+    /// the next machine need not wait for it to end.
+    async fn lease_at_rest(&mut self) -> Result<()> {
+        if self.plan.link.is_lease_unwanted() {
+            if let Some(lease) = self.lease.take() {
+                lease.release(&self.plan.store).await;
+            }
+            self.plan.link.lease_released();
+            return Ok(());
+        }
+        match &mut self.lease {
+            Some(lease) => lease.keep(&self.plan.store).await,
+            None => Ok(()),
+        }
+    }
+
+    /// After trouble: is what was shipped still there? A bucket that was deleted and made again holds
+    /// nothing, and files without what they build on would be no history.
+    async fn look_again(&mut self) -> Result<()> {
+        let shipped = self.plan.link.status().replicated;
+        if shipped > TxId::ZERO {
+            let there = Inventory::read(&self.plan.store).await?.newest();
+            if there < shipped {
+                (self.plan.on_event)(Event::ReplicaLost);
+                return Err(Error::new(
+                    Kind::Missing,
+                    format!("the replica had everything up to TXID {shipped} and now ends at {there}"),
+                ));
+            }
+        }
+        self.suspects = false;
+        Ok(())
     }
 
     async fn keep_lease(&mut self) -> Result<()> {
@@ -303,6 +351,7 @@ impl Shipper {
         }
         // What the store holds may not be what was there when it was looked at.
         self.manifest = None;
+        self.suspects |= !matches!(kind, Kind::Retry | Kind::Timeout);
         let breaker = self.plan.breaker.state();
         self.plan.link.update(|s| {
             s.breaker = breaker.as_str();

@@ -35,6 +35,9 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
         Some("full") => Check::Full,
         _ => Check::Quick,
     };
+    if path.as_os_str() == ":memory:" {
+        return Err(Error::config("the target ':memory:' is no file; give the path of a file to be made"));
+    }
     let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
     if engine().is_open(&absolute) {
         return Err(Error::new(

@@ -47,6 +47,8 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
         conn.set_wal_mode()?;
         conn.query_value("SELECT count(*) FROM main.sqlite_master").map(drop)
     })?;
+    // Synchronous durability wants the WAL's handle, too, and that is open only now.
+    conn.hook("main")?;
     engine().use_settings(&path, resolved)?;
     let how = match identity {
         Identity::Already => "already streaming",

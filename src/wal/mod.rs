@@ -38,6 +38,7 @@ pub use header::{
 };
 pub use index_header::{INDEX_HEADER_LEN, IndexHeader, READ_MARK_NOT_USED};
 pub use read::{
-    Frame, Frames, ReadError, Scan, check_generation, checksum_at, frame_pages, read_frames, scan,
+    Frame, Frames, ReadError, Scan, check_generation, checksum_at, current_salt, frame_page, frame_pages,
+    read_frames, scan,
 };
 pub use read_at::ReadAt;

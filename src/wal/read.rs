@@ -310,6 +310,20 @@ pub fn frame_pages<S: ReadAt + ?Sized>(
     Ok(newest.finish())
 }
 
+/// The generation that the WAL holds now.
+pub fn current_salt<S: ReadAt + ?Sized>(source: &S) -> Result<Salt, ReadError> {
+    let mut bytes = [0; WAL_HEADER_LEN];
+    source.read_exact_at(&mut bytes, 0).map_err(ReadError::Io)?;
+    WalHeader::decode(&bytes).map(|h| h.salt).map_err(|e| ReadError::Corrupt(e.to_string()))
+}
+
+/// The page that frame `n` says it holds; nothing is checked, its transaction may be under way.
+pub fn frame_page<S: ReadAt + ?Sized>(source: &S, size: PageSize, n: u32) -> Result<Option<Pgno>, ReadError> {
+    let mut bytes = [0; FRAME_HEADER_LEN];
+    source.read_exact_at(&mut bytes, frame_offset(n, size)).map_err(ReadError::Io)?;
+    Ok(FrameHeader::decode(&bytes).pgno)
+}
+
 fn frame_header<S: ReadAt + ?Sized>(
     source: &S,
     header: &WalHeader,

@@ -103,6 +103,7 @@ impl Entry {
     }
 
     pub(super) fn set(&self, w: Option<Arc<Watched>>) {
+        self.unbar_own();
         self.is_watched.store(w.is_some(), Ordering::Release);
         *self.watched.write().unwrap_or_else(PoisonError::into_inner) = w;
     }
@@ -297,7 +298,8 @@ impl DbObserver for Entry {
 
     fn before_file_lock(&self, _f: &HookedFile, level: FileLock) {
         // In WAL mode EXCLUSIVE is wanted by the last close and by a change of journal mode.
-        if level == FileLock::Exclusive && self.generation == generation() && self.handles() <= 1 {
+        let ours = self.generation == generation() && self.is_watched.load(Ordering::Acquire);
+        if level == FileLock::Exclusive && ours && self.handles() <= 1 {
             self.recall_own();
         }
     }

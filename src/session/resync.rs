@@ -120,9 +120,11 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
         wal: Some(view.wal_point()),
         handoff: Handoff::Live,
     };
+    let newest = old.as_ref().map_or(expected.txid, |p| p.txid);
     let position = match attested {
-        Some((lineage, was)) if was == checksum => {
-            let txid = old.as_ref().map_or(expected.txid, |p| p.txid);
+        // A reserved TXID may be in the replica, continuing from here with what was rolled back here.
+        Some((lineage, was)) if was == checksum && w.reserved.load(Ordering::Acquire) <= newest.0 => {
+            let txid = newest;
             Position { lineage, txid, ..place }
         }
         _ if matches!(reason, Reason::Refuse) => {

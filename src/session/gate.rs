@@ -89,7 +89,9 @@ impl WalObserver for Gate {
                         log::error!("walrust: {}: COMMIT refused: {e}", w.path().display());
                         let text = format!("COMMIT refused: {e}");
                         // What the shipper says of the store is closer to the cause.
-                        w.link.update(|s| drop(s.last_error.get_or_insert((e.kind(), text))));
+                        w.link.update(|s| {
+                            s.last_error.get_or_insert((e.kind(), text));
+                        });
                         WalVerdict::Fail(IOERR_WRITE)
                     }
                 }

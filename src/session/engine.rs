@@ -109,6 +109,11 @@ impl Engine {
         lock(&self.watched).clone()
     }
 
+    /// Every watched database, unless somebody holds the list at the moment.
+    pub(super) fn try_watched(&self) -> Option<Vec<Arc<Watched>>> {
+        self.watched.try_lock().ok().map(|all| all.clone())
+    }
+
     /// The watched database at `path`.
     pub fn find(&self, path: &Path) -> Option<Arc<Watched>> {
         lock(&self.watched).iter().find(|w| w.path() == path).cloned()

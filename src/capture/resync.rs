@@ -119,6 +119,21 @@ impl View {
         lineage: Lineage,
         checksum: DbChecksum,
         now: Timestamp,
+        tick: impl FnMut(u32, u32),
+    ) -> Result<Summary> {
+        self.snapshot_at(&spool.snapshot_path(txid), spool, txid, lineage, checksum, now, tick)
+    }
+
+    /// [`View::snapshot`] into a file that is not queued.
+    #[allow(clippy::too_many_arguments)] // one more than the queue's, and every one a value of its own kind
+    pub fn snapshot_at(
+        &self,
+        path: &Path,
+        spool: &Spool,
+        txid: TxId,
+        lineage: Lineage,
+        checksum: DbChecksum,
+        now: Timestamp,
         mut tick: impl FnMut(u32, u32),
     ) -> Result<Summary> {
         let h = self.header();
@@ -133,7 +148,7 @@ impl View {
             salt2: h.salt.salt2,
         });
         let mut page = vec![0; self.page_size.len()];
-        spool.write_file(&spool.snapshot_path(txid), |w| {
+        spool.write_file(path, |w| {
             let mut e = Encoder::new(w, header)?;
             let mut found = DbChecksum::EMPTY;
             for pgno in self.pages() {

@@ -23,6 +23,7 @@ use crate::replica::retention::Policy;
 use crate::replica::{self, Report, Severity, VerifyOptions};
 use crate::store::{Store, block_on};
 use serde_json::json;
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -196,8 +197,14 @@ fn retain(w: &Arc<Watched>) {
 /// One line about what verify found wrong.
 pub fn damage(r: &Report) -> String {
     let count = r.issues().count();
-    let worst = r.issues().max_by_key(|f| f.severity).map(|f| f.message.as_str()).unwrap_or_default();
-    let more = if count > 1 { format!(" (and {} more findings)", count - 1) } else { String::new() };
+    // A file that is named says more than the rule that it breaks.
+    let worst = r.issues().min_by_key(|f| Reverse((f.file.is_some(), f.severity)));
+    let worst = worst.map(|f| f.issue.as_deref().unwrap_or(&f.message)).unwrap_or_default();
+    let more = match count {
+        0 | 1 => String::new(),
+        2 => " (and one more finding)".to_string(),
+        n => format!(" (and {} more findings)", n - 1),
+    };
     format!("verify of {}: {worst}{more}; call walrust_verify() for all of it", r.url)
 }
 

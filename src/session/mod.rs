@@ -26,6 +26,7 @@
 mod access;
 mod alone;
 mod care;
+mod copy;
 mod engine;
 mod entry;
 mod follow;

@@ -205,19 +205,7 @@ pub(super) fn schedule(w: &Arc<Watched>) {
 
 /// A full snapshot of the database at a TXID of its own making; writers go on. Returns the TXID it holds.
 pub(super) fn snapshot(w: &Arc<Watched>) -> Result<TxId> {
-    w.snapshotting.store(true, Ordering::Release);
-    let access = Access::new(w.path());
-    let end = clock::uptime() + Duration::from_secs(30);
-    let (view, position) = loop {
-        let view = pinned(w, &access)?;
-        match place_at(w, &view) {
-            Ok(p) => break (view, p),
-            Err(SealError::Failed(e)) => return Err(e),
-            Err(_) if clock::uptime() < end => clock::sleep(Duration::from_millis(2)),
-            Err(_) => return Err(crate::capture::busy("snapshot")),
-        }
-    };
-    w.link.work.notify_one();
+    let (view, position) = at_a_txid(w)?;
     if w.link.status().snapshot >= position.txid {
         return Ok(position.txid);
     }
@@ -238,6 +226,25 @@ pub(super) fn snapshot(w: &Arc<Watched>) -> Result<TxId> {
     taken?;
     w.link.work.notify_one();
     Ok(position.txid)
+}
+
+/// A view of the database that is exactly a TXID, and which one; what was cut for that is on its way.
+pub(super) fn at_a_txid(w: &Arc<Watched>) -> Result<(View, Position)> {
+    w.snapshotting.store(true, Ordering::Release);
+    let access = Access::new(w.path());
+    let end = clock::uptime() + Duration::from_secs(30);
+    loop {
+        let view = pinned(w, &access)?;
+        match place_at(w, &view) {
+            Ok(p) => {
+                w.link.work.notify_one();
+                return Ok((view, p));
+            }
+            Err(SealError::Failed(e)) => return Err(e),
+            Err(_) if clock::uptime() < end => clock::sleep(Duration::from_millis(2)),
+            Err(_) => return Err(crate::capture::busy("snapshot")),
+        }
+    }
 }
 
 /// Seals and cuts exactly up to the view's header; errs when something later is sealed already.

@@ -1,7 +1,7 @@
 //! `walrust_watch`, `walrust_unwatch`, `walrust_sync`, `walrust_snapshot`
 
 use super::common;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Result};
 use crate::config::{OptionSpec, Options, WithSettings};
 use crate::session::{Identity, Watched, engine, request};
 use crate::sqlite::{Connection, Value};
@@ -80,20 +80,13 @@ pub(super) fn sync(conn: &Connection, args: &[Value]) -> Result<Value> {
     Ok(Value::Integer(w.sync(timeout)?.as_i64()))
 }
 
-/// A full snapshot now.
+/// A full snapshot now: in the replica, or as a copy at another URL.
 pub(super) fn snapshot(conn: &Connection, args: &[Value]) -> Result<Value> {
     let w = common::watched(conn)?;
     if let Some(url) = common::text(args, 0, "the replica URL")? {
-        let given = ReplicaUrl::parse(url)?.to_string();
-        if given != w.replica() {
-            return Err(Error::new(
-                Kind::Config,
-                format!(
-                    "{} is streamed to {}, not to {given}; a snapshot goes where the stream goes",
-                    w.path().display(),
-                    w.replica()
-                ),
-            ));
+        let given = ReplicaUrl::parse(url)?;
+        if given.to_string() != w.replica() {
+            return Ok(Value::Integer(w.copy_to(&given, SNAPSHOT_TIMEOUT)?.as_i64()));
         }
     }
     Ok(Value::Integer(w.snapshot_now(SNAPSHOT_TIMEOUT)?.as_i64()))

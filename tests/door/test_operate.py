@@ -175,6 +175,14 @@ result = [n, worst]
         out, at = self.restore(self.path("copy"))
         self.assertEqual(at, txid)
         self.assertSameBytes(db, out)
+        self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, 'deep')", self.path("copy")))
+        p.sql("INSERT INTO t(v) VALUES(2)")
+        self.assertGreater(p.sql("SELECT walrust_snapshot(?)", self.path("copy")), txid)
+        self.assertSameBytes(db, self.restore(self.path("copy"))[0])
+        q, _, _ = self.watched(self.path("other.db"), self.path("other"))
+        with self.assertRaises(door.SqlError) as caught:
+            q.sql("SELECT walrust_snapshot(?)", self.path("copy"))
+        self.assertErrorLine(str(caught.exception), "walrust_snapshot", "another history")
 
 
 class Compact(door.DoorTest):
@@ -223,6 +231,59 @@ class Compact(door.DoorTest):
         self.assertGreaterEqual(len(snapshots), 2)
         self.assertTrue(door.ltx_files(url, 0), "one L0 is always kept, or Litestream could not take over")
         self.assertSameBytes(db, self.restore(url)[0])
+
+    def test_a_replica_stays_bounded_by_itself(self):
+        """Retention follows each scheduled snapshot; nobody calls walrust_compact."""
+        p, db, url = self.busy(pitr_window="100ms", retention={"hourly": 1, "daily": 1, "weekly": 1, "monthly": 1})
+
+        def snapshots():
+            return len([f for f in door.ltx_files(url) if f[1] == 1])
+
+        taken = self.eventually(lambda: p.sql("SELECT max(0, max_txid) FROM walrust_list(?)", url), what="a listing")
+        self.assertGreater(taken, 20)
+        self.eventually(lambda: snapshots() <= 3, what="old snapshots go")
+        self.assertGreaterEqual(snapshots(), 2)
+        self.assertLess(len(door.ltx_files(url)), taken, "old increments go")
+        p.sync()
+        self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, 'deep')", url))
+        self.assertSameBytes(db, self.restore(url)[0])
+
+    def test_compaction_while_the_stream_goes_on(self):
+        """One writer of the manifest: neither entries nor objects are lost or left over."""
+        p, db, url = self.watched(interval="0s", levels=["50ms", "200ms"], snapshot_interval="150ms", pitr_window="0s")
+        q = self.peer().open(db)
+        q.send(op="code", code="""
+end = time.time() + 4
+n = 0
+while time.time() < end:
+    conns['main'].execute('INSERT INTO t(v) VALUES(randomblob(500))')
+    n += 1
+    time.sleep(0.003)
+result = n
+""")
+        end = time.monotonic() + 3.5
+        while time.monotonic() < end:
+            p.sql("SELECT walrust_compact(NULL, '{\"force\":true,\"hourly\":0,\"daily\":0,\"weekly\":0,\"monthly\":0}')")
+            self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, 'quick')", url))
+        self.assertGreater(q.wait(), 50)
+        p.sync()
+        self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, 'deep')", url))
+        rows = p.rows("SELECT key, sha256 FROM walrust_files(?)", url)
+        self.assertEqual([r for r in rows if r[1] is None], [], "each object is in the manifest")
+        self.assertSameBytes(db, self.restore(url)[0])
+
+    def test_a_stranger_does_not_compact_what_another_process_writes(self):
+        p, db, url = self.busy(pitr_window="1h")
+        q = self.peer(env={"WALRUST_PITR_WINDOW": "100ms"}).open(":memory:")
+        dry = q.sql("SELECT walrust_compact(?, '{\"hourly\":0,\"daily\":0,\"weekly\":0,\"monthly\":0}')", url)
+        self.assertRegex(dry, re.compile("dry", re.I))
+        force = '{"force":true,"hourly":0,"daily":0,"weekly":0,"monthly":0}'
+        with self.assertRaises(door.SqlError) as caught:
+            q.sql("SELECT walrust_compact(?, ?)", url, force)
+        self.assertErrorLine(str(caught.exception), f"process {p.pid}", "walrust_compact")
+        p.end()
+        self.assertRegex(q.sql("SELECT walrust_compact(?, ?)", url, force), r"Removed \d+ files")
+        self.assertIn("Exit code: 0", q.sql("SELECT walrust_verify(?, 'deep')", url))
 
     def test_restore_after_merging_reads_few_files(self):
         p, db, url = self.watched(interval="0s", levels=["200ms", "1s", "3s"])
@@ -284,6 +345,30 @@ class Metrics(door.DoorTest):
         proxy.fault = lambda method, path: ("status", 503)
         p.sql("INSERT INTO t VALUES(1)")
         self.eventually(lambda: get("/health")[0] == 503, what="unhealthy")
+
+
+    def test_series_end_with_the_watch(self):
+        p, db, url = self.watched()
+        p.sql("INSERT INTO t(v) VALUES(1)")
+        p.sync()
+        text = p.sql("SELECT walrust_metrics()")
+        self.assertRegex(text, re.compile(r'^walrust_commits_total\{database="%s"\} [1-9]' % re.escape(db), re.M))
+        self.assertRegex(text, re.compile(r'^walrust_state\{database="%s",state="streaming"\} 1' % re.escape(db), re.M))
+        p.sql("SELECT walrust_unwatch()")
+        self.assertNotIn(db, p.sql("SELECT walrust_metrics()"))
+
+    def test_validations_are_counted(self):
+        p, db, url = self.watched(validation_interval="200ms")
+        p.sync()
+        good = re.compile(r'^walrust_validations_total\{database="[^"]+",result="success"\} [1-9]', re.M)
+        self.eventually(lambda: good.search(p.sql("SELECT walrust_metrics()")), what="a validation")
+        self.assertIsNone(p.status()["last_error"])
+        path = door.ltx_files(url, 0)[-1][3]
+        with open(path, "r+b") as f:
+            f.truncate(os.path.getsize(path) - 9)
+        bad = re.compile(r'^walrust_validations_total\{database="[^"]+",result="failure"\} [1-9]', re.M)
+        self.eventually(lambda: bad.search(p.sql("SELECT walrust_metrics()")), what="a failed validation")
+        self.assertIn(os.path.basename(path), p.status()["last_error"])
 
 
 class Follower(door.DoorTest):

@@ -1,0 +1,81 @@
+//! A snapshot at a place that is not the stream's: a copy to keep, or to start another replica from.
+//!
+//! The copy bears the stream's lineage and TXID, so what holds it can be verified and restored by itself, and a
+//! watch to it later continues it. Nothing is written where another history lies. A crash leaves a temporary file in
+//! the spool, which the next copy overwrites.
+
+use super::alone::alone;
+use super::resync::at_a_txid;
+use super::watched::{Role, Watched};
+use crate::base::{Error, Kind, Result, TxId, clock};
+use crate::ltx::Level;
+use crate::replica::inventory::read_header;
+use crate::replica::{Inventory, ManifestEntry, ManifestWriter};
+use crate::spool::Position;
+use crate::store::{Body, PutMeta, ReplicaUrl, Store, block_on};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+impl Watched {
+    /// Puts a full snapshot of now at `url`; returns its TXID when it is there. Writers go on meanwhile. Errors
+    /// when another history lies there, or another writer is at work there.
+    pub fn copy_to(self: &Arc<Watched>, url: &ReplicaUrl, timeout: Duration) -> Result<TxId> {
+        if self.role() == Role::Standby {
+            return Err(Error::config(
+                "another process of this machine ships this database; ask that one for a snapshot",
+            ));
+        }
+        let store = Store::open(url)?;
+        let end = clock::uptime() + timeout;
+        while self.busy.swap(true, Ordering::AcqRel) {
+            if clock::uptime() >= end {
+                return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
+            }
+            clock::sleep(Duration::from_millis(5));
+        }
+        let path = self.spool.dir().join(".tmp-copy.ltx");
+        let made = self.write_copy(&path);
+        self.snapshotting.store(false, Ordering::Release);
+        let sent = made.and_then(|position| {
+            let _alone = alone(&store)?;
+            block_on(send(&store, &path, &position))??;
+            Ok(position.txid)
+        });
+        drop(std::fs::remove_file(&path));
+        self.busy.store(false, Ordering::Release);
+        sent
+    }
+
+    fn write_copy(self: &Arc<Watched>, path: &Path) -> Result<Position> {
+        let (view, p) = at_a_txid(self)?;
+        view.snapshot_at(path, &self.spool, p.txid, p.lineage, p.checksum, p.timestamp, |_, _| {})?;
+        Ok(p)
+    }
+}
+
+async fn send(store: &Store, path: &Path, position: &Position) -> Result<()> {
+    let inventory = Inventory::read(store).await?;
+    if let Some(newest) = inventory.files.iter().max_by_key(|f| (f.max, f.level)) {
+        let header = read_header(store, newest.id()).await?;
+        if header.lineage != position.lineage || newest.max > position.txid {
+            return Err(Error::config(format!(
+                "the replica {} holds another history (newest TXID {}); choose another URL",
+                store.url(),
+                newest.max
+            )));
+        }
+    }
+    let entry = ManifestEntry::of_file(Level::SNAPSHOT, path)?;
+    let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };
+    match store.put_new(&entry.id.key(store.layout()), Body::File(path.to_path_buf()), meta).await {
+        Ok(_) => {}
+        // This very state was copied there before.
+        Err(e) if e.kind() == Kind::Exists && inventory.files.iter().any(|f| f.id() == entry.id) => {
+            return Ok(());
+        }
+        Err(e) => return Err(e),
+    }
+    ManifestWriter::load(store).await?.append(store, &[entry]).await
+}

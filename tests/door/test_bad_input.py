@@ -50,7 +50,7 @@ class BadInput(door.DoorTest):
             for url, fragment in (
                 ("ftp://host/path", "ftp"), ("s3://", "bucket"), ("s3:///path", "bucket"), ("http://host/x", "http"),
                 ("", "empty|url"), ("file://relative/dir", "file"), ("s3://user:hunter2@bucket/path", "environment"),
-                ("s3://bucket/path?regoin=x", "regoin"), ("s3://bucket/path?endpoint=nonsense", "endpoint"),
+                ("s3://bucket/path?regoin=x", "regoin"), ("s3://bucket/path?endpoint=ftp://host", "endpoint"),
                 ("s3://bucket/../../etc", r"\.\."), ("file:///tmp/x?endpoint=y", "endpoint"), ("gs://", "bucket"), ("az://", "container"),
                 ("s3://bucket/a?region=us-east-1&path_style=perhaps", "path_style"),
             ):
@@ -128,7 +128,7 @@ class BadInput(door.DoorTest):
     def test_calls_that_need_a_watched_database(self):
         self.p.end()
         self.p = self.peer().open(self.path("plain.db"), "o")
-        for call in ("walrust_sync()", "walrust_unwatch()", "walrust_snapshot()", "walrust_verify()", "walrust_compact()"):
+        for call in ("walrust_sync()", "walrust_unwatch()", "walrust_snapshot()"):
             self.refused(call, call.split("(")[0], conn="o")
 
     def test_watch_of_what_cannot_be_watched(self):

@@ -515,7 +515,7 @@ for i in range(args['n']):
         threads = len(os.listdir(f"/proc/{p.pid}/task"))
         self.assertLess(threads, 12)
         descriptors = len(os.listdir(f"/proc/{p.pid}/fd"))
-        self.assertLess(descriptors, 100 * 6)
+        self.assertLess(descriptors, 100 * 8)
 
 
 if __name__ == "__main__":

@@ -246,8 +246,8 @@ pub static TABLE: [Setting; 22] = [
             Id::SpoolLimit,
             "spool_limit",
             ValueKind::Bytes { min: 1 << 20 },
-            "Local disk kept for commits the replica does not have yet. At the limit the application's commits still succeed, \
-             `walrust_status` says so, and a fresh snapshot follows.",
+            "Size of the WAL at which walrust stops keeping it for a spool that cannot be written (disk full): commits go \
+             on, `last_error` says so before, and a fresh snapshot follows.",
         ),
         "1GB",
     ),

@@ -277,25 +277,6 @@ result = [times[len(times) // 2], times[int(len(times) * .99)]]
         self.assertEqual(at, txid)
         self.assertSameBytes(self.path("a.db"), out)
 
-    def test_spool_limit(self):
-        """At the limit commits still succeed, the state says so, and a fresh snapshot follows."""
-        s3 = door.S3(self)
-        proxy = door.FaultProxy(self, s3.port)
-        p = self.peer(env=s3.env()).open(self.path("a.db"))
-        p.watch(s3.url("app", proxy.endpoint), interval="0s", spool_limit="2MB", retry={"base": "20ms", "max": "200ms", "breaker_cooldown": "200ms"})
-        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
-        p.sync()
-        proxy.down = True
-        for _ in range(200):
-            p.sql("INSERT INTO t(v) VALUES(randomblob(50000))")
-        self.assertEqual(p.sql("SELECT count(*) FROM t"), 200)
-        self.eventually(lambda: "spool" in (p.status()["last_error"] or ""), what="the state tells")
-        self.assertLess(p.status()["spool_bytes"], 6_000_000)
-        proxy.down = False
-        txid = p.sync(60)
-        out, at = self.restore(s3.url(), env=s3.env())
-        self.assertEqual(at, txid)
-        self.assertSameBytes(self.path("a.db"), out)
 
 
 class Disk(door.DoorTest):

@@ -32,6 +32,8 @@ pub struct Entry {
     /// Inode of the file at `path` when it was last looked at. A handle on another inode holds a file that was
     /// replaced, and says nothing about this one.
     inode: AtomicU64,
+    /// Whether that has ever happened.
+    was_replaced: AtomicBool,
     is_watched: AtomicBool,
     watched: RwLock<Option<Arc<Watched>>>,
     /// What the URI of an open said of it, or why that can't be read.
@@ -87,6 +89,7 @@ impl Entry {
             path: path.to_path_buf(),
             generation,
             inode: AtomicU64::new(inode_of(path)),
+            was_replaced: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
             watched: RwLock::new(None),
             uri: Mutex::new(None),
@@ -141,10 +144,17 @@ impl Entry {
     /// Looks whether another file lies at the path now.
     pub(super) fn is_replaced(&self) -> bool {
         let now = inode_of(&self.path);
-        now != 0 && self.inode.swap(now, Ordering::Relaxed) != now
+        let replaced = now != 0 && self.inode.swap(now, Ordering::Relaxed) != now;
+        if replaced {
+            self.was_replaced.store(true, Ordering::Relaxed);
+        }
+        replaced
     }
 
     fn is_stale(&self, f: &HookedFile) -> bool {
+        if !self.was_replaced.load(Ordering::Relaxed) {
+            return false;
+        }
         let inode = self.inode.load(Ordering::Relaxed);
         lock(&self.handles).get(&f.id()).is_some_and(|h| h.inode != inode)
     }
@@ -219,6 +229,9 @@ impl DbObserver for Entry {
             return Verdict::Pass;
         }
         self.know(f);
+        if op == LockOp::LockShared || op == LockOp::UnlockShared {
+            return Verdict::Pass;
+        }
         let Some(w) = self.watched() else { return Verdict::Pass };
         if !w.tracker.is_active() || self.is_stale(f) {
             return Verdict::Pass;
@@ -258,7 +271,12 @@ impl DbObserver for Entry {
     }
 
     fn after_shm_lock(&self, f: &HookedFile, slots: SlotRange, op: LockOp) {
-        if self.generation != generation() {
+        let of_interest = match op {
+            LockOp::LockExclusive => slots == WRITE || slots == CKPT,
+            LockOp::UnlockExclusive => slots == CKPT,
+            LockOp::LockShared | LockOp::UnlockShared => false,
+        };
+        if !of_interest || self.generation != generation() {
             return;
         }
         let Some(w) = self.watched() else { return };

@@ -35,7 +35,7 @@ EXPECTED = {
     "compact_force": (":memory:", ("replica",), r"(?s).+"),
     "replicate": (":memory:", ("replica", "path"), r"(?s).*{path}.*\n1"),
     "config": ("app.db", (), r"(?s)name +value +source *\n-+ +-+ +-+ *\n.*\binterval +1s +default.*"),
-    "metrics": ("app.db", ("replica",), r"(?s)# .*\nwalrust_txid\{{.*"),
+    "metrics": ("app.db", ("replica",), r"(?s)# .*\nwalrust_txid\{.*"),
     "notify_test": ("app.db", (), r"(?is).*no webhook.*"),
 }
 

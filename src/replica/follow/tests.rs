@@ -1,6 +1,7 @@
 use super::super::testkit::{Attested, LtxFile, Maker, block, history, merged, put, upload};
 use super::*;
-use crate::base::Lineage;
+use crate::base::{DbChecksum, Lineage};
+use crate::ltx::page_checksum;
 use crate::replica::{Point, RestoreOptions};
 use proptest::prelude::*;
 use std::collections::BTreeSet;

@@ -284,6 +284,12 @@ fn may_write(path: &Path, replica: &str, overwrite: Overwrite) -> Result<()> {
 
 /// The path as SQLite names it: absolute, without symbolic links.
 fn resolve(path: &Path) -> Result<PathBuf> {
+    if path.as_os_str() == ":memory:" || path.as_os_str().as_encoded_bytes().starts_with(b"file:") {
+        return Err(Error::config(format!(
+            "'{}' is not the path of a file; give a plain path",
+            path.display()
+        )));
+    }
     let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
     if let Ok(real) = fs::canonicalize(&absolute) {
         return Ok(real);

@@ -375,6 +375,7 @@ class Strangers(Replicate):
             ((url, self.copy, '{"interval":"0s"}'), "interval"),
             ((url, self.copy, '{"point":3}'), "point"),
             ((url, ""), "path"),
+            ((url, ":memory:"), "plain path"),
             ((url, None), "path"),
         ):
             with self.assertRaises(door.SqlError, msg=args) as caught:

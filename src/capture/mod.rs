@@ -231,7 +231,7 @@ impl Tracker {
         s.position = Some(p);
         s.sync = Sync::Kept;
         // A transaction that was begun meanwhile goes on from here, if it began in a generation we know.
-        let begun = s.at_lock.as_ref().map(|(h, _)| h.clone());
+        let begun = s.at_lock.as_ref().map(|(h, _)| *h);
         if let Some(h) = begun {
             let known = s.position.as_ref().is_some_and(|p| sealed_frame(p, &h).is_some());
             s.at_lock = Some((h, known));

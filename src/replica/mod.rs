@@ -1,6 +1,6 @@
 //! Verbs on a replica: what lies there, which files rebuild a point, restore, verify, retention, explain.
 //!
-//! Pure parts (layout, point, plan, manifest form, retention, merge plan, verify's judgement, explain) take values and give values;
+//! Pure parts (layout, point, plan, manifest form, retention, verify's judgement, explain) take values and give values;
 //! the rest reads and writes through [`crate::store::Store`]. May be called on any thread, inside a tokio runtime
 //! (`store::block_on` gives one). Nothing here writes LTX files: that is the sealer's and the shipper's work.
 //!
@@ -20,7 +20,6 @@ pub mod inventory;
 pub mod layout;
 pub mod list;
 pub mod manifest;
-pub mod merge_plan;
 pub mod plan;
 pub mod point;
 pub mod probe;
@@ -30,7 +29,6 @@ pub mod target;
 #[cfg(test)]
 mod testkit;
 pub mod verify;
-pub mod whose;
 
 pub use compact::{Action, Compacted, compact};
 pub use explain::{ExplainDatabase, Measured, Seen, explain};
@@ -38,11 +36,9 @@ pub use inventory::{FileInfo, Inventory};
 pub use layout::{FileId, LEASE_KEY};
 pub use list::{DatabaseRow, FileRow, files, list};
 pub use manifest::{Manifest, ManifestEntry, ManifestWriter};
-pub use merge_plan::{Merge, merge_plan};
 pub use plan::{Plan, plan, restorable};
 pub use point::Point;
 pub use restore::{Check, Progress, RestoreOptions, Restored, restore};
 pub use retention::{Policy, Retention, retention};
 pub use target::Overwrite;
 pub use verify::{Finding, Mode, Report, Severity, VerifyOptions, verify};
-pub use whose::{Local, Newest, Whose, decide};

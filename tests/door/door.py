@@ -349,8 +349,11 @@ def tree(directory):
     for base, _, names in os.walk(directory):
         for name in names:
             full = os.path.join(base, name)
-            with open(full, "rb") as f:
-                found[os.path.relpath(full, directory)] = digest(f.read())
+            try:
+                with open(full, "rb") as f:
+                    found[os.path.relpath(full, directory)] = digest(f.read())
+            except FileNotFoundError:
+                pass  # removed while we look, by retention: it is not there
     return found
 
 

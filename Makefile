@@ -80,7 +80,7 @@ test-rust: $(VENV)/.ready ## Unit, property and integration tests of the crate
 
 .PHONY: test-door
 test-door: $(VENV)/.ready quick quick-cli crash-lib ## The extension through the stock shell, python3, apsw, S3 and Litestream (K=pattern picks)
-	$(PY) -m pytest -q -n $(JOBS) --dist worksteal --timeout 300 --durations 10 --reruns 1 -p no:cacheprovider \
+	$(PY) -m pytest -q -n $(JOBS) --dist worksteal --timeout 300 --durations 10 --reruns 1 -r fER -p no:cacheprovider \
 	  $(if $(K),-k "$(K)") tests/door
 
 .PHONY: test-sqlite-wal

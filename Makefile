@@ -24,7 +24,8 @@ ROUNDS  ?= 50
 
 .PHONY: loadable
 loadable: ## Build the extension as users get it: dist/walrust.so
-	$(CARGO) build --release --lib --target-dir $(TARGET)
+	@# Not `cargo build --lib`: asked for the rlib as well, cargo leaves the link-time optimization out (8.8 MB, not 7.1).
+	$(CARGO) rustc --release --lib --crate-type cdylib --target-dir $(TARGET)
 	@mkdir -p dist && install -m 755 $(TARGET)/release/$(LIB) dist/walrust.$(EXT) && ls -l dist/walrust.$(EXT)
 
 .PHONY: quick

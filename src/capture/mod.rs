@@ -39,6 +39,7 @@ mod seal;
 pub use seal::{Sealed, Uncommitted};
 
 use crate::base::{Error, Kind, Result, Timestamp, TxId};
+use crate::ltx::Packing;
 use crate::spool::{FileStamp, Handoff, Position, Spool, WalPoint};
 use crate::wal::IndexHeader;
 use std::fs::File;
@@ -64,6 +65,12 @@ pub trait Database: Send + std::marker::Sync {
     fn pin(&self) -> Result<Box<dyn Pinned>>;
     /// Reads the database file, without locks of its own; what lies past its end is zero.
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+    /// The pages of WAL frames `from + 1 ..= to`, which are committed, out of the wal-index; `None` where it is not
+    /// at hand. Every touch of a frame in the WAL file costs its writer a cache miss at the next reset.
+    fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
+        let _ = (from, to);
+        None
+    }
 }
 
 /// A read mark held on the database: nothing it can see is overwritten while it lives.
@@ -512,7 +519,7 @@ impl Tracker {
             if tail > limit {
                 return self.refuse();
             }
-            match self.seal(h, crate::base::clock::now()) {
+            match self.seal(h, Packing::Literal, crate::base::clock::now()) {
                 Ok(_) => self.lock().seal_error = None,
                 Err(e) => return self.cannot_seal(e, wal_bytes()),
             }
@@ -550,13 +557,17 @@ impl Tracker {
         Permit::Refused
     }
 
-    /// A checkpoint wants to start (EXCLUSIVE on CKPT). App's thread.
+    /// A checkpoint wants to start (EXCLUSIVE on CKPT). App's thread. After a refused reset the next one is worth
+    /// its price as soon as the sealer has caught up: then a reset will follow it.
     pub fn checkpoint_wanted(&self, h: Option<&IndexHeader>) -> Permit {
         if !self.refusing.load(Ordering::Relaxed) {
             return Permit::Granted;
         }
         match h {
-            Some(h) if !self.is_sealed(h) && h.max_frame.saturating_sub(h.backfilled) < CHECKPOINT_STEP => {
+            Some(h)
+                if self.unsealed_frames(h) > SHORT_TAIL
+                    && h.max_frame.saturating_sub(h.backfilled) < CHECKPOINT_STEP =>
+            {
                 Permit::Refused
             }
             _ => Permit::Granted,
@@ -583,7 +594,7 @@ impl Tracker {
             return Noticed::Nothing;
         }
         let sealed = match h {
-            Some(h) if h.max_frame > 0 => self.seal(h, crate::base::clock::now()).map(drop),
+            Some(h) if h.max_frame > 0 => self.seal(h, Packing::Literal, crate::base::clock::now()).map(drop),
             _ => Ok(()),
         };
         let done = sealed.and_then(|()| Ok(self.spool.make_durable()?)).and_then(|()| self.mark_closed(h));
@@ -619,8 +630,15 @@ impl Tracker {
         Ok(())
     }
 
-    /// Seals everything from the position to `h` as one more piece of the open TXID. Any thread.
-    pub fn seal(&self, h: &IndexHeader, now: Timestamp) -> std::result::Result<Sealed, SealError> {
+    /// Seals everything from the position to `h` as one more piece of the open TXID. Any thread. What is cut next
+    /// is packed at once; what waits for its TXID is only copied: under load its pages are replaced many times
+    /// before they leave.
+    pub fn seal(
+        &self,
+        h: &IndexHeader,
+        packing: Packing,
+        now: Timestamp,
+    ) -> std::result::Result<Sealed, SealError> {
         let _held = self.spool.seal_lock().hold()?;
         let Some(p) = self.spool.position()? else {
             return Err(SealError::OutOfSync("the spool's position is gone".to_string()));
@@ -634,7 +652,7 @@ impl Tracker {
             return Ok(Sealed::default());
         }
         let wal = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
-        let (next, sealed) = seal::seal(&self.spool, &p, from, h, &wal, self.db.as_ref(), now)?;
+        let (next, sealed) = seal::seal(&self.spool, &p, from, h, &wal, self.db.as_ref(), packing, now)?;
         self.lock().position = Some(next);
         Ok(sealed)
     }

@@ -11,7 +11,7 @@
 
 use super::{Database, SealError, pages};
 use crate::base::{PageSize, Pgno, Timestamp, crash};
-use crate::ltx::{self, Attest, Encoder, Header, WalRange};
+use crate::ltx::{self, Attest, Encoder, Header, Packing, WalRange};
 use crate::spool::{Handoff, Position, Spool, WalPoint};
 use crate::wal::{self, IndexHeader, WalPos};
 use std::fs::File;
@@ -36,6 +36,7 @@ enum Source {
 }
 
 /// Seals frames `from + 1 ..= h.max_frame`. Caller holds the seal lock; `p` is the spool's position.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn seal(
     spool: &Spool,
     p: &Position,
@@ -43,6 +44,7 @@ pub(super) fn seal(
     h: &IndexHeader,
     wal_file: &File,
     db: &dyn Database,
+    packing: Packing,
     now: Timestamp,
 ) -> Result<(Position, Sealed), SealError> {
     let page_size = p.page_size;
@@ -53,23 +55,26 @@ pub(super) fn seal(
             h.page_size.map_or(0, PageSize::get)
         )));
     }
-    let range = wal::read_frames(wal_file, start_of(p, from, h, wal_file)?, h.position(), |_| {})?;
+    let known = db.frame_pages(from, h.max_frame);
+    let mut places = wal::locate(wal_file, start_of(p, from, h, wal_file)?, h.position(), known.as_deref())?;
     let lock_page = page_size.lock_page();
-    let mut sources: Vec<(Pgno, Source)> = range
-        .pages
-        .into_iter()
-        .filter(|(pgno, _)| pgno.get() <= h.pages && *pgno != lock_page)
-        .map(|(pgno, frame)| (pgno, Source::Frame(frame)))
-        .collect();
-    add_growth(&mut sources, p.commit, h.pages, lock_page);
-
+    places.pages.retain(|at| at.pgno.get() <= h.pages && at.pgno != lock_page);
     let reader = pages::Reader::new(wal_file, page_size, h.salt, from, db);
     let mut content = Content { reader: &reader, page: vec![0; page_size.len()] };
-    let mut sums = Vec::with_capacity(sources.len());
-    for (pgno, source) in &sources {
-        let page = content.read(*pgno, *source)?;
-        sums.push((*pgno, ltx::page_checksum(*pgno, page)));
+    let mut sources = Vec::with_capacity(places.pages.len());
+    let mut sums = Vec::with_capacity(places.pages.len());
+    for at in &places.pages {
+        places.read(wal_file, at, &mut content.page)?;
+        sources.push((at.pgno, Source::Frame(at.frame)));
+        sums.push((at.pgno, ltx::page_checksum(at.pgno, &content.page)));
     }
+    for pgno in growth(&sources, p.commit, h.pages, lock_page) {
+        let page = content.read(pgno, Source::Growth)?;
+        sources.push((pgno, Source::Growth));
+        sums.push((pgno, ltx::page_checksum(pgno, page)));
+    }
+    sources.sort_unstable_by_key(|(pgno, _)| *pgno);
+    sums.sort_unstable_by_key(|(pgno, _)| *pgno);
     let after = checksum_after(spool, p, h.pages, page_size, &sums)?;
 
     let timestamp = now.max(p.timestamp);
@@ -87,7 +92,7 @@ pub(super) fn seal(
     crash::point("seal.before-piece");
     let path = spool.piece_path(txid, p.pieces);
     let bytes = spool.write_file(&path, |w| {
-        let mut e = Encoder::new(w, header)?;
+        let mut e = Encoder::piece(w, header, packing)?;
         for (pgno, source) in &sources {
             let page = content.read(*pgno, *source)?;
             e.page(*pgno, page)?;
@@ -104,6 +109,7 @@ pub(super) fn seal(
     crash::point("seal.after-sums");
     let next = Position {
         pieces: p.pieces + 1,
+        literal: p.literal || packing == Packing::Literal,
         commit: h.pages,
         checksum: after,
         timestamp,
@@ -171,7 +177,8 @@ pub(super) fn prepare(
         .filter(|(pgno, _)| pgno.get() <= last.commit && *pgno != lock_page)
         .map(|(pgno, n)| (pgno, Source::Frame(n)))
         .collect();
-    add_growth(&mut sources, p.commit, last.commit, lock_page);
+    sources.extend(growth(&sources, p.commit, last.commit, lock_page).map(|pgno| (pgno, Source::Growth)));
+    sources.sort_unstable_by_key(|(pgno, _)| *pgno);
     let reader = pages::Reader::new(wal_file, page_size, salt, older, db);
     let mut content = Content { reader: &reader, page: vec![0; page_size.len()] };
     let mut read = |pgno: Pgno, source: Source, out: &mut Vec<u8>| -> crate::base::Result<()> {
@@ -222,25 +229,19 @@ fn start_of(p: &Position, from: u32, h: &IndexHeader, wal_file: &File) -> Result
     Ok(WalPos { salt: h.salt, frame: from, checksum })
 }
 
-/// Adds the pages in `(old, new]` that are not there yet, keeping the order.
-fn add_growth(sources: &mut Vec<(Pgno, Source)>, old: u32, new: u32, lock_page: Pgno) {
-    if new <= old {
-        return;
-    }
+/// The pages in `(old, new]` that are not among `sources`.
+fn growth(
+    sources: &[(Pgno, Source)],
+    old: u32,
+    new: u32,
+    lock_page: Pgno,
+) -> impl Iterator<Item = Pgno> + use<> {
     let have: std::collections::HashSet<u32> =
         sources.iter().map(|(p, _)| p.get()).filter(|p| *p > old).collect();
-    let before = sources.len();
-    for n in old + 1..=new {
-        if let Some(pgno) = Pgno::new(n)
-            && pgno != lock_page
-            && !have.contains(&n)
-        {
-            sources.push((pgno, Source::Growth));
-        }
-    }
-    if sources.len() > before {
-        sources.sort_unstable_by_key(|(p, _)| *p);
-    }
+    (old.saturating_add(1)..=new)
+        .filter(move |n| !have.contains(n))
+        .filter_map(Pgno::new)
+        .filter(move |pgno| *pgno != lock_page)
 }
 
 /// The database checksum after these pages replace theirs and the size becomes `commit`.

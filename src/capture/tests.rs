@@ -98,6 +98,7 @@ impl Rig {
             lineage,
             txid: TxId(1),
             pieces: 0,
+            literal: false,
             page_size: view.page_size(),
             commit: view.commit(),
             checksum,
@@ -111,7 +112,7 @@ impl Rig {
     }
 
     fn seal(&self) -> Sealed {
-        self.tracker.seal(&header(&self.path), Timestamp(2)).unwrap()
+        self.tracker.seal(&header(&self.path), ltx::Packing::Lz4, Timestamp(2)).unwrap()
     }
 
     /// Cuts, applies the file as a restore would, and compares with the database.

@@ -246,8 +246,8 @@ pub static TABLE: [Setting; 22] = [
             Id::SpoolLimit,
             "spool_limit",
             ValueKind::Bytes { min: 1 << 20 },
-            "Size of the WAL at which walrust stops keeping it for a spool that cannot be written (disk full): commits go \
-             on, `last_error` says so before, and a fresh snapshot follows.",
+            "Local disk kept for commits the replica does not have yet. At the limit commits go on, `state` is `failed` and \
+             `last_error` says why, and a fresh snapshot follows. Where the spool cannot be written it bounds the WAL.",
         ),
         "1GB",
     ),

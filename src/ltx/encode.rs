@@ -1,14 +1,13 @@
 //! The writer.
 
 use super::checksum::{Crc, page_checksum};
-use super::frame::{block_bound, block_header};
+use super::frame::{block_bound, block_header, literal_prefix};
 use super::header::{Header, Tracking};
 use super::index::IndexLog;
 use super::sequence::{Sequence, Shape};
 use super::source::carried;
 use crate::base::{DbChecksum, Error, Kind, Pgno, Result};
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
-use sha2::{Digest, Sha256};
 use std::io::Write;
 
 /// Bytes gathered before they go to the writer below.
@@ -23,10 +22,18 @@ pub struct Summary {
     pub bytes: u64,
     /// The file checksum.
     pub checksum: u64,
-    /// SHA-256 of the file.
-    pub sha256: [u8; 32],
     /// Number of pages in it.
     pub pages: u32,
+}
+
+/// How the pages of a file are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packing {
+    /// Compressed.
+    Lz4,
+    /// As they are, in LZ4 blocks that are all literals: valid LTX, cheap to write, as large as the database. For
+    /// pieces that [`super::fold`] packs before they leave.
+    Literal,
 }
 
 /// Writes one LTX file: header, pages in ascending order, then [`Encoder::finish`]. Without the last step
@@ -37,7 +44,8 @@ pub struct Encoder<W> {
     sequence: Sequence,
     index: IndexLog,
     crc: Crc,
-    sha: Sha256,
+    /// In front of every page that is stored as it is; `None`: pages are compressed.
+    literal: Option<Vec<u8>>,
     /// Of the pages so far; kept where it can be compared: in an attested snapshot.
     database: Option<DbChecksum>,
     table: CompressTable,
@@ -50,16 +58,16 @@ impl<W: Write> Encoder<W> {
     /// Starts a file. Errors with `Kind::Bug` if the header is not one we write: it must track no checksums
     /// of LTX's own.
     pub fn new(writer: W, header: Header) -> Result<Encoder<W>> {
-        Encoder::with_shape(writer, header, Shape::Whole)
+        Encoder::with_shape(writer, header, Shape::Whole, Packing::Lz4)
     }
 
     /// Starts one part of a TXID, to be joined with others by [`super::fold`]: as [`Encoder::new`], but
     /// with min TXID 1, too, it may hold any subset of pages. Such a part is not to leave this machine.
-    pub fn piece(writer: W, header: Header) -> Result<Encoder<W>> {
-        Encoder::with_shape(writer, header, Shape::Piece)
+    pub fn piece(writer: W, header: Header, packing: Packing) -> Result<Encoder<W>> {
+        Encoder::with_shape(writer, header, Shape::Piece, packing)
     }
 
-    fn with_shape(writer: W, header: Header, shape: Shape) -> Result<Encoder<W>> {
+    fn with_shape(writer: W, header: Header, shape: Shape, packing: Packing) -> Result<Encoder<W>> {
         if header.tracking != Tracking::NoChecksum {
             return Err(Error::new(Kind::Bug, "only LTX files without LTX's own checksums are written"));
         }
@@ -71,7 +79,7 @@ impl<W: Write> Encoder<W> {
             sequence,
             index: IndexLog::default(),
             crc: Crc::new(),
-            sha: Sha256::new(),
+            literal: (packing == Packing::Literal).then(|| literal_prefix(header.page_size.len())),
             database,
             table: CompressTable::default(),
             payload: vec![0; get_maximum_output_size(header.page_size.len())],
@@ -94,9 +102,14 @@ impl<W: Write> Encoder<W> {
     /// writer fails.
     pub fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<()> {
         self.admit(pgno, page)?;
+        if let Some(prefix) = self.literal.take() {
+            let put = self.put_page(pgno, page, &prefix, page);
+            self.literal = Some(prefix);
+            return put;
+        }
         let mut payload = std::mem::take(&mut self.payload);
         let put = match compress_into_with_table(page, &mut payload, &mut self.table) {
-            Ok(len) => self.put_page(pgno, page, payload.get(..len).unwrap_or_default()),
+            Ok(len) => self.put_page(pgno, page, &[], payload.get(..len).unwrap_or_default()),
             Err(e) => {
                 Err(Error::new(Kind::Bug, format!("page {pgno} did not fit into an LZ4 block")).because(e))
             }
@@ -108,7 +121,7 @@ impl<W: Write> Encoder<W> {
     /// [`Encoder::page`] for a page whose LZ4 block is at hand, because `page` was just unpacked from it.
     pub(super) fn packed_page(&mut self, pgno: Pgno, page: &[u8], block: &[u8]) -> Result<()> {
         self.admit(pgno, page)?;
-        self.put_page(pgno, page, block)
+        self.put_page(pgno, page, &[], block)
     }
 
     fn admit(&mut self, pgno: Pgno, page: &[u8]) -> Result<()> {
@@ -124,19 +137,19 @@ impl<W: Write> Encoder<W> {
         Ok(())
     }
 
-    fn put_page(&mut self, pgno: Pgno, page: &[u8], block: &[u8]) -> Result<()> {
-        if block.len() > block_bound(self.header.page_size) {
-            return Err(Error::new(
-                Kind::Bug,
-                format!("page {pgno} grew to {} bytes by packing", block.len()),
-            ));
+    /// Puts a page whose LZ4 block is `prefix` and `rest`.
+    fn put_page(&mut self, pgno: Pgno, page: &[u8], prefix: &[u8], rest: &[u8]) -> Result<()> {
+        let len = prefix.len() + rest.len();
+        if len > block_bound(self.header.page_size) {
+            return Err(Error::new(Kind::Bug, format!("page {pgno} grew to {len} bytes by packing")));
         }
-        let head = block_header(pgno, block.len() as u32);
+        let head = block_header(pgno, len as u32);
         self.crc.update(&head);
         self.crc.update(page);
-        self.index.add(pgno, (head.len() + block.len()) as u32);
+        self.index.add(pgno, (head.len() + len) as u32);
         self.put(&head)?;
-        self.put(block)
+        self.put(prefix)?;
+        self.put(rest)
     }
 
     /// Writes index and trailer, and gives the writer back, flushed. Errors with `Kind::Corrupt` if a
@@ -162,13 +175,8 @@ impl<W: Write> Encoder<W> {
         self.put(&checksum.to_be_bytes())?;
         self.spill()?;
         self.writer.flush().map_err(|e| carried(e, "cannot write an LTX file"))?;
-        let summary = Summary {
-            header: self.header,
-            bytes: self.bytes,
-            checksum,
-            sha256: self.sha.finalize().into(),
-            pages: self.sequence.pages(),
-        };
+        let summary =
+            Summary { header: self.header, bytes: self.bytes, checksum, pages: self.sequence.pages() };
         Ok((summary, self.writer))
     }
 
@@ -184,7 +192,6 @@ impl<W: Write> Encoder<W> {
     }
 
     fn spill(&mut self) -> Result<()> {
-        self.sha.update(&self.out);
         self.writer.write_all(&self.out).map_err(|e| carried(e, "cannot write an LTX file"))?;
         self.out.clear();
         Ok(())

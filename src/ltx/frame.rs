@@ -33,6 +33,16 @@ pub(super) fn block_header(pgno: Pgno, payload: u32) -> [u8; BLOCK_HEADER_LEN] {
     [a, b, c, d, e, f, g, h, i, j]
 }
 
+/// What stands before the `n` literals (15 or more) of an LZ4 block that is nothing else: a token, then what `n`
+/// is above 15, in bytes of 255 (<https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md>).
+pub(super) fn literal_prefix(n: usize) -> Vec<u8> {
+    let more = n.saturating_sub(15);
+    let mut prefix = vec![0xf0];
+    prefix.resize(1 + more / 255, 255);
+    prefix.push((more % 255) as u8);
+    prefix
+}
+
 /// How the page that follows a page header is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Form {

@@ -92,10 +92,12 @@ fn merge_pages<R: Read, W: Write>(
     while let Some((Reverse(pgno), i)) = heap.pop() {
         let (Some(reader), Some(limit)) = (readers.get_mut(i), limits.get(i)) else { continue };
         if done != Some(pgno) && pgno.get() <= *limit {
-            // Repacking would give the same page again, for most of the merge's time.
+            // Repacking a packed page would give the same again, for most of the merge's time.
             match reader.decoder.block() {
-                Some(block) => encoder.packed_page(pgno, &reader.page, block)?,
-                None => encoder.page(pgno, &reader.page)?,
+                Some(block) if block.len() < reader.page.len() => {
+                    encoder.packed_page(pgno, &reader.page, block)?;
+                }
+                _ => encoder.page(pgno, &reader.page)?,
             }
         }
         done = Some(pgno);

@@ -31,7 +31,7 @@
 
 use super::layout::{self, FileId};
 use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId};
-use crate::ltx::{Level, Summary};
+use crate::ltx::Level;
 use crate::store::{Conditions, Store, Version, hex};
 use futures_util::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
@@ -71,22 +71,6 @@ pub struct ManifestEntry {
 }
 
 impl ManifestEntry {
-    /// For a file of `level` that an encoder or merge just wrote. `edge` is that of the same bytes.
-    pub fn of(level: Level, summary: &Summary, edge: u32) -> ManifestEntry {
-        let h = &summary.header;
-        ManifestEntry {
-            id: FileId { level, min: h.min, max: h.max },
-            bytes: summary.bytes,
-            pages: summary.pages,
-            commit: h.commit,
-            crc: summary.checksum,
-            edge,
-            sha256: summary.sha256,
-            time: h.timestamp,
-            after: h.attest.map(|a| a.after),
-        }
-    }
-
     /// For a local LTX file, which is read and proved whole. Errors with `Corrupt` if it is damaged.
     pub fn of_file(level: Level, path: &std::path::Path) -> Result<ManifestEntry> {
         let open = || std::fs::File::open(path).map_err(|e| Error::io("open", path, e));

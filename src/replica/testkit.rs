@@ -6,6 +6,7 @@ use super::manifest::{ManifestEntry, ManifestWriter};
 use crate::base::{DbChecksum, Lineage, PageSize, Pgno, Timestamp, TxId};
 use crate::ltx::{Attest, Encoder, Header, Level, Overrides, Summary, page_checksum};
 use crate::store::Store;
+use sha2::Digest;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -22,8 +23,19 @@ pub(super) struct LtxFile {
 impl LtxFile {
     fn of(level: Level, summary: &Summary, bytes: Vec<u8>) -> LtxFile {
         let edge = super::probe::edge_of(&mut std::io::Cursor::new(&bytes)).unwrap();
-        let entry = ManifestEntry::of(level, summary, edge);
-        let id = entry.id;
+        let h = &summary.header;
+        let id = FileId { level, min: h.min, max: h.max };
+        let entry = ManifestEntry {
+            id,
+            bytes: summary.bytes,
+            pages: summary.pages,
+            commit: h.commit,
+            crc: summary.checksum,
+            edge,
+            sha256: sha2::Sha256::digest(&bytes).into(),
+            time: h.timestamp,
+            after: h.attest.map(|a| a.after),
+        };
         LtxFile { id, bytes, entry }
     }
 }

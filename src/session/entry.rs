@@ -40,7 +40,8 @@ pub struct Entry {
     uri: Mutex<Option<Result<Layer, String>>>,
     /// Handles open in this process, to look at the wal-index through, and whether each holds CKPT.
     handles: Mutex<HashMap<u64, Handle>>,
-    last_known: AtomicU64,
+    /// How many of them hold CKPT: nearly always none, and then nobody has to ask which.
+    checkpointers: AtomicU64,
     own: Mutex<Own>,
     own_changed: Condvar,
 }
@@ -94,7 +95,7 @@ impl Entry {
             watched: RwLock::new(None),
             uri: Mutex::new(None),
             handles: Mutex::new(HashMap::new()),
-            last_known: AtomicU64::new(u64::MAX),
+            checkpointers: AtomicU64::new(0),
             own: Mutex::new(Own::default()),
             own_changed: Condvar::new(),
         })
@@ -135,10 +136,17 @@ impl Entry {
 
     /// The wal-index header, through any handle that has it mapped.
     pub(super) fn header(&self) -> Option<IndexHeader> {
+        self.peeks().iter().find_map(|p| p.header().and_then(|b| IndexHeader::decode(&b)))
+    }
+
+    /// The pages of WAL frames `from + 1 ..= to`, through any handle that has that part of the wal-index mapped.
+    pub(super) fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
+        self.peeks().iter().find_map(|p| p.frame_pages(from, to))
+    }
+
+    fn peeks(&self) -> Vec<ShmPeek> {
         let inode = self.inode.load(Ordering::Relaxed);
-        let peeks: Vec<ShmPeek> =
-            lock(&self.handles).values().filter(|h| h.inode == inode).map(|h| h.peek.clone()).collect();
-        peeks.iter().find_map(|p| p.header().and_then(|b| IndexHeader::decode(&b)))
+        lock(&self.handles).values().filter(|h| h.inode == inode).map(|h| h.peek.clone()).collect()
     }
 
     /// Looks whether another file lies at the path now.
@@ -187,29 +195,21 @@ impl Entry {
         lock(&self.handles).len()
     }
 
-    /// Remembers a handle the first time it is seen; SQLite touches the wal-index before anything matters.
-    fn know(&self, f: &HookedFile) {
-        if self.last_known.swap(f.id(), Ordering::Relaxed) == f.id() {
-            return;
-        }
-        if let Some(w) = self.watched() {
-            w.link.want_lease();
-        }
-        lock(&self.handles).entry(f.id()).or_insert_with(|| Handle {
-            peek: f.peek(),
-            inode: inode_of(&self.path),
-            has_ckpt: false,
-        });
-    }
-
     fn set_ckpt(&self, f: &HookedFile, has: bool) {
-        if let Some(h) = lock(&self.handles).get_mut(&f.id()) {
-            h.has_ckpt = has;
+        if let Some(h) = lock(&self.handles).get_mut(&f.id())
+            && std::mem::replace(&mut h.has_ckpt, has) != has
+        {
+            if has {
+                self.checkpointers.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.checkpointers.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 
     fn has_ckpt(&self, f: &HookedFile) -> bool {
-        lock(&self.handles).get(&f.id()).is_some_and(|h| h.has_ckpt)
+        self.checkpointers.load(Ordering::Relaxed) > 0
+            && lock(&self.handles).get(&f.id()).is_some_and(|h| h.has_ckpt)
     }
 }
 
@@ -224,22 +224,45 @@ fn header(f: &HookedFile) -> Option<IndexHeader> {
 }
 
 impl DbObserver for Entry {
+    fn observes_shared_locks(&self) -> bool {
+        false
+    }
+
+    /// SQLite maps the wal-index before anything matters.
+    fn mapped(&self, f: &HookedFile) {
+        if self.generation != generation() {
+            return;
+        }
+        if let Some(w) = self.watched() {
+            w.link.want_lease();
+        }
+        lock(&self.handles).entry(f.id()).or_insert_with(|| Handle {
+            peek: f.peek(),
+            inode: inode_of(&self.path),
+            has_ckpt: false,
+        });
+    }
+
     fn before_shm_lock(&self, f: &HookedFile, slots: SlotRange, op: LockOp) -> Verdict {
         if self.generation != generation() {
             return Verdict::Pass;
         }
-        self.know(f);
-        if op == LockOp::LockShared || op == LockOp::UnlockShared {
+        // The lock that every commit takes is of interest to a checkpointer's alone.
+        let plain = op == LockOp::LockExclusive && slots == WRITE && !self.has_ckpt(f);
+        if plain || !self.is_watched.load(Ordering::Acquire) {
             return Verdict::Pass;
         }
-        let Some(w) = self.watched() else { return Verdict::Pass };
+        let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(w) = watched.as_ref() else { return Verdict::Pass };
         if !w.tracker.is_active() || self.is_stale(f) {
             return Verdict::Pass;
         }
         let permit = match op {
             LockOp::UnlockExclusive if slots == WRITE => {
                 let noticed = w.tracker.write_ends(header(f));
-                self.gate.reset();
+                if w.settings.durability == Durability::Sync {
+                    self.gate.reset();
+                }
                 w.noticed(noticed);
                 Permit::Granted
             }
@@ -259,9 +282,7 @@ impl DbObserver for Entry {
                 }
                 permit
             }
-            LockOp::LockExclusive if slots == WRITE && self.has_ckpt(f) => {
-                w.tracker.checkpointer_wants_write(header(f).as_ref())
-            }
+            LockOp::LockExclusive if slots == WRITE => w.tracker.checkpointer_wants_write(header(f).as_ref()),
             _ => Permit::Granted,
         };
         match permit {
@@ -279,7 +300,11 @@ impl DbObserver for Entry {
         if !of_interest || self.generation != generation() {
             return;
         }
-        let Some(w) = self.watched() else { return };
+        if !self.is_watched.load(Ordering::Acquire) {
+            return;
+        }
+        let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(w) = watched.as_ref() else { return };
         if !w.tracker.is_active() || self.is_stale(f) {
             return;
         }
@@ -346,9 +371,9 @@ impl DbObserver for Entry {
             self.recall_own();
         }
         let last = {
+            self.set_ckpt(f, false);
             let mut handles = lock(&self.handles);
             handles.remove(&f.id());
-            self.last_known.store(u64::MAX, Ordering::Relaxed);
             handles.is_empty()
         };
         if last && let Some(w) = self.watched() {

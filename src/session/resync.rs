@@ -6,6 +6,7 @@ use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
 use crate::capture::resync::{View, anchor};
 use crate::capture::{SealError, Sync};
+use crate::ltx::Packing;
 use crate::spool::{Handoff, Position};
 use serde_json::json;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Resul
             }
         }
         mine.busy.store(false, Ordering::Release);
-        super::engine().sealer.wake(&mine);
+        super::engine().sealer.wake();
     });
     if let Err(e) = thread {
         w.busy.store(false, Ordering::Release);
@@ -113,6 +114,7 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
         lineage: Lineage::default(),
         txid: TxId::ZERO,
         pieces: 0,
+        literal: false,
         page_size: view.page_size(),
         commit: view.commit(),
         checksum,
@@ -251,7 +253,7 @@ pub(super) fn at_a_txid(w: &Arc<Watched>) -> Result<(View, Position)> {
 fn place_at(w: &Watched, view: &View) -> std::result::Result<Position, SealError> {
     let h = view.header();
     if h.max_frame > 0 {
-        w.tracker.seal(h, clock::now())?;
+        w.tracker.seal(h, Packing::Lz4, clock::now())?;
     }
     let position = match w.tracker.cut()? {
         Some(p) => p,

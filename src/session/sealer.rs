@@ -10,6 +10,7 @@ use super::resync;
 use super::watched::{Role, Watched};
 use crate::base::clock;
 use crate::capture::{Noticed, SealError, Sync};
+use crate::ltx::Packing;
 use crate::spool::{FileStamp, Handoff};
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,10 +40,15 @@ pub(super) struct Sealer {
 
 impl Sealer {
     /// Makes it look soon. Cheap while it is awake.
-    pub(super) fn wake(&self, _w: &Arc<Watched>) {
-        if self.awake.swap(true, Ordering::AcqRel) {
-            return;
+    pub(super) fn wake(&self) {
+        if !self.awake.load(Ordering::Acquire) && !self.awake.swap(true, Ordering::AcqRel) {
+            self.send();
         }
+    }
+
+    /// Makes it look at once.
+    pub(super) fn hurry(&self) {
+        self.awake.store(true, Ordering::Release);
         self.send();
     }
 
@@ -89,28 +95,21 @@ fn run(rx: &Receiver<()>) {
         }
         idle = if news { 0 } else { idle + 1 };
         if idle < PATIENCE {
-            clock::sleep(LINGER);
+            let _ = rx.recv_timeout(LINGER);
             continue;
         }
         engine().sealer.awake.store(false, Ordering::Release);
         // A commit between the last look and going to sleep has set its flag but did not send.
-        if engine()
-            .watched()
-            .iter()
-            .any(|w| w.dirty.load(Ordering::Acquire) && w.role() == Role::Shipper && seal_due(w))
-        {
+        if engine().watched().iter().any(|w| w.role() == Role::Shipper && has_work(w)) {
             engine().sealer.awake.store(true, Ordering::Release);
-            clock::sleep(LINGER);
+            let _ = rx.recv_timeout(LINGER);
             continue;
         }
-        let _ = rx.recv_timeout(soonest.max(LINGER));
+        let called = rx.recv_timeout(soonest.max(LINGER)).is_ok();
         engine().sealer.awake.store(true, Ordering::Release);
-        idle = 0;
+        // Nobody called: one look will do.
+        idle = if called { 0 } else { PATIENCE - 1 };
     }
-}
-
-fn seal_due(w: &Watched) -> bool {
-    w.tracker.sync_state() != Sync::Kept || w.link.slot_open(w.settings.interval)
 }
 
 /// One look at one database. Returns whether there was news, and when to look again at the latest.
@@ -135,12 +134,18 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
     match w.tracker.sync_state() {
         Sync::Idle | Sync::Resyncing => (false, LOOK),
         Sync::Lost(why) => {
-            resync::start(w, why);
+            // After an overflow the history that the spool holds leaves first.
+            if w.full.load(Ordering::Acquire) && w.spool.pending().is_ok_and(|p| !p.is_empty()) {
+                w.link.work.notify_one();
+            } else {
+                w.full.store(false, Ordering::Release);
+                resync::start(w, why);
+            }
             (false, LOOK)
         }
         Sync::Kept => {
-            if !(dirty || hurried || full_look) {
-                return (false, w.link.slot_in(w.settings.interval).max(LINGER));
+            if !(dirty || hurried || full_look || has_work(w)) {
+                return (false, next_look(w));
             }
             if full_look && let Some(why) = changed_outside(w) {
                 w.tracker.lose(why);
@@ -152,14 +157,29 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
                 resync::schedule(w);
                 w.caught_up();
             }
-            (did || dirty || hurried, w.link.slot_in(w.settings.interval).max(LINGER))
+            (did || dirty || hurried, next_look(w))
         }
     }
 }
 
+fn has_work(w: &Watched) -> bool {
+    let due = || w.waits.load(Ordering::Relaxed) && w.link.slot_open(w.settings.interval);
+    w.dirty.load(Ordering::Acquire) || w.hurried.load(Ordering::Acquire) || due()
+}
+
+/// When there is something to do again, if nobody calls before: the shipper does when an upload ends.
+fn next_look(w: &Watched) -> Duration {
+    match w.link.slot_in(w.settings.interval) {
+        t if t.is_zero() || !w.waits.load(Ordering::Relaxed) => LOOK,
+        t => t.clamp(LINGER, LOOK),
+    }
+}
+
+/// Seals and cuts what is due; whether anything moved.
 fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
     let header = w.entry.header();
     let mut unsealed = 0;
+    w.waits.store(false, Ordering::Relaxed);
     if let Some(h) = &header {
         if w.tracker.look(*h) == Noticed::Lost {
             return astray(
@@ -198,9 +218,15 @@ fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
     if let Some(h) = &header
         && unsealed > 0
         && (cut || hurried || unsealed >= PRESSURE)
-        && let Err(e) = w.tracker.seal(h, clock::now())
     {
-        return seal_failed(w, e);
+        if !cut && w.spool.backlog_bytes() >= w.settings.spool_limit.0 {
+            w.give_up_backlog();
+            return true;
+        }
+        let packing = if cut && pieces == 0 { Packing::Lz4 } else { Packing::Literal };
+        if let Err(e) = w.tracker.seal(h, packing, clock::now()) {
+            return seal_failed(w, e);
+        }
     }
     if cut {
         match w.tracker.cut() {
@@ -216,11 +242,11 @@ fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
     {
         return seal_failed(w, SealError::Failed(e));
     } else if unsealed > 0 || pieces > 0 {
-        // Waits for the slot.
-        w.dirty.store(true, Ordering::Release);
+        // For the slot.
+        w.waits.store(true, Ordering::Relaxed);
     }
     clear_spool_error(w);
-    dirty || unsealed > 0
+    cut
 }
 
 /// Changes of the file that no WAL tells: another file in its place, writes in rollback mode.

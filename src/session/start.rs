@@ -220,7 +220,7 @@ impl Watched {
         }
         self.remember(remote)?;
         self.ship(me, lease, takeover)?;
-        engine().sealer.wake(self);
+        engine().sealer.wake();
         Ok(identity)
     }
 
@@ -343,7 +343,7 @@ impl Watched {
             Arc::new(move || {
                 if let Some(w) = w.upgrade() {
                     w.caught_up();
-                    engine().sealer.wake(&w);
+                    engine().sealer.wake();
                 }
             })
         };

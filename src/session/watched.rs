@@ -8,6 +8,7 @@ use super::observe;
 use crate::base::{Error, Kind, Result, Timestamp, TxId, clock};
 use crate::capture::{Noticed, SealError, Sync, Tracker};
 use crate::config::Settings;
+use crate::ltx::Packing;
 use crate::metrics::DatabaseMetrics;
 use crate::notify::Notifier;
 use crate::ship::{Link, State};
@@ -46,6 +47,10 @@ pub struct Watched {
     pub(super) role: Mutex<Role>,
     /// Something was noticed since the sealer last looked.
     pub(super) dirty: AtomicBool,
+    /// Something waits for the upload slot.
+    pub(super) waits: AtomicBool,
+    /// `spool_limit` was reached: nothing is sealed until what the spool holds has left, and then all begins anew.
+    pub(super) full: AtomicBool,
     /// Seal now, whatever the interval: a reset or checkpoint waits.
     pub(super) hurried: AtomicBool,
     /// A resync or snapshot thread is at work.
@@ -163,6 +168,8 @@ impl Watched {
             entry,
             role: Mutex::new(role),
             dirty: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             hurried: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             snapshotting: AtomicBool::new(false),
@@ -200,14 +207,15 @@ impl Watched {
             Noticed::Nothing => {}
             Noticed::Commit => {
                 self.metrics.commits.inc();
-                if !self.dirty.swap(true, Ordering::AcqRel) {
+                // Only the first since the last look has anything to tell.
+                if !self.dirty.load(Ordering::Acquire) && !self.dirty.swap(true, Ordering::AcqRel) {
                     lock(&self.waiting).commit(clock::now());
-                    engine().sealer.wake(self);
+                    engine().sealer.wake();
                 }
             }
             Noticed::Lost => {
                 self.dirty.store(true, Ordering::Release);
-                engine().sealer.wake(self);
+                engine().sealer.wake();
             }
         }
     }
@@ -215,7 +223,7 @@ impl Watched {
     /// A checkpoint or reset is about to want everything sealed.
     pub(super) fn hurry(self: &Arc<Self>) {
         if !self.hurried.swap(true, Ordering::AcqRel) {
-            engine().sealer.wake(self);
+            engine().sealer.hurry();
         }
     }
 
@@ -234,6 +242,29 @@ impl Watched {
         *lock(&self.failure) = Some(why);
     }
 
+    /// What to tell while the spool is full and the replica does not answer.
+    fn overflow(&self) -> Option<String> {
+        let (_, store) = self.link.status().last_error.filter(|_| self.full.load(Ordering::Acquire))?;
+        Some(format!(
+            "spool_limit ({} bytes) is reached: newer commits are only in the database, and a snapshot follows when \
+             the replica answers ({store})",
+            self.settings.spool_limit.0
+        ))
+    }
+
+    /// The spool has grown to its limit: what it holds is a history to its end and will be shipped; what is committed
+    /// from now on is not kept, so that neither spool nor WAL takes more of the app's disk.
+    pub(super) fn give_up_backlog(&self) {
+        if let Err(e) = self.tracker.cut() {
+            log::warn!("walrust: {}: {e}", self.path.display());
+        }
+        self.full.store(true, Ordering::Release);
+        self.tracker.lose(format!(
+            "the replica was away until spool_limit ({} bytes) was reached",
+            self.settings.spool_limit.0
+        ));
+    }
+
     /// Seals and cuts everything committed so far and returns the TXID that holds it.
     pub(super) fn cut_now(self: &Arc<Self>, deadline: Duration) -> Result<TxId> {
         loop {
@@ -244,7 +275,7 @@ impl Watched {
                     Err(SealError::OutOfSync(_)) => {
                         if self.role() == Role::Shipper {
                             self.dirty.store(true, Ordering::Release);
-                            engine().sealer.wake(self);
+                            engine().sealer.wake();
                         }
                     }
                     Err(SealError::Failed(e)) => return Err(e),
@@ -253,7 +284,10 @@ impl Watched {
                     let why = lock(&self.failure).clone().unwrap_or_default();
                     return Err(Error::new(Kind::Bug, why));
                 }
-                _ => engine().sealer.wake(self),
+                _ => engine().sealer.wake(),
+            }
+            if let Some(why) = self.overflow() {
+                return Err(Error::new(Kind::Timeout, why));
             }
             let status = self.link.status();
             if let State::Fenced | State::Failed = status.state
@@ -288,7 +322,7 @@ impl Watched {
             && h.max_frame > 0
             && (self.entry.handles() > 0 || self.tracker.wal_path().exists())
         {
-            self.tracker.seal(&h, clock::now())?;
+            self.tracker.seal(&h, Packing::Lz4, clock::now())?;
         }
         if let Some(p) = self.tracker.cut()? {
             lock(&self.waiting).cut(p.txid);
@@ -335,7 +369,7 @@ impl Watched {
                     format!("TXID {txid} is not in the replica yet; another process of this machine ships"),
                 ));
             }
-            engine().sealer.wake(self);
+            engine().sealer.wake();
             clock::sleep(Duration::from_millis(5));
         }
     }
@@ -384,6 +418,9 @@ impl Watched {
         if self.role() == Role::Standby {
             return State::Standby;
         }
+        if self.overflow().is_some() {
+            return State::Failed;
+        }
         match status.state {
             State::Fenced | State::Failed | State::Paused => status.state,
             _ if self.snapshotting.load(Ordering::Acquire) || self.tracker.sync_state() != Sync::Kept => {
@@ -430,6 +467,7 @@ impl Watched {
             breaker: status.breaker,
             last_upload: status.last_upload.or_else(|| self.spool.shipped().ok().flatten().map(|s| s.time)),
             last_error: failure
+                .or_else(|| self.overflow())
                 .or(status.last_error.map(|(_, e)| e))
                 .or_else(|| self.tracker.seal_error())
                 .or(lost)

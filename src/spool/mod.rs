@@ -178,7 +178,7 @@ impl Spool {
         }
         let txid = p.txid.next();
         let target = self.pending_path(txid);
-        if p.pieces == 1 {
+        if p.pieces == 1 && !p.literal {
             let piece = self.piece_path(txid, 0);
             fs::rename(&piece, &target).map_err(|e| Error::io("rename piece to", &target, e))?;
             lock(&self.unsynced).push(target.clone());
@@ -186,12 +186,10 @@ impl Spool {
             self.fold_pieces(txid, p.pieces, &target)?;
         }
         crash::point("cut.after-pending");
-        let next = Position { txid, pieces: 0, ..p.clone() };
+        let next = Position { txid, pieces: 0, literal: false, ..p.clone() };
         self.set_position(&next)?;
-        if p.pieces > 1 {
-            for k in 0..p.pieces {
-                drop(fs::remove_file(self.piece_path(txid, k)));
-            }
+        for k in 0..p.pieces {
+            drop(fs::remove_file(self.piece_path(txid, k)));
         }
         Ok(next)
     }
@@ -213,7 +211,7 @@ impl Spool {
     fn finish_squash(&self, p: &Position) -> Result<Position> {
         let txid = p.txid.next();
         let folded = self.dir.join("open").join(format!("{txid}.fold.ltx"));
-        let next = Position { pieces: 1, ..p.clone() };
+        let next = Position { pieces: 1, literal: false, ..p.clone() };
         let first = self.piece_path(txid, 0);
         fs::rename(&folded, &first).map_err(|e| Error::io("rename fold to", &first, e))?;
         lock(&self.unsynced).push(first);
@@ -273,6 +271,11 @@ impl Spool {
         ["open", "pending", "snapshot"].iter().map(|d| dir_bytes(&self.dir.join(d))).sum()
     }
 
+    /// Bytes of commits that wait for the replica: pieces and pending files.
+    pub fn backlog_bytes(&self) -> u64 {
+        ["open", "pending"].iter().map(|d| dir_bytes(&self.dir.join(d))).sum()
+    }
+
     /// All bytes of the spool, what is kept for merging included.
     pub fn bytes(&self) -> u64 {
         self.bytes_waiting() + tree_bytes(&self.dir.join("merge")) + file_bytes(&self.dir.join("pages.sum"))
@@ -312,7 +315,7 @@ impl Spool {
         if let Some(h) = self.header_of(&self.pending_path(txid)) {
             if h.attest.is_some_and(|a| a.after == p.checksum) && p.pieces > 0 {
                 // cut() died before its position.
-                let next = Position { txid, pieces: 0, ..p.clone() };
+                let next = Position { txid, pieces: 0, literal: false, ..p.clone() };
                 self.set_position(&next)?;
                 self.remove_pieces_from(txid, 0);
                 p = next;
@@ -357,6 +360,7 @@ impl Spool {
         let frame = ((range.offset + range.size).saturating_sub(32) / frame_bytes) as u32;
         let next = Position {
             pieces: p.pieces + 1,
+            literal: true,
             commit: h.commit,
             checksum: attest.after,
             timestamp: h.timestamp,

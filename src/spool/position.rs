@@ -16,6 +16,9 @@ pub struct Position {
     pub txid: TxId,
     /// How many pieces of the next TXID exist.
     pub pieces: u32,
+    /// Whether one of them holds its pages unpacked: they are packed when the TXID is cut.
+    #[serde(default)]
+    pub literal: bool,
     /// Page size of the database.
     #[serde(serialize_with = "page_size_out", deserialize_with = "page_size_in")]
     pub page_size: PageSize,

@@ -38,6 +38,8 @@ pub struct HookedFile {
     observer: Arc<dyn DbObserver>,
     shm: Arc<Shm>,
     lock_level: AtomicI32,
+    /// See [`DbObserver::observes_shared_locks`].
+    shared_locks: bool,
     silenced: AtomicBool,
 }
 
@@ -128,8 +130,8 @@ impl HookedFile {
             // SAFETY: "xShmMap(file, iPg, pgsz, bExtend, pp)" of the lower VFS on its own open file;
             // bExtend 0 changes nothing.
             let rc = unsafe { map(self.file, 0, REGION, 0, &raw mut region) };
-            if rc == ffi::OK || rc == ffi::READONLY {
-                self.shm.set(region);
+            if (rc == ffi::OK || rc == ffi::READONLY) && self.shm.set(0, region) {
+                self.tell((), |o, h| o.mapped(h));
             }
         }
     }
@@ -184,6 +186,7 @@ pub(super) unsafe fn install(file: *mut File, info: &FileInfo<'_>, observer: Arc
     methods.x_shm_lock = methods.x_shm_lock.and(Some(x_shm_lock));
     methods.x_shm_unmap = methods.x_shm_unmap.and(Some(x_shm_unmap));
     let id = next_id();
+    let shared_locks = observer.observes_shared_locks();
     registry::lock().add(info.path, id, observer.clone());
     let table = Box::new(Table {
         methods,
@@ -196,6 +199,7 @@ pub(super) unsafe fn install(file: *mut File, info: &FileInfo<'_>, observer: Arc
             observer,
             shm: Arc::default(),
             lock_level: AtomicI32::new(0),
+            shared_locks,
             silenced: AtomicBool::new(false),
         },
     });
@@ -286,13 +290,14 @@ unsafe extern "C" fn x_shm_map(
     unsafe {
         let h = hooked(file);
         let rc = h.lower().x_shm_map().map_or(ffi::IOERR, |f| f(file, region, size, extend, out));
-        if region == 0
-            && size == REGION
+        if size == REGION
             && (rc == ffi::OK || rc == ffi::READONLY)
             && !out.is_null()
             && !(*out).is_null()
+            && let Ok(region) = usize::try_from(region)
+            && h.shm.set(region, *out)
         {
-            h.shm.set(*out);
+            h.tell((), |o, h| o.mapped(h));
         }
         rc
     }
@@ -308,9 +313,12 @@ unsafe extern "C" fn x_shm_lock(file: *mut File, offset: c_int, n: c_int, flags:
             (true, false) => LockOp::UnlockShared,
             (true, true) => LockOp::UnlockExclusive,
         };
+        h.ensure_mapped();
+        if !h.shared_locks && flags & ffi::SHM_SHARED != 0 {
+            return h.lower().x_shm_lock().map_or(ffi::IOERR, |f| f(file, offset, n, flags));
+        }
         let slots =
             SlotRange { first: u8::try_from(offset).unwrap_or(u8::MAX), count: u8::try_from(n).unwrap_or(0) };
-        h.ensure_mapped();
         let verdict = h.tell(Verdict::Pass, |o, h| o.before_shm_lock(h, slots, op));
         if matches!(op, LockOp::LockShared | LockOp::LockExclusive) {
             match verdict {
@@ -353,7 +361,6 @@ unsafe extern "C" fn x_file_control(file: *mut File, op: c_int, arg: *mut c_void
             {
                 h.tell((), |o, h| o.last_close(h));
             }
-            ffi::FCNTL_COMMIT_PHASETWO => h.tell((), |o, h| o.commit_phase_two(h)),
             _ => {}
         }
         let rc = h.lower().x_file_control().map_or(ffi::NOTFOUND, |f| f(file, op, arg));

@@ -193,6 +193,13 @@ pub trait Host: Send + Sync {
 /// Sees the events of one database file handle. See the module's text for threads.
 #[allow(unused_variables)]
 pub trait DbObserver: Any + Send + Sync {
+    /// Whether `before_shm_lock` and `after_shm_lock` are to be called for SHARED locks, too: every statement takes
+    /// and gives back one. Asked once a handle.
+    fn observes_shared_locks(&self) -> bool {
+        true
+    }
+    /// The handle's wal-index is mapped (again), and can be read.
+    fn mapped(&self, file: &HookedFile) {}
     /// A wal-index lock is about to be taken or given back. `UnlockExclusive` of slot 0 is where a commit
     /// is noticed: the wal-index header is final and the WRITE lock still held.
     fn before_shm_lock(&self, file: &HookedFile, slots: SlotRange, op: LockOp) -> Verdict {
@@ -216,8 +223,6 @@ pub trait DbObserver: Any + Send + Sync {
     /// The last connection is closing, or journal mode is leaving WAL: the WAL has been checkpointed and is
     /// about to be deleted (or, when the app asked to persist it, truncated). EXCLUSIVE lock is held.
     fn last_close(&self, file: &HookedFile) {}
-    /// `SQLITE_FCNTL_COMMIT_PHASETWO`: a commit is done; only a read lock is still held.
-    fn commit_phase_two(&self, file: &HookedFile) {}
     /// The handle is about to be closed. The last call for this handle.
     fn closing(&self, file: &HookedFile) {}
     /// A method of this observer panicked on some handle; that handle is not observed any further.

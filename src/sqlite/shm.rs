@@ -1,37 +1,58 @@
-//! Reading the wal-index header out of shared memory.
+//! Reading the wal-index out of shared memory: its header, and which page each frame of the WAL holds.
 //!
 //! The first 136 bytes of the wal-index are two copies of the header (48 bytes each) and the checkpoint
 //! information with the read marks (<https://sqlite.org/walformat.html#the_wal_index_header>). Other
 //! processes write them while we read, so the copy is made word by word, first copy before second, as
 //! SQLite does; whether the two copies agree is for the caller to check.
+//!
+//! Behind it, and in every region that follows, stand page numbers: 4062 in the first region, 4096 in each other
+//! (<https://sqlite.org/walformat.html#the_wal_index_file_format>). Those of committed frames do not change while
+//! the WAL's generation lasts, which is for the caller to check, too.
 
 use super::registry;
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// Bytes of the wal-index header with its checkpoint information.
 pub const WAL_INDEX_HEADER: usize = 136;
 
-/// The mapping of wal-index region 0 of one file handle; null when not mapped.
-#[derive(Debug, Default)]
+/// Regions whose mapping is remembered: page numbers of a WAL of 262,110 frames.
+const REGIONS: usize = 64;
+/// Page numbers in a region, and how many the header leaves room for in the first
+/// (`HASHTABLE_NPAGE`, `HASHTABLE_NPAGE_ONE`).
+const PER_REGION: usize = 4096;
+const IN_FIRST: usize = PER_REGION - WAL_INDEX_HEADER / 4;
+
+/// The mappings of one file handle's wal-index; null where not mapped.
+#[derive(Debug)]
 pub(super) struct Shm {
-    region0: AtomicPtr<c_void>,
+    regions: [AtomicPtr<c_void>; REGIONS],
+}
+
+impl Default for Shm {
+    fn default() -> Self {
+        Shm { regions: [const { AtomicPtr::new(std::ptr::null_mut()) }; REGIONS] }
+    }
 }
 
 impl Shm {
-    pub(super) fn set(&self, region: *mut c_void) {
-        self.region0.store(region, Ordering::Release);
+    /// Remembers where region `n` is mapped. Whether that is news of the first region.
+    pub(super) fn set(&self, n: usize, region: *mut c_void) -> bool {
+        let before = self.regions.get(n).map(|at| at.swap(region, Ordering::AcqRel));
+        n == 0 && before.is_some_and(|p| p.is_null()) && !region.is_null()
     }
 
     pub(super) fn is_mapped(&self) -> bool {
-        !self.region0.load(Ordering::Acquire).is_null()
+        !self.region(0).is_null()
     }
 
     /// The mapping is about to go: waits for a peek that is under way.
     pub(super) fn forget(&self) {
         let held = registry::lock();
-        self.region0.store(std::ptr::null_mut(), Ordering::Release);
+        for region in &self.regions {
+            region.store(std::ptr::null_mut(), Ordering::Release);
+        }
         drop(held);
     }
 
@@ -41,9 +62,39 @@ impl Shm {
     /// The mapping must not go away meanwhile: called inside a callback of the handle (which alone unmaps
     /// it), or with the registry's mutex held.
     pub(super) unsafe fn header(&self) -> Option<[u8; WAL_INDEX_HEADER]> {
-        let region = self.region0.load(Ordering::Acquire);
+        let region = self.region(0);
         // SAFETY: a non-null region is 32768 bytes, page-aligned, mapped (caller).
         if region.is_null() { None } else { Some(unsafe { copy_header(region) }) }
+    }
+
+    fn region(&self, n: usize) -> *mut c_void {
+        self.regions.get(n).map_or(std::ptr::null_mut(), |r| r.load(Ordering::Acquire))
+    }
+
+    /// The pages of frames `from + 1 ..= to`; `None` if one of their regions is not mapped here.
+    ///
+    /// # Safety
+    /// As [`Shm::header`].
+    unsafe fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
+        let (mut at, end) = (from as usize, to as usize);
+        let mut out = Vec::with_capacity(end.checked_sub(at)?);
+        while at < end {
+            // Frames count from 1; `at` is the index of the next one.
+            let n = (at + PER_REGION - IN_FIRST) / PER_REGION;
+            let (first, skip) =
+                if n == 0 { (0, PER_REGION - IN_FIRST) } else { (IN_FIRST + (n - 1) * PER_REGION, 0) };
+            let (offset, count) = (skip + at - first, (PER_REGION - skip - (at - first)).min(end - at));
+            let region = self.region(n);
+            if region.is_null() {
+                return None;
+            }
+            // SAFETY: a mapped region is 32768 bytes (caller), of which the first half are page numbers: `offset +
+            // count` is 4096 at most. u32 atomics are valid for memory that others write concurrently.
+            let words = unsafe { std::slice::from_raw_parts(region.cast::<AtomicU32>().add(offset), count) };
+            out.extend(words.iter().map(|w| w.load(Ordering::Relaxed)));
+            at += count;
+        }
+        Some(out)
     }
 }
 
@@ -52,14 +103,11 @@ impl Shm {
 /// # Safety
 /// `region` points to at least 136 mapped bytes, aligned to 4.
 pub(super) unsafe fn copy_header(region: *const c_void) -> [u8; WAL_INDEX_HEADER] {
-    const SECOND_COPY: usize = 12;
     let mut out = [0u8; WAL_INDEX_HEADER];
     // SAFETY: 34 words inside the region; u32 atomics are valid for memory that others write concurrently.
     let words = unsafe { std::slice::from_raw_parts(region.cast::<AtomicU32>(), WAL_INDEX_HEADER / 4) };
-    for (i, (word, to)) in words.iter().zip(out.chunks_exact_mut(4)).enumerate() {
-        if i == SECOND_COPY {
-            fence(Ordering::SeqCst);
-        }
+    for (word, to) in words.iter().zip(out.chunks_exact_mut(4)) {
+        // Acquire keeps the loads in order, as SQLite's barrier does.
         to.copy_from_slice(&word.load(Ordering::Acquire).to_ne_bytes());
     }
     out
@@ -79,8 +127,44 @@ impl ShmPeek {
         header
     }
 
+    /// The pages of WAL frames `from + 1 ..= to`, which are committed; `None` where the handle does not have that
+    /// part of the wal-index mapped.
+    pub fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
+        let held = registry::lock();
+        // SAFETY: as above.
+        let pages = unsafe { self.0.frame_pages(from, to) };
+        drop(held);
+        pages
+    }
+
     /// Whether the handle's wal-index is mapped now.
     pub fn is_mapped(&self) -> bool {
         self.0.is_mapped()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frame_pages_cross_regions() {
+        let mut regions: Vec<Vec<u32>> = vec![vec![0; 8192]; 3];
+        for frame in 1..=10_000usize {
+            let word = 34 + frame - 1;
+            regions[word / 4096][word % 4096] = frame as u32 * 7;
+        }
+        let shm = Shm::default();
+        for (n, r) in regions.iter_mut().enumerate() {
+            shm.set(n, r.as_mut_ptr().cast());
+        }
+        for (from, to) in [(0, 1), (0, 4062), (4061, 4063), (4062, 8158), (8157, 8159), (0, 10_000), (5, 5)] {
+            let expected: Vec<u32> = (from + 1..=to).map(|f| f * 7).collect();
+            // SAFETY: the three regions are alive and 32768 bytes long.
+            assert_eq!(unsafe { shm.frame_pages(from, to) }, Some(expected), "{from}..{to}");
+        }
+        shm.forget();
+        // SAFETY: nothing is mapped.
+        assert_eq!(unsafe { shm.frame_pages(0, 1) }, None);
     }
 }

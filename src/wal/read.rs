@@ -1,7 +1,9 @@
 //! From frames to committed pages.
 
 use super::checksum::FrameChecksum;
-use super::header::{FRAME_HEADER_LEN, FrameHeader, Salt, WAL_HEADER_LEN, WalHeader, WalPos, frame_offset};
+use super::header::{
+    FRAME_HEADER_LEN, FrameHeader, Salt, WAL_HEADER_LEN, WalHeader, WalPos, frame_offset, page_offset,
+};
 use super::read_at::ReadAt;
 use crate::base::{Error, Kind, PageSize, Pgno};
 use std::io;
@@ -99,10 +101,10 @@ fn read_range<S: ReadAt + ?Sized>(
     let mut newest = Newest::default();
     let (mut sum, mut commit, mut commits) = (seed, 0, 0);
     let read = each_frame(source, header, start.frame, end.frame, seed, |frame, after| {
+        newest.add(Place { pgno: frame.pgno, frame: frame.number, before: None });
         sum = after;
         commit = frame.commit;
         commits += u32::from(frame.commit != 0);
-        newest.add(frame.pgno, frame.number);
         visit(frame);
     })?;
     if read != end.frame {
@@ -115,7 +117,154 @@ fn read_range<S: ReadAt + ?Sized>(
         return Err(ReadError::Corrupt(format!("frame {} is not the one committed", end.frame)));
     }
     let end = WalPos { salt: header.salt, frame: end.frame, checksum: sum };
-    Ok(Frames { page_size: header.page_size, commit, commits, pages: newest.finish(), end })
+    Ok(Frames { page_size: header.page_size, commit, commits, pages: newest.frames(), end })
+}
+
+/// A page's newest frame in a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The page.
+    pub pgno: Pgno,
+    /// The frame, counting from 1.
+    pub frame: u32,
+    /// The running checksum in front of it, from which the frame proves itself; `None`: in the header before.
+    before: Option<FrameChecksum>,
+}
+
+/// Which frames of a committed range hold the newest version of each page.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Places {
+    header: WalHeader,
+    /// Pages ascending, those above the size that the range leaves included.
+    pub pages: Vec<Place>,
+}
+
+/// Finds the newest frame of each page from `start` (exclusive) to `end` (inclusive), which are positions of one
+/// generation, without reading pages (I-WAL-5): by the frame headers, or by `known`, the page numbers of just these
+/// frames out of the wal-index.
+pub fn locate<S: ReadAt + ?Sized>(
+    source: &S,
+    start: WalPos,
+    end: WalPos,
+    known: Option<&[u32]>,
+) -> Result<Places, ReadError> {
+    let salt = end.salt;
+    if start.salt != salt {
+        return Err(ReadError::Reset(start.salt));
+    }
+    if start.frame > end.frame {
+        return Err(ReadError::Corrupt(format!("it ends at frame {} and not {}", end.frame, start.frame)));
+    }
+    let header = generation(source, salt)?;
+    let pages = match known {
+        Some(pages) if pages.len() == (end.frame - start.frame) as usize => {
+            locate_known(source, &header, start, end, pages)
+        }
+        _ => locate_in(source, &header, start, end),
+    };
+    // As in `read_frames`.
+    if generation(source, salt)? != header {
+        return Err(ReadError::Reset(salt));
+    }
+    Ok(Places { header, pages: pages? })
+}
+
+fn locate_in<S: ReadAt + ?Sized>(
+    source: &S,
+    header: &WalHeader,
+    start: WalPos,
+    end: WalPos,
+) -> Result<Vec<Place>, ReadError> {
+    let mut before = if start.frame == 0 { header.checksum } else { start.checksum };
+    let mut newest = Newest::default();
+    for frame in start.frame.saturating_add(1)..=end.frame {
+        let head = frame_header(source, header, frame)?;
+        let (Some(pgno), true) = (head.pgno, head.salt == header.salt) else {
+            return Err(ReadError::Corrupt(format!("frame {frame} breaks the chain")));
+        };
+        if frame == end.frame && (head.commit == 0 || head.checksum != end.checksum) {
+            return Err(ReadError::Corrupt(format!("frame {frame} is not the one committed")));
+        }
+        newest.add(Place { pgno, frame, before: Some(before) });
+        before = head.checksum;
+    }
+    Ok(newest.finish())
+}
+
+fn locate_known<S: ReadAt + ?Sized>(
+    source: &S,
+    header: &WalHeader,
+    start: WalPos,
+    end: WalPos,
+    known: &[u32],
+) -> Result<Vec<Place>, ReadError> {
+    let mut newest = Newest::default();
+    let first = if start.frame == 0 { header.checksum } else { start.checksum };
+    for (pgno, frame) in known.iter().zip(start.frame.saturating_add(1)..) {
+        let Some(pgno) = Pgno::new(*pgno) else {
+            return Err(ReadError::Corrupt(format!("the wal-index has no page for frame {frame}")));
+        };
+        let before = (frame == start.frame.saturating_add(1)).then_some(first);
+        newest.add(Place { pgno, frame, before });
+    }
+    if end.frame > start.frame {
+        let last = frame_header(source, header, end.frame)?;
+        if last.salt != header.salt || last.commit == 0 || last.checksum != end.checksum {
+            return Err(ReadError::Corrupt(format!("frame {} is not the one committed", end.frame)));
+        }
+    }
+    Ok(newest.finish())
+}
+
+impl Places {
+    /// Reads the page at `place` into `page`, which is one page long, and proves it. [`ReadError::Reset`] if the
+    /// WAL was reset meanwhile.
+    pub fn read<S: ReadAt + ?Sized>(
+        &self,
+        source: &S,
+        place: &Place,
+        page: &mut [u8],
+    ) -> Result<(), ReadError> {
+        let proved = self.prove(source, place, page);
+        if matches!(proved, Ok(true)) {
+            return Ok(());
+        }
+        if generation(source, self.header.salt)? != self.header {
+            return Err(ReadError::Reset(self.header.salt));
+        }
+        proved?;
+        Err(ReadError::Corrupt(format!("frame {} is not what its checksum says", place.frame)))
+    }
+
+    fn prove<S: ReadAt + ?Sized>(
+        &self,
+        source: &S,
+        place: &Place,
+        page: &mut [u8],
+    ) -> Result<bool, ReadError> {
+        let salt = self.header.salt;
+        let before = match place.before {
+            Some(sum) => sum,
+            None => {
+                let head = frame_header(source, &self.header, place.frame.saturating_sub(1))?;
+                if head.salt != salt {
+                    return Ok(false);
+                }
+                head.checksum
+            }
+        };
+        let head = frame_header(source, &self.header, place.frame)?;
+        source
+            .read_exact_at(page, page_offset(place.frame, self.header.page_size))
+            .map_err(|e| cut_short(e, salt))?;
+        let holds = head.salt == salt && head.pgno == Some(place.pgno);
+        Ok(holds && head.chain(page, before, self.header.endian) == head.checksum)
+    }
+}
+
+/// A WAL that ends too early was reset.
+fn cut_short(e: io::Error, salt: Salt) -> ReadError {
+    if e.kind() == io::ErrorKind::UnexpectedEof { ReadError::Reset(salt) } else { ReadError::Io(e) }
 }
 
 /// The WAL header, if it is still that of generation `salt`.
@@ -175,14 +324,14 @@ pub fn scan<S: ReadAt + ?Sized>(source: &S) -> Result<Option<Scan>, ReadError> {
     let (mut end, mut commit) = (header.start(), 0);
     let (mut newest, mut pending) = (Newest::default(), Vec::new());
     let valid = each_frame(source, &header, 0, last, header.checksum, |frame, after| {
-        pending.push((frame.pgno, frame.number));
+        pending.push(Place { pgno: frame.pgno, frame: frame.number, before: None });
         if frame.commit != 0 {
             end = WalPos { salt: header.salt, frame: frame.number, checksum: after };
             commit = frame.commit;
-            pending.drain(..).for_each(|(pgno, number)| newest.add(pgno, number));
+            pending.drain(..).for_each(|place| newest.add(place));
         }
     })?;
-    Ok(Some(Scan { header, end, commit, valid, pages: newest.finish() }))
+    Ok(Some(Scan { header, end, commit, valid, pages: newest.frames() }))
 }
 
 /// Walks the frames after `from` up to `to` for as long as they are valid: salt, page number, checksum
@@ -245,28 +394,32 @@ fn fill<S: ReadAt + ?Sized>(
 /// sorted and thinned whenever it has doubled.
 #[derive(Default)]
 struct Newest {
-    list: Vec<(Pgno, u32)>,
+    list: Vec<Place>,
     thin: usize,
 }
 
 impl Newest {
-    fn add(&mut self, pgno: Pgno, number: u32) {
+    fn add(&mut self, place: Place) {
         if self.list.len() >= 1024.max(2 * self.thin) {
             self.thin_out();
         }
-        self.list.push((pgno, number));
+        self.list.push(place);
     }
 
     fn thin_out(&mut self) {
         // Of one page the newest frame first, which is the one dedup keeps.
-        self.list.sort_unstable_by_key(|&(pgno, number)| (pgno, std::cmp::Reverse(number)));
-        self.list.dedup_by_key(|entry| entry.0);
+        self.list.sort_unstable_by_key(|p| (p.pgno, std::cmp::Reverse(p.frame)));
+        self.list.dedup_by_key(|p| p.pgno);
         self.thin = self.list.len();
     }
 
-    fn finish(mut self) -> Vec<(Pgno, u32)> {
+    fn finish(mut self) -> Vec<Place> {
         self.thin_out();
         self.list
+    }
+
+    fn frames(self) -> Vec<(Pgno, u32)> {
+        self.finish().into_iter().map(|p| (p.pgno, p.frame)).collect()
     }
 }
 
@@ -304,10 +457,10 @@ pub fn frame_pages<S: ReadAt + ?Sized>(
     let mut newest = Newest::default();
     for n in 1..=last {
         if let Some(pgno) = frame_header(source, &header, n)?.pgno {
-            newest.add(pgno, n);
+            newest.add(Place { pgno, frame: n, before: None });
         }
     }
-    Ok(newest.finish())
+    Ok(newest.frames())
 }
 
 /// The generation that the WAL holds now.
@@ -330,6 +483,8 @@ fn frame_header<S: ReadAt + ?Sized>(
     n: u32,
 ) -> Result<FrameHeader, ReadError> {
     let mut bytes = [0; FRAME_HEADER_LEN];
-    source.read_exact_at(&mut bytes, frame_offset(n, header.page_size)).map_err(ReadError::Io)?;
+    source
+        .read_exact_at(&mut bytes, frame_offset(n, header.page_size))
+        .map_err(|e| cut_short(e, header.salt))?;
     Ok(FrameHeader::decode(&bytes))
 }

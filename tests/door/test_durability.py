@@ -278,6 +278,38 @@ result = [times[len(times) // 2], times[int(len(times) * .99)]]
         self.assertSameBytes(self.path("a.db"), out)
 
 
+    def test_spool_limit(self):
+        """At the limit commits still succeed, the state says so, no disk is taken beyond it, and a fresh snapshot follows."""
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        p = self.peer(env=s3.env()).open(self.path("a.db"))
+        p.watch(s3.url("app", proxy.endpoint), spool_limit="2MiB",
+                retry={"base": "20ms", "max": "200ms", "breaker_cooldown": "500ms"})
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.sync()
+        proxy.down = True
+        p.sql("INSERT INTO t(v) VALUES('the last that is kept')")
+        for n in range(150):
+            p.many("INSERT INTO t(v) VALUES(?)", [(os.urandom(8000),) for _ in range(20)])
+        row = self.eventually(lambda: (lambda r: r if r["state"] == "failed" else None)(p.status()), what="the state tells")
+        self.assertErrorLine(row["last_error"], "spool_limit", "2097152", "snapshot")
+        with self.assertRaises(door.SqlError) as caught:
+            p.sync(20)
+        self.assertErrorLine(str(caught.exception), "walrust_sync", "spool_limit")
+        waiting = sum(os.path.getsize(os.path.join(at, f)) for at, _, files in os.walk(self.path("a.db-walrust"))
+                      for f in files if os.path.basename(at) in ("open", "pending"))
+        self.assertLess(waiting, 4 << 20)
+        self.assertLess(os.path.getsize(self.path("a.db-wal")), 12 << 20)
+        self.assertEqual(p.sql("SELECT count(*) FROM t"), 3001)
+        proxy.down = False
+        self.eventually(lambda: p.status()["state"] == "streaming", timeout=60, what="recovery by itself")
+        txid = p.sync(60)
+        out, at = self.restore(s3.url(), env=s3.env())
+        self.assertEqual(at, txid)
+        self.assertSameBytes(self.path("a.db"), out)
+        report = p.sql("SELECT walrust_verify(?)", s3.url())
+        self.assertIn("Exit code: 0", report)
+
 
 class Disk(door.DoorTest):
     """The spool's disk in trouble: the application's commits behave as without us."""

@@ -37,7 +37,7 @@ pub(super) fn encode(header: &Header, pages: &Pages) -> Result<Vec<u8>> {
 pub(super) fn encode_shape(header: &Header, pages: &Pages, shape: Shape) -> Result<Vec<u8>> {
     let mut encoder = match shape {
         Shape::Whole => Encoder::new(Vec::new(), header.clone())?,
-        Shape::Piece => Encoder::piece(Vec::new(), header.clone())?,
+        Shape::Piece => Encoder::piece(Vec::new(), header.clone(), Packing::Literal)?,
     };
     for (n, page) in pages {
         encoder.page(pgno(*n), page)?;

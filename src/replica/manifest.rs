@@ -215,10 +215,13 @@ impl Manifest {
 
     async fn read_once(store: &Store) -> Result<Manifest> {
         let mut m = Manifest::default();
-        for (number, bytes, _) in fetch_all(store).await? {
-            m.bytes += bytes.len() as u64;
+        for (number, found) in fetch_all(store).await? {
             m.segments += 1;
-            match decode_segment(number, &bytes) {
+            let found = found.and_then(|(bytes, _)| {
+                m.bytes += bytes.len() as u64;
+                decode_segment(number, &bytes)
+            });
+            match found {
                 Ok(entries) => m.entries.extend(entries.into_iter().map(|e| (e.id, e))),
                 Err(e) if e.is_corrupt() => m.damaged.push(e.to_string()),
                 Err(e) => return Err(e),
@@ -254,12 +257,15 @@ async fn segment_numbers(store: &Store) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
-async fn fetch_all(store: &Store) -> Result<Vec<(u64, bytes::Bytes, Version)>> {
+/// All segments. One that cannot be a segment for its length alone is an inner error.
+async fn fetch_all(store: &Store) -> Result<Vec<(u64, Result<(bytes::Bytes, Version)>)>> {
     let numbers = segment_numbers(store).await?;
     futures_util::stream::iter(numbers)
         .map(|n| async move {
-            let (bytes, version) = store.get_versioned(&layout::manifest_key(n)).await?;
-            Ok((n, bytes, version))
+            match store.get_versioned(&layout::manifest_key(n)).await {
+                Err(e) if !e.is_corrupt() => Err(e),
+                found => Ok((n, found)),
+            }
         })
         .buffered(PARALLEL)
         .try_collect()
@@ -315,9 +321,9 @@ impl ManifestWriter {
 
     async fn read_newest(store: &Store) -> Result<Segment> {
         let Some(number) = segment_numbers(store).await?.pop() else { return Ok(Segment::first()) };
-        let (bytes, version) = store.get_versioned(&layout::manifest_key(number)).await?;
-        match decode_segment(number, &bytes) {
-            Ok(entries) => Ok(Segment { number, entries, version: Some(version) }),
+        let found = store.get_versioned(&layout::manifest_key(number)).await;
+        match found.and_then(|(bytes, version)| Ok((decode_segment(number, &bytes)?, version))) {
+            Ok((entries, version)) => Ok(Segment { number, entries, version: Some(version) }),
             Err(e) if e.is_corrupt() => {
                 Ok(Segment { number: number + 1, entries: Vec::new(), version: None })
             }
@@ -371,9 +377,9 @@ impl ManifestWriter {
     ) -> Result<()> {
         let mut segments: Vec<(u64, Vec<ManifestEntry>, usize)> = Vec::new();
         let mut versions: BTreeMap<u64, Version> = BTreeMap::new();
-        for (number, bytes, version) in fetch_all(store).await? {
-            match decode_segment(number, &bytes) {
-                Ok(entries) => {
+        for (number, found) in fetch_all(store).await? {
+            match found.and_then(|(bytes, version)| Ok((decode_segment(number, &bytes)?, version))) {
+                Ok((entries, version)) => {
                     segments.push((number, entries.clone(), entries.len()));
                     versions.insert(number, version);
                 }

@@ -49,7 +49,7 @@ async fn until_nobody_writes(store: &Store) -> Result<()> {
             Err(e) if e.is_missing() => return Ok(()),
             Err(e) => return Err(e),
         };
-        let Ok(now) = serde_json::from_slice::<LeaseState>(&bytes) else { return Ok(()) };
+        let Some(now) = LeaseState::decode(&bytes) else { return Ok(()) };
         if Timestamp(now.ends) <= clock::now() {
             return Ok(());
         }

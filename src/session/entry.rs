@@ -167,14 +167,22 @@ impl Entry {
         lock(&self.handles).get(&f.id()).is_some_and(|h| h.inode != inode)
     }
 
-    /// Asks to open a handle of our own. [`Kind::Retry`] when the app has none open.
+    /// Asks to open a handle of our own. [`Kind::Retry`] when the app has none open on the file that lies there now.
+    /// (A handle on a file that was deleted or replaced is not enough: ours would be the only one on the new file, and
+    /// SQLite's first step would be to cut its wal-index short, which that handle may still have mapped.)
     pub(super) fn permit_own(self: &Arc<Self>) -> crate::base::Result<OwnPermit> {
         let mut own = lock(&self.own);
-        if own.barred || self.handles() == 0 {
+        let inode = inode_of(&self.path);
+        if own.barred || !lock(&self.handles).values().any(|h| h.inode == inode) {
             return Err(Error::new(Kind::Retry, "the database is not open in this process"));
         }
         own.count += 1;
         Ok(OwnPermit(self.clone()))
+    }
+
+    /// Whether the app is closing its last handle, or rather: whether no handle of ours may be opened.
+    pub(super) fn is_closing(&self) -> bool {
+        lock(&self.own).barred
     }
 
     /// The app's last handle is about to close: ours go first. They notice at their next page.

@@ -29,6 +29,15 @@ pub enum Role {
     Standby,
 }
 
+/// How long a sync may wait for a database to be read anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// As long as its caller has time.
+    Deadline,
+    /// Not past the app's last close: nobody reads it then.
+    Closed,
+}
+
 /// One watched database in this process.
 pub struct Watched {
     path: PathBuf,
@@ -265,8 +274,9 @@ impl Watched {
         ));
     }
 
-    /// Seals and cuts everything committed so far and returns the TXID that holds it.
-    pub(super) fn cut_now(self: &Arc<Self>, deadline: Duration) -> Result<TxId> {
+    /// Seals and cuts everything committed so far and returns the TXID that holds it. Where the database must be read
+    /// anew for that, waits only as long as somebody can.
+    fn cut_now(self: &Arc<Self>, deadline: Duration, until: Until) -> Result<TxId> {
         loop {
             match self.tracker.sync_state() {
                 Sync::Kept => match self.seal_and_cut() {
@@ -288,6 +298,9 @@ impl Watched {
             }
             if let Some(why) = self.overflow() {
                 return Err(Error::new(Kind::Timeout, why));
+            }
+            if until == Until::Closed && self.entry.is_closing() && self.tracker.sync_state() != Sync::Kept {
+                return Err(Error::new(Kind::Retry, "it must be read anew, when it is opened again"));
             }
             let status = self.link.status();
             if let State::Fenced | State::Failed = status.state
@@ -333,8 +346,12 @@ impl Watched {
 
     /// Returns when every commit made before the call is durable in the replica.
     pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
+        self.sync_until(timeout, Until::Deadline)
+    }
+
+    fn sync_until(self: &Arc<Self>, timeout: Duration, until: Until) -> Result<TxId> {
         let deadline = clock::uptime() + timeout;
-        let txid = self.cut_now(deadline)?;
+        let txid = self.cut_now(deadline, until)?;
         self.link.work.notify_one();
         self.wait_shipped(txid, deadline)?;
         self.caught_up();
@@ -400,7 +417,8 @@ impl Watched {
         let status = self.link.status();
         let healthy =
             status.last_error.is_none() && matches!(status.state, State::Streaming | State::CatchingUp);
-        if healthy && let Err(e) = self.sync(self.settings.sync_timeout.min(Duration::from_secs(5))) {
+        let patience = self.settings.sync_timeout.min(Duration::from_secs(5));
+        if healthy && let Err(e) = self.sync_until(patience, Until::Closed) {
             log::warn!("walrust: {}: not all is in the replica at close: {e}", self.path.display());
             return;
         }

@@ -46,6 +46,28 @@ pub struct LeaseState {
     pub ends: i64,
 }
 
+/// The longest lease object: far longer than ours are.
+const LONGEST: usize = 4096;
+/// The longest host name and process id that is shown.
+const LONGEST_NAME: usize = 200;
+
+impl LeaseState {
+    /// Reads the object. `None` for what is no lease; then nobody holds it. What people get to see of it is one short line,
+    /// whatever it holds.
+    pub fn decode(bytes: &[u8]) -> Option<LeaseState> {
+        let state: LeaseState = (bytes.len() <= LONGEST).then(|| serde_json::from_slice(bytes).ok())??;
+        let shown = state.holder.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_NAME);
+        Some(LeaseState { holder: shown.collect(), ..state })
+    }
+
+    /// The object's bytes.
+    pub fn encode(&self) -> Result<bytes::Bytes> {
+        serde_json::to_vec(self)
+            .map(Into::into)
+            .map_err(|e| Error::new(Kind::Bug, "cannot write the lease").because(e))
+    }
+}
+
 /// A lease that is held.
 #[derive(Debug)]
 pub struct Lease {
@@ -67,7 +89,7 @@ impl Lease {
         let rival = if evict { Rival::Evict } else { Rival::Respect };
         for _ in 0..4 {
             let found = match store.get_versioned(KEY).await {
-                Ok((bytes, version)) => Some((serde_json::from_slice::<LeaseState>(&bytes).ok(), version)),
+                Ok((bytes, version)) => Some((LeaseState::decode(&bytes), version)),
                 Err(e) if e.is_missing() => None,
                 Err(e) => return Err(e),
             };
@@ -114,14 +136,14 @@ impl Lease {
             }
             Err(e) => return Err(e),
         };
-        match serde_json::from_slice::<LeaseState>(&bytes) {
-            Ok(s) if s.session == self.me.session => {
+        match LeaseState::decode(&bytes) {
+            Some(s) if s.session == self.me.session => {
                 self.version = version;
                 self.renewed = clock::uptime();
                 Ok(())
             }
-            Ok(s) => Err(fenced(&s)),
-            Err(_) => Err(Error::new(
+            Some(s) => Err(fenced(&s)),
+            None => Err(Error::new(
                 Kind::Fenced,
                 "the replica's lease object is no longer ours and can't be read",
             )),
@@ -136,7 +158,7 @@ impl Lease {
     /// Gives it back: the next writer need not wait. Failing to is harmless, the lease ends by itself.
     pub async fn release(self, store: &Store) {
         let ended = LeaseState { ends: 0, ..self.me.lease() };
-        if let Ok(bytes) = serde_json::to_vec(&ended) {
+        if let Ok(bytes) = ended.encode() {
             let _ = store.put_if(KEY, bytes, Some(&self.version)).await;
         }
     }
@@ -153,9 +175,7 @@ impl Me {
     }
 
     fn state(&self) -> Result<bytes::Bytes> {
-        serde_json::to_vec(&self.lease())
-            .map(Into::into)
-            .map_err(|e| Error::new(Kind::Bug, "cannot write the lease").because(e))
+        self.lease().encode()
     }
 }
 

@@ -14,7 +14,7 @@ use super::fork::OwnHandle;
 use super::host::{Access, FileLock, LockOp, SlotRange};
 use super::methods::{Methods, REGION, ReadExtent, file_size, read_file};
 use super::own::c_path;
-use super::shm::{WAL_INDEX_HEADER, copy_header};
+use super::shm::{WAL_INDEX_HEADER, try_header};
 use super::{api, vfs};
 use crate::base::{Error, Kind, Result, clock};
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -253,11 +253,11 @@ impl RawDb {
         if region.is_null() { Err(missing()) } else { Ok(()) }
     }
 
-    /// A copy of the wal-index header; `None` before [`RawDb::open_wal_index`].
+    /// A copy of the wal-index header; `None` before [`RawDb::open_wal_index`], and when its file was cut meanwhile.
     pub fn wal_index_header(&self) -> Option<[u8; WAL_INDEX_HEADER]> {
         let region = self.shm?.region;
         // SAFETY: mapped until this value is dropped.
-        if region.is_null() { None } else { Some(unsafe { copy_header(region) }) }
+        if region.is_null() { None } else { unsafe { try_header(region) } }
     }
 
     /// Takes or gives back wal-index locks. Errors with [`Kind::Retry`] when another holds them.
@@ -300,7 +300,7 @@ impl RawDb {
         if !(1..=4).contains(&mark) || self.held.1 & slot == 0 || !self.wal_index_writable() {
             return Err(Error::new(Kind::Bug, format!("read mark {mark} may not be written now")));
         }
-        if let Some(shm) = self.shm {
+        if let Some(shm) = self.shm.filter(|_| self.wal_index_header().is_some()) {
             // SAFETY: aReadMark[5] starts at word 25 of the mapped region; others read it atomically.
             unsafe {
                 let at = shm.region.cast::<u32>().add(FIRST_MARK + usize::from(mark));

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// Bytes of the wal-index header with its checkpoint information.
 pub const WAL_INDEX_HEADER: usize = 136;
+/// Bytes of one of its two copies.
+const HEADER_COPY: usize = 48;
 
 /// Regions whose mapping is remembered: page numbers of a WAL of 262,110 frames.
 const REGIONS: usize = 64;
@@ -113,16 +115,100 @@ pub(super) unsafe fn copy_header(region: *const c_void) -> [u8; WAL_INDEX_HEADER
     out
 }
 
+/// [`copy_header`] for a thread that SQLite is not just using the wal-index on: `None` where the mapping leads nowhere. An app
+/// may have deleted its database and made it anew beside an open connection; SQLite then cuts the wal-index that this
+/// connection has mapped to three bytes, and reading it is a SIGBUS. So the kernel is asked to read, which it refuses instead.
+///
+/// # Safety
+/// As [`copy_header`], but the file below the mapping may end anywhere.
+pub(super) unsafe fn try_header(region: *const c_void) -> Option<[u8; WAL_INDEX_HEADER]> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut out = [0u8; WAL_INDEX_HEADER];
+        // SAFETY: `out` is as long as said, and `region` is only looked at by the kernel.
+        match unsafe { kernel::read_own(region, &mut out) } {
+            Ok(()) => return Some(out),
+            Err(kernel::Refused::Unmapped) => return None,
+            // Not in this sandbox: then as SQLite reads it.
+            Err(kernel::Refused::NotAllowed) => {}
+        }
+    }
+    // SAFETY: caller, and the file is taken to be whole.
+    Some(unsafe { copy_header(region) })
+}
+
+/// Reading our own memory through the kernel.
+#[cfg(target_os = "linux")]
+mod kernel {
+    use super::{HEADER_COPY, WAL_INDEX_HEADER};
+    use std::ffi::{c_int, c_ulong, c_void};
+
+    #[repr(C)]
+    struct IoVec {
+        base: *mut c_void,
+        len: usize,
+    }
+
+    unsafe extern "C" {
+        // ssize_t process_vm_readv(pid_t, const struct iovec *local, unsigned long, const struct iovec *remote, unsigned long,
+        // unsigned long flags); "on success, the number of bytes read … This may be less than requested".
+        fn process_vm_readv(
+            pid: c_int,
+            local: *const IoVec,
+            local_count: c_ulong,
+            remote: *const IoVec,
+            remote_count: c_ulong,
+            flags: c_ulong,
+        ) -> isize;
+    }
+
+    pub(super) enum Refused {
+        Unmapped,
+        NotAllowed,
+    }
+
+    /// # Safety
+    /// None of its own: a `region` that leads nowhere is an error.
+    pub(super) unsafe fn read_own(
+        region: *const c_void,
+        out: &mut [u8; WAL_INDEX_HEADER],
+    ) -> Result<(), Refused> {
+        const EFAULT: i32 = 14;
+        let pid = c_int::try_from(std::process::id()).unwrap_or(0);
+        let local = IoVec { base: out.as_mut_ptr().cast(), len: WAL_INDEX_HEADER };
+        // The first copy before the second, as SQLite reads them.
+        let remote = [
+            IoVec { base: region.cast_mut(), len: HEADER_COPY },
+            IoVec {
+                base: region.cast::<u8>().wrapping_add(HEADER_COPY).cast_mut().cast(),
+                len: WAL_INDEX_HEADER - HEADER_COPY,
+            },
+        ];
+        // SAFETY: one local and two remote ranges, as long as they say; the local one is `out`.
+        let read = unsafe { process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), 2, 0) };
+        match usize::try_from(read) {
+            Ok(WAL_INDEX_HEADER) => Ok(()),
+            Ok(_) => Err(Refused::Unmapped),
+            Err(_) if std::io::Error::last_os_error().raw_os_error() == Some(EFAULT) => {
+                Err(Refused::Unmapped)
+            }
+            Err(_) => Err(Refused::NotAllowed),
+        }
+    }
+}
+
 /// Reads the wal-index header of one hooked handle from any thread. Outlives the handle: then it gives `None`.
 #[derive(Clone, Debug)]
 pub struct ShmPeek(pub(super) Arc<Shm>);
 
 impl ShmPeek {
-    /// The 136 bytes, in the machine's byte order; `None` when the handle has no wal-index mapped (any more).
+    /// The 136 bytes, in the machine's byte order; `None` when the handle has no wal-index mapped (any more), or one
+    /// whose file was cut under it.
     pub fn header(&self) -> Option<[u8; WAL_INDEX_HEADER]> {
         let held = registry::lock();
+        let region = self.0.region0.load(Ordering::Acquire);
         // SAFETY: the registry's mutex is held, and `forget` takes it before the mapping goes.
-        let header = unsafe { self.0.header() };
+        let header = if region.is_null() { None } else { unsafe { try_header(region) } };
         drop(held);
         header
     }

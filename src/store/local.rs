@@ -82,31 +82,21 @@ impl LocalDir {
         Ok(version_of(&body.read()?))
     }
 
-    pub(super) fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Vec<u8>> {
-        let (mut file, size) = self.open(key)?;
-        let range = range.unwrap_or(0..size);
+    /// The bytes of `range`, fewer if the file ends within it.
+    pub(super) fn get(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        let (file, size) = self.open(key)?;
         if range.start > size || (range.start == size && range.end > range.start) {
             return Err(Error::corrupt(format!(
                 "cannot get {key}: the object ends before the requested range"
             )));
         }
-        let length = range.end.min(size).saturating_sub(range.start);
-        let mut out = Vec::new();
-        let read = file
-            .seek(SeekFrom::Start(range.start))
-            .and_then(|_| file.take(length).read_to_end(&mut out))
-            .map_err(|e| failed("get", key, e))?;
-        if read as u64 != length {
-            return Err(Error::new(
-                Kind::Retry,
-                format!("cannot get {key}: the file shrank while it was read"),
-            ));
-        }
-        Ok(out)
+        read(key, file, range.start..range.end.min(size))
     }
 
     pub(super) fn get_versioned(&self, key: &str) -> Result<(Vec<u8>, Version)> {
-        let bytes = self.get(key, None)?;
+        let (file, size) = self.open(key)?;
+        super::small_enough(key, size)?;
+        let bytes = read(key, file, 0..size)?;
         let version = version_of(&bytes);
         Ok((bytes, version))
     }
@@ -275,6 +265,20 @@ fn sync_parent(path: &Path) -> Result<()> {
     File::open(parent)
         .and_then(|d| d.sync_all())
         .map_err(|e| failed("sync", &parent.display().to_string(), e))
+}
+
+/// The bytes of `range`, which the file was seen to have.
+fn read(key: &str, mut file: File, range: Range<u64>) -> Result<Vec<u8>> {
+    let length = range.end.saturating_sub(range.start);
+    let mut out = Vec::new();
+    let read = file
+        .seek(SeekFrom::Start(range.start))
+        .and_then(|_| file.take(length).read_to_end(&mut out))
+        .map_err(|e| failed("get", key, e))?;
+    if read as u64 != length {
+        return Err(Error::new(Kind::Retry, format!("cannot get {key}: the file shrank while it was read")));
+    }
+    Ok(out)
 }
 
 fn version_of(bytes: &[u8]) -> Version {

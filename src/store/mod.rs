@@ -10,7 +10,8 @@
 //! * I-STORE-4: a put that returned `Ok` is durable: remote stores promise it, the local one syncs
 //!   file and directories first.
 //! * I-STORE-5: no secret in any text; each text is one line.
-//! * I-STORE-6: memory is bounded by one part (8 MiB) per upload from a file, one piece per streamed download.
+//! * I-STORE-6: memory is bounded by one part (8 MiB) per upload from a file, one piece per streamed download, and
+//!   [`WHOLE`] for an object that is read at once, whatever length it says it has.
 //!
 //! Who may call it: `replica`, `ship` and above, from async code in any runtime ([`block_on`] makes one).
 //! A crash leaves behind: remotely at most an incomplete multipart upload (for the bucket's lifecycle
@@ -62,6 +63,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8};
 
 /// A SHA-256.
 pub type Digest32 = [u8; 32];
+
+/// The longest object that is read whole into memory ([`Store::get`]). What is read so is small by its nature: lease,
+/// manifest segment, an LTX file of which the listing said so. One that is longer is not what it is taken for.
+pub const WHOLE: u64 = 4 << 20;
 
 /// An object's bytes, piece by piece.
 pub type ByteStream = Pin<Box<dyn futures_util::Stream<Item = Result<Bytes>> + Send>>;
@@ -270,12 +275,12 @@ impl Store {
         self.faults.as_ref().map_or(Fault::None, |f| f.next(op, key))
     }
 
-    /// The whole object, in memory.
+    /// The whole object, in memory. Errors with [`Kind::Corrupt`], having read nothing, if it is longer than [`WHOLE`].
     pub async fn get(&self, key: &str) -> Result<Bytes> {
         Ok(self.get_versioned(key).await?.0)
     }
 
-    /// The whole object and its version, for a later [`Store::put_if`].
+    /// [`Store::get`], and the object's version for a later [`Store::put_if`].
     pub async fn get_versioned(&self, key: &str) -> Result<(Bytes, Version)> {
         check_key(key)?;
         self.retry
@@ -288,6 +293,7 @@ impl Store {
                         }
                         Backend::Objects(o) => {
                             let (stream, length, version) = o.open(key, None).await?;
+                            small_enough(key, length)?;
                             Ok((collect(key, stream, length).await?, version))
                         }
                     }
@@ -309,7 +315,7 @@ impl Store {
                 self.attempt(Op::Get, key, async move {
                     match &*self.backend {
                         Backend::Local(dir) => {
-                            Ok(blocking(dir, key, move |d, k| d.get(k, Some(range))).await?.into())
+                            Ok(blocking(dir, key, move |d, k| d.get(k, range)).await?.into())
                         }
                         Backend::Objects(o) => {
                             let (stream, length, _) = o.open(key, Some(range)).await?;
@@ -472,11 +478,24 @@ fn file_error(what: &str, path: &Path, e: std::io::Error) -> Error {
     Error::new(Kind::Io, format!("cannot {what} {}", path.display())).because(e)
 }
 
+/// I-STORE-6: what a replica holds does not decide how much memory we take.
+fn small_enough(key: &str, length: u64) -> Result<()> {
+    if length <= WHOLE {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("{key} has {length} bytes, more than such an object can have")))
+}
+
 async fn collect(key: &str, mut stream: ByteStream, length: u64) -> Result<Bytes> {
     let mut first = Bytes::new();
     let mut rest: Vec<u8> = Vec::new();
+    let mut seen = 0;
     while let Some(piece) = stream.next().await {
         let piece = piece?;
+        seen += piece.len() as u64;
+        if seen > length {
+            return complete(key, seen, length).map(|()| Bytes::new());
+        }
         match (first.is_empty(), rest.is_empty()) {
             (true, true) => first = piece,
             (_, true) => {

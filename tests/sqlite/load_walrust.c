@@ -1,41 +1,206 @@
 /*
-** Makes walrust the default VFS of SQLite's own test program (testfixture), without touching a line of SQLite.
+** Puts walrust under SQLite's own test programs (testfixture, mptester, threadtest3) without touching a line of SQLite.
 **
-** SQLite calls the function named by -DSQLITE_EXTRA_INIT at the end of sqlite3_initialize(). With WALRUST_SO unset
-** this one does nothing, so the same binary is its own control: the stock run. With WALRUST_SO set to the path of the
-** extension it loads it on a :memory: connection, as any application would, and closes that connection again.
+** SQLite calls the function named by -DSQLITE_EXTRA_INIT at the end of sqlite3_initialize(); the linker sends calls of
+** sqlite3_close() through here as well (-Wl,--wrap). What happens is said by the environment; with nothing set the same
+** binary is stock SQLite, so it is its own control.
 **
-** With WALRUST_SUITE_STREAM set to a directory as well, every database of the process is streamed to a replica of its own
-** below <directory>/<process id>/.
-**
-** A failure to load ends the program with status 90: a suite that silently ran without the extension would prove nothing.
+**   WALRUST_SO            loads the extension, as any application would, on a :memory: connection. walrust becomes the
+**                         default VFS. Failing to load ends the program with status 90: a suite that silently ran without
+**                         the extension would prove nothing.
+**   WALRUST_SUITE_WAL     a part of a path. Each database whose path has it is put into WAL mode when it is opened, as
+**                         walrust does with a database that it is to stream. Without WALRUST_SO this is the control of
+**                         the streamed run: SQLite's tests of rollback mode fail in both, and only there may they.
+**   WALRUST_SUITE_STREAM  a directory. When a connection to one of these databases closes and leaves no WAL (it was the last),
+**                         and walrust_status says that the replica has all of it, the replica is restored and compared
+**                         with the file, byte by byte. Each comparison is a line in <directory>/compared-<process id>.txt:
+**                         "same", "differs PATH …", or "skipped WHY". (Where it goes is configured as users do it, by
+**                         WALRUST_CONFIG. A replica may be behind: a close waits for what is on its way, but a database
+**                         that was written past walrust, in rollback mode or with a hex editor, is read anew only when
+**                         somebody opens it again.)
 */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include "sqlite3.h"
 
+int __real_sqlite3_close(sqlite3*);
+
+static const char *zPart = 0;      /* WALRUST_SUITE_WAL */
+static const char *zStream = 0;    /* WALRUST_SUITE_STREAM */
+static int busy = 0;               /* a comparison is under way: its own connections are nobody's business */
+
+static double now(void){
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec + t.tv_nsec*1e-9;
+}
+
+static void note(const char *zFormat, const char *a, const char *b){
+  char zLog[1000];
+  FILE *f;
+  snprintf(zLog, sizeof(zLog), "%s/compared-%d.txt", zStream, (int)getpid());
+  f = fopen(zLog, "a");
+  if( f ){
+    fprintf(f, zFormat, a, b);
+    fclose(f);
+  }
+}
+
+/* Is this a database that the suite's WAL or streamed run means? */
+static int meant(const char *zFile){
+  return zPart && zFile && zFile[0] && strstr(zFile, zPart)!=0;
+}
+
+static int walOnOpen(sqlite3 *db, char **pzErr, const void *pApi){
+  const char *zFile = sqlite3_db_filename(db, "main");
+  (void)pzErr; (void)pApi;
+  if( meant(zFile) && sqlite3_db_readonly(db, "main")==0 ){
+    sqlite3_exec(db, "PRAGMA main.journal_mode=WAL", 0, 0, 0);
+  }
+  sqlite3_exec(db, "", 0, 0, 0);   /* an error here is not one of the open */
+  return SQLITE_OK;
+}
+
+/* Runs SQL with one text parameter, gives the first column of the first row as text to be freed, or 0. */
+static char *one(sqlite3 *db, const char *zSql, const char *z1, const char *z2){
+  sqlite3_stmt *p = 0;
+  char *z = 0;
+  if( sqlite3_prepare_v2(db, zSql, -1, &p, 0)==SQLITE_OK ){
+    sqlite3_bind_text(p, 1, z1, -1, SQLITE_STATIC);
+    if( z2 ) sqlite3_bind_text(p, 2, z2, -1, SQLITE_STATIC);
+    if( sqlite3_step(p)==SQLITE_ROW && sqlite3_column_text(p, 0) ){
+      z = strdup((const char*)sqlite3_column_text(p, 0));
+    }
+  }
+  sqlite3_finalize(p);
+  return z;
+}
+
+static unsigned char *slurp(const char *zFile, long *pn){
+  unsigned char *a = 0;
+  FILE *f = fopen(zFile, "rb");
+  *pn = -1;
+  if( f==0 ) return 0;
+  fseek(f, 0, SEEK_END);
+  *pn = ftell(f);
+  rewind(f);
+  a = malloc(*pn>0 ? *pn : 1);
+  if( a && fread(a, 1, *pn, f)!=(size_t)*pn ) *pn = -1;
+  fclose(f);
+  return a;
+}
+
+/* Nobody in this process has zFile open any more, and it has no WAL. */
+static void compare(const char *zFile){
+  static double spent = 0, start = 0;
+  double begin = now();
+  sqlite3 *db = 0;
+  char zTarget[1000], zOne[400];
+  char *zReplica = 0, *zError = 0;
+  unsigned char *a = 0, *b = 0;
+  long na = 0, nb = 0, i = 0, pgsz, lock;
+
+  if( start==0 ) start = begin;
+  if( spent > 1 && spent > (begin-start)*0.3 ){
+    note("skipped for time\n", "", "");
+    return;
+  }
+  busy = 1;
+  if( sqlite3_open(":memory:", &db)==SQLITE_OK ){
+    zReplica = one(db, "SELECT replica FROM walrust_status WHERE database=?1 AND state='streaming'"
+                       " AND txid=replicated_txid AND pending_bytes=0 AND last_error IS NULL", zFile, 0);
+  }
+  a = slurp(zFile, &na);
+  if( zReplica==0 ){
+    note("skipped the replica does not claim to have it\n", "", "");
+  }else if( na<512 || a==0 || a[18]!=2 ){
+    note("skipped not a database in WAL mode\n", "", "");
+  }else{
+    sqlite3_stmt *p = 0;
+    int rc;
+    snprintf(zTarget, sizeof(zTarget), "%s/restored-%d.db", zStream, (int)getpid());
+    sqlite3_prepare_v2(db, "SELECT walrust_restore(?1, ?2, NULL, '{\"overwrite\":1,\"check\":\"none\"}')", -1, &p, 0);
+    sqlite3_bind_text(p, 1, zReplica, -1, SQLITE_STATIC);
+    sqlite3_bind_text(p, 2, zTarget, -1, SQLITE_STATIC);
+    rc = sqlite3_step(p);
+    if( rc!=SQLITE_ROW ) zError = strdup(sqlite3_errmsg(db));
+    sqlite3_finalize(p);
+    if( zError ){
+      note("differs %s: %s\n", zFile, zError);
+    }else{
+      b = slurp(zTarget, &nb);
+      pgsz = (a[16]<<8) | a[17];
+      if( pgsz==1 ) pgsz = 65536;
+      lock = 0x40000000L/pgsz;
+      for(i=0; b && na==nb && i<na && (a[i]==b[i] || i/pgsz==lock); i++){}
+      if( b==0 || na!=nb ){
+        snprintf(zOne, sizeof(zOne), "%ld bytes, restored %ld", na, nb);
+        note("differs %s: %s\n", zFile, zOne);
+      }else if( i<na ){
+        snprintf(zOne, sizeof(zOne), "at byte %ld of %ld", i, na);
+        note("differs %s: %s\n", zFile, zOne);
+      }else{
+        note("same\n", "", "");
+      }
+    }
+    unlink(zTarget);
+  }
+  sqlite3_close(db);
+  free(a); free(b); free(zReplica); free(zError);
+  busy = 0;
+  spent += now() - begin;
+}
+
+int __wrap_sqlite3_close(sqlite3 *db){
+  char *zFile = 0, *zWal = 0;
+  const char *z;
+  int rc;
+  if( zStream && !busy && db && (z = sqlite3_db_filename(db, "main"))!=0 && meant(z) ){
+    char *zVfs = 0;
+    if( sqlite3_file_control(db, "main", SQLITE_FCNTL_VFSNAME, &zVfs)==SQLITE_OK && zVfs && strncmp(zVfs, "walrust/unix", 12)==0 ){
+      zFile = strdup(z);
+    }
+    sqlite3_free(zVfs);
+    zWal = malloc(strlen(z)+5);
+    if( zWal ) sprintf(zWal, "%s-wal", z);
+  }
+  /* (Under a VFS of the suite's own, such as one that cuts files into pieces, a path means something else.) */
+  rc = __real_sqlite3_close(db);
+  if( rc==SQLITE_OK && zFile && zWal && access(zWal, F_OK)!=0 && access(zFile, R_OK)==0 ){
+    compare(zFile);
+  }
+  free(zFile);
+  free(zWal);
+  return rc;
+}
+
 int walrust_suite_init(const char *unused){
   const char *so = getenv("WALRUST_SO");
-  const char *stream = getenv("WALRUST_SUITE_STREAM");
   sqlite3 *db = 0;
   char *err = 0;
   sqlite3_vfs *vfs;
+  int rc;
   (void)unused;
+  zPart = getenv("WALRUST_SUITE_WAL");
+  zStream = getenv("WALRUST_SUITE_STREAM");
+  if( zPart ) sqlite3_auto_extension((void(*)(void))walOnOpen);
   if( so==0 || so[0]==0 ) return SQLITE_OK;
-  if( stream && stream[0] ){
-    char url[1000];
-    snprintf(url, sizeof(url), "%s/%d/{name}", stream, (int)getpid());
-    setenv("WALRUST_REPLICA", url, 1);
-  }
-  if( sqlite3_open(":memory:", &db)!=SQLITE_OK
-   || sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, (int*)0)!=SQLITE_OK
-   || sqlite3_load_extension(db, so, 0, &err)!=SQLITE_OK ){
+  if( (rc = sqlite3_open(":memory:", &db))!=SQLITE_OK
+   || (rc = sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, (int*)0))!=SQLITE_OK
+   || (rc = sqlite3_load_extension(db, so, 0, &err))!=SQLITE_OK ){
+    /* Some tests initialize SQLite while memory runs out. */
+    if( rc==SQLITE_NOMEM || (err && strstr(err, "out of memory")) ){
+      sqlite3_free(err);
+      __real_sqlite3_close(db);
+      return SQLITE_NOMEM;
+    }
     fprintf(stderr, "load_walrust: %s: %s\n", so, err ? err : sqlite3_errmsg(db));
     exit(90);
   }
-  sqlite3_close(db);
+  __real_sqlite3_close(db);
   vfs = sqlite3_vfs_find(0);
   if( vfs==0 || strcmp(vfs->zName, "walrust")!=0 ){
     fprintf(stderr, "load_walrust: the default VFS is %s, not walrust\n", vfs ? vfs->zName : "missing");

@@ -87,3 +87,63 @@ fn wal_index_header() {
     all.extend(seeds("wal", ".shm", &[1]));
     run(&all, 40_000, properties::wal_index_header);
 }
+
+/// Text seeds of `fuzz/seeds/<name>/`, with a prefix.
+fn texts(name: &str, prefix: &[u8]) -> Vec<Vec<u8>> {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir).expect("seeds").map(|e| e.expect("entry").path()).collect();
+    names.sort();
+    assert!(!names.is_empty());
+    names.iter().map(|n| [prefix, &std::fs::read(n).expect("seed")].concat()).collect()
+}
+
+#[test]
+fn manifest() {
+    let mut all = texts("manifest", &[0]);
+    all.extend(texts("manifest", &[1]));
+    run(&all, 20_000, properties::manifest);
+}
+
+#[test]
+fn lease() {
+    run(&texts("lease", &[]), 40_000, properties::lease);
+}
+
+#[test]
+fn key_names() {
+    run(&texts("key_names", &[]), 20_000, properties::key_names);
+}
+
+#[test]
+fn config_toml() {
+    let example = include_bytes!("../walrust.example.toml").to_vec();
+    let mut all = texts("config_toml", &[]);
+    all.push(example);
+    run(&all, 4_000, properties::config_toml);
+}
+
+#[test]
+fn config_json() {
+    run(&texts("config_json", &[]), 20_000, properties::config_json);
+}
+
+#[test]
+fn replica_url() {
+    run(&texts("replica_url", &[]), 40_000, properties::replica_url);
+}
+
+#[test]
+fn point() {
+    run(&texts("point", &[]), 40_000, properties::point);
+}
+
+#[test]
+fn records() {
+    run(&texts("records", &[]), 40_000, properties::records);
+}
+
+#[test]
+fn values() {
+    run(&texts("values", &[]), 40_000, properties::values);
+}

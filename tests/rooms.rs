@@ -283,3 +283,23 @@ fn documents_cite_no_line_numbers() {
         }
     }
 }
+
+#[test]
+fn tests_that_the_table_of_regressions_names_exist() {
+    let text = read("docs/regressions.md");
+    let mut seen = 0;
+    for line in text.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| |")) {
+        let named: Vec<&str> = quoted(line).into_iter().filter(|q| q.contains("::")).collect();
+        assert!(!named.is_empty(), "no test is named: {line}");
+        for name in named {
+            let (file, test) = name.split_once("::").unwrap();
+            let word = if file.ends_with(".py") { "def" } else { "fn" };
+            assert!(
+                [format!("{word} {test}("), format!("{word} {test}<")].iter().any(|d| read(file).contains(d)),
+                "docs/regressions.md names {name}, which does not exist"
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "the search finds nothing");
+}

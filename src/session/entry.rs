@@ -168,8 +168,9 @@ impl Entry {
     }
 
     /// Asks to open a handle of our own. [`Kind::Retry`] when the app has none open on the file that lies there now.
-    /// (A handle on a file that was deleted or replaced is not enough: ours would be the only one on the new file, and
-    /// SQLite's first step would be to cut its wal-index short, which that handle may still have mapped.)
+    /// (A handle on a file that was deleted or replaced is not enough: ours would be the only one on the new file, and SQLite's
+    /// first step would be to cut the `-shm` of that name short, which the old handle may still have mapped: a SIGBUS at its
+    /// next read.)
     pub(super) fn permit_own(self: &Arc<Self>) -> crate::base::Result<OwnPermit> {
         let mut own = lock(&self.own);
         let inode = inode_of(&self.path);

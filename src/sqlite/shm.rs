@@ -115,9 +115,10 @@ pub(super) unsafe fn copy_header(region: *const c_void) -> [u8; WAL_INDEX_HEADER
     out
 }
 
-/// [`copy_header`] for a thread that SQLite is not just using the wal-index on: `None` where the mapping leads nowhere. An app
-/// may have deleted its database and made it anew beside an open connection; SQLite then cuts the wal-index that this
-/// connection has mapped to three bytes, and reading it is a SIGBUS. So the kernel is asked to read, which it refuses instead.
+/// [`copy_header`] for a thread on which SQLite is not just using the wal-index: `None` where the mapping leads nowhere.
+/// Somebody may empty the file while an idle connection has it mapped (a program that copies a whole set of files back, an
+/// older SQLite that finds a database made anew beside an old `-shm`), and reading it is a SIGBUS then, which ends the host.
+/// So the kernel is asked to read, and says no instead.
 ///
 /// # Safety
 /// As [`copy_header`], but the file below the mapping may end anywhere.

@@ -440,6 +440,29 @@ fn other_threads_may_peek_while_handles_come_and_go() {
     drop(keeper);
 }
 
+/// The file under a mapping may be emptied by anybody; that must not end the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_peek_into_a_wal_index_that_was_emptied_gives_nothing() {
+    let (_d, path) = dir();
+    let w = Arc::new(Watcher::default());
+    observe_with(&path, &w);
+    let keeper = wal_db(&path);
+    keeper.execute("INSERT INTO t VALUES (1)", []).unwrap();
+    let peek = w.peeks.lock().unwrap().last().unwrap().clone();
+    let before = peek.header().expect("it is mapped");
+    let name = format!("{}-shm", path.display());
+    let whole = std::fs::read(&name).unwrap();
+    let shm = std::fs::File::options().write(true).open(&name).unwrap();
+    shm.set_len(0).unwrap();
+    assert_eq!(peek.header(), None);
+    // Whole again before SQLite reads on. (The file stays open: closing it here would drop SQLite's locks on it.)
+    std::os::unix::fs::FileExt::write_all_at(&shm, &whole, 0).unwrap();
+    assert_eq!(peek.header(), Some(before));
+    std::mem::forget(shm);
+    drop(keeper);
+}
+
 /// Synchronous durability in small: the commit frame's header is withheld and decided on at its data.
 struct Gate {
     refuse: AtomicBool,

@@ -5,6 +5,9 @@ use super::{api, ffi::transient};
 use crate::base::{Error, Result};
 use std::ffi::{c_int, c_void};
 
+/// The longest argument in bytes: options may have 1 MiB, and nothing else is longer. SQLite itself allows a thousand times that.
+const LONGEST: c_int = 1 << 20;
+
 /// One SQL value.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value {
@@ -53,7 +56,7 @@ impl Value {
         }
     }
 
-    /// Reads an argument. Errors when a text is not UTF-8.
+    /// Reads an argument. Errors when a text is not UTF-8, or when it is too long to mean anything: then it is not copied.
     ///
     /// # Safety
     /// `v` is a live value of SQLite's, used by this thread only.
@@ -66,11 +69,11 @@ impl Value {
                 ffi::FLOAT => Value::Real(api::value_double(v)),
                 ffi::TEXT => {
                     let p = api::value_text(v);
-                    Value::Text(utf8(bytes(p, api::value_bytes(v)))?)
+                    Value::Text(utf8(bytes(p, short_enough(api::value_bytes(v))?))?)
                 }
                 ffi::BLOB => {
                     let p = api::value_blob(v);
-                    Value::Blob(bytes(p, api::value_bytes(v)))
+                    Value::Blob(bytes(p, short_enough(api::value_bytes(v))?))
                 }
                 _ => Value::Null,
             })
@@ -119,6 +122,13 @@ impl Value {
             }
         }
     }
+}
+
+fn short_enough(n: c_int) -> Result<c_int> {
+    if n <= LONGEST {
+        return Ok(n);
+    }
+    Err(Error::config(format!("{n} bytes are more than any argument takes ({LONGEST} at most)")))
 }
 
 /// # Safety

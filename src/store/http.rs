@@ -122,6 +122,7 @@ impl HttpService for Witness {
             // Not part of the signature, which covers only the headers it names.
             request.headers_mut().insert("if-none-match", HeaderValue::from_static("*"));
         }
+        let listing = listing(&request);
         let limit = if host.starts_with("169.254.") {
             METADATA_TIMEOUT
         } else {
@@ -134,7 +135,14 @@ impl HttpService for Witness {
             Err(_) => Err(HttpError::new(HttpErrorKind::Timeout, NoAnswer(limit))),
         };
         match answer {
-            Ok(response) => look_at(response).await,
+            Ok(response) => match (look_at(response).await?, listing) {
+                (response, Some(tags)) if response.status().is_success() => {
+                    let (parts, body) = response.into_parts();
+                    let body = body.bytes().await?;
+                    Ok(HttpResponse::from_parts(parts, without_foreign_names(body, tags).into()))
+                }
+                (response, _) => Ok(response),
+            },
             Err(e) => {
                 note(|seen| seen.transport = Some((e.kind(), root_cause(&e))));
                 Err(e)
@@ -150,6 +158,80 @@ tokio::task_local! {
 /// Runs `future` without the condition on CompleteMultipartUpload, for a store that refuses conditions.
 pub(super) async fn without_condition<F: Future>(future: F) -> F::Output {
     OVERWRITE.scope(true, future).await
+}
+
+/// An element of a listing, and the one in it that holds the name.
+type Tags = [(&'static str, &'static str); 2];
+
+/// What a listing's answer is made of, if this asks for one.
+fn listing(request: &HttpRequest) -> Option<Tags> {
+    let has = |pair: &str| request.uri().query().is_some_and(|q| q.split('&').any(|p| p == pair));
+    match request.method().as_str() {
+        "GET" if has("list-type=2") => Some([("Contents", "Key"), ("CommonPrefixes", "Prefix")]),
+        "GET" if has("comp=list") => Some([("Blob", "Name"), ("BlobPrefix", "Name")]),
+        _ => None,
+    }
+}
+
+/// A bucket may hold any name: `a//b`, `../x`, control characters. object_store refuses a listing that has one, as a
+/// whole, so that one stray object would keep a replica from being restored. Such names are nobody's of ours: they are
+/// taken out.
+fn without_foreign_names(body: bytes::Bytes, tags: Tags) -> bytes::Bytes {
+    let Ok(mut rest) = std::str::from_utf8(&body) else { return body };
+    let mut out = String::new();
+    let next = |text: &str| {
+        tags.iter().filter_map(|(item, name)| Some((text.find(&format!("<{item}>"))?, *item, *name))).min()
+    };
+    while let Some((start, item, name)) = next(rest) {
+        let close = format!("</{item}>");
+        let Some(len) = rest.get(start..).and_then(|r| r.find(&close)) else { break };
+        let end = start + len + close.len();
+        let (before, element) =
+            (rest.get(..start).unwrap_or_default(), rest.get(start..end).unwrap_or_default());
+        let given =
+            element.split_once(&format!("<{name}>")).and_then(|(_, r)| r.split_once(&format!("</{name}>")));
+        out.push_str(before);
+        if given.is_none_or(|(given, _)| is_path(&unescape(given))) {
+            out.push_str(element);
+        }
+        rest = rest.get(end..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    if out.len() == body.len() { body } else { out.into() }
+}
+
+/// What object_store takes for a path.
+fn is_path(name: &str) -> bool {
+    let name = name.strip_prefix('/').unwrap_or(name);
+    let name = name.strip_suffix('/').unwrap_or(name);
+    let good = |s: &str| !s.is_empty() && s != "." && s != ".." && !s.chars().any(char::is_control);
+    name.is_empty() || name.split('/').all(good)
+}
+
+/// XML's five names and its numbers (<https://www.w3.org/TR/xml/#sec-references>).
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('&') {
+        out.push_str(before);
+        let (name, behind) = after.split_once(';').unwrap_or((after, ""));
+        let number = |n: &str| match n.strip_prefix(['x', 'X']) {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None => n.parse().ok(),
+        };
+        out.push(match name {
+            "amp" => '&',
+            "lt" => '<',
+            "gt" => '>',
+            "quot" => '"',
+            "apos" => '\'',
+            // What is no character is not a name of ours either.
+            _ => name.strip_prefix('#').and_then(number).and_then(char::from_u32).unwrap_or('\0'),
+        });
+        rest = behind;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// object_store signs a space in a query as `%20` and sends it as `+`, which not every server takes for the
@@ -301,6 +383,45 @@ mod tests {
         let wait = retry_after(&at.format("%a, %d %b %Y %H:%M:%S GMT").to_string()).unwrap();
         assert!(wait > Duration::from_secs(50) && wait <= Duration::from_secs(60), "{wait:?}");
         assert_eq!(retry_after("soon"), None);
+    }
+
+    #[test]
+    fn names_that_are_no_paths_are_taken_out_of_a_listing() {
+        let tags = [("Contents", "Key"), ("CommonPrefixes", "Prefix")];
+        let item = |key: &str| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>");
+        let page = |keys: &[&str]| {
+            let items: String = keys.iter().map(|k| item(k)).collect();
+            format!(
+                "<ListBucketResult><Prefix>app/</Prefix>{items}<CommonPrefixes><Prefix>app/0000/</Prefix></CommonPrefixes></ListBucketResult>"
+            )
+        };
+        let good = ["app/a", "app/b c", "app/&amp;", "app/ä&#228;", "app/", "app/...", "app/a..b"];
+        let all = [
+            "app/a",
+            "app/../x",
+            "app/b c",
+            "app//x",
+            "..",
+            "app/&#46;&#46;/x",
+            "app/&#x2e;&#x2E;",
+            "app/&amp;",
+            "app/ä&#228;",
+            "app/&#10;",
+            "app/\u{7}",
+            "app/./x",
+            "app/",
+            "app/&#0;",
+            "app/&nonsense;",
+            "app/...",
+            "app/a..b",
+        ];
+        let cleaned = without_foreign_names(page(&all).into(), tags);
+        assert_eq!(std::str::from_utf8(&cleaned).unwrap(), page(&good));
+        let untouched = bytes::Bytes::from(page(&good));
+        assert_eq!(without_foreign_names(untouched.clone(), tags), untouched);
+        for odd in ["", "<Contents>", "<Contents><Key>../x", "</Contents>", "no xml"] {
+            assert_eq!(without_foreign_names(odd.as_bytes().into(), tags), odd.as_bytes());
+        }
     }
 
     #[test]

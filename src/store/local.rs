@@ -7,6 +7,7 @@
 //! serialised by an fcntl lock on `walrust/.walrust-lock` (between processes) and a mutex (within
 //! this one, where fcntl locks do not exclude).
 //! A crash leaves a `.walrust-tmp-…` file, which listings skip and a later put in that directory removes after a day.
+//! A replica is what lies below its directory: links to other directories in it are not followed.
 //! Blocking: the caller runs it on a blocking thread.
 
 use super::{Body, ObjectInfo, Version};
@@ -151,8 +152,12 @@ impl LocalDir {
                 continue;
             }
             let key = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+            let link = entry.file_type().is_ok_and(|t| t.is_symlink());
             match fs::metadata(entry.path()) {
+                // A link to a directory may lead outside, or back.
+                Ok(meta) if link && meta.is_dir() => {}
                 Ok(meta) => out.push((key, meta)),
+                Err(_) if link => {}
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) => return Err(failed("list", &key, e)),
             }

@@ -144,6 +144,24 @@ fn keys_stay_within_the_replica() {
     });
 }
 
+/// I-STORE-6.
+#[test]
+fn an_object_that_is_too_long_to_be_read_at_once_is_not() {
+    on_each(|name, s| {
+        block_on(async {
+            s.put_over("long", vec![7; WHOLE as usize + 1]).await.unwrap();
+            s.put_over("short", vec![7; 5]).await.unwrap();
+            s.put_over("empty", Vec::new()).await.unwrap();
+            assert_eq!(s.get("long").await.unwrap_err().kind(), Kind::Corrupt, "{name}");
+            assert_eq!(s.get_versioned("long").await.unwrap_err().kind(), Kind::Corrupt, "{name}");
+            assert_eq!(s.get("short").await.unwrap(), vec![7; 5], "{name}");
+            assert_eq!(s.get("empty").await.unwrap(), Vec::<u8>::new(), "{name}");
+            assert_eq!(s.get_range("long", 0..9).await.unwrap(), vec![7; 9], "{name}");
+        })
+        .unwrap();
+    });
+}
+
 async fn race(name: &str, s: &Store, rounds: usize) {
     for round in 0..rounds {
         let key = format!("race/{round}");

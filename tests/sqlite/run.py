@@ -46,6 +46,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 NOBODY = 65534
 LONGEST = 600  # seconds for one script; the slowest takes a minute alone on an idle machine
 DIED = "(did not finish)"
+OUTSIDE = "(error outside a test)"
 DIFFERS = "(a replica differs)"
 
 
@@ -212,12 +213,15 @@ class Suite:
         ends = re.findall(r"(?m)^(\d+) errors out of (\d+) tests", text)
         errors, tests = (int(ends[-1][0]), int(ends[-1][1])) if ends else (1, 0)
         failed = set(re.findall(r"(?m)^! (\S+) (?:expected|got)", text)) | set(re.findall(r"(?m)^(\S+)\.\.\.\s*\nError:", text))
-        if not ends or not isinstance(code, int) or code < 0:
+        if not ends and code == 1:
+            # A statement that a script needs and no test of it was refused.
+            failed |= {OUTSIDE}
+        elif not ends or not isinstance(code, int) or code < 0:
             with open(cwd / "out.txt", "a") as out:
                 out.write(f"\nError: exit status {code}\n")
             errors, failed = max(1, errors), failed | {DIED}
         elif errors and not failed:
-            failed = {"(error outside a test)"}
+            failed = {OUTSIDE}
         if mode == "streamed":
             for line in "".join(f.read_text(errors="replace") for f in replicas.glob("compared-*.txt")).splitlines():
                 kind = line if line.startswith("skipped") else line.split(" ")[0]
@@ -323,7 +327,7 @@ def judge(suite, work, mode, scripts, args):
         if mode == "loaded" and found[script][1] != before[1] and not new:
             print(f"  loaded: {script}: {found[script][1]} tests, stock has {before[1]}")
         # A script that died in both runs says little; one that went further in one of them, less.
-        if DIED in before[2]:
+        if before[2] & {DIED, OUTSIDE}:
             new = set()
         for test in sorted(new):
             rule = next((r for r in rules if fnmatch.fnmatch(script, r[0]) and fnmatch.fnmatch(test, r[1])), None)

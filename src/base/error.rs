@@ -1,7 +1,7 @@
 //! The one error. Its kind says what the caller can do next; its text is one line for a person:
 //! what was given, what is allowed, what to do. The text never holds a secret.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// What the caller can do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -111,13 +111,33 @@ impl Error {
     }
 }
 
+/// One line, whatever stood in the path or answer that it tells of: control characters are shown escaped.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
+        write!(OneLine(f), "{}", self.message)?;
         let mut at: Option<&(dyn std::error::Error + 'static)> = self.source.as_deref().map(|e| e as _);
         while let Some(e) = at {
-            write!(f, ": {e}")?;
+            write!(OneLine(f), ": {e}")?;
             at = e.source();
+        }
+        Ok(())
+    }
+}
+
+/// Passes text on with its control characters escaped.
+struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(char::is_control) {
+            let mut rest = part.chars();
+            match rest.next_back() {
+                Some(last) if last.is_control() => {
+                    self.0.write_str(rest.as_str())?;
+                    write!(self.0, "{}", last.escape_default())?;
+                }
+                _ => self.0.write_str(part)?,
+            }
         }
         Ok(())
     }
@@ -130,3 +150,15 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_one_line() {
+        let e = Error::config("no file a\nb\u{1b}[31m").because("line one\r\nline two").context("x\ty");
+        assert_eq!(e.to_string(), "x\\ty: no file a\\nb\\u{1b}[31m: line one\\r\\nline two");
+        assert_eq!(Error::config("plain ä").to_string(), "plain ä");
+    }
+}

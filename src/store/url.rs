@@ -133,8 +133,8 @@ impl ReplicaUrl {
                 "replica path starts with '~', which is not expanded; write the absolute path",
             ));
         }
-        if text.contains('\0') {
-            return Err(Error::config("replica path holds a zero byte"));
+        if text.chars().any(char::is_control) {
+            return Err(Error::config("replica path holds a control character"));
         }
         let path = Path::new(text);
         if path.components().any(|c| c == std::path::Component::ParentDir) {
@@ -516,6 +516,8 @@ mod tests {
             "s3://b/p?endpoint=ftp://x",
             "s3://b/p?endpoint=",
             "s3://b ucket/p",
+            "/srv/a\u{15}b",
+            "a\nb",
         ] {
             refuse(s);
         }

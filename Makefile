@@ -16,8 +16,12 @@ VENV    := $(TARGET)/venv
 PY      := $(VENV)/bin/python
 # Two test processes at a time: more than cores makes the timing tests lie.
 JOBS    ?= 2
-# Seconds for each fuzz target in `make fuzz`, and the factor by which `make crash` multiplies the campaigns.
-FUZZ_SECONDS ?= 600
+# Executions and seconds for each fuzz target in `make fuzz`. The readers are safe Rust, so no sanitizer is the rule: it costs more
+# than half of the executions. FUZZ_SANITIZER=address watches the libraries below them.
+FUZZ_RUNS ?= 10000000
+FUZZ_SECONDS ?= 3600
+FUZZ_SANITIZER ?= none
+# The factor by which `make crash` multiplies the campaigns.
 ROUNDS  ?= 50
 
 # -- building -----------------------------------------------------------------------------------------------------------
@@ -91,9 +95,9 @@ test-sqlite-wal: quick # SQLite's own tests of its WAL, with walrust as the defa
 	  wal.test wal2.test wal3.test walmode.test walro.test walpersist.test walbak.test walcrash.test savepoint.test
 
 .PHONY: test-sqlite
-test-sqlite: loadable ## SQLite's whole veryquick suite: stock, with walrust loaded, and with every database streamed
+test-sqlite: loadable ## SQLite's veryquick suite, mptester and threadtest3: stock, with walrust loaded, and with every database streamed
 	@tests/setup sqlite3 build-essential tcl-dev xz-utils
-	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) --stream veryquick
+	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) --stream --programs veryquick
 
 .PHONY: test-hosts
 test-hosts: crash-lib ## The extension in old SQLites: 3.24 to 3.39, built from released crates
@@ -104,11 +108,14 @@ crash: $(VENV)/.ready crash-lib loadable quick-cli ## The crash, kill and corrup
 	WALRUST_ROUNDS=$(ROUNDS) $(PY) -m pytest -q -s -p no:cacheprovider -m "campaign" tests/door
 
 .PHONY: fuzz
-fuzz: ## Fuzz every decoder, FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
+fuzz: ## Fuzz every reader: FUZZ_RUNS executions each, or FUZZ_SECONDS if that is less (FUZZ=pattern picks; needs a nightly toolchain)
+	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --quiet cargo-fuzz
+	$(CARGO) +nightly fuzz build --sanitizer $(FUZZ_SANITIZER)
 	for target in fuzz/fuzz_targets/*.rs; do \
-	  name=$$(basename $$target .rs); mkdir -p fuzz/corpus/$$name; \
-	  seeds=tests/vectors/$${name%%_*}; [ -d $$seeds ] || seeds=; \
-	  $(CARGO) +nightly fuzz run $$name fuzz/corpus/$$name $$seeds -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1; \
+	  name=$$(basename $$target .rs); [[ $$name == $(or $(FUZZ),*) ]] || continue; mkdir -p fuzz/corpus/$$name; \
+	  seeds=; for d in fuzz/seeds/$$name tests/vectors/$${name%%_*}; do [ -d $$d ] && seeds="$$seeds $$d"; done; \
+	  $(CARGO) +nightly fuzz run --sanitizer $(FUZZ_SANITIZER) $$name fuzz/corpus/$$name $$seeds -- \
+	    -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 2>&1 | grep -E 'panicked|ERROR|Done|SUMMARY|Test unit|artifact' | sed "s/^/$$name: /"; \
 	done
 
 .PHONY: lint

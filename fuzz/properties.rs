@@ -197,7 +197,7 @@ pub fn wal_read(data: &[u8]) {
     if repair & 1 == 1 {
         put_right(&mut bytes);
     }
-    let Some(scan) = bounded(&bytes, |b| wal::scan(b)).expect("memory does not fail") else { return };
+    let Some(scan) = bounded(&bytes, wal::scan).expect("memory does not fail") else { return };
     assert!(scan.end.frame <= scan.valid);
     let mut places = vec![scan.header.start()];
     let mut newest = std::collections::BTreeMap::new();

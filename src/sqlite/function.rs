@@ -47,6 +47,7 @@ unsafe extern "C" fn call(c: *mut Context, argc: c_int, argv: *mut *mut RawValue
         let f = &*api::user_data(c).cast::<ScalarFunction>();
         (f, caught(|| run(f, c, argc, argv)))
     };
+    super::log::deliver();
     let result = result.unwrap_or_else(|what| {
         Err(Error::new(crate::base::Kind::Bug, format!("internal error (panic): {what}")))
     });

@@ -219,6 +219,7 @@ unsafe fn hooked<'a>(file: *mut File) -> &'a HookedFile {
 unsafe extern "C" fn x_close(file: *mut File) -> c_int {
     // SAFETY: SQLite calls xClose once, on the hooked file; nothing uses the table after it.
     unsafe {
+        super::log::deliver();
         let table = Box::from_raw((*file).methods.cast_mut().cast::<Table>());
         let h = &table.hooked;
         if let Err(what) = caught(|| h.observer.closing(h)) {
@@ -319,6 +320,7 @@ unsafe extern "C" fn x_shm_lock(file: *mut File, offset: c_int, n: c_int, flags:
         }
         let slots =
             SlotRange { first: u8::try_from(offset).unwrap_or(u8::MAX), count: u8::try_from(n).unwrap_or(0) };
+        super::log::deliver();
         let verdict = h.tell(Verdict::Pass, |o, h| o.before_shm_lock(h, slots, op));
         if matches!(op, LockOp::LockShared | LockOp::LockExclusive) {
             match verdict {

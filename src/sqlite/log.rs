@@ -2,11 +2,51 @@
 //!
 //! Warnings and errors only, unless `WALRUST_LOG` names another level (`off`, `error`, `warn`, `info`,
 //! `debug`, `trace`). SQLite hands the text to the app's own log callback, if it has set one; that
-//! callback must not call SQLite, so a line may be written from any thread and inside any callback.
+//! callback must not call SQLite, so a line may be written inside any callback of ours.
+//!
+//! But not from any thread: a program with one thread need not have a callback that stands a second one (an interpreter's
+//! does not: it aborts the process). So what threads of ours have to say waits here until the program itself calls into SQLite.
 
 use super::{api, ffi};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use std::ffi::CString;
+use std::collections::VecDeque;
+use std::ffi::{CString, c_int};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Lines that wait at most; of more the oldest go.
+const MOST: usize = 100;
+
+static WAITING: Mutex<VecDeque<(c_int, CString)>> = Mutex::new(VecDeque::new());
+static SOME_WAIT: AtomicBool = AtomicBool::new(false);
+
+/// Whether this thread is one that we started: all of them are named so.
+fn is_ours() -> bool {
+    std::thread::current().name().is_some_and(|n| n.starts_with("walrust-"))
+}
+
+/// Writes what waits. Called wherever the program calls in, on its own thread; one load when nothing waits.
+pub(super) fn deliver() {
+    if SOME_WAIT.load(Ordering::Relaxed) && !is_ours() {
+        deliver_now();
+    }
+}
+
+#[cold]
+fn deliver_now() {
+    // A thread that does not exist after a fork may hold it for ever.
+    let lines = match WAITING.try_lock() {
+        Ok(mut waiting) if api::is_set() => {
+            SOME_WAIT.store(false, Ordering::Relaxed);
+            std::mem::take(&mut *waiting)
+        }
+        _ => return,
+    };
+    for (code, text) in lines {
+        // SAFETY: the table is set.
+        unsafe { api::log(code, &text) };
+    }
+}
 
 struct SqliteLog;
 
@@ -22,10 +62,20 @@ impl Log for SqliteLog {
         let code = if r.level() <= Level::Warn { ffi::WARNING } else { ffi::NOTICE };
         let mut text = r.args().to_string().into_bytes();
         text.retain(|&b| b != 0);
-        if let Ok(text) = CString::new(text) {
-            // SAFETY: the table is set (`enabled`).
-            unsafe { api::log(code, &text) };
+        let Ok(text) = CString::new(text) else { return };
+        if is_ours() {
+            if let Ok(mut waiting) = WAITING.lock() {
+                waiting.push_back((code, text));
+                while waiting.len() > MOST {
+                    waiting.pop_front();
+                }
+                SOME_WAIT.store(true, Ordering::Relaxed);
+            }
+            return;
         }
+        deliver();
+        // SAFETY: the table is set (`enabled`).
+        unsafe { api::log(code, &text) };
     }
 
     fn flush(&self) {}

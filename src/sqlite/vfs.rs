@@ -153,6 +153,7 @@ unsafe extern "C" fn x_open(
     out_flags: *mut c_int,
 ) -> c_int {
     let lower = lower();
+    super::log::deliver();
     // SAFETY: I-VFS-1; SQLite gave a buffer of szOsFile bytes, which is the lower's size.
     unsafe {
         let Some(open) = (*lower).x_open else { return ffi::CANTOPEN };

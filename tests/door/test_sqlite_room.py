@@ -267,6 +267,29 @@ print([l for l in lines if l.startswith("walrust: panic at ")] != [])
         )
         self.assertEqual(out, "True")
 
+    def test_the_apps_log_is_called_on_the_apps_threads_only(self):
+        """A callback of a program with one thread need not stand another (Tcl aborts)."""
+        out = self.python(
+            """
+import apsw, os, shutil, sys, tempfile, threading, time
+lines = []
+apsw.config(apsw.SQLITE_CONFIG_LOG, lambda code, text: lines.append((threading.get_native_id(), text)))
+d = tempfile.mkdtemp()
+c = apsw.Connection(d + "/app.db"); c.enable_load_extension(True); c.load_extension(sys.argv[1])
+c.execute("SELECT walrust_watch(?, '{\\"interval\\":\\"0s\\"}')", (d + "/replica",)).fetchall()
+c.execute("CREATE TABLE t(x)")
+os.rename(d + "/app.db-walrust", d + "/gone")
+end = time.time() + 30
+while time.time() < end and not any("beginning anew" in t for _, t in lines):
+    c.execute("INSERT INTO t VALUES(1)")
+    time.sleep(0.05)
+print(any("beginning anew" in t for _, t in lines), {i for i, _ in lines} == {threading.get_native_id()})
+shutil.rmtree(d, ignore_errors=True)
+""",
+            door.CRASH_SO,
+        )
+        self.assertEqual(out, "True True")
+
 
 class Processes(RoomTest):
     def test_without_load_extension_through_auto_extension(self):

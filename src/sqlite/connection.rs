@@ -155,7 +155,11 @@ impl Connection {
     /// Turns WAL mode on for `main`. Errors when SQLite would not.
     pub fn set_wal_mode(&self) -> Result<()> {
         match self.query_value("PRAGMA main.journal_mode=WAL")? {
-            Value::Text(mode) if mode.eq_ignore_ascii_case("wal") => Ok(()),
+            Value::Text(mode) if mode.eq_ignore_ascii_case("wal") => {
+                // SQLite opens WAL and wal-index with the next read only; whoever waits for a snapshot waits for them.
+                let _ = self.query_value("PRAGMA main.schema_version");
+                Ok(())
+            }
             other => Err(Error::new(
                 Kind::Sqlite,
                 format!(

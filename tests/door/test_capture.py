@@ -355,6 +355,14 @@ assert not errors, errors
         p.sql("INSERT INTO t(v) VALUES('x')")
         self.check(p, self.path("app.db"), self.path("r"))
 
+    def test_a_configured_new_database_streams_once_it_is_open(self):
+        """Without a statement of the program's own: the open has waited for the snapshot, and not in vain."""
+        p = self.peer(env={"WALRUST_REPLICA": self.path("replicas", "{file}")}).open(":memory:")
+        p.open(self.path("new.db"), "n")
+        row = p.status(database=self.path("new.db"))
+        self.assertIn(row["state"], ("streaming", "catching up"), row)
+        self.assertGreater(row["txid"], 0)
+
     def test_an_empty_database(self):
         """Watched before it has a first page."""
         p = self.peer().open(self.path("empty.db"))

@@ -107,6 +107,10 @@ test-hosts: crash-lib ## The extension in old SQLites: 3.24 to 3.39, built from 
 crash: $(VENV)/.ready crash-lib loadable quick-cli ## The crash, kill and corruption campaigns at length (ROUNDS=50 times the test counts)
 	WALRUST_ROUNDS=$(ROUNDS) $(PY) -m pytest -q -s -p no:cacheprovider -m "campaign" tests/door
 
+.PHONY: damage
+damage: $(VENV)/.ready loadable ## 500 random corruptions of a replica, 500 verifies of a live one: what walrust_verify finds
+	WALRUST_ROUNDS=50 $(PY) -m pytest -q -s -p no:cacheprovider tests/door/test_verify.py -k Campaign
+
 .PHONY: fuzz
 fuzz: ## Fuzz every reader: FUZZ_RUNS executions each, or FUZZ_SECONDS if that is less (FUZZ=pattern picks; needs a nightly toolchain)
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --quiet cargo-fuzz
@@ -133,6 +137,10 @@ bench: $(VENV)/.ready loadable ## Commit cost with and without, memory, size, la
 bench-200k: $(VENV)/.ready loadable ## 200,000 commits from 4 connections, restored and compared
 	bench/build $(TARGET)
 	$(PY) bench/commits200k.py --so dist/walrust.$(EXT) --program $(TARGET)/bench/commits
+
+.PHONY: bench-verify
+bench-verify: $(VENV)/.ready loadable ## What a quick verify reads of a replica of 10,000 files, and how long it takes
+	$(PY) bench/verify.py --so dist/walrust.$(EXT)
 
 .PHONY: demo
 demo: system loadable ## Stream a real database, kill its writer, delete it, restore it, prove it equal

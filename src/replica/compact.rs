@@ -45,6 +45,20 @@ pub struct Compacted {
     pub bytes: u64,
 }
 
+impl Compacted {
+    /// For the caller who looked first and found that there is nothing to do.
+    #[must_use]
+    pub fn forced(mut self) -> Compacted {
+        if self.removed == 0 {
+            self.text = self.text.replace(DRY_NOTHING, FORCE_NOTHING);
+        }
+        self
+    }
+}
+
+const DRY_NOTHING: &str = "Dry run: nothing to remove.";
+const FORCE_NOTHING: &str = "Nothing to remove.";
+
 /// Applies `policy` to the replica as of `now`. The holder of the lease passes its own `writer`; others get one made.
 ///
 /// Errors: `Corrupt` if the newest state cannot be rebuilt (then nothing is removed); the store's.
@@ -162,8 +176,8 @@ fn text(url: &str, files: &[FileInfo], decided: &Retention, policy: &Policy, act
         );
     }
     let end = match (action, decided.remove.len()) {
-        (Action::Force, 0) => "Nothing to remove.".to_string(),
-        (Action::DryRun, 0) => "Dry run: nothing to remove.".to_string(),
+        (Action::Force, 0) => FORCE_NOTHING.to_string(),
+        (Action::DryRun, 0) => DRY_NOTHING.to_string(),
         (Action::DryRun, _) => "Dry run: nothing was removed. Pass {\"force\":true} to remove.".to_string(),
         (Action::Force, n) => format!("Removed {n} files ({gone})."),
     };

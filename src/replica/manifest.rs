@@ -1,8 +1,9 @@
 //! The manifest: what we uploaded, told by us and not by the store, so that a missing or exchanged file can
 //! be noticed. Litestream has no place for it; it lies under `walrust/` and Litestream ignores it.
 //!
-//! Form: segments `walrust/manifest-<16 hex digits>.json`, each one JSON document with at most
-//! [`SEGMENT_FILES`] files, one line per file (readable with grep, about 150 bytes):
+//! Form: segments `walrust/manifest-<16 hex digits>.json`, each one JSON document, one line per file (readable with grep, about
+//! 150 bytes). The newest, which each upload rewrites, names at most [`SEGMENT_FILES`] files; eight full ones are packed into one of
+//! [`PACKED_FILES`], so that a reader needs few requests:
 //!
 //! ```json
 //! {"walrust_manifest":1,"segment":"0000000000000001",
@@ -27,7 +28,7 @@
 //! A crash leaves either the old or the new form of a segment (an object is put whole), and between two
 //! segments at worst a file named twice. Refused: one manifest object (each upload would rewrite all of it:
 //! 1.5 MB at 10,000 files), and one small object per file (10,000 requests to read, the price of a GET each).
-//! 128 files: 20 KB at most per rewrite, 10 KB held by a writer, 79 requests for 10,000 files.
+//! 128 and 1024 files: 20 KB at most per rewrite, 10 KB held by a writer, 18 requests at most for 10,000 files.
 
 use super::layout::{self, FileId};
 use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId};
@@ -38,8 +39,14 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// Most files in one segment.
+/// Most files in the segment that is appended to.
 pub const SEGMENT_FILES: usize = 128;
+/// Most files in a segment packed from others.
+pub const PACKED_FILES: usize = 1024;
+/// Full segments that are packed into one.
+const PACK: usize = PACKED_FILES / SEGMENT_FILES;
+/// Objects below this size are not packed ones: a line has 190 bytes at the most.
+const UNPACKED_BYTES: u64 = 190 * SEGMENT_FILES as u64 + 256;
 const COLUMNS: &str =
     r#"["level","min","max","bytes","pages","commit","crc","edge","sha256","time","after"]"#;
 /// Segments read at once.
@@ -338,7 +345,8 @@ impl ManifestWriter {
         while !rest.is_empty() {
             let mut next = self.newest.clone();
             next.entries.retain(|e| !rest.iter().any(|n| n.id == e.id));
-            if next.entries.len() >= SEGMENT_FILES {
+            let full = next.entries.len() >= SEGMENT_FILES;
+            if full {
                 next = next.after();
             }
             let (now, later) = rest.split_at(rest.len().min(SEGMENT_FILES - next.entries.len()));
@@ -352,12 +360,48 @@ impl ManifestWriter {
                 Err(e) => return Err(e),
             }
             crate::base::crash::point("manifest.append");
+            // Left undone, it is due again when the next segment is full.
+            if full && let Err(e) = self.pack_full(store).await {
+                log::debug!("walrust: the manifest could not be packed: {e}");
+            }
         }
         Ok(())
     }
 
+    /// Packs the full segments before the newest into one, once there are [`PACK`] of them.
+    async fn pack_full(&self, store: &Store) -> Result<()> {
+        let mut sizes: Vec<(u64, u64)> = store
+            .list(layout::OWN_PREFIX)
+            .await?
+            .iter()
+            .filter_map(|o| Some((layout::manifest_number(&o.key)?, o.size)))
+            .filter(|(number, _)| *number < self.newest.number)
+            .collect();
+        sizes.sort_unstable();
+        let full: Vec<u64> =
+            sizes.into_iter().rev().take_while(|(_, b)| *b < UNPACKED_BYTES).map(|(n, _)| n).collect();
+        let Some((&last, earlier)) = full.split_first().filter(|(_, e)| e.len() + 1 >= PACK) else {
+            return Ok(());
+        };
+        let mut entries: BTreeMap<FileId, ManifestEntry> = BTreeMap::new();
+        let mut version = None;
+        for number in full.iter().rev() {
+            let (bytes, read) = store.get_versioned(&layout::manifest_key(*number)).await?;
+            entries.extend(decode_segment(*number, &bytes)?.into_iter().map(|e| (e.id, e)));
+            version = Some(read);
+        }
+        if entries.len() > PACKED_FILES {
+            return Ok(());
+        }
+        let mut packed = Segment { number: last, entries: entries.into_values().collect(), version };
+        packed.put(store).await?;
+        crate::base::crash::point("manifest.packed");
+        let gone: Vec<String> = earlier.iter().map(|n| layout::manifest_key(*n)).collect();
+        store.delete(&gone).await
+    }
+
     /// Takes files out before their objects are deleted (I-MAN-2), and packs what remains: neighbours that
-    /// fit into one segment become one. Segments that cannot be read are left as they are. Gives how many were named.
+    /// fit into one packed segment become one. Segments that cannot be read are left as they are. Gives how many were named.
     pub async fn remove(&mut self, store: &Store, ids: &BTreeSet<FileId>) -> Result<usize> {
         let mut removed = 0;
         for _ in 0..RESTARTS {
@@ -427,7 +471,7 @@ fn pack(segments: Vec<(u64, Vec<ManifestEntry>, usize)>, newest: u64) -> Vec<Ste
     for (number, mut entries, had) in segments {
         let mut changed = entries.len() != had;
         if let Some((from, mut earlier)) = carried.take() {
-            if number != newest && earlier.len() + entries.len() <= SEGMENT_FILES {
+            if number != newest && earlier.len() + entries.len() <= PACKED_FILES {
                 earlier.retain(|e| !entries.iter().any(|n| n.id == e.id));
                 changed |= !earlier.is_empty();
                 earlier.append(&mut entries);

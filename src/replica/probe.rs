@@ -1,21 +1,24 @@
 //! What one file says of itself without its pages: header, end of the page block, page index, trailer, by ranged reads.
 //!
-//! Rule I-PROBE-1: no byte of a page frame is fetched. The first guess at the length of the tail comes from the number of
-//! pages the manifest tells; a wrong guess costs one more read. Refused: one read of the whole small file, which would be fewer
-//! requests but is page data.
+//! Rule I-PROBE-1: no byte is fetched twice, and of the page frames at most a few at their end: the first guess at the length of
+//! the tail comes from what the manifest tells of the file, and is the most that its page index can take; a wrong guess costs
+//! one more read. Refused: one read of the whole small file, which would be fewer requests but is page data; the index's length
+//! in the manifest, which would save a byte or two a file and cost three.
 
 use super::inventory::FileInfo;
+use super::manifest::ManifestEntry;
 use crate::base::{Error, Kind, Result};
 use crate::ltx::{Crc, HEADER_LEN, Header, PageIndex, TAIL_LEN, Tail};
 use crate::store::Store;
+use bytes::Bytes;
 use std::io::{Read, Seek, SeekFrom};
 
 /// The six zero bytes that end the page block.
 const END_OF_PAGES: u64 = 6;
 /// Smallest LTX file: no pages, an index of one byte.
 const SMALLEST: u64 = HEADER_LEN as u64 + END_OF_PAGES + 1 + TAIL_LEN as u64;
-/// An index entry is three varints, hardly ever longer than this together.
-const INDEX_ENTRY: u64 = 10;
+/// What a tail is taken to be where no manifest tells more: four pages, whose entries are three varints each.
+const UNKNOWN_INDEX: u64 = 40;
 
 /// What a file's edges say.
 #[derive(Clone, Debug)]
@@ -52,9 +55,14 @@ pub enum AskMetadata {
     No,
 }
 
-/// Looks at `file`. `pages` is a guess at how many pages it holds. Errors are the store's: then nothing is known of the file.
-pub async fn probe(store: &Store, file: &FileInfo, pages: Option<u32>, ask: AskMetadata) -> Result<Probed> {
-    match look(store, file, pages, ask).await {
+/// Looks at `file`. `entry` is what the manifest says of it. Errors are the store's: then nothing is known of the file.
+pub async fn probe(
+    store: &Store,
+    file: &FileInfo,
+    entry: Option<&ManifestEntry>,
+    ask: AskMetadata,
+) -> Result<Probed> {
+    match look(store, file, entry, ask).await {
         Ok(p) => Ok(Probed::Sound(Box::new(p))),
         Err(e) if e.is_missing() => Ok(Probed::Vanished),
         Err(e) if e.is_corrupt() => Ok(Probed::Damaged(e.to_string())),
@@ -62,25 +70,54 @@ pub async fn probe(store: &Store, file: &FileInfo, pages: Option<u32>, ask: AskM
     }
 }
 
-async fn look(store: &Store, file: &FileInfo, pages: Option<u32>, ask: AskMetadata) -> Result<Probe> {
+/// The most bytes that follow the pages of a file of which the manifest says `entry`.
+pub(super) fn tail_bound(entry: Option<&ManifestEntry>) -> u64 {
+    let index = entry.map_or(UNKNOWN_INDEX, |e| {
+        let pages = u64::from(e.pages);
+        // A page's number, its frame's offset, its frame's length: twice the mean stands for the longest.
+        let frame = (2 * e.bytes).checked_div(pages).unwrap_or(0);
+        pages * (varint_len(e.commit.into()) + varint_len(e.bytes) + varint_len(frame))
+    });
+    END_OF_PAGES + index + 1 + TAIL_LEN as u64
+}
+
+/// Bytes of `n` as a varint of a page index.
+fn varint_len(n: u64) -> u64 {
+    u64::from((64 - (n | 1).leading_zeros()).div_ceil(7))
+}
+
+/// The header's bytes and those from `from` to the end, `from` lying behind the header.
+async fn edges_from(store: &Store, key: &str, from: u64, size: u64) -> Result<(Bytes, Bytes)> {
+    const HEAD: u64 = HEADER_LEN as u64;
+    if from > HEAD {
+        let (head, tail) = (store.get_range(key, 0..HEAD), store.get_range(key, from..size));
+        return futures_util::future::try_join(head, tail).await;
+    }
+    // They touch: one request.
+    let mut head = store.get_range(key, 0..size).await?;
+    let tail = head.split_off(HEADER_LEN.min(head.len()));
+    Ok((head, tail))
+}
+
+async fn look(
+    store: &Store,
+    file: &FileInfo,
+    entry: Option<&ManifestEntry>,
+    ask: AskMetadata,
+) -> Result<Probe> {
     let (key, size) = (file.id().key(store.layout()), file.bytes);
     if size < SMALLEST {
         return Err(Error::corrupt(format!("{size} bytes are too few for an LTX file")));
     }
-    let guess = END_OF_PAGES + 1 + u64::from(pages.unwrap_or(4)) * INDEX_ENTRY + TAIL_LEN as u64;
-    let from = size.saturating_sub(guess).max(HEADER_LEN as u64);
+    let from = size.saturating_sub(tail_bound(entry)).max(HEADER_LEN as u64);
     let metadata = async {
         match ask {
             AskMetadata::Yes => store.head(&key).await.map(Some),
             AskMetadata::No => Ok(None),
         }
     };
-    let (head, mut tail, metadata) = futures_util::future::try_join3(
-        store.get_range(&key, 0..HEADER_LEN as u64),
-        store.get_range(&key, from..size),
-        metadata,
-    )
-    .await?;
+    let ((head, mut tail), metadata) =
+        futures_util::future::try_join(edges_from(store, &key, from, size), metadata).await?;
     let head: &[u8; HEADER_LEN] = head
         .as_ref()
         .try_into()

@@ -2,7 +2,7 @@
 //! (`deep`); the judgement over them is pure (`judge`), and so is the report.
 //!
 //! Rules
-//! * I-VER-1 `quick` fetches no page data: manifest, one listing per level, and per file the bytes that are not page frames.
+//! * I-VER-1 `quick` fetches no page data: manifest, one listing per level, and per file the bytes that are not page frames, once.
 //! * I-VER-2 A replica that is written, merged and compacted meanwhile gives no false alarm: what looks wrong is looked at again, with a
 //!   new manifest and new listings, and only what is wrong in two rounds running is reported. What a listing lacked is asked for by name.
 //! * I-VER-3 Trouble in reaching the store is an error, never a finding.
@@ -24,7 +24,7 @@ use super::manifest::ManifestWriter;
 use super::probe::{AskMetadata, Probed, probe};
 use super::restore::{Checker, confirm_lost};
 use crate::base::{Error, Kind, Result, TxId};
-use crate::store::Store;
+use crate::store::{ReplicaUrl, Store};
 use futures_util::{StreamExt, TryStreamExt};
 use judge::{Facts, judge};
 use std::collections::{BTreeMap, BTreeSet};
@@ -216,17 +216,22 @@ pub async fn verify(store: &Store, options: &VerifyOptions<'_>) -> Result<Report
     Ok(Report { name, url: store.url().to_string(), findings, removed })
 }
 
+/// As the user wrote it, not as a URL encodes it.
 fn name_of(url: &str) -> String {
-    let path = url.split('?').next().unwrap_or(url).trim_end_matches('/');
-    path.rsplit('/').next().unwrap_or(path).to_string()
+    ReplicaUrl::parse(url).map_or_else(|_| url.to_string(), |u| u.name().to_string())
 }
 
 /// I-VER-2: looks until what is wrong stays wrong.
 async fn settled(store: &Store, pause: Duration) -> Result<(Facts, Vec<Finding>)> {
     let mut before: Option<BTreeSet<(Rule, Option<FileId>)>> = None;
+    let mut unnamed: Option<BTreeSet<FileId>> = None;
     let mut known = BTreeMap::new();
     for round in 1.. {
-        let facts = gather(store, &mut known).await?;
+        let mut facts = gather(store, &mut known).await?;
+        let now = judge::unnamed(&facts);
+        // A file that is put and not yet named is named at the next look.
+        facts.unnamed = unnamed.map_or_else(|| now.clone(), |u| u.intersection(&now).copied().collect());
+        unnamed = Some(now);
         let findings = judge(&facts);
         let wrong: BTreeSet<_> =
             findings.iter().filter(|f| f.severity != Severity::Ok).map(|f| (f.check, f.file)).collect();
@@ -257,7 +262,7 @@ async fn gather(store: &Store, known: &mut BTreeMap<FileId, (u64, Probed)>) -> R
         async move {
             let entry = manifest_ref.get(f.id());
             let ask = if entry.is_some() { AskMetadata::Yes } else { AskMetadata::No };
-            Ok::<_, Error>((f.id(), (f.bytes, probe(store, &f, entry.map(|e| e.pages), ask).await?)))
+            Ok::<_, Error>((f.id(), (f.bytes, probe(store, &f, entry, ask).await?)))
         }
     };
     let small: Vec<_> =
@@ -276,5 +281,5 @@ async fn gather(store: &Store, known: &mut BTreeMap<FileId, (u64, Probed)>) -> R
     let absent: Vec<FileId> = manifest.entries().map(|e| e.id).filter(|id| !there.contains(id)).collect();
     let lost = confirm_lost(store, &absent).await?;
     known.retain(|id, _| there.contains(id));
-    Ok(Facts { files, manifest, lost, content: BTreeMap::new() })
+    Ok(Facts { files, manifest, lost, unnamed: BTreeSet::new(), content: BTreeMap::new() })
 }

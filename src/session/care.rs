@@ -168,8 +168,11 @@ pub fn policy(s: &Settings) -> Policy {
 /// removed with nobody else at the manifest.
 pub fn compact(store: &Store, policy: &Policy, action: Action) -> Result<Compacted> {
     let decided = block_on(replica::compact::compact(store, policy, Action::DryRun, clock::now(), None))??;
-    if action == Action::DryRun || decided.removed == 0 {
+    if action == Action::DryRun {
         return Ok(decided);
+    }
+    if decided.removed == 0 {
+        return Ok(decided.forced());
     }
     let _alone = alone(store)?;
     block_on(replica::compact::compact(store, policy, action, clock::now(), None))?

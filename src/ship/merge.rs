@@ -2,9 +2,10 @@
 //!
 //! Level n+1 gets one file for everything level n received in its interval. Inputs are neighbours of one
 //! lineage; a break (another lineage, a missing copy) ends a merge there, and what cannot be merged any more
-//! is dropped from the spool: merged files make restores quick, they are never the only copy.
+//! is dropped from the spool: merged files make restores quick, they are never the only copy. What time it is is said by the
+//! caller.
 
-use crate::base::{Error, Result, clock};
+use crate::base::{Error, Result};
 use crate::ltx::{self, FileName, Level};
 use crate::spool::Spool;
 use std::fs::File;
@@ -41,8 +42,8 @@ pub(super) struct Merger {
 }
 
 impl Merger {
-    pub(super) fn new(levels: Vec<Duration>) -> Merger {
-        let last = vec![clock::uptime(); levels.len()];
+    pub(super) fn new(levels: Vec<Duration>, now: Duration) -> Merger {
+        let last = vec![now; levels.len()];
         Merger { levels, last }
     }
 
@@ -60,15 +61,13 @@ impl Merger {
     }
 
     /// Time until some level may be due.
-    pub(super) fn due_in(&self) -> Duration {
-        let now = clock::uptime();
+    pub(super) fn due_in(&self, now: Duration) -> Duration {
         let left = self.levels.iter().zip(&self.last).map(|(d, l)| (*l + *d).saturating_sub(now));
         left.min().unwrap_or(Duration::from_secs(3600)).max(Duration::from_millis(200))
     }
 
     /// The next merge that is due; `None` if none is.
-    pub(super) fn due(&mut self, spool: &Spool) -> Option<Job> {
-        let now = clock::uptime();
+    pub(super) fn due(&mut self, spool: &Spool, now: Duration) -> Option<Job> {
         for (i, interval) in self.levels.iter().enumerate() {
             let Some(last) = self.last.get_mut(i) else { continue };
             if now.saturating_sub(*last) < *interval {
@@ -81,7 +80,7 @@ impl Merger {
             if run.len() < 2 {
                 if files.len() > run.len() {
                     run.iter().for_each(|(_, p)| drop(std::fs::remove_file(p)));
-                    return self.due(spool);
+                    return self.due(spool, now);
                 }
                 *last = now;
                 continue;

@@ -31,6 +31,8 @@ mod lend;
 mod link;
 mod merge;
 pub mod runtime;
+#[cfg(test)]
+mod steady;
 mod upload;
 
 pub use lease::{Lease, LeaseState, Me};

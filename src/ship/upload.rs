@@ -80,7 +80,7 @@ enum Did {
 /// Ships until [`Link::stop`], then gives the lease back.
 pub async fn run(plan: Plan) {
     let mut s = Shipper {
-        merger: Merger::new(plan.levels.clone()),
+        merger: Merger::new(plan.levels.clone(), clock::uptime()),
         manifest: None,
         lease: None,
         checked_conditions: false,
@@ -162,7 +162,7 @@ impl Shipper {
             self.upload(q, Level::SNAPSHOT).await?;
             return Ok(Did::Work);
         }
-        if let Some(job) = self.merger.due(&self.plan.spool) {
+        if let Some(job) = self.merger.due(&self.plan.spool, clock::uptime()) {
             let spool = self.plan.spool.clone();
             let merged = blocking(move || job.merge(&spool)).await?;
             self.keep_lease().await?;
@@ -371,7 +371,7 @@ impl Shipper {
 
     fn quiet_time(&self) -> Duration {
         let lease = self.lease.as_ref().map_or(Duration::from_secs(3600), Lease::due_in);
-        lease.min(self.merger.due_in()).max(Duration::from_millis(20))
+        lease.min(self.merger.due_in(clock::uptime())).max(Duration::from_millis(20))
     }
 
     /// Waits for work, or for the time; new work does not cut a wait after a failure short.

@@ -32,7 +32,13 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
         ReplicaUrl::parse(url)?;
         layer = layer.with_replica(url);
     }
-    let resolved = engine().resolve(&path, Some(&layer))?;
+    let mut resolved = engine().resolve(&path, Some(&layer))?;
+    if resolved.settings.replica.is_none()
+        && let Some(w) = engine().find(&path)
+    {
+        // Named nowhere, and watched already: that replica is meant, not the embedded default.
+        resolved = engine().resolve(&path, Some(&layer.with_replica(w.replica())))?;
+    }
     conn.hook("main")?;
     let locking = conn.query_value("PRAGMA main.locking_mode")?;
     if locking.as_text().is_some_and(|m| m.eq_ignore_ascii_case("exclusive")) {

@@ -9,6 +9,8 @@ import time
 import unittest
 import urllib.request
 
+import pytest
+
 import door
 
 
@@ -44,6 +46,35 @@ replica = "s3://my-bucket/backups/production/app?endpoint=http://127.0.0.1:1&reg
             self.assertRegex(text, re.compile(wanted, re.M))
         self.assertNotIn("very/private", text)
         self.assertRegex(text, re.compile("unreachable|not reached|could not be reached", re.I))
+
+    def test_the_report_is_the_promised_one(self):
+        """The lines of the contract, in its order; others may stand between them."""
+        door.toml(self, f'''
+validation_interval = "1h"
+[[webhooks]]
+url = "https://hooks.example.com/walrust"
+[[databases]]
+path = "{self.path('app.db')}"
+replica = "s3://my-bucket/backups/production/app?endpoint=https://fly.storage.tigris.dev&region=auto"
+''')
+        q = self.peer(env={"https_proxy": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+        q.open(self.path("app.db"))
+        q.rows("CREATE TABLE IF NOT EXISTS t(v)")
+        lines = self.explain(q).splitlines()
+        at = 0
+        for wanted in (
+            r"Walrust Configuration Preview", r"={29}", r"Databases:", rf"- {re.escape(self.path('app.db'))} \([\d.]+ (bytes|[KMG]B)\)",
+            r"S3 Destination:", r"Bucket: my-bucket", r"Endpoint: https://fly\.storage\.tigris\.dev", r"Prefix: backups/production/app",
+            r"Snapshot Schedule:", r"Interval: 3600s \(1 hour\)", r"Estimated: 24 snapshots/day",
+            r"Retention Policy \(GFS\):", r"Hourly: 24 snapshots \(last 24 hours\)", r"Daily: 7 snapshots \(last week\)",
+            r"Weekly: 12 snapshots \(last 12 weeks\)", r"Monthly: 12 snapshots \(beyond 12 weeks\)",
+            r"Estimated Storage:", r"Active: [\d.]+ (bytes|[KMG]B) \(current snapshots\)", r"Archive: [\d.]+ (bytes|[KMG]B) \(retained history\)",
+            r"Monthly cost: ~\$[\d.]+ @ \$[\d.]+/GB \(Tigris pricing.*\)", r"Validation:", r"Interval: 3600s \(1 hour\)",
+            r"On failure: Send webhook to https://hooks\.example\.com.*",
+        ):
+            found = next((i for i in range(at, len(lines)) if re.fullmatch(wanted, lines[i])), None)
+            self.assertIsNotNone(found, f"{wanted} after line {at} of\n" + "\n".join(lines))
+            at = found + 1
 
     def test_the_size_is_the_real_one(self):
         p, db, url = self.watched()
@@ -298,15 +329,38 @@ result = n
         self.assertRegex(q.sql("SELECT walrust_compact(?, ?)", url, force), r"Removed \d+ files")
         self.assertIn("Exit code: 0", q.sql("SELECT walrust_verify(?, 'deep')", url))
 
-    def test_restore_after_merging_reads_few_files(self):
-        p, db, url = self.watched(interval="0s", levels=["200ms", "1s", "3s"])
-        for i in range(1500):
-            p.sql("INSERT INTO t(v) VALUES(?)", i)
-        p.sync(60)
-        self.eventually(lambda: {1, 2} & {f[0] for f in door.ltx_files(url)}, what="merged files")
-        self.eventually(lambda: max((f[2] for f in door.ltx_files(url) if 0 < f[0] < 9), default=0) >= p.status()["txid"] - 5,
-                        what="the levels catch up")
-        self.assertSameBytes(db, self.restore(url)[0])
+    @pytest.mark.campaign
+    @pytest.mark.timeout(1200)
+    def test_restore_after_merging_reads_few_objects(self):
+        """Thousands of small commits, each an upload of its own; what a restore asks the store for is counted on its way."""
+        commits = min(5000, door.rounds(1000))
+        s3 = door.S3(self)
+        p = self.peer(env=s3.env()).open(self.path("app.db"))
+        p.watch(s3.url(), interval="0s", levels=["1s", "5s", "25s"], snapshot_interval="0")
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.code("""
+for i in range(args['n']):
+    conns['main'].execute('INSERT INTO t(v) VALUES(?)', (f'commit {i}',))
+    conns['main'].execute('SELECT walrust_sync(60)').fetchall()
+""", n=commits)
+        last = p.sync(60)
+        self.assertGreaterEqual(last, commits)
+
+        def merged():
+            names = [k.split("/")[-2:] for k in s3.keys("app/000")]
+            return any(level != "0000" and int(name[17:33], 16) >= last - 1 for level, name in names)
+
+        self.eventually(merged, timeout=60, every=0.5, what="the last commits are merged")
+        proxy = door.FaultProxy(self, s3.port)
+        out, at = self.restore(s3.url(endpoint=proxy.endpoint), env=s3.env())
+        self.assertEqual(at, last)
+        self.assertSameBytes(self.path("app.db"), out)
+        got = [path.split("?")[0] for method, path, _ in proxy.seen if method == "GET" and "list-type" not in path]
+        files, segments = [k for k in got if k.endswith(".ltx")], [k for k in got if "/manifest-" in k]
+        self.assertEqual(len(files) + len(segments), len(got))
+        print(f"\n{commits} commits, {len(s3.keys('app/000'))} files in the replica: a restore reads {len(got)} objects ({len(files)} LTX files, "
+              f"{len(segments)} segments of the manifest) after {sum('list-type' in path for _, path, _ in proxy.seen)} listings", flush=True)
+        self.assertLessEqual(len(got), 50)
 
 
 class Metrics(door.DoorTest):
@@ -330,6 +384,32 @@ class Metrics(door.DoorTest):
         self.assertTrue(any(n.startswith("walrust_upload") and n.endswith("_bucket") for n in values), sorted(values))
         types = re.findall(r"(?m)^# TYPE (\S+) (\S+)$", text)
         self.assertEqual(len(types), len({n for n, _ in types}), "a name declared twice")
+
+    def test_the_dashboard_and_the_document_name_series_that_exist(self):
+        p, db, url = self.watched()
+        p.sync()
+        text = p.sql("SELECT walrust_metrics()")
+        series = set(re.findall(r"(?m)^(walrust_\w+)[{ ]", text))
+        known = series | {re.sub("_(bucket|sum|count)$", "", n) for n in series}
+        with open(os.path.join(door.ROOT, "docs", "grafana-dashboard.json")) as f:
+            board = json.load(f)
+        shown = set()
+        for panel in board["panels"]:
+            for target in panel["targets"]:
+                names = re.findall(r"walrust_\w+", target["expr"])
+                self.assertTrue(names, panel["title"])
+                self.assertLessEqual(set(names), series, panel["title"])
+                shown.update(re.sub("_(bucket|sum|count)$", "", n) for n in names)
+        for variable in board["templating"]["list"]:
+            if variable["type"] == "query":
+                self.assertLessEqual(set(re.findall(r"walrust_\w+", variable["query"]["query"])), series)
+        with open(os.path.join(door.ROOT, "docs", "metrics.md")) as f:
+            documented = set(re.findall(r"walrust_\w+", f.read())) - {"walrust_metrics", "walrust_status"}
+        self.assertLessEqual(documented, known)
+        bare = {n for n in known if not re.search("_(bucket|sum|count)$", n)}
+        self.assertEqual(bare - documented, set(), "in no document")
+        self.assertEqual(bare - shown - {"walrust_uptime_seconds", "walrust_start_timestamp_seconds", "walrust_build_info"}, set(),
+                         "in no panel")
 
     def test_endpoint(self):
         port = door.free_port()

@@ -220,6 +220,29 @@ class Damage(VerifyTest):
         self.assertIn("⚠️", text)
         self.assertRegex(text, "Recommendation: ")
 
+    def test_the_report_of_damage_is_the_promised_one(self):
+        """Line by line, as in the contract."""
+        url = self.copy()
+        files = door.ltx_files(url, 0)
+        self.flip(files[10][3], -3)
+        text, code = self.verify(url)
+        name, txid = os.path.basename(files[10][3]), files[10][1]
+        lines = text.splitlines()
+        snapshot = [f for f in door.ltx_files(url) if f[1] == 1][-1]
+        increments = [f for f in door.ltx_files(url) if f[1] > 1]
+        self.assertEqual(lines[0], f"Verifying backup: {os.path.basename(url)} in file://{url}")
+        self.assertEqual(lines[1], "=" * 48)
+        self.assertEqual(lines[2], f"Snapshot: ✅ Found TXID 1-{snapshot[2]} ({os.path.getsize(snapshot[3])} bytes)")
+        self.assertEqual(lines[3], f"Incremental files: {len(increments)} files")
+        for line, (_, low, high, path) in zip(lines[4:], increments):
+            kb = -(-os.path.getsize(path) // 1024)
+            good = f"✅ {os.path.basename(path)} ({high - low + 1} TXID{'s' * (high > low)}, {kb}KB)"
+            self.assertEqual(line, f"⚠️ {name} (checksum mismatch!)" if os.path.basename(path) == name else good)
+        self.assertEqual(lines[4 + len(increments):], [
+            "Issues found: 1", f"- Checksum mismatch in {name}", f"Continuity: ⚠️ Gap detected: TXID {txid} corrupt",
+            "Recommendation: Re-snapshot database to repair backup chain", "Exit code: 1 (issues found)"])
+        self.assertEqual(code, 1)
+
     def test_flipped_snapshot_body(self):
         url = self.copy()
         path = [f for f in door.ltx_files(url) if f[1] == 1][-1][3]
@@ -299,58 +322,150 @@ class Damage(VerifyTest):
             self.verify(url, mode)
         self.assertEqual(door.tree(url), before)
 
+    def test_manifest_stale(self):
+        """An older manifest put back: what was uploaded since is not in it."""
+        url, db = self.path("young"), self.path("young.db")
+        p, _, _ = self.watched(db, url, interval="0s")
+        p.sync()
+        old = os.path.join(self.dir, "old")
+        shutil.copytree(os.path.join(url, "walrust"), old)
+        for i in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sync()
+        p.end()
+        self.assertEqual(self.verify(url)[1], 0)
+        for name in os.listdir(old):
+            if name.startswith("manifest"):
+                shutil.copy(os.path.join(old, name), os.path.join(url, "walrust", name))
+        text = self.assertFound(url)
+        self.assertIn("Stale manifest", text)
+
+    def test_manifest_damaged(self):
+        url = self.copy()
+        name = next(n for n in os.listdir(os.path.join(url, "walrust")) if n.startswith("manifest"))
+        self.flip(os.path.join(url, "walrust", name), 300)
+        self.assertIn("Damaged manifest", self.assertFound(url))
+
+
+class Campaign(VerifyTest):
+    """What chance does to a replica of more than 200 files, and 500 looks at one that lives (`make damage`)."""
+
+    KINDS = ("bit", "byte", "truncate", "delete", "swap", "duplicate")
+
+    def corrupt(self, url):
+        """One random corruption. Gives (kind, file, whether it is within a page's bytes)."""
+        files = [f[3] for f in door.ltx_files(url)]
+        path, kind = self.random.choice(files), self.random.choice(self.KINDS)
+        with open(path, "rb") as f:
+            data = f.read()
+        body = False
+
+        def write(to, what):
+            os.unlink(to)  # the copy's files are links to the replica's
+            with open(to, "wb") as f:
+                f.write(what)
+
+        if kind in ("bit", "byte"):
+            at = self.random.randrange(len(data))
+            # Header, pages, six zero bytes, page index, its length, two checksums.
+            body = 100 <= at < len(data) - 24 - int.from_bytes(data[-24:-16], "big") - 6
+            by = 1 << self.random.randrange(8) if kind == "bit" else self.random.randrange(1, 256)
+            write(path, data[:at] + bytes([data[at] ^ by]) + data[at + 1:])
+        elif kind == "truncate":
+            write(path, data[:self.random.randrange(len(data))])
+        elif kind == "delete":
+            os.unlink(path)
+        elif kind == "swap":
+            other = self.random.choice([f for f in files if f != path])
+            os.rename(path, path + ".x")
+            os.rename(other, path)
+            os.rename(path + ".x", other)
+        elif self.random.random() < 0.5:
+            # Another file's content under this name.
+            with open(self.random.choice([f for f in files if f != path]), "rb") as f:
+                write(path, f.read())
+        else:
+            # This file once more, under a name that is free.
+            newest = max(f[2] for f in door.ltx_files(url))
+            low = newest + self.random.randrange(1, 3)
+            write_to = os.path.join(os.path.dirname(path), f"{low:016x}-{low + self.random.randrange(2):016x}.ltx")
+            shutil.copy(path, write_to)
+        return kind, path, body
+
     @pytest.mark.campaign
+    @pytest.mark.timeout(3600)
     def test_random_corruptions(self):
-        """Single random corruptions of a replica: deep finds all, quick all that touch anything but page bodies."""
-        counts = {"deep": 0, "quick": 0, "body": 0}
+        """Single random corruptions: deep finds all, quick all that touch anything but page bodies."""
+        p, url = self.replica(210, levels=["300ms", "1s", "3s"], snapshot_interval="1500ms", pitr_window="1h")
+        p.end()
+        files = door.ltx_files(url)
+        self.assertGreaterEqual(len(files), 200)
         judge = self.peer().open(":memory:")
-        total = door.rounds(30)
+        for mode in ("quick", "deep"):
+            self.assertIn("Exit code: 0", judge.sql("SELECT walrust_verify(?, ?)", url, mode))
+        total, kinds = max(30, door.rounds(10)), dict.fromkeys(self.KINDS, 0)
+        deep = quick = bodies = seen_bodies = 0
+        missed = []
         for turn in range(total):
-            url = self.copy()
-            files = door.ltx_files(url)
-            path = self.random.choice(files)[3]
-            with open(path, "rb") as f:
-                data = f.read()
-            kind = self.random.choice(("bit", "byte", "truncate", "delete", "swap", "duplicate"))
-            body = False
-            if kind in ("bit", "byte"):
-                at = self.random.randrange(len(data))
-                index_at = len(data) - 24 - int.from_bytes(data[-24:-16], "big")
-                body = 100 <= at < index_at
-                with open(path, "r+b") as f:
-                    f.seek(at)
-                    f.write(bytes([data[at] ^ (1 << self.random.randrange(8) if kind == "bit" else self.random.randrange(1, 256))]))
-            elif kind == "truncate":
-                with open(path, "r+b") as f:
-                    f.truncate(self.random.randrange(len(data)))
-            elif kind == "delete":
-                os.unlink(path)
-            else:
-                other = self.random.choice([f[3] for f in files if f[3] != path])
-                with open(other, "rb") as f:
-                    theirs = f.read()
-                if kind == "swap":
-                    with open(path, "wb") as f:
-                        f.write(theirs)
-                    with open(other, "wb") as f:
-                        f.write(data)
-                else:
-                    with open(path, "wb") as f:
-                        f.write(theirs)
-            said = judge.sql("SELECT walrust_verify(?, 'deep')", url)
-            self.assertNotIn("Exit code: 0", said, f"deep missed {kind} in {path}\n{said}")
-            counts["deep"] += 1
-            if body:
-                counts["body"] += 1
-            else:
-                said = judge.sql("SELECT walrust_verify(?, 'quick')", url)
-                self.assertNotIn("Exit code: 0", said, f"quick missed {kind} in {path}\n{said}")
-                counts["quick"] += 1
-            shutil.rmtree(url)
-        for _ in range(door.rounds(10)):
-            self.assertIn("Exit code: 0", judge.sql("SELECT walrust_verify(?, 'quick')", self.url))
-        print(f"\n{total} random corruptions: deep found {counts['deep']}, quick found {counts['quick']} of {counts['quick']} "
-              f"outside page bodies ({counts['body']} in bodies)", flush=True)
+            copy = self.path(f"copy{turn}")
+            shutil.copytree(url, copy, copy_function=os.link)
+            kind, path, body = self.corrupt(copy)
+            kinds[kind] += 1
+            bodies += body
+            found = {m: "Exit code: 0" not in judge.sql("SELECT walrust_verify(?, ?)", copy, m) for m in ("quick", "deep")}
+            deep += found["deep"]
+            quick += found["quick"] and not body
+            seen_bodies += found["quick"] and body
+            if not found["deep"] or not (found["quick"] or body):
+                missed.append((turn, kind, os.path.relpath(path, copy), found))
+            shutil.rmtree(copy)
+        print(f"\n{total} random corruptions of a replica of {len(files)} files ({', '.join(f'{n} {k}' for k, n in kinds.items())}; "
+              f"WALRUST_SEED={door.SEED}): deep found {deep} of {total}, quick {quick} of the {total - bodies} that touch anything but "
+              f"page bodies ({seen_bodies} of the {bodies} that do not)", flush=True)
+        self.assertEqual(missed, [])
+        self.assertEqual((deep, quick), (total, total - bodies))
+
+    @pytest.mark.campaign
+    @pytest.mark.timeout(3600)
+    def test_a_live_replica_is_not_accused(self):
+        """Verifies while one process commits, uploads, merges, snapshots, and retention removes files."""
+        p, url = self.replica(5, levels=["200ms", "600ms", "2s"], snapshot_interval="500ms", pitr_window="3s",
+                              retention={"hourly": 1, "daily": 1, "weekly": 1, "monthly": 1})
+        p.code("""
+import random
+def write():
+    c = connect(args['db'])
+    r = random.Random(7)
+    while not stop.is_set():
+        c.execute('INSERT INTO t(v) VALUES(randomblob(?))', (r.randrange(3000),))
+        if r.random() < 0.3:
+            c.execute('DELETE FROM t WHERE id IN (SELECT id FROM t ORDER BY random() LIMIT 2)')
+        time.sleep(0.004)
+stop = threading.Event()
+writer = threading.Thread(target=write)
+writer.start()
+conns['writer'] = (stop, writer)
+""", db=self.db)
+        judge, total = self.peer().open(":memory:"), max(30, door.rounds(10))
+        accused, counts, gone, seen = [], {"quick": 0, "deep": 0}, set(), set()
+        for turn in range(total):
+            mode = "deep" if turn % 5 == 4 else "quick"
+            now = {f[3] for f in door.ltx_files(url)}
+            gone |= seen - now
+            seen |= now
+            text = judge.sql("SELECT walrust_verify(?, ?)", url, mode)
+            counts[mode] += 1
+            if "Exit code: 0" not in text:
+                accused.append(text)
+            time.sleep(0.05)
+        p.code("stop, writer = conns.pop('writer')\nstop.set()\nwriter.join()")
+        merges = sum(int(n) for n in re.findall(r"^walrust_merges_total\S* (\d+)", p.sql("SELECT walrust_metrics()"), re.M))
+        txid = p.sync()
+        print(f"\n{total} verifies ({counts['quick']} quick, {counts['deep']} deep) of a replica that was written meanwhile: {len(accused)} "
+              f"reported an issue. Meanwhile: {txid} uploads, {merges} merges, {len(gone)} files seen removed by retention", flush=True)
+        self.assertEqual(accused, [])
+        self.assertGreater(merges, 0)
+        self.assertTrue(gone)
 
 
 if __name__ == "__main__":

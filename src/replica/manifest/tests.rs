@@ -81,6 +81,42 @@ fn appending_goes_on_where_another_writer_stopped() {
 }
 
 #[test]
+fn a_long_history_needs_few_segments() {
+    let store = Store::in_memory();
+    let mut w = block(ManifestWriter::load(&store)).unwrap();
+    let mut most = 0;
+    for n in (1..=10_000).step_by(50) {
+        block(w.append(&store, &(n..n + 50).map(entry).collect::<Vec<_>>())).unwrap();
+        most = most.max(block(segment_numbers(&store)).unwrap().len());
+    }
+    assert!(most <= 18, "{most}");
+    assert_eq!(seen(&store), (1..=10_000).collect::<Vec<_>>());
+    // Another writer's change to what is being packed is not undone.
+    let mut other = block(ManifestWriter::load(&store)).unwrap();
+    assert_eq!(block(other.remove(&store, &ids(9_000..=9_500))).unwrap(), 501);
+    block(w.append(&store, &(10_001..=12_000).map(entry).collect::<Vec<_>>())).unwrap();
+    assert_eq!(seen(&store), (1..9_000).chain(9_501..=12_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn packing_that_was_cut_short_names_nothing_wrongly() {
+    // Packed into the last, the earlier not yet dropped: what every reader sees is the same, and the next packing cleans up.
+    let store = Store::in_memory();
+    let mut w = block(ManifestWriter::load(&store)).unwrap();
+    block(w.append(&store, &(1..=1024).map(entry).collect::<Vec<_>>())).unwrap();
+    assert_eq!(block(segment_numbers(&store)).unwrap().len(), 8);
+    let all = encode_segment(8, &(1..=1024).map(entry).collect::<Vec<_>>());
+    block(store.put_over(&layout::manifest_key(8), all)).unwrap();
+    assert_eq!(seen(&store), (1..=1024).collect::<Vec<_>>());
+    let mut w = block(ManifestWriter::load(&store)).unwrap();
+    block(w.append(&store, &(1025..=3000).map(entry).collect::<Vec<_>>())).unwrap();
+    assert_eq!(seen(&store), (1..=3000).collect::<Vec<_>>());
+    block(w.remove(&store, &ids(1..=1))).unwrap();
+    assert_eq!(seen(&store), (2..=3000).collect::<Vec<_>>());
+    assert!(block(segment_numbers(&store)).unwrap().len() <= 12);
+}
+
+#[test]
 fn removing_packs_and_the_writer_goes_on() {
     let store = Store::in_memory();
     let mut w = block(ManifestWriter::load(&store)).unwrap();
@@ -139,7 +175,7 @@ proptest! {
         let wanted: BTreeSet<FileId> = on_disk.values().flatten().filter(|e| kept(e)).map(|e| e.id).collect();
         for step in pack(segments, newest) {
             match step {
-                Step::Put(k, v) => { prop_assert!(v.len() <= SEGMENT_FILES); on_disk.insert(k, v); }
+                Step::Put(k, v) => { prop_assert!(v.len() <= PACKED_FILES); on_disk.insert(k, v); }
                 Step::Drop(k) => { prop_assert_ne!(k, newest); on_disk.remove(&k); }
             }
             let named: BTreeSet<FileId> = on_disk.values().flatten().map(|e| e.id).collect();

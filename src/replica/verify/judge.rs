@@ -20,6 +20,8 @@ pub struct Facts {
     pub manifest: Manifest,
     /// Files it names that are gone.
     pub lost: BTreeSet<FileId>,
+    /// Attested files that it did not name at this look, nor at the look before.
+    pub unnamed: BTreeSet<FileId>,
     /// What `deep` found out about the content of files.
     pub content: BTreeMap<FileId, (Rule, String)>,
 }
@@ -43,6 +45,12 @@ impl Facts {
             })
             .collect()
     }
+}
+
+/// The files that attest their place and that the manifest does not name.
+pub fn unnamed(facts: &Facts) -> BTreeSet<FileId> {
+    let ours = facts.sound().filter(|(_, p)| p.header.attest.is_some()).map(|(f, _)| f.id());
+    ours.filter(|id| facts.manifest.get(*id).is_none()).collect()
 }
 
 /// All findings: one per file, then one per rule.
@@ -267,11 +275,7 @@ fn snapshot(facts: &Facts, bad: &BTreeSet<FileId>) -> Finding {
     let full: Vec<FileInfo> = facts.usable(bad).into_iter().filter(|f| f.min == TxId(1)).collect();
     match full.iter().max_by_key(|f| (f.max, f.level)) {
         Some(f) => {
-            let more = match full.len() {
-                1 => String::new(),
-                n => format!(", newest of {n}"),
-            };
-            let text = format!("Found TXID 1-{} ({} bytes{more})", f.max.0, f.bytes);
+            let text = format!("Found TXID 1-{} ({} bytes)", f.max.0, f.bytes);
             let found = rule(Rule::Snapshot, Severity::Ok, text);
             Finding { file: None, txids: Some((f.min, f.max)), bytes: Some(f.bytes), ..found }
         }
@@ -378,6 +382,7 @@ fn manifest(facts: &Facts) -> Finding {
         };
     }
     let ours = facts.sound().any(|(_, p)| p.header.attest.is_some());
+    let forgotten = forgotten(facts);
     match (m.is_absent(), ours) {
         (true, true) => Finding {
             issue: Some("Manifest lost: a missing newest file could not be noticed".into()),
@@ -388,9 +393,41 @@ fn manifest(facts: &Facts) -> Finding {
             )
         },
         (true, false) => rule(Rule::Manifest, Severity::Ok, "No manifest (not written by walrust)".into()),
+        (false, _) if !forgotten.is_empty() => {
+            let (n, first) = (forgotten.len(), forgotten.first().map(FileId::to_string).unwrap_or_default());
+            let text =
+                format!("It is stale or lost entries: {n} file(s) are not in it, the first is {first}");
+            Finding {
+                issue: Some(format!("Stale manifest: {n} file(s) are not in it")),
+                ..rule(Rule::Manifest, Severity::Warning, text)
+            }
+        }
         (false, _) => {
             let text = format!("{} files in {} segment(s)", m.entries().count(), m.segments);
             rule(Rule::Manifest, Severity::Ok, text)
         }
     }
+}
+
+/// The files that the manifest must once have named. Not so: the one file that is put before its entry is made; files older than
+/// all that the manifest names of their level, which retention was about to remove; snapshots between snapshots, for the same reason.
+fn forgotten(facts: &Facts) -> BTreeSet<FileId> {
+    let mut named: BTreeMap<Level, (TxId, TxId)> = BTreeMap::new();
+    for id in facts.manifest.entries().map(|e| e.id) {
+        let (oldest, newest) = named.entry(id.level).or_insert((id.max, id.max));
+        (*oldest, *newest) = ((*oldest).min(id.max), (*newest).max(id.max));
+    }
+    let within = |id: &FileId| {
+        named.get(&id.level).is_some_and(|(oldest, newest)| *oldest < id.max && id.max < *newest)
+    };
+    let beyond = |id: &FileId| match named.get(&id.level) {
+        Some((_, newest)) => *newest < id.max,
+        None => matches!(id.level, Level::L0 | Level::SNAPSHOT),
+    };
+    let mut forgotten: BTreeSet<FileId> = facts.unnamed.iter().copied().filter(|id| beyond(id)).collect();
+    if forgotten.len() < 2 {
+        forgotten.clear();
+    }
+    forgotten.extend(facts.unnamed.iter().filter(|id| id.level != Level::SNAPSHOT && within(id)));
+    forgotten
 }

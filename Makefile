@@ -111,6 +111,10 @@ crash: $(VENV)/.ready crash-lib loadable quick-cli ## The crash, kill and corrup
 damage: $(VENV)/.ready loadable ## 500 random corruptions of a replica, 500 verifies of a live one: what walrust_verify finds
 	WALRUST_ROUNDS=50 $(PY) -m pytest -q -s -p no:cacheprovider tests/door/test_verify.py -k Campaign
 
+.PHONY: week
+week: ## A week of commits in simulated time: how large the replica gets, and that all of its window restores
+	$(CARGO) test --features cli --lib --target-dir $(TARGET) a_week_of_commits -- --nocapture
+
 .PHONY: fuzz
 fuzz: ## Fuzz every reader: FUZZ_RUNS executions each, or FUZZ_SECONDS if that is less (FUZZ=pattern picks; needs a nightly toolchain)
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --quiet cargo-fuzz

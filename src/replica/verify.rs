@@ -223,7 +223,7 @@ fn name_of(url: &str) -> String {
 
 /// I-VER-2: looks until what is wrong stays wrong.
 async fn settled(store: &Store, pause: Duration) -> Result<(Facts, Vec<Finding>)> {
-    let mut before: Option<BTreeSet<(Rule, Option<FileId>)>> = None;
+    let mut before: Option<BTreeSet<(Rule, Option<FileId>, String)>> = None;
     let mut unnamed: Option<BTreeSet<FileId>> = None;
     let mut known = BTreeMap::new();
     for round in 1.. {
@@ -233,13 +233,18 @@ async fn settled(store: &Store, pause: Duration) -> Result<(Facts, Vec<Finding>)
         facts.unnamed = unnamed.map_or_else(|| now.clone(), |u| u.intersection(&now).copied().collect());
         unnamed = Some(now);
         let findings = judge(&facts);
-        let wrong: BTreeSet<_> =
-            findings.iter().filter(|f| f.severity != Severity::Ok).map(|f| (f.check, f.file)).collect();
+        // Two gaps in two places are not one that stays.
+        let place = |f: &Finding| if f.check == Rule::Continuity { f.message.clone() } else { String::new() };
+        let wrong: BTreeSet<_> = findings
+            .iter()
+            .filter(|f| f.severity != Severity::Ok)
+            .map(|f| (f.check, f.file, place(f)))
+            .collect();
         if wrong.is_empty() || before.as_ref() == Some(&wrong) || round >= ROUNDS {
             return Ok((facts, findings));
         }
         // What was wrong is read afresh; what was sound is not.
-        for id in wrong.iter().filter_map(|(_, file)| *file) {
+        for id in wrong.iter().filter_map(|(_, file, _)| *file) {
             known.remove(&id);
         }
         before = Some(wrong);

@@ -90,10 +90,13 @@ impl Shm {
             if region.is_null() {
                 return None;
             }
+            let mut bytes = vec![0; count * 4];
             // SAFETY: a mapped region is 32768 bytes (caller), of which the first half are page numbers: `offset +
-            // count` is 4096 at most. u32 atomics are valid for memory that others write concurrently.
-            let words = unsafe { std::slice::from_raw_parts(region.cast::<AtomicU32>().add(offset), count) };
-            out.extend(words.iter().map(|w| w.load(Ordering::Relaxed)));
+            // count` is 4096 at most.
+            if !unsafe { try_copy(region.cast::<u32>().add(offset).cast(), bytes.len(), &mut bytes) } {
+                return None;
+            }
+            out.extend(bytes.as_chunks::<4>().0.iter().map(|w| u32::from_ne_bytes(*w)));
             at += count;
         }
         Some(out)
@@ -106,42 +109,57 @@ impl Shm {
 /// `region` points to at least 136 mapped bytes, aligned to 4.
 pub(super) unsafe fn copy_header(region: *const c_void) -> [u8; WAL_INDEX_HEADER] {
     let mut out = [0u8; WAL_INDEX_HEADER];
-    // SAFETY: 34 words inside the region; u32 atomics are valid for memory that others write concurrently.
-    let words = unsafe { std::slice::from_raw_parts(region.cast::<AtomicU32>(), WAL_INDEX_HEADER / 4) };
+    // SAFETY: caller.
+    unsafe { copy_words(region, &mut out) };
+    out
+}
+
+/// Fills `out`, a multiple of 4 long, with the words at `from`.
+///
+/// # Safety
+/// As many bytes are mapped there, aligned to 4.
+unsafe fn copy_words(from: *const c_void, out: &mut [u8]) {
+    // SAFETY: caller; u32 atomics are valid for memory that others write concurrently.
+    let words = unsafe { std::slice::from_raw_parts(from.cast::<AtomicU32>(), out.len() / 4) };
     for (word, to) in words.iter().zip(out.chunks_exact_mut(4)) {
         // Acquire keeps the loads in order, as SQLite's barrier does.
         to.copy_from_slice(&word.load(Ordering::Acquire).to_ne_bytes());
     }
-    out
 }
 
 /// [`copy_header`] for a thread on which SQLite is not just using the wal-index: `None` where the mapping leads nowhere.
-/// Somebody may empty the file while an idle connection has it mapped (a program that copies a whole set of files back, an
-/// older SQLite that finds a database made anew beside an old `-shm`), and reading it is a SIGBUS then, which ends the host.
-/// So the kernel is asked to read, and says no instead.
 ///
 /// # Safety
 /// As [`copy_header`], but the file below the mapping may end anywhere.
 pub(super) unsafe fn try_header(region: *const c_void) -> Option<[u8; WAL_INDEX_HEADER]> {
+    let mut out = [0u8; WAL_INDEX_HEADER];
+    // SAFETY: caller.
+    unsafe { try_copy(region, HEADER_COPY, &mut out) }.then_some(out)
+}
+
+/// Fills `out`, a multiple of 4 long, with what is at `from`, the first `first` bytes before the others; `false` where the
+/// mapping leads nowhere. Somebody may empty the file while an idle connection has it mapped (a program that copies a
+/// whole set of files back, an older SQLite that finds a database made anew beside an old `-shm`), and reading it is a
+/// SIGBUS then, which ends the host. So the kernel is asked to read, and says no instead.
+///
+/// # Safety
+/// As [`copy_words`], but the file below the mapping may end anywhere.
+unsafe fn try_copy(from: *const c_void, first: usize, out: &mut [u8]) -> bool {
     #[cfg(target_os = "linux")]
-    {
-        let mut out = [0u8; WAL_INDEX_HEADER];
-        // SAFETY: `out` is as long as said, and `region` is only looked at by the kernel.
-        match unsafe { kernel::read_own(region, &mut out) } {
-            Ok(()) => return Some(out),
-            Err(kernel::Refused::Unmapped) => return None,
-            // Not in this sandbox: then as SQLite reads it.
-            Err(kernel::Refused::NotAllowed) => {}
-        }
+    match kernel::read_own(from, first, out) {
+        Ok(()) => return true,
+        Err(kernel::Refused::Unmapped) => return false,
+        // Not in this sandbox: then as SQLite reads it.
+        Err(kernel::Refused::NotAllowed) => {}
     }
     // SAFETY: caller, and the file is taken to be whole.
-    Some(unsafe { copy_header(region) })
+    unsafe { copy_words(from, out) };
+    true
 }
 
 /// Reading our own memory through the kernel.
 #[cfg(target_os = "linux")]
 mod kernel {
-    use super::{HEADER_COPY, WAL_INDEX_HEADER};
     use std::ffi::{c_int, c_ulong, c_void};
 
     #[repr(C)]
@@ -168,27 +186,21 @@ mod kernel {
         NotAllowed,
     }
 
-    /// # Safety
-    /// None of its own: a `region` that leads nowhere is an error.
-    pub(super) unsafe fn read_own(
-        region: *const c_void,
-        out: &mut [u8; WAL_INDEX_HEADER],
-    ) -> Result<(), Refused> {
+    /// Fills `out` with what is at `from`, in two steps. An address that leads nowhere is an error.
+    pub(super) fn read_own(from: *const c_void, first: usize, out: &mut [u8]) -> Result<(), Refused> {
         const EFAULT: i32 = 14;
         let pid = c_int::try_from(std::process::id()).unwrap_or(0);
-        let local = IoVec { base: out.as_mut_ptr().cast(), len: WAL_INDEX_HEADER };
-        // The first copy before the second, as SQLite reads them.
+        let first = first.min(out.len());
+        let local = IoVec { base: out.as_mut_ptr().cast(), len: out.len() };
         let remote = [
-            IoVec { base: region.cast_mut(), len: HEADER_COPY },
-            IoVec {
-                base: region.cast::<u8>().wrapping_add(HEADER_COPY).cast_mut().cast(),
-                len: WAL_INDEX_HEADER - HEADER_COPY,
-            },
+            IoVec { base: from.cast_mut(), len: first },
+            IoVec { base: from.cast::<u8>().wrapping_add(first).cast_mut().cast(), len: out.len() - first },
         ];
-        // SAFETY: one local and two remote ranges, as long as they say; the local one is `out`.
+        // SAFETY: one local and two remote ranges, as long as they say; the local one is `out`, the others are looked
+        // at by the kernel alone.
         let read = unsafe { process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), 2, 0) };
         match usize::try_from(read) {
-            Ok(WAL_INDEX_HEADER) => Ok(()),
+            Ok(n) if n == out.len() => Ok(()),
             Ok(_) => Err(Refused::Unmapped),
             Err(_) if std::io::Error::last_os_error().raw_os_error() == Some(EFAULT) => {
                 Err(Refused::Unmapped)
@@ -207,7 +219,7 @@ impl ShmPeek {
     /// whose file was cut under it.
     pub fn header(&self) -> Option<[u8; WAL_INDEX_HEADER]> {
         let held = registry::lock();
-        let region = self.0.region0.load(Ordering::Acquire);
+        let region = self.0.region(0);
         // SAFETY: the registry's mutex is held, and `forget` takes it before the mapping goes.
         let header = if region.is_null() { None } else { unsafe { try_header(region) } };
         drop(held);

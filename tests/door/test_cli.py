@@ -57,6 +57,23 @@ class Cli(door.DoorTest):
         self.assertIn(done.returncode, (1, 2))
         json.loads(done.stdout)
 
+    def test_json_on_each(self):
+        """Every command that ends by itself answers one JSON document; rows are arrays of objects, a report is an object."""
+        self.p.end()
+        for args, kind, key in (
+            (("verify", self.url), dict, "findings"), (("explain", self.db), dict, "report"), (("list", self.url), list, "name"),
+            (("files", self.url), list, "key"), (("compact", self.url), dict, "report"), (("compact", self.url, "--force"), dict, "report"),
+            (("restore", self.url, self.path("j.db")), dict, "txid"), (("snapshot", self.db, self.url), dict, "txid"),
+            (("sync", self.db, self.url), dict, "txid"), (("status", self.db), list, "replicated_txid"), (("config", self.db), list, "source"),
+        ):
+            with self.subTest(args=args):
+                answer = self.json(*args)
+                self.assertIsInstance(answer, kind)
+                self.assertIn(key, answer[0] if kind is list else answer)
+        for table, columns in (("status", door.STATUS_COLUMNS), ("files", door.FILES_COLUMNS), ("list", door.LIST_COLUMNS)):
+            row = self.json(table, self.db if table == "status" else self.url)[0]
+            self.assertEqual(list(row), columns, table)
+
     def test_list_and_files(self):
         self.assertIn(f"{self.txid:016x}", self.ok("files", self.url))
         rows = self.json("files", self.url)

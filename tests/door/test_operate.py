@@ -171,6 +171,22 @@ class Inventory(door.DoorTest):
         self.assertIn((9, 1, txid), [f[:3] for f in door.ltx_files(url)])
         self.assertSameBytes(db, self.restore(url, point=txid)[0])
 
+    def test_the_state_while_a_snapshot_is_made(self):
+        p, db, url = self.watched()
+        p.many("INSERT INTO t(v) VALUES(?)", [(os.urandom(1 << 20),) for _ in range(40)])
+        p.sync(60)
+        states = p.code("""
+other = connect(args['db'])
+states = set()
+maker = threading.Thread(target=lambda: other.execute('SELECT walrust_snapshot()').fetchall())
+maker.start()
+while maker.is_alive():
+    states.add(conns['main'].execute('SELECT state FROM walrust_status').fetchone()[0])
+result = sorted(states)
+""", db=db)
+        self.assertIn("snapshotting", states)
+        self.assertEqual(set(states) - {"streaming", "catching up", "snapshotting"}, set())
+
     def test_snapshot_while_writers_go_on(self):
         p, db, url = self.watched(interval="0s")
         p.sql("INSERT INTO t(v) VALUES(randomblob(8000000))")

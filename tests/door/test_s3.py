@@ -281,6 +281,7 @@ replica = "{self.s3.url('app', self.proxy.endpoint)}"
         self.eventually(lambda: hook.events("auth_failure"), what="auth_failure")
         self.assertTrue(p.status()["last_error"])
         self.assertEqual(hook.events("auth_failure")[0]["severity"], "critical")
+        self.eventually(lambda: p.status()["state"] == "failed", what="the state")
         self.proxy.fault = None
         self.insert(p, 3)
         self.eventually(lambda: p.status()["state"] == "streaming", timeout=90, what="replication comes back")
@@ -321,6 +322,48 @@ replica = "{self.s3.url('app', self.proxy.endpoint)}"
                 return False
 
         self.eventually(restored, timeout=60, what="a whole history in the new bucket", every=0.5)
+
+
+class Credentials(S3Test):
+    """Where credentials and the endpoint come from, beside the two variables that the other tests use."""
+
+    def works(self, url, env):
+        p = self.peer(env=env).open(self.db)
+        p.watch(url, interval="0s")
+        p.sql("CREATE TABLE IF NOT EXISTS t(v)")
+        txid = p.sync()
+        shown = str(p.rows("SELECT * FROM walrust_status")) + str(p.rows("SELECT * FROM walrust_config")) + p.sql("SELECT walrust_explain()")
+        for secret in door.SECRETS:
+            self.assertNotIn(secret, shown)
+        p.end()
+        self.assertEqual(self.restore(url, env=env)[1], txid)
+        self.assertTrue(self.s3.keys("app/0000/"))
+
+    def test_a_profile_of_the_shared_file(self):
+        os.mkdir(self.path(".aws"))
+        with open(self.path(".aws", "credentials"), "w") as f:
+            f.write(f"[default]\naws_access_key_id = AKIAWRONG\naws_secret_access_key = wrong\n\n[app]\n"
+                    f"aws_access_key_id = {self.s3.access_key}\naws_secret_access_key = {self.s3.secret_key}\n")
+        self.works(self.s3.url(), {"AWS_PROFILE": "app"})
+
+    def test_the_endpoint_of_the_environment(self):
+        self.works("s3://bucket/app", self.s3.env(AWS_ENDPOINT_URL_S3=self.s3.endpoint))
+        self.works("s3://bucket/app/", self.s3.env(AWS_ENDPOINT_URL_S3=self.s3.endpoint))
+
+    def test_a_session_token_is_sent_and_never_shown(self):
+        token = "session-token-of-the-test"
+        door.SECRETS.add(token)
+        sent, forward = set(), self.proxy.forward
+
+        def watch(method, path, headers, body):
+            sent.add(headers.get("x-amz-security-token"))
+            return forward(method, path, headers, body)
+
+        self.proxy.forward = watch
+        done = self.run_shell(f"SELECT * FROM walrust_files({door.quote(self.s3.url(endpoint=self.proxy.endpoint))});",
+                              env=self.s3.env(AWS_SESSION_TOKEN=token))
+        self.assertEqual(sent, {token})
+        self.assertNotIn(token, done.stdout + done.stderr)
 
 
 class TwoMachines(S3Test):

@@ -1,7 +1,7 @@
 //! Everything is downloaded: each file proved byte by byte, the newest state rebuilt and put before SQLite.
 
 use super::judge::{Facts, judge, rule};
-use super::{Finding, Rule, Severity, VerifyOptions};
+use super::{Finding, ROUNDS, Rule, Severity, VerifyOptions, settled};
 use crate::base::{Error, Kind, Result, TxId, clock};
 use crate::replica::inventory::FileInfo;
 use crate::replica::layout::FileId;
@@ -12,7 +12,7 @@ use crate::replica::probe::Probed;
 use crate::replica::restore::{Ahead, Check, Fetched, RestoreOptions, Restored, restore};
 use crate::replica::target::Overwrite;
 use crate::store::{Store, hex};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -39,7 +39,15 @@ pub(super) async fn check(
 ) -> Result<Vec<Finding>> {
     let dir = options.work_dir.clone().unwrap_or_else(std::env::temp_dir);
     let scratch = Scratch(dir.join(format!("walrust-verify-{:016x}.db", clock::random_u64())));
-    prove_files(store, &mut facts, &scratch.0).await?;
+    let mut proved = Proved::default();
+    for _ in 0..ROUNDS {
+        if prove_files(store, &facts, &mut proved, &scratch.0).await? == Gone::None {
+            break;
+        }
+        // Files went while they were fetched: what is left of the old list may have holes that the replica never had.
+        (facts, _) = settled(store, options.pause).await?;
+    }
+    facts.content = proved.wrong;
     let before = judge(&facts);
     let bad: BTreeSet<FileId> =
         before.iter().filter(|f| f.severity != Severity::Ok).filter_map(|f| f.file).collect();
@@ -60,35 +68,55 @@ pub(super) async fn check(
     Ok(findings)
 }
 
-/// Each file whole: file checksum, structure, SHA-256 in the manifest. Files that were merged away meanwhile leave the facts.
-async fn prove_files(store: &Store, facts: &mut Facts, base: &Path) -> Result<()> {
-    let files: Vec<FileInfo> =
-        facts.files.iter().filter(|(_, p)| matches!(p, Probed::Sound(_))).map(|(f, _)| f.clone()).collect();
+/// What is known of contents so far.
+#[derive(Default)]
+struct Proved {
+    /// Files that were read whole, with their size.
+    read: BTreeSet<(FileId, u64)>,
+    /// Those of them that are not what they must be.
+    wrong: BTreeMap<FileId, (Rule, String)>,
+}
+
+/// Whether files were no longer there when they were fetched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    None,
+    Some,
+}
+
+/// Each file whole that was not read yet: file checksum, structure, SHA-256 in the manifest.
+async fn prove_files(store: &Store, facts: &Facts, proved: &mut Proved, base: &Path) -> Result<Gone> {
+    let files: Vec<FileInfo> = facts
+        .files
+        .iter()
+        .filter(|(f, p)| matches!(p, Probed::Sound(_)) && !proved.read.contains(&(f.id(), f.bytes)))
+        .map(|(f, _)| f.clone())
+        .collect();
     let mut ahead = Ahead::beside(store, files, base.to_path_buf(), PARALLEL);
-    let mut gone = BTreeSet::new();
+    let mut gone = Gone::None;
     while let Some((file, fetched)) = ahead.next().await {
         let id = file.id();
         let entry = facts.manifest.get(id).copied();
-        let proved = match fetched {
+        let verdict = match fetched {
             Ok(fetched) => tokio::task::spawn_blocking(move || prove(&fetched, id, entry))
                 .await
                 .map_err(|_| Error::new(Kind::Bug, "proving a file panicked"))?,
             Err(e) if e.is_missing() => {
-                gone.insert(id);
+                gone = Gone::Some;
                 continue;
             }
             Err(e) => Err(e),
         };
-        match proved {
+        match verdict {
             Ok(()) => {}
             Err(e) if e.is_corrupt() => {
-                facts.content.insert(id, (Rule::Checksum, e.to_string()));
+                proved.wrong.insert(id, (Rule::Checksum, e.to_string()));
             }
             Err(e) => return Err(e),
         }
+        proved.read.insert((id, file.bytes));
     }
-    facts.files.retain(|(f, _)| !gone.contains(&f.id()));
-    Ok(())
+    Ok(gone)
 }
 
 fn prove(fetched: &Fetched, id: FileId, entry: Option<ManifestEntry>) -> Result<()> {

@@ -202,7 +202,7 @@ fn a_stale_manifest_is_found() {
     let old = block(b.store.get(&manifest_key(1))).unwrap();
     // One file may be there before its entry is.
     let next = b.maker.step(13);
-    block(put(&b.store, &[next.clone()]));
+    block(put(&b.store, std::slice::from_ref(&next)));
     assert_eq!(b.verify(Mode::Quick).exit_code(), 0);
     let after = b.maker.step(14);
     block(upload(&b.store, &[next, after]));
@@ -357,6 +357,32 @@ fn a_replica_that_moves_meanwhile_gives_no_false_alarm() {
         let store = b.store.clone().with_faults(Arc::new(live));
         let r = block(verify(&store, &VerifyOptions::default())).unwrap();
         assert_eq!(r.exit_code(), 0, "moved at request {at}:\n{}", r.text());
+    }
+}
+
+#[test]
+fn retention_meanwhile_gives_no_false_alarm() {
+    for (mode, at) in (0..45).map(|at| (Mode::Quick, at)).chain((0..90).map(|at| (Mode::Deep, at))) {
+        let mut b = Bench::new(9);
+        let mut next: Vec<LtxFile> = (10..=11).map(|n| b.maker.step(n)).collect();
+        next.push(b.maker.snapshot());
+        // All that the new snapshot makes superfluous, the newest first.
+        let mut gone: Vec<FileId> =
+            b.files.iter().map(|f| f.id).filter(|id| id.level.get() > 0 || id.max.0 < 9).collect();
+        gone.sort_by_key(|id| std::cmp::Reverse(id.max));
+        let then: Event = Box::new(move |store: Store| {
+            block(upload(&store, &next));
+            block(async {
+                let mut w = ManifestWriter::load(&store).await.unwrap();
+                w.remove(&store, &gone.iter().copied().collect()).await.unwrap();
+                let keys: Vec<String> = gone.iter().map(|id| id.key(store.layout())).collect();
+                store.delete(&keys).await.unwrap();
+            });
+        });
+        let live = Live { store: b.store.clone(), at, seen: AtomicU64::new(0), then: Mutex::new(Some(then)) };
+        let store = b.store.clone().with_faults(Arc::new(live));
+        let r = block(verify(&store, &VerifyOptions { mode, ..VerifyOptions::default() })).unwrap();
+        assert_eq!(r.exit_code(), 0, "{mode:?}, moved at request {at}:\n{}", r.text());
     }
 }
 

@@ -13,6 +13,16 @@ pub fn point(name: &str) {
     let _ = name;
 }
 
+/// A duration that tests may shorten: `WALRUST_LEASE_MS` stands in for the life of a lease. Nothing without the feature.
+#[inline]
+pub fn lease_life(usual: std::time::Duration) -> std::time::Duration {
+    #[cfg(feature = "crash-points")]
+    if let Some(ms) = std::env::var("WALRUST_LEASE_MS").ok().and_then(|v| v.parse().ok()) {
+        return std::time::Duration::from_millis(ms);
+    }
+    usual
+}
+
 #[cfg(feature = "crash-points")]
 mod armed {
     use std::sync::OnceLock;

@@ -337,6 +337,12 @@ impl Tracker {
 
     /// This process is about to give up WRITE. App's thread.
     pub fn write_ends(&self, h: Option<IndexHeader>) -> Noticed {
+        let noticed = self.write_ended(h);
+        self.spool.no_longer_ahead();
+        noticed
+    }
+
+    fn write_ended(&self, h: Option<IndexHeader>) -> Noticed {
         let mut s = self.lock();
         let ahead = s.ahead.take();
         let (Some(h), Some((before, known))) = (h, s.at_lock.take()) else {
@@ -434,18 +440,23 @@ impl Tracker {
         last: &Uncommitted<'_>,
         now: Timestamp,
     ) -> std::result::Result<TxId, SealError> {
-        let _held = self.spool.seal_lock().hold()?;
+        let _held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else {
             return Err(SealError::OutOfSync("the spool's position is gone".to_string()));
         };
-        if p.pieces > 0 || (h.max_frame > 0 && sealed_frame(&p, h) != Some(h.max_frame)) {
+        if p.pieces > 0 || p.wal.is_none() || (h.max_frame > 0 && sealed_frame(&p, h) != Some(h.max_frame)) {
             return Err(SealError::Again);
+        }
+        if self.spool.is_ahead()? {
+            // This thread has SQLite's WRITE lock, so whoever had it then has ended.
+            return Err(self.ended_ahead(p.txid.next())?);
         }
         let wal = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
         self.lock().ahead = Some(Ahead::Asking);
         match seal::prepare(&self.spool, &p, h, last, &wal, self.db.as_ref(), now) {
             Ok(prepared) => {
                 let txid = prepared.position.txid;
+                self.spool.set_ahead()?;
                 self.lock().ahead = Some(Ahead::Prepared(prepared));
                 Ok(txid)
             }
@@ -460,8 +471,59 @@ impl Tracker {
     /// file arrived is not known, so the history goes on under a new lineage.
     pub fn abandon(&self, txid: TxId, why: &str) {
         self.lock().ahead = None;
-        drop(std::fs::remove_file(self.spool.pending_path(txid)));
+        if let Err(e) = self.give_up(txid) {
+            log::error!("walrust: {}: TXID {txid} cannot be given up: {e}", self.path.display());
+        }
+        self.spool.no_longer_ahead();
         self.lose(format!("TXID {txid} may be in the replica without its commit here: {why}"));
+    }
+
+    fn give_up(&self, txid: TxId) -> Result<()> {
+        let _held = self.spool.hold_seal()?;
+        let p = self.spool.position()?;
+        // Unless whoever ships has given it up already.
+        if self.spool.is_ahead()? && p.is_some_and(|p| p.txid.next() == txid) {
+            self.spool.give_up(txid)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the TXID that was made for this process's COMMIT still is what comes next: nobody gave it up because
+    /// this process seemed to be gone. Asked when the replica has it, before the commit mark is written.
+    pub fn confirm(&self, txid: TxId) -> Result<()> {
+        let _held = self.spool.hold_seal()?;
+        let p = self.spool.position()?;
+        if self.spool.is_ahead()? && p.is_some_and(|p| p.txid.next() == txid) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Retry, format!("the history went on without TXID {txid}")))
+    }
+
+    /// The process that made `txid` for its COMMIT ended: whether there was one, the database's content tells.
+    fn ended_ahead(&self, txid: TxId) -> Result<SealError> {
+        self.spool.give_up(txid)?;
+        let why = format!("TXID {txid} may be in the replica without its commit here: its process ended");
+        self.lose(why.clone());
+        Ok(SealError::OutOfSync(why))
+    }
+
+    /// Gives up what a process that ended left ahead, and waits while one that lives is. Before a resync.
+    pub fn settle_ahead(&self) -> Result<()> {
+        loop {
+            {
+                let _held = self.spool.hold_seal()?;
+                if !self.spool.is_ahead()? {
+                    return Ok(());
+                }
+                if !self.spool.is_ahead_alive()? {
+                    return match self.spool.position()? {
+                        Some(p) => self.spool.give_up(p.txid.next()),
+                        None => self.spool.end_change(),
+                    };
+                }
+            }
+            crate::base::clock::sleep(std::time::Duration::from_millis(2));
+        }
     }
 
     /// The commit that the replica already has is in the WAL, up to `h` (or was rolled back: `None`).
@@ -470,19 +532,25 @@ impl Tracker {
         let Some(h) = h else {
             return Err(format!("TXID {txid} is in the replica, but its commit failed here"));
         };
-        let _held = self.spool.seal_lock().hold().map_err(|e| e.to_string())?;
+        let _held = self.spool.hold_seal().map_err(|e| e.to_string())?;
+        let now = self.spool.position().map_err(|e| e.to_string())?;
+        if now.is_none_or(|p| (p.lineage, p.txid.next()) != (prepared.position.lineage, txid)) {
+            return Err(format!("TXID {txid} is in the replica, but the history went on without it"));
+        }
+        self.spool.begin_change().map_err(|e| e.to_string())?;
         self.spool.sums().store(&prepared.sums).map_err(|e| e.to_string())?;
         let checksum = Some((h.frame_checksum.0, h.frame_checksum.1));
         let wal = WalPoint { salt1: h.salt.salt1, salt2: h.salt.salt2, frame: h.max_frame, checksum };
         let position = Position { wal: Some(wal), handoff: Handoff::Live, ..prepared.position };
         self.spool.set_position(&position).map_err(|e| e.to_string())?;
+        self.spool.end_change().map_err(|e| e.to_string())?;
         self.lock().position = Some(position);
         Ok(())
     }
 
     /// The generation of `before`, sealed to its end, is followed by that of `h` under one WRITE lock.
     fn follow(&self, before: &IndexHeader, h: &IndexHeader) -> std::result::Result<(), String> {
-        let _held = self.spool.seal_lock().hold().map_err(|e| e.to_string())?;
+        let _held = self.spool.hold_seal().map_err(|e| e.to_string())?;
         let p = match self.spool.position() {
             Ok(Some(p)) => p,
             Ok(None) => return Err("the spool's position is gone".to_string()),
@@ -616,7 +684,7 @@ impl Tracker {
     }
 
     fn mark_closed(&self, h: Option<&IndexHeader>) -> std::result::Result<(), SealError> {
-        let _held = self.spool.seal_lock().hold()?;
+        let _held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else {
             return Err(SealError::OutOfSync("the spool's position is gone".to_string()));
         };
@@ -639,7 +707,7 @@ impl Tracker {
         packing: Packing,
         now: Timestamp,
     ) -> std::result::Result<Sealed, SealError> {
-        let _held = self.spool.seal_lock().hold()?;
+        let _held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else {
             return Err(SealError::OutOfSync("the spool's position is gone".to_string()));
         };
@@ -651,6 +719,13 @@ impl Tracker {
             self.lock().position = Some(p);
             return Ok(Sealed::default());
         }
+        if self.spool.is_ahead()? {
+            // These frames are of a COMMIT under sync durability, whose TXID is made: its thread says so in a moment.
+            if self.spool.is_ahead_alive()? {
+                return Err(SealError::Again);
+            }
+            return Err(self.ended_ahead(p.txid.next())?);
+        }
         let wal = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
         let (next, sealed) = seal::seal(&self.spool, &p, from, h, &wal, self.db.as_ref(), packing, now)?;
         self.lock().position = Some(next);
@@ -659,7 +734,7 @@ impl Tracker {
 
     /// Cuts what is sealed into the next TXID. Sealer thread of the process that ships.
     pub fn cut(&self) -> Result<Option<Position>> {
-        let _held = self.spool.seal_lock().hold()?;
+        let _held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else { return Ok(None) };
         let next = self.spool.cut(&p)?;
         let made = (next.txid != p.txid).then(|| next.clone());
@@ -669,7 +744,7 @@ impl Tracker {
 
     /// Folds many pieces into one.
     pub fn squash(&self) -> Result<()> {
-        let _held = self.spool.seal_lock().hold()?;
+        let _held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else { return Ok(()) };
         let next = self.spool.squash(&p)?;
         self.lock().position = Some(next);

@@ -10,7 +10,7 @@
 //! else zeros. Without them a merge over a shrink would bring back old content.
 
 use super::{Database, SealError, pages};
-use crate::base::{PageSize, Pgno, Timestamp, crash};
+use crate::base::{Error, PageSize, Pgno, Timestamp, crash};
 use crate::ltx::{self, Attest, Encoder, Header, Packing, WalRange};
 use crate::spool::{Handoff, Position, Spool, WalPoint};
 use crate::wal::{self, IndexHeader, WalPos};
@@ -91,6 +91,7 @@ pub(super) fn seal(
     });
     crash::point("seal.before-piece");
     let path = spool.piece_path(txid, p.pieces);
+    spool.begin_change()?;
     let bytes = spool.write_file(&path, |w| {
         let mut e = Encoder::piece(w, header, packing)?;
         for (pgno, source) in &sources {
@@ -102,7 +103,8 @@ pub(super) fn seal(
     crash::point("seal.after-piece");
     if let Err(e) = wal::check_generation(wal_file, h.salt) {
         // Restarted under us: the copies made after the chain was walked may be of the next generation.
-        drop(std::fs::remove_file(&path));
+        std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        spool.end_change()?;
         return Err(e.into());
     }
     spool.sums().store(&sums)?;
@@ -124,6 +126,7 @@ pub(super) fn seal(
     };
     spool.set_position(&next)?;
     crash::point("seal.after-position");
+    spool.end_change()?;
     let sealed = Sealed { frames: h.max_frame - from, pages: sources.len() as u32, bytes };
     Ok((next, sealed))
 }

@@ -16,7 +16,7 @@
 use super::engine::generation;
 use super::entry::Entry;
 use super::watched::Watched;
-use crate::base::{Error, Kind, Pgno, Result, clock};
+use crate::base::{Error, Kind, Pgno, Result, clock, crash};
 use crate::capture::{SealError, Sync, Uncommitted};
 use crate::config::Durability;
 use crate::sqlite::{IOERR_WRITE, WalFile, WalObserver, WalVerdict};
@@ -61,7 +61,8 @@ impl Gate {
             return None;
         }
         let w = self.entry.upgrade()?.watched()?;
-        (w.settings.durability == Durability::Sync && w.tracker.is_active()).then_some(w)
+        // Whether or not it has found its place yet: a commit waits for that, too.
+        (w.settings.durability == Durability::Sync).then_some(w)
     }
 }
 
@@ -79,8 +80,11 @@ impl WalObserver for Gate {
                 None => WalVerdict::Pass,
             },
             State::Held { header, offset: at } if offset == at + FRAME_HEADER as u64 => {
-                match decide(&w, &header, at, data).and_then(|()| file.write_at(&header, at)) {
+                let decided = decide(&w, &header, at, data);
+                crash::point("gate.decided");
+                match decided.and_then(|()| file.write_at(&header, at)) {
                     Ok(()) => {
+                        crash::point("gate.marked");
                         *state = State::Acknowledged;
                         WalVerdict::Pass
                     }
@@ -108,9 +112,11 @@ impl WalObserver for Gate {
 /// The frame header with a commit mark that this write is, if it is one.
 fn commit_header(w: &Watched, data: &[u8], offset: u64) -> Option<[u8; FRAME_HEADER]> {
     let header: [u8; FRAME_HEADER] = data.try_into().ok()?;
-    let page_size = w.tracker.position()?.page_size;
-    let frame_bytes = u64::from(page_size.get()) + FRAME_HEADER as u64;
-    let at_frame = offset >= WAL_HEADER && (offset - WAL_HEADER).is_multiple_of(frame_bytes);
+    let at_frame = offset >= WAL_HEADER
+        && w.tracker.position().is_none_or(|p| {
+            let frame_bytes = u64::from(p.page_size.get()) + FRAME_HEADER as u64;
+            (offset - WAL_HEADER).is_multiple_of(frame_bytes)
+        });
     let [_, _, _, _, c0, c1, c2, c3, ..] = header;
     (at_frame && u32::from_be_bytes([c0, c1, c2, c3]) != 0).then_some(header)
 }
@@ -139,9 +145,10 @@ fn decide(w: &Arc<Watched>, header: &[u8; FRAME_HEADER], offset: u64, page: &[u8
         };
         match w.tracker.prepare(&h, &last, clock::now()) {
             Ok(txid) => {
+                crash::point("gate.prepared");
                 w.link.work.notify_one();
-                return w.wait_shipped(txid, deadline).inspect_err(|e| {
-                    w.reserve(txid);
+                let shipped = w.wait_shipped(txid, deadline).and_then(|()| w.tracker.confirm(txid));
+                return shipped.inspect_err(|e| {
                     w.tracker.abandon(txid, &e.to_string());
                     w.noticed(crate::capture::Noticed::Lost);
                 });

@@ -7,7 +7,7 @@ use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
 use crate::capture::resync::{View, anchor};
 use crate::capture::{SealError, Sync};
 use crate::ltx::Packing;
-use crate::spool::{Handoff, Position};
+use crate::spool::{Handoff, Position, Queued};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -83,26 +83,30 @@ fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Resul
 fn newest_known(w: &Watched) -> TxId {
     let cut = w.tracker.position().map(|p| p.txid).unwrap_or_default();
     let shipped = w.link.status().replicated;
-    let pending = w.spool.pending().ok().and_then(|p| p.last().map(|q| q.txid)).unwrap_or_default();
-    cut.max(shipped).max(pending).max(TxId(w.reserved.load(Ordering::Acquire)))
+    let last =
+        |queue: Result<Vec<Queued>>| queue.ok().and_then(|q| q.last().map(|q| q.txid)).unwrap_or_default();
+    let ventured = w.spool.ventured().ok().flatten().map(|v| v.txid).unwrap_or_default();
+    cut.max(shipped).max(last(w.spool.pending())).max(last(w.spool.snapshots())).max(ventured)
 }
 
 /// Finds the place again. Content that equals the attested checksum proves that nothing was missed; anything
 /// else begins a new lineage with a snapshot.
 pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Result<()> {
     w.snapshotting.store(true, Ordering::Release);
+    w.tracker.settle_ahead()?;
     w.tracker.begin_resync();
     let access = Access::new(w.path());
     let view = pinned(w, &access)?;
     // Sealed files end the old lineage where it was left.
     let old = if expected.attested.is_none() {
-        w.tracker.cut().ok().flatten().or_else(|| w.tracker.position())
+        // Pieces that can't be cut are not in any TXID: then the position proves nothing.
+        w.tracker.cut().ok().flatten().or_else(|| w.tracker.position()).filter(|p| p.pieces == 0)
     } else {
         None
     };
     // Other processes must not seal while the sums are made anew; nor wait for that.
     {
-        let _held = w.spool.seal_lock().hold()?;
+        let _held = w.spool.hold_seal()?;
         if let Some(p) = w.spool.position()? {
             w.spool.set_position(&Position { wal: None, handoff: Handoff::Live, ..p })?;
         }
@@ -124,8 +128,9 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     };
     let newest = old.as_ref().map_or(expected.txid, |p| p.txid);
     let position = match attested {
-        // A reserved TXID may be in the replica, continuing from here with what was rolled back here.
-        Some((lineage, was)) if was == checksum && w.reserved.load(Ordering::Acquire) <= newest.0 => {
+        // A later TXID may be in the replica, or on its way there, continuing from here with what was rolled back
+        // here, or beginning a lineage that was not finished.
+        Some((lineage, was)) if was == checksum && newest_known(w) <= newest => {
             let txid = newest;
             Position { lineage, txid, ..place }
         }
@@ -139,8 +144,9 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
         }
         _ => begin_lineage(w, &view, expected.txid.max(newest_known(w)), &place, &reason)?,
     };
-    let _held = w.spool.seal_lock().hold()?;
+    let _held = w.spool.hold_seal()?;
     w.spool.set_position(&position)?;
+    w.spool.end_change()?;
     w.tracker.resume(position);
     drop(view);
     w.link.work.notify_one();
@@ -171,6 +177,10 @@ fn begin_lineage(
     let lineage = Lineage::fresh();
     let txid = newest.next();
     let now = clock::now();
+    {
+        let _held = w.spool.hold_seal()?;
+        w.spool.venture(Some(lineage), txid.next())?;
+    }
     view.snapshot(&w.spool, txid, lineage, place.checksum, now, |_, _| {})?;
     crate::base::crash::point("lineage.after-snapshot");
     anchor(view, &w.spool, txid.next(), lineage, place.checksum, now)?;

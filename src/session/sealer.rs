@@ -267,7 +267,8 @@ fn changed_outside(w: &Watched) -> Option<String> {
 fn astray(w: &Arc<Watched>, what: &str) -> bool {
     let now = clock::uptime().as_millis() as u64;
     let since = w.astray_since.load(Ordering::Relaxed);
-    if since == 0 {
+    if since == 0 || w.spool.is_ahead_alive().unwrap_or(false) {
+        // (Under sync durability a COMMIT may take long to come to its end, and say so.)
         w.astray_since.store(now.max(1), Ordering::Relaxed);
     } else if now.saturating_sub(since) >= ASTRAY.as_millis() as u64 {
         w.astray_since.store(0, Ordering::Relaxed);

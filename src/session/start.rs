@@ -21,7 +21,7 @@ use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
 use crate::config::Settings;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
-use crate::spool::{Handoff, Position, Shipped, Spool};
+use crate::spool::{Handoff, LockFile, Position, Shipped, Spool};
 use crate::store::{Breaker, Conditions, ReplicaUrl, Retry, Store, block_on};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -123,13 +123,18 @@ impl Watched {
         let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open(&dir)?);
+        let ship_lock = LockFile::open(&dir.join("lock.ship"))?;
         let started = Self::start_in(req, store, spool, make_wal);
         if started.is_err() && engine().find(path).is_none() {
             engine().metrics().remove(&observe::series(path));
         }
         match &started {
             Ok(_) => super::follow::forget_followed(path),
-            Err(_) if !had_spool => drop(std::fs::remove_dir_all(&dir)),
+            // Unless another process has begun to use it meanwhile.
+            Err(_) if !had_spool && ship_lock.try_process().unwrap_or(false) => {
+                drop(std::fs::remove_dir_all(&dir));
+                ship_lock.release();
+            }
             Err(_) => {}
         }
         started
@@ -227,8 +232,9 @@ impl Watched {
     /// Writes down whose spool this is, so that the next start knows it.
     fn remember(&self, remote: Option<Remote>) -> Result<()> {
         let now = clock::now();
+        // That of the newest file there: the position's may not have arrived yet.
         let lineage =
-            self.tracker.position().map(|p| p.lineage).or(remote.map(|r| r.lineage)).unwrap_or_default();
+            remote.map(|r| r.lineage).or(self.tracker.position().map(|p| p.lineage)).unwrap_or_default();
         let s = self.link.status();
         self.spool.set_shipped(&Shipped {
             replica: self.replica().to_string(),
@@ -260,9 +266,16 @@ impl Watched {
         };
         let newest_here = self.spool.pending()?.last().map(|q| q.txid).unwrap_or_default();
         let lineage_here = local.as_ref().map(|p| p.lineage).or(known.map(|s| s.lineage)).unwrap_or_default();
+        // A kill may have come between an upload and the record of it.
+        let uploaded_here = |lineage| -> Result<bool> {
+            Ok(self.spool.ventured()?.is_some_and(|v| v.lineage == lineage)
+                || self.spool.is_queued(lineage)?)
+        };
         let ours = known.is_some()
             && r.lineage != Lineage::default()
-            && (r.lineage == lineage_here || known.is_some_and(|s| s.lineage == r.lineage));
+            && (r.lineage == lineage_here
+                || known.is_some_and(|s| s.lineage == r.lineage)
+                || uploaded_here(r.lineage)?);
         let expected = Expected { txid: r.txid, attested: r.after.map(|a| (r.lineage, a)) };
         if ours {
             return Ok(match local {

@@ -82,8 +82,6 @@ pub struct Watched {
     pub(super) care: Care,
     /// Configured, not asked for by an SQL call, which goes before it.
     pub(super) automatic: AtomicBool,
-    /// See [`Watched::reserve`].
-    pub(super) reserved: AtomicU64,
 }
 
 impl std::fmt::Debug for Watched {
@@ -162,6 +160,8 @@ impl Watched {
         role: Role,
     ) -> Arc<Watched> {
         let entry = engine().entry(path);
+        // The file that this watch begins with: a restore over it, between two watches, is no replacement under it.
+        entry.is_replaced();
         let db = Arc::new(Access::new(path));
         let tracker = Tracker::new(path, spool.clone(), db, settings.spool_limit.0);
         let hooks = settings.webhooks.clone();
@@ -191,7 +191,6 @@ impl Watched {
             notifier,
             care: Care::default(),
             automatic: AtomicBool::new(false),
-            reserved: AtomicU64::new(0),
         })
     }
 
@@ -364,11 +363,6 @@ impl Watched {
             Role::Shipper => self.link.wait_for(txid, deadline.saturating_sub(clock::uptime())),
             Role::Standby => self.wait_as_standby(txid, deadline),
         }
-    }
-
-    /// A TXID that may be in the replica with content that is not here: never to be used again.
-    pub(super) fn reserve(&self, txid: TxId) {
-        self.reserved.fetch_max(txid.0, Ordering::AcqRel);
     }
 
     fn wait_as_standby(self: &Arc<Self>, txid: TxId, deadline: Duration) -> Result<()> {

@@ -9,7 +9,7 @@
 //! zero-downtime deploy, is the same writer and need not wait. Where the store ignores conditions there is no
 //! lease, and nothing claims one.
 
-use crate::base::{Error, Kind, Result, Timestamp, clock};
+use crate::base::{Error, Kind, Result, Timestamp, clock, crash};
 use crate::store::{Store, Version};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -17,10 +17,20 @@ use std::time::Duration;
 const KEY: &str = "walrust/lease.json";
 /// A lease's life. Long enough to ride out a store's hiccup, short enough to wait for.
 const LIFE: Duration = Duration::from_secs(60);
-/// Renewed when this much of its life has passed.
-const RENEW_AFTER: Duration = Duration::from_secs(25);
-/// How far two machines' clocks may be apart.
-const SKEW: Duration = Duration::from_secs(5);
+
+fn life() -> Duration {
+    crash::lease_life(LIFE)
+}
+
+/// It is renewed when this much of its life has passed: 25 seconds.
+fn renew_after() -> Duration {
+    life() * 5 / 12
+}
+
+/// How far two machines' clocks may be apart: 5 seconds.
+fn skew() -> Duration {
+    life() / 12
+}
 
 /// Who we are.
 #[derive(Clone, Debug)]
@@ -96,7 +106,7 @@ impl Lease {
             if let Some((Some(held), _)) = &found
                 && rival == Rival::Respect
                 && held.writer != me.writer
-                && Timestamp(held.ends.saturating_add(SKEW.as_millis() as i64)) > clock::now()
+                && Timestamp(held.ends.saturating_add(skew().as_millis() as i64)) > clock::now()
             {
                 return Err(fenced(held));
             }
@@ -111,7 +121,7 @@ impl Lease {
 
     /// Renews it when it is time to. [`Kind::Fenced`] when somebody else has it.
     pub async fn keep(&mut self, store: &Store) -> Result<()> {
-        if clock::uptime().saturating_sub(self.renewed) < RENEW_AFTER {
+        if clock::uptime().saturating_sub(self.renewed) < renew_after() {
             return Ok(());
         }
         match store.put_if(KEY, self.me.state()?, Some(&self.version)).await {
@@ -152,7 +162,7 @@ impl Lease {
 
     /// When to look again.
     pub fn due_in(&self) -> Duration {
-        RENEW_AFTER.saturating_sub(clock::uptime().saturating_sub(self.renewed))
+        renew_after().saturating_sub(clock::uptime().saturating_sub(self.renewed))
     }
 
     /// Gives it back: the next writer need not wait. Failing to is harmless, the lease ends by itself.
@@ -170,7 +180,7 @@ impl Me {
             writer: self.writer.clone(),
             session: self.session.clone(),
             holder: self.who.clone(),
-            ends: clock::now().0 + LIFE.as_millis() as i64,
+            ends: clock::now().0 + life().as_millis() as i64,
         }
     }
 

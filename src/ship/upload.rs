@@ -137,8 +137,7 @@ impl Shipper {
         if self.suspects && !self.plan.spool.pending()?.is_empty() {
             self.look_again().await?;
         }
-        let pending = self.plan.spool.pending()?;
-        let snapshots = self.plan.spool.snapshots()?;
+        let (pending, snapshots) = self.plan.spool.shippable()?;
         let replicated = self.plan.link.status().replicated;
         // A snapshot whose TXID has no level-0 file, here or there, starts a lineage: it goes first.
         let base = snapshots
@@ -281,8 +280,12 @@ impl Shipper {
     }
 
     fn record(&mut self, q: &Queued, level: Level) -> Result<()> {
-        let lineage = self.plan.spool.position()?.map(|p| p.lineage).unwrap_or_default();
         let old = self.plan.link.status();
+        let of_file = (q.txid >= old.replicated).then(|| self.plan.spool.lineage_of(&q.path)).flatten();
+        let lineage = match of_file {
+            Some(l) => l,
+            None => self.plan.spool.shipped()?.map(|s| s.lineage).unwrap_or_default(),
+        };
         let now = clock::now();
         let snapshot = if level == Level::SNAPSHOT { old.snapshot.max(q.txid) } else { old.snapshot };
         let txid = old.replicated.max(q.txid);

@@ -7,7 +7,7 @@
 
 use crate::base::{Error, Result};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -17,6 +17,16 @@ pub struct LockFile {
     path: PathBuf,
     file: File,
     thread: Mutex<()>,
+}
+
+/// What a holder leaves in the file for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    Clean = 0,
+    /// It is between two steps that belong together: if it is gone, it died or failed there.
+    Changing = 1,
+    /// The next TXID is made, for a COMMIT that waits for the replica and is not here yet.
+    Ahead = 2,
 }
 
 /// Process, device, inode, and the lock file opened on them.
@@ -91,6 +101,25 @@ impl LockFile {
             Ok(()) => Ok(true),
             Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
             Err(e) => Err(Error::io("lock", &self.path, e.into())),
+        }
+    }
+
+    /// Leaves a note for whoever holds the lock next. Caller holds it.
+    pub(super) fn set_mark(&self, mark: Mark) -> Result<()> {
+        self.file.write_all_at(&[mark as u8], 0).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// The note that was left. Caller holds the lock.
+    pub(super) fn mark(&self) -> Result<Mark> {
+        let mut byte = [0];
+        match self.file.read_at(&mut byte, 0) {
+            Ok(0) => Ok(Mark::Clean),
+            Ok(_) => Ok(match byte {
+                [0] => Mark::Clean,
+                [2] => Mark::Ahead,
+                _ => Mark::Changing,
+            }),
+            Err(e) => Err(Error::io("read", &self.path, e)),
         }
     }
 

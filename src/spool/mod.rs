@@ -5,12 +5,14 @@
 //! ```text
 //! position.json          how far the WAL is sealed, and what the database then is (Position)
 //! shipped.json           the newest TXID that is durable in the replica (Shipped)
+//! ventured.json          what may be in the replica although the position does not say so (Ventured)
 //! open/<txid>.<k>.ltx    pieces: sealed WAL ranges of the TXID that is not cut yet
 //! pending/<txid>.ltx     cut level-0 files, not yet in the replica
 //! merge/<level>/<name>   files that are in the replica, kept until they are merged upward
 //! snapshot/<name>        finished snapshot files on their way to the replica
 //! pages.sum              8 bytes a page: the checksum of each page at `position` (PageSums)
 //! lock.ship, lock.seal   fcntl locks: who ships (one process), who seals (one thread anywhere)
+//! lock.ahead             held by the process whose COMMIT waits for the replica (sync durability)
 //! ```
 //!
 //! # Rules
@@ -21,6 +23,12 @@
 //! * I-SPOOL-3: positions are written under the seal lock only.
 //! * I-SPOOL-4: the spool is a diode: it cannot name the store. Shipping reads it and removes from it.
 //! * I-SPOOL-5: the page sums are trusted only if their XOR equals the position's checksum.
+//! * I-SPOOL-6: a process that dies, or fails, between two files leaves a mark in `lock.seal`; the next holder,
+//!   of whatever process, settles it first.
+//! * I-SPOOL-7: a lineage, and a TXID whose commit may never come to be, are written down before the shipper can see
+//!   their files, so that no crash makes this machine take its own files for another's or use the TXID again.
+//! * I-SPOOL-8: nothing leaves before the position counts it ([`Spool::shippable`]), except the file that a COMMIT under
+//!   sync durability waits for; that one is nobody else's to make again while its process lives.
 //!
 //! # After a crash
 //!
@@ -39,15 +47,17 @@ mod lock;
 mod position;
 mod sums;
 
-pub use lock::LockFile;
-pub use position::{FileStamp, Handoff, Position, Shipped, WalPoint};
+use lock::Mark;
+pub use lock::{Held, LockFile};
+pub use position::{FileStamp, Handoff, Position, Shipped, Ventured, WalPoint};
 pub use sums::PageSums;
 
-use crate::base::{DbChecksum, Error, Kind, PageSize, Pgno, Result, TxId, crash};
+use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Pgno, Result, TxId, crash};
 use crate::ltx;
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A file waiting in the spool.
@@ -67,6 +77,9 @@ pub struct Spool {
     dir: PathBuf,
     seal_lock: Arc<LockFile>,
     ship_lock: Arc<LockFile>,
+    ahead_lock: Arc<LockFile>,
+    /// This process holds `ahead_lock`, which it can't see by asking.
+    ahead_here: AtomicBool,
     sums: PageSums,
     /// Files written since the last [`Spool::make_durable`].
     unsynced: Mutex<Vec<PathBuf>>,
@@ -83,6 +96,8 @@ impl Spool {
             dir: dir.to_path_buf(),
             seal_lock: LockFile::open(&dir.join("lock.seal"))?,
             ship_lock: LockFile::open(&dir.join("lock.ship"))?,
+            ahead_lock: LockFile::open(&dir.join("lock.ahead"))?,
+            ahead_here: AtomicBool::new(false),
             sums: PageSums::open(&dir.join("pages.sum"))?,
             unsynced: Mutex::new(Vec::new()),
         })
@@ -96,6 +111,59 @@ impl Spool {
     /// Held by whoever seals: one thread of one process at a time.
     pub fn seal_lock(&self) -> &LockFile {
         &self.seal_lock
+    }
+
+    /// Waits for the seal lock, and settles what its last holder left undone (I-SPOOL-6).
+    pub fn hold_seal(&self) -> Result<Held<'_>> {
+        let held = self.seal_lock.hold()?;
+        if self.seal_lock.mark()? == Mark::Changing {
+            log::warn!("walrust: {}: settling what another left undone", self.dir.display());
+            if self.settle()?.is_none() {
+                // Only the database's content can tell now, and a resync is what looks at it.
+                if let Some(p) = self.position()? {
+                    self.set_position(&Position { wal: None, handoff: Handoff::Live, ..p })?;
+                }
+                self.end_change()?;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Several files change from here to [`Spool::end_change`]. Caller holds the seal lock.
+    pub fn begin_change(&self) -> Result<()> {
+        self.seal_lock.set_mark(Mark::Changing)
+    }
+
+    /// They have changed. Not called when something failed in between: then the next holder looks.
+    pub fn end_change(&self) -> Result<()> {
+        self.seal_lock.set_mark(Mark::Clean)
+    }
+
+    /// The next TXID is made before its COMMIT (sync durability): nobody else may make it, until [`Spool::end_change`].
+    /// [`Spool::no_longer_ahead`] says when that is over, or the death of this process does. Caller holds the seal lock.
+    pub fn set_ahead(&self) -> Result<()> {
+        if !self.ahead_lock.try_process()? {
+            return Err(Error::new(Kind::Retry, "another process has a COMMIT under way"));
+        }
+        self.ahead_here.store(true, Ordering::Release);
+        self.seal_lock.set_mark(Mark::Ahead)
+    }
+
+    /// The COMMIT of this process is here, or is given up.
+    pub fn no_longer_ahead(&self) {
+        if self.ahead_here.swap(false, Ordering::AcqRel) {
+            self.ahead_lock.release();
+        }
+    }
+
+    /// Whether the next TXID is made before its COMMIT. Caller holds the seal lock.
+    pub fn is_ahead(&self) -> Result<bool> {
+        Ok(self.seal_lock.mark()? == Mark::Ahead)
+    }
+
+    /// Whether a process that lives has such a COMMIT under way.
+    pub fn is_ahead_alive(&self) -> Result<bool> {
+        Ok(self.ahead_here.load(Ordering::Acquire) || self.ahead_lock.holder()?.is_some())
     }
 
     /// Held for as long as this process ships this database.
@@ -126,6 +194,19 @@ impl Spool {
     /// Records what is durable in the replica. Caller holds the ship lock.
     pub fn set_shipped(&self, s: &Shipped) -> Result<()> {
         self.write_json("shipped.json", s)
+    }
+
+    /// What may be in the replica although the position does not say so.
+    pub fn ventured(&self) -> Result<Option<Ventured>> {
+        read_json(&self.dir.join("ventured.json"))
+    }
+
+    /// Writes down a TXID that may be in the replica from now on, and the lineage that begins there, if one does
+    /// (I-SPOOL-7). Caller holds the seal lock.
+    pub fn venture(&self, lineage: Option<Lineage>, txid: TxId) -> Result<()> {
+        let old = self.ventured()?.unwrap_or_default();
+        let new = Ventured { lineage: lineage.unwrap_or(old.lineage), txid: old.txid.max(txid) };
+        self.write_json("ventured.json", &new)
     }
 
     /// Writes one LTX file: `fill` gets the temporary file; it appears as `path` when all of it is written.
@@ -170,6 +251,17 @@ impl Spool {
         self.dir.join("merge").join(level.get().to_string()).join(name.to_string())
     }
 
+    /// The lineage of a file of the queue.
+    pub fn lineage_of(&self, path: &Path) -> Option<Lineage> {
+        self.header_of(path).map(|h| h.lineage)
+    }
+
+    /// Whether a file of that lineage waits for the replica.
+    pub fn is_queued(&self, lineage: Lineage) -> Result<bool> {
+        let files = self.pending()?.into_iter().chain(self.snapshots()?);
+        Ok(files.into_iter().any(|q| self.lineage_of(&q.path) == Some(lineage)))
+    }
+
     /// Makes the pieces into the level-0 file of their TXID and moves the position on. Caller holds the
     /// seal lock. Returns the position after.
     pub fn cut(&self, p: &Position) -> Result<Position> {
@@ -178,6 +270,7 @@ impl Spool {
         }
         let txid = p.txid.next();
         let target = self.pending_path(txid);
+        self.begin_change()?;
         if p.pieces == 1 && !p.literal {
             let piece = self.piece_path(txid, 0);
             fs::rename(&piece, &target).map_err(|e| Error::io("rename piece to", &target, e))?;
@@ -191,6 +284,7 @@ impl Spool {
         for k in 0..p.pieces {
             drop(fs::remove_file(self.piece_path(txid, k)));
         }
+        self.end_change()?;
         Ok(next)
     }
 
@@ -204,8 +298,11 @@ impl Spool {
         // The fold lands beside the pieces; only then do they go. A crash in between leaves both:
         // recovery finds the fold by its name and finishes.
         let folded = self.dir.join("open").join(format!("{txid}.fold.ltx"));
+        self.begin_change()?;
         self.fold_pieces(txid, p.pieces, &folded)?;
-        self.finish_squash(p)
+        let next = self.finish_squash(p)?;
+        self.end_change()?;
+        Ok(next)
     }
 
     fn finish_squash(&self, p: &Position) -> Result<Position> {
@@ -248,6 +345,31 @@ impl Spool {
         }
         out.sort_by_key(|q| q.txid);
         Ok(out)
+    }
+
+    /// The files of the queue that may leave: those that the position counts, and one that a COMMIT waits for.
+    /// (What is just being made, or was left by a process that died over it, is settled first: I-SPOOL-6.)
+    pub fn shippable(&self) -> Result<(Vec<Queued>, Vec<Queued>)> {
+        let (mut pending, mut snapshots) = (self.pending()?, self.snapshots()?);
+        if pending.is_empty() && snapshots.is_empty() {
+            return Ok((pending, snapshots));
+        }
+        let (mut last, mut mark) = self.counted()?;
+        if mark == Mark::Changing {
+            drop(self.hold_seal()?);
+            (last, mark) = self.counted()?;
+        }
+        if mark == Mark::Ahead {
+            last = last.next();
+        }
+        pending.retain(|q| q.txid <= last);
+        snapshots.retain(|q| q.txid <= last);
+        Ok((pending, snapshots))
+    }
+
+    fn counted(&self) -> Result<(TxId, Mark)> {
+        let mark = self.seal_lock.mark()?;
+        Ok((self.position()?.map(|p| p.txid).unwrap_or_default(), mark))
     }
 
     /// Snapshot files not yet in the replica, oldest first.
@@ -304,15 +426,39 @@ impl Spool {
         Ok(())
     }
 
-    /// Settles what a crash left (see the module header). Caller holds the seal lock. `None` when no
+    /// Settles what a crash left (see the module header). Caller holds both locks. `None` when no
     /// position can be vouched for: the caller compares content instead.
     pub fn recover(&self) -> Result<Option<Position>> {
         self.clear_litter();
+        let live = self.is_ahead()? && self.is_ahead_alive()?;
+        let settled = self.settle()?;
+        if !live {
+            self.end_change()?;
+        }
+        Ok(settled)
+    }
+
+    /// The same while others may be at work in the spool.
+    fn settle(&self) -> Result<Option<Position>> {
+        let settled = self.settled()?;
+        if settled.is_some() && self.seal_lock.mark()? == Mark::Changing {
+            self.end_change()?;
+        }
+        Ok(settled)
+    }
+
+    fn settled(&self) -> Result<Option<Position>> {
         let Some(mut p) = self.position()? else {
             return Ok(None);
         };
         let txid = p.txid.next();
-        if let Some(h) = self.header_of(&self.pending_path(txid)) {
+        let (is_ahead, lives) = (self.is_ahead()?, self.is_ahead_alive()?);
+        if is_ahead && lives {
+            // Its process waits for whoever ships next.
+        } else if is_ahead {
+            self.give_up(txid)?;
+            return Ok(None);
+        } else if let Some(h) = self.header_of(&self.pending_path(txid)) {
             if h.attest.is_some_and(|a| a.after == p.checksum) && p.pieces > 0 {
                 // cut() died before its position.
                 let next = Position { txid, pieces: 0, literal: false, ..p.clone() };
@@ -320,12 +466,23 @@ impl Spool {
                 self.remove_pieces_from(txid, 0);
                 p = next;
             } else {
+                self.give_up(txid)?;
                 return Ok(None);
             }
         }
         let txid = p.txid.next();
-        if self.header_of(&self.dir.join("open").join(format!("{txid}.fold.ltx"))).is_some() {
+        let folded = self.dir.join("open").join(format!("{txid}.fold.ltx"));
+        // A fold of fewer pieces than there are now was left by another process: it goes with the litter below.
+        if self.header_of(&folded).and_then(|h| h.attest).is_some_and(|a| a.after == p.checksum)
+            && p.pieces > 0
+        {
             p = self.finish_squash(&p)?;
+        }
+        // squash() died between its rename and its position: the first piece is all of them.
+        let first = self.header_of(&self.piece_path(txid, 0)).and_then(|h| h.attest);
+        if p.pieces > 1 && first.is_some_and(|a| a.after == p.checksum && a.before != a.after) {
+            p = Position { pieces: 1, ..p };
+            self.set_position(&p)?;
         }
         if let Some(h) = self.header_of(&self.piece_path(txid, p.pieces))
             && h.attest.is_some_and(|a| a.before == p.checksum)
@@ -343,6 +500,22 @@ impl Spool {
             return Ok(None);
         }
         Ok(Some(p))
+    }
+
+    /// `txid` was made for a COMMIT under sync durability that failed, or died with its process. If that came to
+    /// be, the replica has the file; if not, it must not get there. It may have arrived in either case: so the TXID
+    /// is not used again, and only the database's content tells how the history goes on. Caller holds the seal lock.
+    pub fn give_up(&self, txid: TxId) -> Result<()> {
+        self.venture(None, txid)?;
+        let path = self.pending_path(txid);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path, e)),
+            _ => {}
+        }
+        if let Some(p) = self.position()? {
+            self.set_position(&Position { wal: None, handoff: Handoff::Live, ..p })?;
+        }
+        self.end_change()
     }
 
     /// seal() died between the piece and its position: the piece itself says what it covers.
@@ -409,7 +582,9 @@ impl Spool {
             }
         }
         drop(fs::remove_dir_all(self.dir.join("merge")));
-        drop(fs::remove_file(self.dir.join("position.json")));
+        for name in ["position.json", "ventured.json"] {
+            drop(fs::remove_file(self.dir.join(name)));
+        }
         Ok(())
     }
 
@@ -495,3 +670,6 @@ fn tree_bytes(dir: &Path) -> u64 {
 fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,6 +106,17 @@ pub struct Shipped {
     pub time: Timestamp,
 }
 
+/// What may be in the replica although no position says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ventured {
+    /// The newest history begun here.
+    #[serde(serialize_with = "hex", deserialize_with = "unhex_lineage")]
+    pub lineage: Lineage,
+    /// The newest TXID used: not to be used again for other content.
+    #[serde(serialize_with = "hex", deserialize_with = "unhex_txid")]
+    pub txid: TxId,
+}
+
 fn hex<T: std::fmt::Display, S: Serializer>(v: &T, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(v)
 }

@@ -1,0 +1,137 @@
+//! What a process leaves that dies between two files, and what the next holder of the seal lock makes of it.
+
+use super::*;
+use crate::base::{PageSize, Timestamp};
+use crate::ltx::{Attest, Encoder, Header, WalRange};
+
+const LINEAGE: Lineage = Lineage(7);
+
+fn page_size() -> PageSize {
+    PageSize::new(4096).unwrap()
+}
+
+fn sum_of(content: u8) -> u64 {
+    ltx::page_checksum(Pgno::ONE, &[content; 4096])
+}
+
+/// The checksum of a database of one page, filled with that byte.
+fn state(content: u8) -> DbChecksum {
+    db_checksum(page_size(), [(Pgno::ONE, sum_of(content))].into_iter())
+}
+
+/// A file of `txid` that takes the database from one state to another.
+fn write(spool: &Spool, path: &Path, txid: u64, from: u8, to: u8, frame: u32) {
+    let mut header = Header::new(page_size(), 1, TxId(txid), TxId(txid), Timestamp(5));
+    header.lineage = LINEAGE;
+    header.attest = Some(Attest { before: state(from), after: state(to) });
+    header.wal = Some(WalRange { offset: 32 + u64::from(frame) * 4120, size: 4120, salt1: 1, salt2: 2 });
+    spool
+        .write_file(path, |w| {
+            let mut e = Encoder::new(w, header)?;
+            e.page(Pgno::ONE, &[to; 4096])?;
+            e.finish().map(drop)
+        })
+        .unwrap();
+}
+
+fn position(txid: u64, pieces: u32, content: u8, frame: u32) -> Position {
+    Position {
+        lineage: LINEAGE,
+        txid: TxId(txid),
+        pieces,
+        literal: false,
+        page_size: page_size(),
+        commit: 1,
+        checksum: state(content),
+        timestamp: Timestamp(5),
+        wal: Some(WalPoint { salt1: 1, salt2: 2, frame, checksum: None }),
+        handoff: Handoff::Live,
+    }
+}
+
+/// A spool at TXID 4 with three pieces of TXID 5, which take the database from 10 to 13.
+fn three_pieces() -> (tempfile::TempDir, Spool) {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path()).unwrap();
+    for k in 0..3u8 {
+        write(&spool, &spool.piece_path(TxId(5), k.into()), 5, 10 + k, 11 + k, k.into());
+    }
+    spool.sums().store(&[(Pgno::ONE, sum_of(13))]).unwrap();
+    spool.set_position(&position(4, 3, 13, 3)).unwrap();
+    (dir, spool)
+}
+
+fn settled(spool: &Spool) -> Position {
+    drop(spool.hold_seal().unwrap());
+    spool.position().unwrap().unwrap()
+}
+
+#[test]
+fn a_cut_without_its_position_is_finished_by_the_next_holder() {
+    let (_dir, spool) = three_pieces();
+    spool.begin_change().unwrap();
+    spool.fold_pieces(TxId(5), 3, &spool.pending_path(TxId(5))).unwrap();
+    assert!(spool.counted().unwrap().0 < TxId(5));
+    assert_eq!(settled(&spool), position(5, 0, 13, 3));
+    assert_eq!(list_files(&spool.dir.join("open")), Vec::<PathBuf>::new());
+    assert_eq!(spool.shippable().unwrap().0.len(), 1);
+}
+
+#[test]
+fn a_squash_without_its_position_is_finished_by_the_next_holder() {
+    let (_dir, spool) = three_pieces();
+    spool.begin_change().unwrap();
+    let first = spool.piece_path(TxId(5), 0);
+    spool.fold_pieces(TxId(5), 3, &spool.dir.join("open/x.ltx")).unwrap();
+    fs::rename(spool.dir.join("open/x.ltx"), &first).unwrap();
+    let p = settled(&spool);
+    assert_eq!(p, position(4, 1, 13, 3));
+    assert_eq!(list_files(&spool.dir.join("open")), vec![first]);
+    assert_eq!(spool.cut(&p).unwrap().txid, TxId(5));
+}
+
+#[test]
+fn a_fold_of_fewer_pieces_than_there_are_is_litter() {
+    let (_dir, spool) = three_pieces();
+    let folded = spool.dir.join("open").join(format!("{}.fold.ltx", TxId(5)));
+    spool.fold_pieces(TxId(5), 2, &folded).unwrap();
+    assert_eq!(spool.recover().unwrap(), Some(position(4, 3, 13, 3)));
+    assert!(!folded.exists());
+}
+
+#[test]
+fn sums_ahead_of_the_position_leave_no_place_to_go_on_from() {
+    let (_dir, spool) = three_pieces();
+    spool.begin_change().unwrap();
+    spool.sums().store(&[(Pgno::ONE, sum_of(99))]).unwrap();
+    assert_eq!(settled(&spool).wal, None);
+    assert_eq!(spool.seal_lock.mark().unwrap(), Mark::Clean);
+}
+
+#[test]
+fn a_file_whose_commit_died_is_given_up_and_its_txid_remembered() {
+    let (_dir, spool) = three_pieces();
+    let p = spool.cut(&position(4, 3, 13, 3)).unwrap();
+    write(&spool, &spool.pending_path(TxId(6)), 6, 13, 14, 3);
+    // Nothing of it leaves, unless a COMMIT waits for it.
+    assert_eq!(spool.shippable().unwrap().0.len(), 1);
+    assert_eq!(p.txid, TxId(5));
+    assert_eq!(spool.recover().unwrap(), None);
+    assert!(!spool.pending_path(TxId(6)).exists());
+    assert_eq!(spool.ventured().unwrap().unwrap().txid, TxId(6));
+    assert_eq!(spool.position().unwrap().unwrap().wal, None);
+}
+
+#[test]
+fn a_file_that_a_commit_waits_for_is_left_and_may_leave() {
+    let (_dir, spool) = three_pieces();
+    spool.cut(&position(4, 3, 13, 3)).unwrap();
+    write(&spool, &spool.pending_path(TxId(6)), 6, 13, 14, 3);
+    spool.set_ahead().unwrap();
+    assert_eq!(spool.shippable().unwrap().0.len(), 2);
+    assert_eq!(spool.recover().unwrap(), Some(position(5, 0, 13, 3)));
+    assert!(spool.is_ahead().unwrap() && spool.is_ahead_alive().unwrap());
+    spool.no_longer_ahead();
+    assert_eq!(spool.recover().unwrap(), None);
+    assert!(!spool.is_ahead().unwrap());
+}

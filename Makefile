@@ -104,8 +104,13 @@ test-hosts: crash-lib ## The extension in old SQLites: 3.24 to 3.39, built from 
 	$(PYTHON) tests/hosts/run.py $(abspath dist/walrust-crash.$(EXT)) $(TARGET)/hosts
 
 .PHONY: crash
-crash: $(VENV)/.ready crash-lib loadable quick-cli ## The crash, kill and corruption campaigns at length (ROUNDS=50 times the test counts)
-	WALRUST_ROUNDS=$(ROUNDS) $(PY) -m pytest -q -s -p no:cacheprovider -m "campaign" tests/door
+crash: $(VENV)/.ready crash-lib loadable quick-cli ## The campaigns at length: kills, races, forks, outage, corruption (ROUNDS=50 times the test counts; K=pattern picks)
+	WALRUST_ROUNDS=$(ROUNDS) $(PY) -m pytest -q -s -p no:cacheprovider -m "campaign" $(if $(K),-k "$(K)") tests/door
+
+.PHONY: sanitize
+sanitize: crash-lib ## The shim and the capture path under valgrind's memcheck
+	@tests/setup sqlite3 valgrind
+	tests/sanitize/run dist/walrust-crash.$(EXT)
 
 .PHONY: damage
 damage: $(VENV)/.ready loadable ## 500 random corruptions of a replica, 500 verifies of a live one: what walrust_verify finds

@@ -481,7 +481,7 @@ impl Spool {
         // squash() died between its rename and its position: the first piece is all of them.
         let first = self.header_of(&self.piece_path(txid, 0)).and_then(|h| h.attest);
         if p.pieces > 1 && first.is_some_and(|a| a.after == p.checksum && a.before != a.after) {
-            p = Position { pieces: 1, ..p };
+            p = Position { pieces: 1, literal: false, ..p };
             self.set_position(&p)?;
         }
         if let Some(h) = self.header_of(&self.piece_path(txid, p.pieces))

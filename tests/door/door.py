@@ -326,6 +326,16 @@ def image(path):
     return data
 
 
+def live_image(path):
+    """The database as its open connections see it, as bytes: through the wal-index, without recovering the WAL.
+
+    A writer that was killed between its commit frame and the wal-index leaves a commit that no connection sees, that the next
+    commit overwrites, and that only a recovery of the WAL (as `image` does) would bring back.
+    """
+    with contextlib.closing(plain_connect(path)) as db:
+        return db.serialize()
+
+
 def page_size(data):
     size = int.from_bytes(data[16:18], "big")
     return 65536 if size == 1 else size
@@ -577,6 +587,17 @@ class Hook:
     def events(self, name=None):
         found = [json.loads(body) for _, body in self.requests if body != b"GET"]
         return [e for e in found if name is None or e["event"] == name]
+
+
+def crash_points():
+    """The names in the source: crash::point("name")."""
+    found = set()
+    for base, _, names in os.walk(os.path.join(ROOT, "src")):
+        for name in names:
+            if name.endswith(".rs"):
+                with open(os.path.join(base, name)) as f:
+                    found |= set(re.findall(r'crash::point\("([^"]+)"\)', f.read()))
+    return sorted(found)
 
 
 def toml(test, text, name="walrust.toml"):

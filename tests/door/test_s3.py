@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 import unittest
 
@@ -300,6 +301,42 @@ replica = "{self.s3.url('app', self.proxy.endpoint)}"
         self.proxy.fault = None
         p.sync(60)
         self.assertEqual(hook.events("auth_failure"), [])
+
+    def test_a_listing_that_leaves_everything_out(self):
+        """Restarted while the store's listings are wrong: what lies there is not written over, and the history goes on."""
+        p = self.streaming()
+        self.insert(p, 5)
+        txid = p.sync()
+        kept = door.image(self.db)
+        p.end()
+        forward, lying = self.proxy.forward, [True]
+
+        def lie(method, path, headers, body):
+            status, answer, data = forward(method, path, headers, body)
+            if lying[0] and method == "GET" and "list-type=2" in path:
+                data = re.sub(rb"<(Contents|CommonPrefixes)>.*?</\1>", b"", data, flags=re.S)
+                answer = {k: v for k, v in answer.items() if k.lower() not in ("content-length", "etag")}
+            return status, answer, data
+
+        self.proxy.forward = lie
+        q = self.peer(env=self.s3.env()).open(self.db)
+        q.watch(self.s3.url("app", self.proxy.endpoint), interval="0s", retry={"base": "10ms", "max": "100ms"})
+        self.insert(q, 3)
+        time.sleep(0.5)
+        lying[0] = False
+
+        def complete():
+            try:
+                q.sql("INSERT INTO t(v) VALUES('poke')")
+                at = q.sync(5)
+                out, found = self.restore(self.s3.url(), env=self.s3.env())
+                return found == at and door.image(out) == door.image(self.db)
+            except door.SqlError:
+                return False
+
+        self.eventually(complete, timeout=60, what="a whole history", every=0.3)
+        out, _ = self.restore(self.s3.url(), point=txid, env=self.s3.env())
+        self.assertEqual(door.image(out), kept)
 
     def test_bucket_deleted_and_made_again(self):
         p = self.streaming()

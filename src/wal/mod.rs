@@ -11,6 +11,11 @@
 //!   checksum chain runs from the start position to exactly the end position's, the last frame has a commit
 //!   mark, and the WAL header is the same before and after. A reset writes the header first, so an
 //!   unchanged header means that no frame was overwritten meanwhile.
+//! * I-WAL-3  What went away ([`ReadError::Reset`]) and what is damaged ([`ReadError::Corrupt`]) are told
+//!   apart: the first is everyday life in a file shared with others, the second never happens to a healthy
+//!   disk.
+//! * I-WAL-4  Memory: one buffer of some 256 KiB, and 16 to 32 bytes for each distinct page in the range.
+//!   Page size and sizes come from the headers; page bytes are opaque (they may be encrypted).
 //! * I-WAL-5  [`locate`] and [`Places::read`] prove the same of what they give, for the price of the distinct
 //!   pages: the last frame is the commit frame that the wal-index names, and each page that is used carries the
 //!   salt and makes its own step of the checksum chain. Content that a newer frame replaced is not read.

@@ -53,6 +53,10 @@ impl Clock for SystemClock {
 /// Wall-clock time now.
 #[allow(clippy::disallowed_methods)]
 pub fn now() -> Timestamp {
+    #[cfg(feature = "sim")]
+    if let Some(w) = super::sim::world() {
+        return w.now();
+    }
     let d = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
@@ -60,6 +64,10 @@ pub fn now() -> Timestamp {
 /// Monotonic time since the first call in this process.
 #[allow(clippy::disallowed_methods)]
 pub fn uptime() -> Duration {
+    #[cfg(feature = "sim")]
+    if let Some(w) = super::sim::world() {
+        return w.uptime();
+    }
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     START.get_or_init(Instant::now).elapsed()
 }
@@ -67,11 +75,19 @@ pub fn uptime() -> Duration {
 /// Lets this thread rest.
 #[allow(clippy::disallowed_methods)]
 pub fn sleep(d: Duration) {
+    #[cfg(feature = "sim")]
+    if let Some(w) = super::sim::world() {
+        return w.sleep(d);
+    }
     std::thread::sleep(d);
 }
 
 /// An unpredictable number (put ids, lineages, jitter).
 pub fn random_u64() -> u64 {
+    #[cfg(feature = "sim")]
+    if let Some(w) = super::sim::world() {
+        return w.random();
+    }
     getrandom::u64().unwrap_or_else(|_| {
         // No entropy source: distinct in this process and very likely across machines.
         let t = now().0 as u64;

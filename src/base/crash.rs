@@ -9,6 +9,10 @@
 pub fn point(name: &str) {
     #[cfg(feature = "crash-points")]
     armed::reached(name);
+    #[cfg(feature = "sim")]
+    if let Some(w) = super::sim::world() {
+        w.reached(name);
+    }
     #[cfg(not(feature = "crash-points"))]
     let _ = name;
 }

@@ -1,4 +1,4 @@
-//! What every room shares: ids and sizes, the error, and the doors to time and chance.
+//! What every room shares: ids and sizes, the error, and the doors to time, chance and threads.
 //!
 //! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`] and [`crash`].
 
@@ -7,6 +7,9 @@ pub mod crash;
 pub mod error;
 pub mod event;
 pub mod ids;
+#[cfg(feature = "sim")]
+pub mod sim;
+pub mod thread;
 
 pub use clock::{Clock, Timestamp};
 pub use error::{Error, Kind, Result};

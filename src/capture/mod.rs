@@ -266,6 +266,16 @@ impl Tracker {
         self.lock().position.clone()
     }
 
+    /// Takes up the position that another process may have moved on.
+    pub fn refresh(&self) {
+        if let Ok(Some(p)) = self.spool.position() {
+            let mut s = self.lock();
+            if s.sync == Sync::Kept {
+                s.position = Some(p);
+            }
+        }
+    }
+
     /// The newest header noticed.
     pub fn seen(&self) -> Option<IndexHeader> {
         self.lock().seen

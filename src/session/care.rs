@@ -16,7 +16,7 @@ use super::alone::alone;
 use super::engine::{engine, lock};
 use super::watched::Watched;
 use crate::base::event::EventKind;
-use crate::base::{Result, clock};
+use crate::base::{Result, clock, thread};
 use crate::config::Settings;
 use crate::replica::compact::{Action, Compacted};
 use crate::replica::retention::Policy;
@@ -99,9 +99,8 @@ fn ask(w: &Arc<Watched>, task: Task) {
     }
     q.waiting.push_back((me, task));
     if !q.at_work {
-        let thread = std::thread::Builder::new().name("walrust-care".into()).stack_size(1 << 20);
-        match thread.spawn(run) {
-            Ok(_) => q.at_work = true,
+        match thread::spawn("walrust-care", 1 << 20, run) {
+            Ok(()) => q.at_work = true,
             Err(e) => log::error!("walrust: cannot start a thread: {e}"),
         }
     }

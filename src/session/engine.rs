@@ -37,22 +37,18 @@ static GENERATION: AtomicUsize = AtomicUsize::new(0);
 /// The engine, made at first use. A forked child has another one: its parent's locks may be held by threads
 /// that do not exist in it.
 pub fn engine() -> &'static Engine {
+    #[cfg(feature = "sim")]
+    if let Some(e) = STAND_IN.get() {
+        return e;
+    }
     let at = generation();
     let slot = ENGINES.get(at).unwrap_or(&ENGINES[GENERATIONS - 1]);
-    slot.get_or_init(|| Engine {
-        generation: at,
-        entries: Mutex::new(HashMap::new()),
-        watched: Mutex::new(Vec::new()),
-        sealer: Sealer::default(),
-        followers: Followers::default(),
-        config: Mutex::new(None),
-        failures: Mutex::new(BTreeMap::new()),
-        settings: Mutex::new(HashMap::new()),
-        inherited: Mutex::new(Vec::new()),
-        care: Mutex::default(),
-        server: Mutex::new(None),
-        metrics: Arc::new(Metrics::new()),
-    })
+    slot.get_or_init(|| Engine::new(at))
+}
+
+#[cfg(feature = "sim")]
+thread_local! {
+    static STAND_IN: std::cell::Cell<Option<&'static Engine>> = const { std::cell::Cell::new(None) };
 }
 
 /// How many forks lie between this process and the one that loaded us.
@@ -96,6 +92,52 @@ fn in_child() {
 }
 
 impl Engine {
+    fn new(generation: usize) -> Engine {
+        Engine {
+            generation,
+            entries: Mutex::new(HashMap::new()),
+            watched: Mutex::new(Vec::new()),
+            sealer: Sealer::default(),
+            followers: Followers::default(),
+            config: Mutex::new(None),
+            failures: Mutex::new(BTreeMap::new()),
+            settings: Mutex::new(HashMap::new()),
+            inherited: Mutex::new(Vec::new()),
+            care: Mutex::default(),
+            server: Mutex::new(None),
+            metrics: Arc::new(Metrics::new()),
+        }
+    }
+
+    /// The engine of a simulated process.
+    #[cfg(feature = "sim")]
+    pub fn simulated() -> &'static Engine {
+        Box::leak(Box::new(Engine::new(generation())))
+    }
+
+    /// Which engine this thread works for from now on.
+    #[cfg(feature = "sim")]
+    pub fn stand_in(engine: Option<&'static Engine>) {
+        STAND_IN.set(engine);
+    }
+
+    /// The simulated process is dead: nothing of it answers any more.
+    #[cfg(feature = "sim")]
+    pub fn die(&self) {
+        for w in std::mem::take(&mut *lock(&self.watched)) {
+            w.tracker.stop();
+            self.entry(w.path()).set(None);
+        }
+        lock(&self.entries).clear();
+        lock(&self.settings).clear();
+    }
+
+    /// One look of the sealer at every watched database. Whether there was news.
+    #[cfg(feature = "sim")]
+    pub fn look(&self) -> bool {
+        self.watched().iter().fold(false, |news, w| super::sealer::look_at(w).0 | news)
+    }
+
     /// The entry of a database file, made at first use.
     pub fn entry(&self, path: &Path) -> Arc<Entry> {
         lock(&self.entries)
@@ -136,6 +178,9 @@ impl Engine {
 
     /// Adds a watched database. Errors when its replica or path is taken.
     pub(super) fn adopt(&self, w: &Arc<Watched>) -> Result<()> {
+        if w.link.is_stopped() {
+            return Err(Error::new(Kind::Config, "the database is not watched any more"));
+        }
         let mut all = lock(&self.watched);
         if all.iter().any(|o| Arc::ptr_eq(o, w)) {
             return Ok(());

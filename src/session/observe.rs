@@ -58,6 +58,7 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
             log::error!("walrust: {}: {error}", w.path().display());
             w.tell(EventKind::Fenced, error.clone(), json!({}));
         }
+        E::QueueDamaged { error } => super::start::queue_damaged(w, error.clone()),
         E::Corrupt { error } => w.tell(EventKind::CorruptionDetected, error.clone(), json!({})),
     }
 }

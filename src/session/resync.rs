@@ -3,7 +3,7 @@
 use super::access::Access;
 use super::watched::{Role, Watched};
 use crate::base::event::EventKind;
-use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
+use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
 use crate::capture::resync::{View, anchor};
 use crate::capture::{SealError, Sync};
 use crate::ltx::Packing;
@@ -51,7 +51,7 @@ pub(super) fn start_with(w: &Arc<Watched>, expected: Expected, reason: Reason) {
 
 fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()> + Send + 'static) {
     let mine = w.clone();
-    let thread = std::thread::Builder::new().name(name.into()).stack_size(512 << 10).spawn(move || {
+    let started = thread::spawn(name, 512 << 10, move || {
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mine)));
         mine.snapshotting.store(false, Ordering::Release);
         match done {
@@ -73,7 +73,7 @@ fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Resul
         mine.busy.store(false, Ordering::Release);
         super::engine().sealer.wake();
     });
-    if let Err(e) = thread {
+    if let Err(e) = started {
         w.busy.store(false, Ordering::Release);
         log::error!("walrust: cannot start a thread: {e}");
     }
@@ -92,6 +92,9 @@ fn newest_known(w: &Watched) -> TxId {
 /// Finds the place again. Content that equals the attested checksum proves that nothing was missed; anything
 /// else begins a new lineage with a snapshot.
 pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Result<()> {
+    if w.link.is_stopped() {
+        return Ok(());
+    }
     w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
     w.tracker.begin_resync();
@@ -144,6 +147,7 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
         }
         _ => begin_lineage(w, &view, expected.txid.max(newest_known(w)), &place, &reason)?,
     };
+    w.spool.own(w.replica(), position.lineage)?;
     let _held = w.spool.hold_seal()?;
     w.spool.set_position(&position)?;
     w.spool.end_change()?;
@@ -177,9 +181,10 @@ fn begin_lineage(
     let lineage = Lineage::fresh();
     let txid = newest.next();
     let now = clock::now();
+    w.spool.own(w.replica(), lineage)?;
     {
         let _held = w.spool.hold_seal()?;
-        w.spool.venture(Some(lineage), txid.next())?;
+        w.spool.venture(txid.next())?;
     }
     view.snapshot(&w.spool, txid, lineage, place.checksum, now, |_, _| {})?;
     crate::base::crash::point("lineage.after-snapshot");

@@ -8,7 +8,7 @@
 use super::engine::{engine, lock};
 use super::resync;
 use super::watched::{Role, Watched};
-use crate::base::clock;
+use crate::base::{clock, thread};
 use crate::capture::{Noticed, SealError, Sync};
 use crate::ltx::Packing;
 use crate::spool::{FileStamp, Handoff};
@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const PRESSURE: u32 = 256;
 /// Pieces of one TXID at which they are folded into one.
 const MANY_PIECES: u32 = 24;
+/// How long a standby leaves commits to the process that ships.
+const HELP: Duration = Duration::from_secs(1);
 /// How long unknown salts may stay unexplained: the process that restarted the WAL says so at its commit.
 const ASTRAY: Duration = Duration::from_millis(700);
 
@@ -62,12 +64,8 @@ impl Sealer {
         }
         let (tx, rx) = crossbeam_channel::bounded(1);
         let _ = tx.try_send(());
-        let started = std::thread::Builder::new()
-            .name("walrust-seal".into())
-            .stack_size(512 << 10)
-            .spawn(move || run(&rx));
-        match started {
-            Ok(_) => *to = Some((std::process::id(), tx)),
+        match thread::spawn("walrust-seal", 512 << 10, move || run(&rx)) {
+            Ok(()) => *to = Some((std::process::id(), tx)),
             Err(e) => {
                 self.awake.store(false, Ordering::Release);
                 log::error!("walrust: cannot start the sealer thread: {e}");
@@ -82,16 +80,9 @@ fn run(rx: &Receiver<()>) {
         let mut news = false;
         let mut soonest = LOOK;
         for w in engine().watched() {
-            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(&w))) {
-                Ok((did, next)) => {
-                    news |= did;
-                    soonest = soonest.min(next);
-                }
-                Err(_) => {
-                    w.tracker.stop();
-                    w.fail("an internal error stopped replication".to_string());
-                }
-            }
+            let (did, next) = look_at(&w);
+            news |= did;
+            soonest = soonest.min(next);
         }
         idle = if news { 0 } else { idle + 1 };
         if idle < PATIENCE {
@@ -112,6 +103,15 @@ fn run(rx: &Receiver<()>) {
     }
 }
 
+/// [`step`], after which the database is not replicated any more if it panicked (I-SES-2).
+pub(super) fn look_at(w: &Arc<Watched>) -> (bool, Duration) {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(w))).unwrap_or_else(|_| {
+        w.tracker.stop();
+        w.fail("an internal error stopped replication".to_string());
+        (false, LOOK)
+    })
+}
+
 /// One look at one database. Returns whether there was news, and when to look again at the latest.
 fn step(w: &Arc<Watched>) -> (bool, Duration) {
     let now = clock::uptime();
@@ -121,13 +121,21 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
         w.looked.store(now.as_millis() as u64, Ordering::Relaxed);
     }
     if w.role() == Role::Standby {
-        if full_look {
+        if full_look && !replaced_spool(w) {
             super::start::try_take_over(w);
+            if w.role() == Role::Standby {
+                help_out(w);
+            }
         }
         return (false, LOOK);
     }
     if full_look {
+        if replaced_spool(w) {
+            return (false, LOOK);
+        }
         super::care::schedule(w);
+        // Other processes move it on, too, also while this one has the database closed.
+        w.tracker.refresh();
     }
     let dirty = w.dirty.swap(false, Ordering::AcqRel);
     let hurried = w.hurried.swap(false, Ordering::AcqRel);
@@ -172,6 +180,43 @@ fn next_look(w: &Watched) -> Duration {
     match w.link.slot_in(w.settings.interval) {
         t if t.is_zero() || !w.waits.load(Ordering::Relaxed) => LOOK,
         t => t.clamp(LINGER, LOOK),
+    }
+}
+
+/// Another process found the spool deleted and made a new one: what this one has open is no longer in use.
+fn replaced_spool(w: &Arc<Watched>) -> bool {
+    let replaced = w.spool.is_replaced();
+    if replaced {
+        super::start::restart(w, "the spool directory was replaced by another one");
+    }
+    replaced
+}
+
+/// The process that ships may have no connection open, and so sees no commit: what it has not cut in good time is cut
+/// here, and found by it in the spool.
+fn help_out(w: &Arc<Watched>) {
+    if w.tracker.sync_state() != Sync::Kept || !w.spool.pending().is_ok_and(|p| p.is_empty()) {
+        return;
+    }
+    w.tracker.refresh();
+    let header = w.entry.header().filter(|h| h.max_frame > 0 && !w.tracker.is_sealed(h));
+    let pieces = w.tracker.position().is_some_and(|p| p.pieces > 0);
+    let now = clock::uptime().as_millis() as u64;
+    let since = w.astray_since.load(Ordering::Relaxed);
+    if header.is_none() && !pieces {
+        w.astray_since.store(0, Ordering::Relaxed);
+        w.caught_up();
+    } else if since == 0 {
+        w.astray_since.store(now.max(1), Ordering::Relaxed);
+    } else if now.saturating_sub(since) >= HELP.max(w.settings.interval).as_millis() as u64 {
+        w.astray_since.store(0, Ordering::Relaxed);
+        // A failure shows in the status of the process that ships, whose spool it is, too.
+        if header.is_none_or(|h| w.tracker.seal(&h, Packing::Lz4, clock::now()).is_ok())
+            && let Ok(Some(p)) = w.tracker.cut()
+        {
+            w.dirty.store(false, Ordering::Release);
+            lock(&w.waiting).cut(p.txid);
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::observe;
 use super::resync::{self, Expected, Reason};
 use super::watched::{Role, Watched};
 use crate::base::event::EventKind;
-use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
+use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
 use crate::config::Settings;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
@@ -32,6 +32,10 @@ use std::time::Duration;
 /// How long a watch waits for the first snapshot of a small database, so that the next statement finds it
 /// streaming; a large one goes on in the background.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// TXIDs left to a writer that was evicted alive: until it next renews its lease it does not know, and what it still ships
+/// must not bear the TXID of a state of ours. More than it can ship in that time.
+const ROOM: u64 = 1 << 16;
 
 /// What to watch.
 #[derive(Debug)]
@@ -169,7 +173,8 @@ impl Watched {
 
     /// This process holds the ship lock: find out where to begin and go.
     fn begin(self: &Arc<Self>, takeover: bool, make_wal: &dyn Fn() -> Result<()>) -> Result<Identity> {
-        let known = self.spool.shipped()?.filter(|s| s.replica == self.replica());
+        let recorded = self.spool.shipped()?.filter(|s| s.replica == self.replica());
+        let known = recorded.clone().or(self.identified()?);
         let local = {
             let _held = self.spool.seal_lock().hold()?;
             match &known {
@@ -185,14 +190,20 @@ impl Watched {
                 (remote, lease)
             }
             // Known and continuing: an outage at start is no reason not to capture.
-            Err(e) if e.is_retry() && local.is_some() => {
+            Err(e) if e.is_retry() && local.is_some() && recorded.is_some() => {
                 log::warn!("walrust: {}: starting without its replica: {e}", self.path().display());
                 (known.as_ref().and_then(remembered), None)
             }
             Err(e) => return Err(e),
         };
         make_wal()?;
-        let begin = self.decide(remote, local, known.as_ref(), takeover)?.or_doubt();
+        let taken = (takeover, lease.as_ref().is_some_and(Lease::evicted));
+        let begin = match (remote, &recorded) {
+            // How far it had come is not known, so a replica that holds nothing is begun anew.
+            (None, None) => self.decide(None, None, known.as_ref(), taken)?,
+            (remote, _) => self.decide(remote, local, known.as_ref(), taken)?,
+        }
+        .or_doubt();
         let identity = match &begin {
             Begin::Resume(p) => Identity::Continued(p.txid),
             Begin::Resync(e, Reason::Refuse) => Identity::Continued(e.txid),
@@ -245,12 +256,24 @@ impl Watched {
         })
     }
 
+    /// What is known of the replica when a power cut took the record of it: that it is ours.
+    fn identified(&self) -> Result<Option<Shipped>> {
+        let identity = self.spool.identity()?.filter(|i| i.replica == self.replica());
+        Ok(identity.map(|i| Shipped {
+            replica: i.replica,
+            lineage: Lineage::default(),
+            txid: TxId::ZERO,
+            snapshot: TxId::ZERO,
+            time: clock::now(),
+        }))
+    }
+
     fn decide(
         &self,
         remote: Option<Remote>,
         local: Option<Position>,
         known: Option<&Shipped>,
-        takeover: bool,
+        (takeover, evicted): (bool, bool),
     ) -> Result<Begin> {
         let shipped = known.map(|s| s.txid).unwrap_or_default();
         let Some(r) = remote else {
@@ -266,16 +289,12 @@ impl Watched {
         };
         let newest_here = self.spool.pending()?.last().map(|q| q.txid).unwrap_or_default();
         let lineage_here = local.as_ref().map(|p| p.lineage).or(known.map(|s| s.lineage)).unwrap_or_default();
-        // A kill may have come between an upload and the record of it.
-        let uploaded_here = |lineage| -> Result<bool> {
-            Ok(self.spool.ventured()?.is_some_and(|v| v.lineage == lineage)
-                || self.spool.is_queued(lineage)?)
-        };
         let ours = known.is_some()
             && r.lineage != Lineage::default()
             && (r.lineage == lineage_here
                 || known.is_some_and(|s| s.lineage == r.lineage)
-                || uploaded_here(r.lineage)?);
+                || self.spool.is_queued(r.lineage)?
+                || self.spool.owns(self.replica(), r.lineage)?);
         let expected = Expected { txid: r.txid, attested: r.after.map(|a| (r.lineage, a)) };
         if ours {
             return Ok(match local {
@@ -291,7 +310,9 @@ impl Watched {
             });
         }
         if takeover {
-            return Ok(Begin::Resync(Expected { txid: r.txid, attested: None }, Reason::First));
+            let room = if evicted { ROOM } else { 0 };
+            let txid = TxId(r.txid.0.saturating_add(room));
+            return Ok(Begin::Resync(Expected { txid, attested: None }, Reason::First));
         }
         let attested = match r.after {
             Some(_) => expected.attested,
@@ -391,35 +412,57 @@ pub(super) fn shared(a: &Path, b: &Path, replica: &str) -> Error {
 /// Begins anew, as its own successor: the spool was deleted under us, or the replica was emptied. A snapshot
 /// under a new lineage follows.
 pub(super) fn restart(w: &Arc<Watched>, why: &str) {
-    if w.role() != Role::Shipper
-        || w.link.status().state == ship::State::Fenced
-        || w.busy.swap(true, Ordering::AcqRel)
-    {
+    if w.link.status().state == ship::State::Fenced || w.busy.swap(true, Ordering::AcqRel) {
         return;
     }
     let (mine, why) = (w.clone(), why.to_string());
-    let spawned =
-        std::thread::Builder::new().name("walrust-restart".into()).stack_size(512 << 10).spawn(move || {
-            log::warn!("walrust: {}: {why}; beginning anew", mine.path().display());
+    let spawned = thread::spawn("walrust-restart", 512 << 10, move || {
+        log::warn!("walrust: {}: {why}; beginning anew", mine.path().display());
+        // What this process shipped is its own; a standby finds out whose it is.
+        let takeover = mine.role() == Role::Shipper;
+        if takeover {
             let context = json!({"reason": why});
             mine.tell(EventKind::HistoryGap, format!("{why}; a new snapshot follows"), context);
-            mine.end(engine());
-            loop {
-                let Ok(replica) = ReplicaUrl::parse(mine.replica()) else { return };
-                let settings = mine.settings.clone();
-                let req = WatchRequest { path: mine.path(), settings, replica, takeover: true };
-                match Watched::start(req, &|| Ok(())) {
-                    Ok(_) => {
-                        engine().clear_failure(mine.path());
-                        return;
-                    }
-                    Err(e) => engine().note_failure(mine.path(), &e),
+        }
+        mine.end(engine());
+        loop {
+            let Ok(replica) = ReplicaUrl::parse(mine.replica()) else { return };
+            let settings = mine.settings.clone();
+            let req = WatchRequest { path: mine.path(), settings, replica, takeover };
+            match Watched::start(req, &|| Ok(())) {
+                Ok(_) => {
+                    engine().clear_failure(mine.path());
+                    return;
                 }
-                clock::sleep(Duration::from_secs(2));
+                Err(e) => engine().note_failure(mine.path(), &e),
             }
-        });
+            clock::sleep(Duration::from_secs(2));
+        }
+    });
     if spawned.is_err() {
         w.busy.store(false, Ordering::Release);
+    }
+}
+
+/// A power cut took a part of a file that waits to be shipped: it and what follows are given up, and a snapshot under a
+/// new lineage takes their place, above every TXID they had.
+pub(super) fn queue_damaged(w: &Arc<Watched>, why: String) {
+    let mine = w.clone();
+    let spawned = thread::spawn("walrust-restart", 512 << 10, move || {
+        let cut = mine.tracker.position().map(|p| p.txid).unwrap_or_default();
+        let waiting = mine.spool.pending().ok().and_then(|p| p.last().map(|q| q.txid)).unwrap_or_default();
+        let cleared = mine.spool.hold_seal().and_then(|_held| {
+            mine.spool.clear()?;
+            mine.spool.venture(cut.max(waiting).next())
+        });
+        if cleared.is_ok() {
+            mine.tracker.lose(format!("a file of the spool is damaged: {why}"));
+        }
+        mine.dirty.store(true, Ordering::Release);
+        engine().sealer.wake();
+    });
+    if let Err(e) = spawned {
+        log::error!("walrust: cannot start a thread: {e}");
     }
 }
 
@@ -441,30 +484,30 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
     }
     *lock(&w.role) = Role::Shipper;
     let mine = w.clone();
-    let spawned =
-        std::thread::Builder::new().name("walrust-takeover".into()).stack_size(512 << 10).spawn(move || {
-            mine.busy.store(false, Ordering::Release);
-            loop {
-                match mine.begin(false, &|| Ok(())) {
-                    Ok(_) => return,
-                    Err(e) if e.is_retry() => {
-                        mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
-                        clock::sleep(Duration::from_millis(500));
-                    }
-                    Err(e) => {
-                        mine.link.update(|s| {
-                            s.state = if e.kind() == Kind::Fenced {
-                                ship::State::Fenced
-                            } else {
-                                ship::State::Failed
-                            };
-                            s.last_error = Some((e.kind(), e.to_string()));
-                        });
+    let spawned = thread::spawn("walrust-takeover", 512 << 10, move || {
+        mine.busy.store(false, Ordering::Release);
+        loop {
+            match mine.begin(false, &|| Ok(())) {
+                Ok(_) => return,
+                // A full disk passes, too, and credentials come back.
+                Err(e) if !matches!(e.kind(), Kind::Fenced | Kind::Config | Kind::Bug) => {
+                    mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
+                    if mine.link.is_stopped() {
                         return;
                     }
+                    clock::sleep(Duration::from_millis(500));
+                }
+                Err(e) => {
+                    mine.link.update(|s| {
+                        s.state =
+                            if e.kind() == Kind::Fenced { ship::State::Fenced } else { ship::State::Failed };
+                        s.last_error = Some((e.kind(), e.to_string()));
+                    });
+                    return;
                 }
             }
-        });
+        }
+    });
     if spawned.is_err() {
         w.busy.store(false, Ordering::Release);
     }

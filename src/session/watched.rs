@@ -470,7 +470,8 @@ impl Watched {
             database: self.path.clone(),
             replica: self.replica.clone(),
             state,
-            txid: position.map(|p| p.txid).unwrap_or_default(),
+            // Another process may have cut what this one has shipped.
+            txid: position.map(|p| p.txid).unwrap_or_default().max(replicated),
             replicated,
             lag,
             pending_bytes: if all_there { 0 } else { self.spool.bytes_waiting() + unsealed },

@@ -84,6 +84,7 @@ pub struct Lease {
     me: Me,
     version: Version,
     renewed: Duration,
+    evicted: bool,
 }
 
 /// Whether a holder that is still alive gives way.
@@ -111,7 +112,14 @@ impl Lease {
                 return Err(fenced(held));
             }
             match store.put_if(KEY, me.state()?, found.as_ref().map(|(_, v)| v)).await {
-                Ok(version) => return Ok(Lease { me: me.clone(), version, renewed: clock::uptime() }),
+                Ok(version) => {
+                    // One that was given back has ended at 0.
+                    // (A copy of a machine, spool included, is the same writer.)
+                    let evicted = found
+                        .and_then(|(held, _)| held)
+                        .is_some_and(|held| held.session != me.session && held.ends > 0);
+                    return Ok(Lease { me: me.clone(), version, renewed: clock::uptime(), evicted });
+                }
                 Err(e) if e.kind() == Kind::Exists => {}
                 Err(e) => return Err(e),
             }
@@ -158,6 +166,11 @@ impl Lease {
                 "the replica's lease object is no longer ours and can't be read",
             )),
         }
+    }
+
+    /// Whether another session held it that may not know yet that it is over.
+    pub fn evicted(&self) -> bool {
+        self.evicted
     }
 
     /// When to look again.

@@ -95,6 +95,13 @@ impl Link {
                 }
                 return Err(e);
             }
+            #[cfg(feature = "sim")]
+            if let Some(w) = crate::base::sim::world() {
+                drop(holder);
+                w.sleep(Duration::from_millis(10));
+                holder = self.desk.lock();
+                continue;
+            }
             let wait = self.desk.changed.wait_timeout(holder, Duration::from_millis(100));
             holder = wait.unwrap_or_else(PoisonError::into_inner).0;
         }

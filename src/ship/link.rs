@@ -213,6 +213,13 @@ impl Link {
                     ),
                 ));
             }
+            #[cfg(feature = "sim")]
+            if let Some(w) = crate::base::sim::world() {
+                drop(s);
+                w.sleep((end - now).min(Duration::from_millis(10)));
+                s = self.lock();
+                continue;
+            }
             s = self
                 .changed
                 .wait_timeout(s, (end - now).min(Duration::from_millis(200)))

@@ -8,8 +8,23 @@ use tokio::runtime::Handle;
 
 static RUNTIME: Mutex<Option<(u32, Handle)>> = Mutex::new(None);
 
+#[cfg(feature = "sim")]
+thread_local! {
+    static STAND_IN: std::cell::RefCell<Option<Handle>> = const { std::cell::RefCell::new(None) };
+}
+
+/// The runtime of the simulated process that runs on this thread now.
+#[cfg(feature = "sim")]
+pub fn stand_in(handle: Option<Handle>) {
+    STAND_IN.with(|s| *s.borrow_mut() = handle);
+}
+
 /// A handle to spawn on.
 pub fn handle() -> Result<Handle> {
+    #[cfg(feature = "sim")]
+    if let Some(h) = STAND_IN.with(|s| s.borrow().clone()) {
+        return Ok(h);
+    }
     let mut at = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((pid, h)) = at.as_ref()
         && *pid == std::process::id()

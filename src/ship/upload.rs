@@ -38,8 +38,10 @@ pub enum Event {
     Fenced { error: String },
     /// What was shipped is no longer in the replica.
     ReplicaLost,
-    /// A file of the spool is damaged.
+    /// Bytes are damaged, here or in the replica's records.
     Corrupt { error: String },
+    /// A file of the queue is damaged: it and what follows it cannot be shipped any more.
+    QueueDamaged { error: String },
     /// Small files were merged into one.
     Merged { level: Level, name: FileName, inputs: usize },
 }
@@ -163,7 +165,14 @@ impl Shipper {
         }
         if let Some(job) = self.merger.due(&self.plan.spool, clock::uptime()) {
             let spool = self.plan.spool.clone();
-            let merged = blocking(move || job.merge(&spool)).await?;
+            let merged = match blocking(move || job.merge(&spool)).await {
+                // The replica has them whole; what cannot be merged any more is dropped.
+                Err(e) if e.is_corrupt() => {
+                    drop(std::fs::remove_dir_all(self.plan.spool.dir().join("merge")));
+                    return Ok(Did::Work);
+                }
+                merged => merged?,
+            };
             self.keep_lease().await?;
             self.upload_merged(merged).await?;
             return Ok(Did::Work);
@@ -249,7 +258,11 @@ impl Shipper {
 
     /// PUT, then manifest. Returns what the manifest now says of it.
     async fn put(&mut self, q: &Queued, level: Level) -> Result<ManifestEntry> {
-        let entry = check(q, level).await?;
+        let entry = check(q, level).await.inspect_err(|e| {
+            if e.is_corrupt() {
+                (self.plan.on_event)(Event::QueueDamaged { error: e.to_string() });
+            }
+        })?;
         let name = entry.id.name();
         let started = clock::uptime();
         let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };
@@ -423,6 +436,10 @@ async fn check(q: &Queued, level: Level) -> Result<ManifestEntry> {
 
 /// Work that would hold up the other databases' uploads goes to a thread that may take its time.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    #[cfg(feature = "sim")]
+    if crate::base::sim::world().is_some() {
+        return work();
+    }
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::new(Kind::Bug, "work on a file was cut short").because(e))?

@@ -41,6 +41,11 @@ pub struct Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
+        #[cfg(feature = "sim")]
+        if let Some(w) = crate::base::sim::world() {
+            w.holds(-1);
+            return;
+        }
         let _ = rustix::fs::fcntl_lock(self.file, rustix::fs::FlockOperation::Unlock);
     }
 }
@@ -75,9 +80,29 @@ impl LockFile {
         Ok(LockFile { path: path.to_path_buf(), file, thread: Mutex::new(()) })
     }
 
-    /// Waits for the lock.
+    /// Whether another file lies at its path: whoever opens that locks something else.
+    pub fn is_replaced(&self) -> bool {
+        let (Ok(here), Ok(ours)) = (std::fs::metadata(&self.path), self.file.metadata()) else {
+            return false;
+        };
+        (here.dev(), here.ino()) != (ours.dev(), ours.ino())
+    }
+
+    /// Waits for the lock. Errors with [`crate::base::Kind::Missing`] when another one lies in its place: two locks
+    /// exclude nobody.
     pub fn hold(&self) -> Result<Held<'_>> {
+        if self.is_replaced() {
+            return Err(Error::new(
+                crate::base::Kind::Missing,
+                format!("{} was replaced: the spool is another one", self.path.display()),
+            ));
+        }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        #[cfg(feature = "sim")]
+        if let Some(w) = crate::base::sim::world() {
+            w.holds(1);
+            return Ok(Held { file: &self.file, _thread: thread });
+        }
         rustix::fs::fcntl_lock(&self.file, rustix::fs::FlockOperation::LockExclusive)
             .map_err(|e| Error::io("lock", &self.path, e.into()))?;
         Ok(Held { file: &self.file, _thread: thread })
@@ -96,6 +121,10 @@ impl LockFile {
     /// Takes the lock for the rest of this process's life (or until [`LockFile::release`]): false if another
     /// process has it.
     pub fn try_process(&self) -> Result<bool> {
+        #[cfg(feature = "sim")]
+        if let Some(w) = crate::base::sim::world() {
+            return Ok(w.own(&self.path));
+        }
         use rustix::io::Errno;
         match rustix::fs::fcntl_lock(&self.file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
@@ -134,6 +163,10 @@ impl LockFile {
 
     /// Gives back what [`LockFile::try_process`] took.
     pub fn release(&self) {
+        #[cfg(feature = "sim")]
+        if let Some(w) = crate::base::sim::world() {
+            return w.disown(&self.path);
+        }
         let _ = rustix::fs::fcntl_lock(&self.file, rustix::fs::FlockOperation::Unlock);
     }
 }

@@ -6,6 +6,7 @@
 //! position.json          how far the WAL is sealed, and what the database then is (Position)
 //! shipped.json           the newest TXID that is durable in the replica (Shipped)
 //! ventured.json          what may be in the replica although the position does not say so (Ventured)
+//! replica.json           which replica that is, and the lineages that are ours (Identity); synced when it changes
 //! open/<txid>.<k>.ltx    pieces: sealed WAL ranges of the TXID that is not cut yet
 //! pending/<txid>.ltx     cut level-0 files, not yet in the replica
 //! merge/<level>/<name>   files that are in the replica, kept until they are merged upward
@@ -49,7 +50,7 @@ mod sums;
 
 use lock::Mark;
 pub use lock::{Held, LockFile};
-pub use position::{FileStamp, Handoff, Position, Shipped, Ventured, WalPoint};
+pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPoint};
 pub use sums::PageSums;
 
 use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Pgno, Result, TxId, crash};
@@ -59,6 +60,9 @@ use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+
+/// Lineages of ours that are remembered: more than could be under way to the replica at once.
+const LINEAGES: usize = 8;
 
 /// A file waiting in the spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +110,11 @@ impl Spool {
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether another directory lies in its place, made by another process.
+    pub fn is_replaced(&self) -> bool {
+        self.seal_lock.is_replaced()
     }
 
     /// Held by whoever seals: one thread of one process at a time.
@@ -201,12 +210,43 @@ impl Spool {
         read_json(&self.dir.join("ventured.json"))
     }
 
-    /// Writes down a TXID that may be in the replica from now on, and the lineage that begins there, if one does
-    /// (I-SPOOL-7). Caller holds the seal lock.
-    pub fn venture(&self, lineage: Option<Lineage>, txid: TxId) -> Result<()> {
+    /// Writes down a TXID that may be in the replica from now on (I-SPOOL-7). Caller holds the seal lock.
+    pub fn venture(&self, txid: TxId) -> Result<()> {
         let old = self.ventured()?.unwrap_or_default();
-        let new = Ventured { lineage: lineage.unwrap_or(old.lineage), txid: old.txid.max(txid) };
-        self.write_json("ventured.json", &new)
+        self.write_json("ventured.json", &Ventured { txid: old.txid.max(txid) })
+    }
+
+    /// Whose spool this is.
+    pub fn identity(&self) -> Result<Option<Identity>> {
+        read_json(&self.dir.join("replica.json"))
+    }
+
+    /// `lineage` of `replica` is ours: on disk, whatever happens next, before anything of it can be in the replica.
+    /// Records are small and not synced otherwise: what they say is proved again by content.
+    pub fn own(&self, replica: &str, lineage: Lineage) -> Result<()> {
+        let name = lineage.to_string();
+        let old = self.identity()?.filter(|i| i.replica == replica);
+        if old.as_ref().is_some_and(|i| i.lineages.last() == Some(&name)) {
+            return Ok(());
+        }
+        let mut lineages = old.map(|i| i.lineages).unwrap_or_default();
+        lineages.retain(|l| *l != name);
+        lineages.push(name);
+        lineages.drain(..lineages.len().saturating_sub(LINEAGES));
+        let identity = Identity { replica: replica.to_string(), lineages };
+        let path = self.dir.join("replica.json");
+        self.write_text("replica.json", &identity, |f| f.sync_data())?;
+        // The directory itself may be new, too.
+        for d in [self.dir.as_path(), self.dir.parent().unwrap_or(&self.dir)] {
+            File::open(d).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", &path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Whether `lineage` of `replica` was begun or taken up here.
+    pub fn owns(&self, replica: &str, lineage: Lineage) -> Result<bool> {
+        let name = lineage.to_string();
+        Ok(self.identity()?.is_some_and(|i| i.replica == replica && i.lineages.contains(&name)))
     }
 
     /// Writes one LTX file: `fill` gets the temporary file; it appears as `path` when all of it is written.
@@ -215,6 +255,8 @@ impl Spool {
         path: &Path,
         fill: impl FnOnce(&mut BufWriter<File>) -> Result<T>,
     ) -> Result<T> {
+        #[cfg(feature = "sim")]
+        crate::base::sim::disk(path)?;
         let tmp = temp_beside(path);
         let made = (|| {
             let file = File::create(&tmp).map_err(|e| Error::io("create", &tmp, e))?;
@@ -408,7 +450,13 @@ impl Spool {
         let files = std::mem::take(&mut *lock(&self.unsynced));
         for path in &files {
             match File::open(path).and_then(|f| f.sync_data()) {
-                Ok(()) => {}
+                Ok(()) =>
+                {
+                    #[cfg(feature = "sim")]
+                    if let Some(w) = crate::base::sim::world() {
+                        w.synced(path);
+                    }
+                }
                 // Shipped and removed, or folded, meanwhile.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 Err(e) => {
@@ -506,7 +554,7 @@ impl Spool {
     /// be, the replica has the file; if not, it must not get there. It may have arrived in either case: so the TXID
     /// is not used again, and only the database's content tells how the history goes on. Caller holds the seal lock.
     pub fn give_up(&self, txid: TxId) -> Result<()> {
-        self.venture(None, txid)?;
+        self.venture(txid)?;
         let path = self.pending_path(txid);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path, e)),
@@ -589,11 +637,24 @@ impl Spool {
     }
 
     fn write_json<T: serde::Serialize>(&self, name: &str, v: &T) -> Result<()> {
+        self.write_text(name, v, |_| Ok(()))
+    }
+
+    fn write_text<T: serde::Serialize>(
+        &self,
+        name: &str,
+        v: &T,
+        settle: impl FnOnce(&File) -> std::io::Result<()>,
+    ) -> Result<()> {
         let path = self.dir.join(name);
+        #[cfg(feature = "sim")]
+        crate::base::sim::disk(&path)?;
         let tmp = temp_beside(&path);
         let text = serde_json::to_vec(v)
             .map_err(|e| Error::new(Kind::Bug, format!("cannot write {name}")).because(e))?;
-        let done = fs::write(&tmp, text).and_then(|()| fs::rename(&tmp, &path));
+        let done = File::create(&tmp)
+            .and_then(|mut f| f.write_all(&text).and_then(|()| settle(&f)))
+            .and_then(|()| fs::rename(&tmp, &path));
         done.map_err(|e| {
             drop(fs::remove_file(&tmp));
             Error::io("write", &path, e)

@@ -109,12 +109,19 @@ pub struct Shipped {
 /// What may be in the replica although no position says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ventured {
-    /// The newest history begun here.
-    #[serde(serialize_with = "hex", deserialize_with = "unhex_lineage")]
-    pub lineage: Lineage,
     /// The newest TXID used: not to be used again for other content.
     #[serde(serialize_with = "hex", deserialize_with = "unhex_txid")]
     pub txid: TxId,
+}
+
+/// Whose spool this is: what a power cut must not take, for without it the replica looks like a stranger's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The replica, in its canonical form.
+    pub replica: String,
+    /// The newest lineages that were begun or taken up here, oldest first, as hex. The last may not have reached the
+    /// replica.
+    pub lineages: Vec<String>,
 }
 
 fn hex<T: std::fmt::Display, S: Serializer>(v: &T, s: S) -> Result<S::Ok, S::Error> {

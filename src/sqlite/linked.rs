@@ -20,6 +20,15 @@ unsafe extern "C" fn entry(
     unsafe { auto_load(db.cast::<Sqlite3>(), api.cast::<ApiRoutines>(), wiring) }
 }
 
+/// Makes SQLite's own random numbers (the salts of a WAL) the same in every run. Zero: random again.
+#[cfg(feature = "sim")]
+pub fn seed_randomness(seed: u32) {
+    // SAFETY: "sqlite3_test_control(SQLITE_TESTCTRL_PRNG_SEED, int, sqlite3*)"; no connection is given.
+    unsafe {
+        host::sqlite3_test_control(28, seed as std::ffi::c_int, std::ptr::null_mut::<host::sqlite3>());
+    }
+}
+
 /// From the next connection on, this program's own SQLite has walrust in it. The first caller's wiring
 /// counts; a test that needs a host of its own adds it with [`super::add_host`].
 pub fn install(wiring: fn() -> Wiring) -> rusqlite::Result<()> {

@@ -25,7 +25,11 @@ where
 }
 
 fn on_this_thread<F: Future>(future: F) -> Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // What waits inside is a store in memory: no simulated time passes.
+    #[cfg(feature = "sim")]
+    builder.start_paused(crate::base::sim::world().is_some());
+    let runtime = builder
         .enable_all()
         .thread_name("walrust-io")
         .build()

@@ -184,10 +184,19 @@ pub struct Store {
     conditions: Arc<AtomicU8>,
 }
 
+#[cfg(feature = "sim")]
+thread_local! {
+    static STAND_IN: std::cell::RefCell<Option<Store>> = const { std::cell::RefCell::new(None) };
+}
+
 impl Store {
     /// Opens the store of a replica with this process's environment. Contacts nothing. Errors with
     /// [`Kind::Config`]. Verbs retry briefly ([`Retry::BRIEF`]); see [`Store::with_retry`].
     pub fn open(url: &ReplicaUrl) -> Result<Store> {
+        #[cfg(feature = "sim")]
+        if let Some(s) = STAND_IN.with(|s| s.borrow().clone()) {
+            return Ok(s);
+        }
         Store::open_with(url, &Env::process())
     }
 
@@ -211,6 +220,26 @@ impl Store {
             place: error::Place { bucket: "memory".into(), endpoint: "memory".into() },
         };
         Store::over(Backend::Objects(Arc::new(objects)), "memory")
+    }
+
+    /// A store over any client, as `url`, for simulation. It must hold to conditions.
+    #[cfg(feature = "sim")]
+    pub fn over_client(client: Arc<dyn object_store::ObjectStore>, url: &str) -> Store {
+        let objects = Objects {
+            kind: None,
+            store: client,
+            single_deletes: None,
+            no_bulk: AtomicBool::new(false),
+            prefix: String::new(),
+            place: error::Place { bucket: "memory".into(), endpoint: "memory".into() },
+        };
+        Store::over(Backend::Objects(Arc::new(objects)), url)
+    }
+
+    /// What every [`Store::open`] on this thread gives from now on.
+    #[cfg(feature = "sim")]
+    pub fn stand_in(store: Option<Store>) {
+        STAND_IN.with(|s| *s.borrow_mut() = store);
     }
 
     fn over(backend: Backend, url: &str) -> Store {

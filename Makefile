@@ -78,9 +78,9 @@ test: test-rust test-door test-sqlite-wal ## Everything that must pass before a 
 test-rust: $(VENV)/.ready ## Unit, property and integration tests of the crate
 	export LITESTREAM=$(abspath $(VENV))/bin/litestream; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	  $(CARGO) nextest run --features cli --retries 1 --target-dir $(TARGET); \
+	  $(CARGO) nextest run --features cli,sim --retries 1 --target-dir $(TARGET); \
 	else \
-	  $(CARGO) test --features cli --lib --bins --tests --target-dir $(TARGET); \
+	  $(CARGO) test --features cli,sim --lib --bins --tests --target-dir $(TARGET); \
 	fi
 
 .PHONY: test-door
@@ -120,6 +120,11 @@ damage: $(VENV)/.ready loadable ## 500 random corruptions of a replica, 500 veri
 week: ## A week of commits in simulated time: how large the replica gets, and that all of its window restores
 	$(CARGO) test --features cli --lib --target-dir $(TARGET) a_week_of_commits -- --nocapture
 
+.PHONY: sim
+sim: ## Simulate: STEPS=1000000 steps with faults, worlds SEED=1 and on; a failing one names itself
+	SEED=$(or $(SEED),1) STEPS=$(or $(STEPS),1000000) \
+	  $(CARGO) test --features sim --test sim --target-dir $(TARGET) -- --ignored --nocapture at_length
+
 .PHONY: fuzz
 fuzz: ## Fuzz every reader: FUZZ_RUNS executions each, or FUZZ_SECONDS if that is less (FUZZ=pattern picks; needs a nightly toolchain)
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --quiet cargo-fuzz
@@ -134,7 +139,7 @@ fuzz: ## Fuzz every reader: FUZZ_RUNS executions each, or FUZZ_SECONDS if that i
 .PHONY: lint
 lint: ## Formatting and clippy, warnings are errors
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --features cli --target-dir $(TARGET) -- -D warnings
+	$(CARGO) clippy --all-targets --features cli,sim --target-dir $(TARGET) -- -D warnings
 
 # -- measuring and showing ----------------------------------------------------------------------------------------------
 

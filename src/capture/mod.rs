@@ -411,7 +411,8 @@ impl Tracker {
         if s.sync != Sync::Kept || s.ahead.is_some() || under_way {
             return Noticed::Nothing;
         }
-        if s.seen.as_ref() == Some(&h) {
+        // A position that another process has given up knows no header, not even one that was seen.
+        if s.seen.as_ref() == Some(&h) && s.position.as_ref().is_some_and(|p| sealed_frame(p, &h).is_some()) {
             return Noticed::Nothing;
         }
         if !self.goes_on(&mut s, &h) {

@@ -187,6 +187,8 @@ impl Watched {
         let (remote, lease) = match looked {
             Ok(remote) => {
                 let lease = self.lease(&me, takeover)?;
+                // Its last holder may have added to it meanwhile.
+                let remote = if lease.is_some() { look(&self.store)? } else { remote };
                 (remote, lease)
             }
             // Known and continuing: an outage at start is no reason not to capture.
@@ -219,7 +221,13 @@ impl Watched {
             Begin::Resume(p) => self.tracker.resume(p),
             Begin::Resync(expected, Reason::Refuse) => {
                 self.spool.clear()?;
-                resync::run(self, expected, Reason::Refuse)?;
+                if let Err(e) = resync::run(self, expected, Reason::Refuse) {
+                    if let Some(lease) = lease {
+                        let store = self.store.clone();
+                        block_on(async move { lease.undo(&store).await })?;
+                    }
+                    return Err(e);
+                }
                 self.snapshotting.store(false, Ordering::Release);
             }
             Begin::Resync(expected, reason) => {
@@ -333,16 +341,30 @@ impl Watched {
         checksum
     }
 
-    fn me(&self) -> Result<Me> {
+    /// The id under which this spool writes to replicas. It names the file it stands in, too: the copy of a spool is another
+    /// writer, however much it knows of the history.
+    fn writer(&self) -> Result<String> {
+        use std::os::unix::fs::MetadataExt;
         let path = self.spool.dir().join("writer");
-        let writer = match std::fs::read_to_string(&path) {
-            Ok(w) if w.len() == 16 => w,
-            _ => {
-                let w = format!("{:016x}", clock::random_u64());
-                std::fs::write(&path, &w).map_err(|e| Error::io("write", &path, e))?;
-                w
-            }
-        };
+        let failed = |e| Error::io("write", &path, e);
+        let ino = |m: std::fs::Metadata| format!("{:016x}", m.ino());
+        let said = std::fs::read_to_string(&path).unwrap_or_default();
+        if let Some((id, file)) = said.trim_end().split_once(' ')
+            && id.len() == 16
+            && std::fs::metadata(&path).map(ino).is_ok_and(|ino| ino == file)
+        {
+            return Ok(id.to_string());
+        }
+        let id = format!("{:016x}", clock::random_u64());
+        drop(std::fs::remove_file(&path));
+        std::fs::write(&path, "").map_err(failed)?;
+        let text = format!("{id} {}\n", std::fs::metadata(&path).map(ino).map_err(failed)?);
+        std::fs::write(&path, text).map_err(failed)?;
+        Ok(id)
+    }
+
+    fn me(&self) -> Result<Me> {
+        let writer = self.writer()?;
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Ok(Me {
             writer,

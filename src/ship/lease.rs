@@ -84,7 +84,8 @@ pub struct Lease {
     me: Me,
     version: Version,
     renewed: Duration,
-    evicted: bool,
+    /// What was there.
+    found: Option<LeaseState>,
 }
 
 /// Whether a holder that is still alive gives way.
@@ -113,12 +114,8 @@ impl Lease {
             }
             match store.put_if(KEY, me.state()?, found.as_ref().map(|(_, v)| v)).await {
                 Ok(version) => {
-                    // One that was given back has ended at 0.
-                    // (A copy of a machine, spool included, is the same writer.)
-                    let evicted = found
-                        .and_then(|(held, _)| held)
-                        .is_some_and(|held| held.session != me.session && held.ends > 0);
-                    return Ok(Lease { me: me.clone(), version, renewed: clock::uptime(), evicted });
+                    let found = found.and_then(|(held, _)| held);
+                    return Ok(Lease { me: me.clone(), version, renewed: clock::uptime(), found });
                 }
                 Err(e) if e.kind() == Kind::Exists => {}
                 Err(e) => return Err(e),
@@ -168,9 +165,17 @@ impl Lease {
         }
     }
 
-    /// Whether another session held it that may not know yet that it is over.
+    /// Whether a session held it that may not know yet that it is over. One that was given back has ended at 0.
     pub fn evicted(&self) -> bool {
-        self.evicted
+        self.found.as_ref().is_some_and(|held| held.ends > 0)
+    }
+
+    /// It was taken for nothing: whoever held it holds it again, and finds his session in it when he looks.
+    pub async fn undo(self, store: &Store) {
+        match self.found.as_ref().map(LeaseState::encode) {
+            Some(Ok(bytes)) => drop(store.put_if(KEY, bytes, Some(&self.version)).await),
+            _ => self.release(store).await,
+        }
     }
 
     /// When to look again.

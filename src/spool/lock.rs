@@ -32,6 +32,14 @@ pub(super) enum Mark {
 /// Process, device, inode, and the lock file opened on them.
 type Opened = (u32, u64, u64, Arc<LockFile>);
 
+static OPEN: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
+
+/// The processes of a simulated world are gone, and their lock files with them.
+#[cfg(feature = "sim")]
+pub fn forget_all() {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
 /// Held until dropped.
 #[derive(Debug)]
 pub struct Held<'a> {
@@ -53,7 +61,6 @@ impl Drop for Held<'_> {
 impl LockFile {
     /// Opens the file, creating it; takes no lock.
     pub fn open(path: &Path) -> Result<Arc<LockFile>> {
-        static OPEN: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         // A forked child opens its own: the mutex in its parent's may be held by a thread it does not have.
         let pid = std::process::id();

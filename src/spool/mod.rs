@@ -49,6 +49,8 @@ mod position;
 mod sums;
 
 use lock::Mark;
+#[cfg(feature = "sim")]
+pub use lock::forget_all;
 pub use lock::{Held, LockFile};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPoint};
 pub use sums::PageSums;

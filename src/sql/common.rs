@@ -39,12 +39,14 @@ pub(super) fn main_path(conn: &Connection) -> Result<PathBuf> {
     })
 }
 
-/// The watched database of this connection, else the only one there is.
+/// The watched database of this connection. Of one whose own database is no file: the only one there is.
 pub(super) fn watched(conn: &Connection) -> Result<Arc<Watched>> {
-    if let Some(w) = conn.main_db_path().and_then(|p| engine().find(&p)) {
-        return Ok(w);
-    }
-    engine().only()
+    let Some(path) = conn.main_db_path() else { return engine().only() };
+    engine().find(&path).ok_or_else(|| {
+        let which =
+            if engine().watched().is_empty() { "no database is watched" } else { "it is not watched" };
+        Error::config(format!("{}: {which}; call walrust_watch() first", path.display()))
+    })
 }
 
 /// The replica that a URL names, or without one that of this connection's database: watched, else configured.

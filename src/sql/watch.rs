@@ -83,6 +83,8 @@ pub(super) fn sync(conn: &Connection, args: &[Value]) -> Result<Value> {
         None | Some(Value::Null) => w.settings.sync_timeout,
         Some(v) => common::timeout(v)?,
     };
+    // Makes the wal-index known on a connection that has read nothing yet; what is wrong with it shows elsewhere.
+    drop(conn.query_value("SELECT count(*) FROM main.sqlite_master"));
     Ok(Value::Integer(w.sync(timeout)?.as_i64()))
 }
 

@@ -130,6 +130,12 @@ class BadInput(door.DoorTest):
         self.p = self.peer().open(self.path("plain.db"), "o")
         for call in ("walrust_sync()", "walrust_unwatch()", "walrust_snapshot()"):
             self.refused(call, call.split("(")[0], conn="o")
+        # That another database is watched in the process does not make it this connection's.
+        self.p.open(self.path("other.db"), "w")
+        self.p.watch(self.path("other-replica"), conn="w")
+        for call in ("walrust_sync()", "walrust_unwatch()", "walrust_snapshot()"):
+            self.refused(call, call.split("(")[0], "plain.db", "not watched", conn="o")
+        self.assertEqual(self.p.sql("SELECT count(*) FROM walrust_status", conn="w"), 1)
 
     def test_watch_of_what_cannot_be_watched(self):
         self.p.open(":memory:", "m")

@@ -102,10 +102,6 @@ impl Bucket {
         self.state.lock().unwrap().weather.insert(machine, weather);
     }
 
-    pub fn weather(&self, machine: usize) -> Weather {
-        self.state.lock().unwrap().weather.get(&machine).copied().unwrap_or_default()
-    }
-
     pub fn born(&self, pid: usize, machine: usize) {
         self.state.lock().unwrap().machine_of.insert(pid, machine);
     }
@@ -180,10 +176,6 @@ impl Bucket {
             // In memory nothing is ever pending.
             let _ = futures_util::FutureExt::now_or_never(put);
         }
-    }
-
-    pub fn is_quiet(&self) -> bool {
-        self.state.lock().unwrap().late.is_empty()
     }
 
     async fn answer<T>(&self, fate: Fate, answer: Result<T>) -> Result<T> {

@@ -258,6 +258,8 @@ impl Play {
     }
 
     fn say(&self, what: String) {
+        // Its name differs from run to run.
+        let what = what.replace(&*self.root.path().to_string_lossy(), "");
         let line = format!(
             "{:>6} {}{:>9.3} {what}",
             self.steps.get(),
@@ -603,10 +605,11 @@ impl Play {
             if !c.is_autocommit() {
                 let _ = c.execute_batch("ROLLBACK");
             }
-            if done.is_err() && self.kind.sync {
-                if let Some(machine) = self.machines.borrow_mut().get_mut(&m) {
-                    machine.doubts += 1;
-                }
+            if done.is_err()
+                && self.kind.sync
+                && let Some(machine) = self.machines.borrow_mut().get_mut(&m)
+            {
+                machine.doubts += 1;
             }
             self.observe(m, c);
             if self.world.is_doomed(pid) {

@@ -159,6 +159,16 @@ impl Entry {
         replaced
     }
 
+    /// Whether every handle of this process holds a file that was replaced: then it can neither read nor ship the one
+    /// that is at the path now, until the app opens it.
+    pub(super) fn is_orphaned(&self) -> bool {
+        let inode = self.inode.load(Ordering::Relaxed);
+        self.was_replaced.load(Ordering::Relaxed) && {
+            let handles = lock(&self.handles);
+            !handles.is_empty() && handles.values().all(|h| h.inode != inode)
+        }
+    }
+
     fn is_stale(&self, f: &HookedFile) -> bool {
         if !self.was_replaced.load(Ordering::Relaxed) {
             return false;

@@ -141,6 +141,10 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
     let hurried = w.hurried.swap(false, Ordering::AcqRel);
     match w.tracker.sync_state() {
         Sync::Idle | Sync::Resyncing => (false, LOOK),
+        Sync::Lost(_) if w.entry.is_orphaned() => {
+            super::start::hand_over(w);
+            (false, LOOK)
+        }
         Sync::Lost(why) => {
             // After an overflow the history that the spool holds leaves first.
             if w.full.load(Ordering::Acquire) && w.spool.pending().is_ok_and(|p| !p.is_empty()) {

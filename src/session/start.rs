@@ -150,7 +150,7 @@ impl Watched {
         spool: Arc<Spool>,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
-        let ships = spool.ship_lock().try_process()?;
+        let ships = !engine().entry(req.path).is_orphaned() && spool.ship_lock().try_process()?;
         let role = if ships { Role::Shipper } else { Role::Standby };
         let w = Watched::new(req.path, req.settings, store, spool, role);
         if role == Role::Standby {
@@ -434,18 +434,28 @@ pub(super) fn shared(a: &Path, b: &Path, replica: &str) -> Error {
 /// Begins anew, as its own successor: the spool was deleted under us, or the replica was emptied. A snapshot
 /// under a new lineage follows.
 pub(super) fn restart(w: &Arc<Watched>, why: &str) {
+    // What this process shipped is its own; a standby finds out whose it is.
+    let takeover = w.role() == Role::Shipper;
+    if takeover && w.link.status().state != ship::State::Fenced && !w.busy.load(Ordering::Acquire) {
+        let context = json!({"reason": why});
+        w.tell(EventKind::HistoryGap, format!("{why}; a new snapshot follows"), context);
+    }
+    begin_again(w, why, takeover);
+}
+
+/// The database was replaced, and this process has only the old file open: one that has the new one is to ship it. This
+/// one is a standby until the app opens the new file.
+pub(super) fn hand_over(w: &Arc<Watched>) {
+    begin_again(w, "the database file was replaced by another one, which this process has not open", false);
+}
+
+fn begin_again(w: &Arc<Watched>, why: &str, takeover: bool) {
     if w.link.status().state == ship::State::Fenced || w.busy.swap(true, Ordering::AcqRel) {
         return;
     }
     let (mine, why) = (w.clone(), why.to_string());
     let spawned = thread::spawn("walrust-restart", 512 << 10, move || {
         log::warn!("walrust: {}: {why}; beginning anew", mine.path().display());
-        // What this process shipped is its own; a standby finds out whose it is.
-        let takeover = mine.role() == Role::Shipper;
-        if takeover {
-            let context = json!({"reason": why});
-            mine.tell(EventKind::HistoryGap, format!("{why}; a new snapshot follows"), context);
-        }
         mine.end(engine());
         loop {
             let Ok(replica) = ReplicaUrl::parse(mine.replica()) else { return };
@@ -490,6 +500,9 @@ pub(super) fn queue_damaged(w: &Arc<Watched>, why: String) {
 
 /// A standby looks whether the shipper's process has ended, and follows its position.
 pub(super) fn try_take_over(w: &Arc<Watched>) {
+    if w.entry.is_orphaned() {
+        return;
+    }
     match w.spool.ship_lock().try_process() {
         Ok(true) => {}
         Ok(false) => {

@@ -484,6 +484,10 @@ impl Watched {
                 .or(status.last_error.map(|(_, e)| e))
                 .or_else(|| self.tracker.seal_error())
                 .or(lost)
+                .or_else(|| {
+                    let why = "the database file was replaced by another one; open it again in this process";
+                    self.entry.is_orphaned().then(|| why.to_string())
+                })
                 .or_else(|| self.care.finding()),
         }
     }

@@ -61,7 +61,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Lineages of ours that are remembered: more than could be under way to the replica at once.
 const LINEAGES: usize = 8;
@@ -83,7 +83,8 @@ pub struct Spool {
     dir: PathBuf,
     seal_lock: Arc<LockFile>,
     ship_lock: Arc<LockFile>,
-    ahead_lock: Arc<LockFile>,
+    /// Opened when needed: sync durability alone does.
+    ahead_lock: OnceLock<Arc<LockFile>>,
     /// This process holds `ahead_lock`, which it can't see by asking.
     ahead_here: AtomicBool,
     sums: PageSums,
@@ -102,7 +103,7 @@ impl Spool {
             dir: dir.to_path_buf(),
             seal_lock: LockFile::open(&dir.join("lock.seal"))?,
             ship_lock: LockFile::open(&dir.join("lock.ship"))?,
-            ahead_lock: LockFile::open(&dir.join("lock.ahead"))?,
+            ahead_lock: OnceLock::new(),
             ahead_here: AtomicBool::new(false),
             sums: PageSums::open(&dir.join("pages.sum"))?,
             unsynced: Mutex::new(Vec::new()),
@@ -153,7 +154,7 @@ impl Spool {
     /// The next TXID is made before its COMMIT (sync durability): nobody else may make it, until [`Spool::end_change`].
     /// [`Spool::no_longer_ahead`] says when that is over, or the death of this process does. Caller holds the seal lock.
     pub fn set_ahead(&self) -> Result<()> {
-        if !self.ahead_lock.try_process()? {
+        if !self.ahead_lock()?.try_process()? {
             return Err(Error::new(Kind::Retry, "another process has a COMMIT under way"));
         }
         self.ahead_here.store(true, Ordering::Release);
@@ -163,8 +164,18 @@ impl Spool {
     /// The COMMIT of this process is here, or is given up.
     pub fn no_longer_ahead(&self) {
         if self.ahead_here.swap(false, Ordering::AcqRel) {
-            self.ahead_lock.release();
+            if let Ok(l) = self.ahead_lock() {
+                l.release();
+            }
         }
+    }
+
+    fn ahead_lock(&self) -> Result<&LockFile> {
+        if let Some(l) = self.ahead_lock.get() {
+            return Ok(l);
+        }
+        let opened = LockFile::open(&self.dir.join("lock.ahead"))?;
+        Ok(self.ahead_lock.get_or_init(|| opened))
     }
 
     /// Whether the next TXID is made before its COMMIT. Caller holds the seal lock.
@@ -174,7 +185,7 @@ impl Spool {
 
     /// Whether a process that lives has such a COMMIT under way.
     pub fn is_ahead_alive(&self) -> Result<bool> {
-        Ok(self.ahead_here.load(Ordering::Acquire) || self.ahead_lock.holder()?.is_some())
+        Ok(self.ahead_here.load(Ordering::Acquire) || self.ahead_lock()?.holder()?.is_some())
     }
 
     /// Held for as long as this process ships this database.
@@ -502,7 +513,8 @@ impl Spool {
             return Ok(None);
         };
         let txid = p.txid.next();
-        let (is_ahead, lives) = (self.is_ahead()?, self.is_ahead_alive()?);
+        let is_ahead = self.is_ahead()?;
+        let lives = is_ahead && self.is_ahead_alive()?;
         if is_ahead && lives {
             // Its process waits for whoever ships next.
         } else if is_ahead {

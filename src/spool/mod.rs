@@ -163,10 +163,10 @@ impl Spool {
 
     /// The COMMIT of this process is here, or is given up.
     pub fn no_longer_ahead(&self) {
-        if self.ahead_here.swap(false, Ordering::AcqRel) {
-            if let Ok(l) = self.ahead_lock() {
-                l.release();
-            }
+        if self.ahead_here.swap(false, Ordering::AcqRel)
+            && let Ok(l) = self.ahead_lock()
+        {
+            l.release();
         }
     }
 

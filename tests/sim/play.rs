@@ -258,8 +258,6 @@ impl Play {
     }
 
     fn say(&self, what: String) {
-        // Its name differs from run to run.
-        let what = what.replace(&*self.root.path().to_string_lossy(), "");
         let line = format!(
             "{:>6} {}{:>9.3} {what}",
             self.steps.get(),
@@ -1500,7 +1498,11 @@ impl Play {
 }
 
 fn without_host(text: &str) -> String {
-    text.split("held by").next().unwrap_or_default().to_string()
+    let text = text.split("held by").next().unwrap_or_default();
+    // The world's directory has another name in each run.
+    let mut parts = text.split("walrust-sim-");
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |s, rest| s + rest.split_once('/').map_or("", |(_, path)| path))
 }
 
 /// The start of an error, which has no numbers that differ from run to run.

@@ -240,7 +240,7 @@ impl Tracker {
         // A transaction that was begun meanwhile goes on from here, if it began in a generation we know.
         let begun = s.at_lock.as_ref().map(|(h, _)| *h);
         if let Some(h) = begun {
-            let known = s.position.as_ref().is_some_and(|p| sealed_frame(p, &h).is_some());
+            let known = s.position.as_ref().is_some_and(|p| self.continues(p, &h));
             s.at_lock = Some((h, known));
         }
         self.refusing.store(false, Ordering::Relaxed);
@@ -412,7 +412,7 @@ impl Tracker {
             return Noticed::Nothing;
         }
         // A position that another process has given up knows no header, not even one that was seen.
-        if s.seen.as_ref() == Some(&h) && s.position.as_ref().is_some_and(|p| sealed_frame(p, &h).is_some()) {
+        if s.seen.as_ref() == Some(&h) && s.position.as_ref().is_some_and(|p| self.continues(p, &h)) {
             return Noticed::Nothing;
         }
         if !self.goes_on(&mut s, &h) {
@@ -427,19 +427,20 @@ impl Tracker {
 
     /// Does `h` go on from the position? Looks at the position file when memory does not know the salts.
     fn goes_on(&self, s: &mut State, h: &IndexHeader) -> bool {
-        if s.position.as_ref().is_some_and(|p| sealed_frame(p, h).is_some()) {
+        if s.position.as_ref().is_some_and(|p| self.continues(p, h)) {
             return true;
         }
-        if let Ok(Some(p)) = self.spool.position() {
-            let ok = sealed_frame(&p, h).is_some();
-            s.position = Some(p);
-            if ok {
-                return true;
-            }
+        let Ok(Some(p)) = self.spool.position() else { return false };
+        let goes_on = self.continues(&p, h);
+        s.position = Some(p);
+        goes_on
+    }
+
+    fn continues(&self, p: &Position, h: &IndexHeader) -> bool {
+        if sealed_frame(p, h).is_some() {
+            return true;
         }
-        let Some(Handoff::Closed(stamp)) = s.position.as_ref().map(|p| p.handoff) else {
-            return false;
-        };
+        let Handoff::Closed(stamp) = p.handoff else { return false };
         h.max_frame == 0 && FileStamp::of(&self.path).is_ok_and(|now| now == stamp)
     }
 
@@ -774,9 +775,10 @@ impl std::fmt::Debug for Tracker {
 }
 
 /// The frame of `h`'s generation up to which `p` is sealed; `None` if `p` is not of that generation or is
-/// ahead of it (a power cut took the WAL's tail).
+/// ahead of it (a power cut took the WAL's tail). A wal-index that no writer has used yet has salts of zero, as the next
+/// one made anew has: they name no generation, and only the database file tells whether anything came between.
 fn sealed_frame(p: &Position, h: &IndexHeader) -> Option<u32> {
-    let w = p.wal?;
+    let w = p.wal.filter(|w| (w.salt1, w.salt2) != (0, 0))?;
     (w.salt1 == h.salt.salt1 && w.salt2 == h.salt.salt2 && w.frame <= h.max_frame).then_some(w.frame)
 }
 

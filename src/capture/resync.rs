@@ -11,7 +11,7 @@
 use super::{Database, Pinned, pages};
 use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Pgno, Result, Timestamp, TxId};
 use crate::ltx::{self, Attest, Encoder, Header, Summary, WalRange};
-use crate::spool::{PageSums, Spool, WalPoint};
+use crate::spool::{FileStamp, Handoff, PageSums, Spool, WalPoint};
 use crate::wal::{self, IndexHeader, WalPos};
 use std::collections::HashMap;
 use std::fs::File;
@@ -79,6 +79,15 @@ impl View {
             frame: h.max_frame,
             checksum: (h.max_frame > 0).then_some((h.frame_checksum.0, h.frame_checksum.1)),
         }
+    }
+
+    /// What the next writer is to expect: of a WAL that nobody has written to, that the database file at `path` still
+    /// looks as it does under this view, which keeps checkpoints from changing it.
+    pub fn handoff(&self, path: &Path) -> Result<Handoff> {
+        if self.header().salt != crate::wal::Salt::default() {
+            return Ok(Handoff::Live);
+        }
+        FileStamp::of(path).map(Handoff::Closed).map_err(|e| Error::io("look at", path, e))
     }
 
     /// Reads one page.

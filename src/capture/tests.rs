@@ -104,7 +104,7 @@ impl Rig {
             checksum,
             timestamp: Timestamp(1),
             wal: Some(view.wal_point()),
-            handoff: Handoff::Live,
+            handoff: view.handoff(&self.path).unwrap(),
         };
         self.spool.set_position(&p).unwrap();
         self.replica = image(&self.path);

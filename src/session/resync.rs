@@ -127,7 +127,7 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
         checksum,
         timestamp: now,
         wal: Some(view.wal_point()),
-        handoff: Handoff::Live,
+        handoff: view.handoff(w.path())?,
     };
     let newest = old.as_ref().map_or(expected.txid, |p| p.txid);
     let position = match attested {

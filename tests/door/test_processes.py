@@ -437,6 +437,25 @@ class ForeignWriters(door.DoorTest):
     def test_replaced_by_mv(self):
         self.replaced(os.replace)
 
+    def test_written_while_the_wal_was_unused_and_our_connection_closed(self):
+        """A wal-index that nobody has written to looks like the next one made anew: that must not pass for continuity."""
+        db, url = self.path("app.db"), self.path("replica")
+        self.stock(db, "PRAGMA journal_mode=wal; CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t(v) VALUES('first');")
+        p = self.peer().open(db)
+        p.watch(url, interval="0s")
+        p.sync()
+        stranger = self.peer(so=None).open(db)
+        stranger.sql("SELECT count(*) FROM t")
+        p.close()
+        stranger.many("INSERT INTO t(v) VALUES(?)", [("stranger" * 400,) for _ in range(40)])
+        stranger.end()
+        p.open(db)
+        p.sql("INSERT INTO t(v) VALUES('last')")
+        txid = p.sync(60)
+        out, at = self.restore(url)
+        self.assertEqual(at, txid)
+        self.assertSameBytes(db, out)
+
     def test_replaced_while_open_by_mv(self):
         """The old file lives on under our descriptor; the new one at the path is another database."""
         p, db, url = self.watched(interval="0s")

@@ -216,6 +216,23 @@ pub fn wal_read(data: &[u8]) {
     let start = places[usize::from(*from) % places.len()];
     let part = wal::read_frames(bytes.as_slice(), start, scan.end, |f| assert!(f.number > start.frame))
         .expect("from any commit on");
+    // What is located without reading pages is the same, found by headers or by page numbers, and each page proves itself.
+    let known: Vec<u32> = (start.frame + 1..=scan.end.frame)
+        .map(|n| {
+            let at = wal::frame_offset(n, scan.header.page_size) as usize;
+            u32::from_be_bytes(*bytes[at..].first_chunk().expect("the frame is there"))
+        })
+        .collect();
+    for known in [None, Some(known.as_slice())] {
+        let located = wal::locate(bytes.as_slice(), start, scan.end, known).expect("by headers or numbers");
+        assert!(located.pages.iter().map(|p| (p.pgno, p.frame)).eq(part.pages.iter().copied()));
+        let mut page = vec![0; scan.header.page_size.len()];
+        for place in &located.pages {
+            located.read(bytes.as_slice(), place, &mut page).expect("a page of the chain proves itself");
+            let at = wal::page_offset(place.frame, scan.header.page_size) as usize;
+            assert_eq!(page, bytes[at..at + page.len()]);
+        }
+    }
     assert!(part.pages.iter().all(|p| all.pages.contains(p)));
     let past = wal::WalPos { frame: scan.end.frame + 1, ..scan.end };
     assert!(wal::read_frames(bytes.as_slice(), start, past, |_| {}).is_err());

@@ -44,7 +44,7 @@ use crate::spool::{FileStamp, Handoff, Position, Spool, WalPoint};
 use crate::wal::IndexHeader;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Tail that a resetting thread seals itself, in frames, while the WAL is of ordinary size. The sealer has
@@ -177,12 +177,8 @@ pub struct Tracker {
     state: Mutex<State>,
     /// Fast path: whether anything is to be done at all.
     active: AtomicBool,
-    /// Resets refused so far.
-    refused: AtomicU64,
     /// Resets are being refused: throttle checkpoints.
     refusing: AtomicBool,
-    /// Commits noticed so far.
-    commits: AtomicU64,
     /// Spool bytes past which the app's WAL is no longer held back.
     give_up_wal_bytes: u64,
 }
@@ -207,9 +203,7 @@ impl Tracker {
                 ahead: None,
             }),
             active: AtomicBool::new(false),
-            refused: AtomicU64::new(0),
             refusing: AtomicBool::new(false),
-            commits: AtomicU64::new(0),
             give_up_wal_bytes,
         }
     }
@@ -279,11 +273,6 @@ impl Tracker {
     /// The newest header noticed.
     pub fn seen(&self) -> Option<IndexHeader> {
         self.lock().seen
-    }
-
-    /// Commits noticed and resets refused, in this process.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.commits.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
     }
 
     /// The last failure to seal on an app's thread, if it has not succeeded since.
@@ -397,7 +386,6 @@ impl Tracker {
         s.seen = Some(h);
         drop(s);
         if changed && h.max_frame > 0 {
-            self.commits.fetch_add(1, Ordering::Relaxed);
             return Noticed::Commit;
         }
         if foreign { Noticed::Commit } else { Noticed::Nothing }
@@ -632,7 +620,6 @@ impl Tracker {
     }
 
     fn refuse(&self) -> Permit {
-        self.refused.fetch_add(1, Ordering::Relaxed);
         self.refusing.store(true, Ordering::Relaxed);
         Permit::Refused
     }

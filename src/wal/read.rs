@@ -74,6 +74,17 @@ pub fn read_frames<S: ReadAt + ?Sized>(
     end: WalPos,
     mut visit: impl FnMut(Frame<'_>),
 ) -> Result<Frames, ReadError> {
+    in_generation(source, start, end, |header| read_range(source, header, start, end, &mut visit))
+}
+
+/// Reads what lies between two positions of one generation. Whatever was found: in a WAL that was reset meanwhile it means
+/// nothing.
+fn in_generation<S: ReadAt + ?Sized, T>(
+    source: &S,
+    start: WalPos,
+    end: WalPos,
+    read: impl FnOnce(&WalHeader) -> Result<T, ReadError>,
+) -> Result<T, ReadError> {
     let salt = end.salt;
     if start.salt != salt {
         return Err(ReadError::Reset(start.salt));
@@ -82,12 +93,11 @@ pub fn read_frames<S: ReadAt + ?Sized>(
         return Err(ReadError::Corrupt(format!("it ends at frame {} and not {}", end.frame, start.frame)));
     }
     let header = generation(source, salt)?;
-    let frames = read_range(source, &header, start, end, &mut visit);
-    // Whatever was found: in a WAL that was reset meanwhile it means nothing.
+    let found = read(&header);
     if generation(source, salt)? != header {
         return Err(ReadError::Reset(salt));
     }
-    frames
+    found
 }
 
 fn read_range<S: ReadAt + ?Sized>(
@@ -148,25 +158,15 @@ pub fn locate<S: ReadAt + ?Sized>(
     end: WalPos,
     known: Option<&[u32]>,
 ) -> Result<Places, ReadError> {
-    let salt = end.salt;
-    if start.salt != salt {
-        return Err(ReadError::Reset(start.salt));
-    }
-    if start.frame > end.frame {
-        return Err(ReadError::Corrupt(format!("it ends at frame {} and not {}", end.frame, start.frame)));
-    }
-    let header = generation(source, salt)?;
-    let pages = match known {
-        Some(pages) if pages.len() == (end.frame - start.frame) as usize => {
-            locate_known(source, &header, start, end, pages)
-        }
-        _ => locate_in(source, &header, start, end),
-    };
-    // As in `read_frames`.
-    if generation(source, salt)? != header {
-        return Err(ReadError::Reset(salt));
-    }
-    Ok(Places { header, pages: pages? })
+    in_generation(source, start, end, |header| {
+        let pages = match known {
+            Some(pages) if pages.len() == (end.frame - start.frame) as usize => {
+                locate_known(source, header, start, end, pages)
+            }
+            _ => locate_in(source, header, start, end),
+        }?;
+        Ok(Places { header: *header, pages })
+    })
 }
 
 fn locate_in<S: ReadAt + ?Sized>(

@@ -9,7 +9,7 @@ use crate::base::{Error, Kind};
 use crate::capture::Permit;
 use crate::config::{Durability, Layer};
 use crate::sqlite::{
-    DbObserver, FileLock, HookedFile, LockOp, PragmaVerdict, ShmPeek, SlotRange, Verdict, WalObserver,
+    DbObserver, FileLock, HookedFile, LockOp, PragmaVerdict, ShmPeek, SlotRange, Verdict, WalHook,
 };
 use crate::wal::IndexHeader;
 use std::collections::HashMap;
@@ -401,12 +401,15 @@ impl DbObserver for Entry {
         self.unbar_own();
     }
 
-    fn wal_observer(&self) -> Option<Arc<dyn WalObserver>> {
+    fn wal_hook(&self) -> WalHook {
         if self.generation != generation() {
-            return None;
+            return WalHook::None;
         }
-        let w = self.watched()?;
-        (w.settings.durability == Durability::Sync).then(|| self.gate.clone() as Arc<dyn WalObserver>)
+        match self.watched().map(|w| w.settings.durability) {
+            None => WalHook::None,
+            Some(Durability::Async) => WalHook::JoinWrites,
+            Some(Durability::Sync) => WalHook::Observe(self.gate.clone()),
+        }
     }
 
     fn panicked(&self, what: &str) {

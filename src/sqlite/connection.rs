@@ -2,9 +2,9 @@
 
 use super::error;
 use super::ffi::{self, File, Sqlite3, Vfs};
-use super::host::{Access, DbObserver, FileInfo, How, observer_for};
+use super::host::{Access, DbObserver, FileInfo, How, WalHook, observer_for};
 use super::value::Value;
-use super::{api, hook, vfs, wal_hook};
+use super::{api, hook, vfs, wal_hook, wal_join};
 use crate::base::{Error, Kind, Result};
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::PathBuf;
@@ -218,7 +218,10 @@ impl Connection {
     }
 
     fn hook_wal(&self, name: &str, db_path: PathBuf) -> Result<()> {
-        let Some(wal) = self.observer_of(name).and_then(|o| o.wal_observer()) else { return Ok(()) };
+        let wanted = self.observer_of(name).map_or(WalHook::None, |o| o.wal_hook());
+        if matches!(wanted, WalHook::None) {
+            return Ok(());
+        }
         // Loads the schema, which opens the WAL if there is one.
         let mode = self.query_value(&format!("PRAGMA {}.journal_mode", quote(name)))?;
         if mode.as_text() != Some("wal") {
@@ -228,10 +231,14 @@ impl Connection {
             // SAFETY: in WAL mode "JOURNAL_POINTER" is the WAL file of this connection; not yet opened, its
             // methods are null.
             unsafe {
-                if !(*file).methods.is_null() && !wal_hook::is_hooked(file) {
+                let is_open = !(*file).methods.is_null();
+                if is_open && matches!(wanted, WalHook::Observe(_)) {
+                    wal_join::remove(file);
+                }
+                if is_open && !wal_hook::is_hooked(file) && !wal_join::is_joined(file) {
                     let mut wal_path = db_path.clone().into_os_string();
                     wal_path.push("-wal");
-                    wal_hook::install(file, db_path, wal_path.into(), wal);
+                    vfs::hook_wal(file, db_path, wal_path.into(), wanted, &self.vfs_of(name));
                 }
             }
         }

@@ -126,6 +126,16 @@ pub enum WalVerdict {
     Fail(i32),
 }
 
+/// What is done with the handle of a WAL file.
+pub enum WalHook {
+    /// It is left alone.
+    None,
+    /// Header and page of a frame are written in one call.
+    JoinWrites,
+    /// Writes are told first, and may be withheld.
+    Observe(Arc<dyn WalObserver>),
+}
+
 /// How this room came to a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {
@@ -227,9 +237,9 @@ pub trait DbObserver: Any + Send + Sync {
     fn closing(&self, file: &HookedFile) {}
     /// A method of this observer panicked on some handle; that handle is not observed any further.
     fn panicked(&self, what: &str) {}
-    /// `Some`: the handle of the WAL file is hooked as well, whenever SQLite opens it.
-    fn wal_observer(&self) -> Option<Arc<dyn WalObserver>> {
-        None
+    /// What is done with the handle of the WAL file, whenever SQLite opens it.
+    fn wal_hook(&self) -> WalHook {
+        WalHook::None
     }
 }
 

@@ -6,6 +6,7 @@
 //! * I-SQLITE-1..2 (`api`): one SQLite library per process; no slot that the host lacks is called.
 //! * I-SQLITE-3 (`guard`): no panic crosses to C.
 //! * I-HOOK-1..4 (`hook`, `wal_hook`): what is not of interest is the lower VFS's own pointer.
+//! * I-JOIN-1..2 (`wal_join`): a frame goes to the WAL as SQLite wrote it, in one call.
 //! * I-VFS-1..2 (`vfs`): the VFS `walrust` is the lower VFS with one method changed.
 //! * I-RAW-1 (`raw`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..3 (`fork`): our own handles.
 //!
@@ -44,6 +45,7 @@ mod tests;
 mod value;
 mod vfs;
 mod wal_hook;
+mod wal_join;
 
 pub use api::version as libversion;
 pub use connection::{Connection, Hooked};
@@ -54,7 +56,7 @@ pub use fork::{ForkHooks, on_fork, own_handles};
 pub use function::ScalarFunction;
 pub use hook::HookedFile;
 pub use host::{
-    Access, DbObserver, FileInfo, FileLock, Host, How, LockOp, PragmaVerdict, SlotRange, Verdict,
+    Access, DbObserver, FileInfo, FileLock, Host, How, LockOp, PragmaVerdict, SlotRange, Verdict, WalHook,
     WalObserver, WalVerdict, add_host, hooked_handles,
 };
 pub use methods::ReadExtent;

@@ -10,8 +10,8 @@
 
 use super::ffi::{self, AnyFn, File, Vfs};
 use super::guard::{caught, guard};
-use super::host::{Access, FileInfo, How, observer_for};
-use super::{api, hook, registry, wal_hook};
+use super::host::{Access, FileInfo, How, WalHook, observer_for};
+use super::{api, hook, registry, wal_hook, wal_join};
 use std::ffi::{CStr, OsStr, c_char, c_double, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -207,9 +207,23 @@ unsafe fn opened_wal(name: *const c_char, file: *mut File) {
     let wal_path = unsafe { path_of(name) };
     let Some(db_path) = database_of(wal_path) else { return };
     let observer = registry::lock().observer(&db_path);
-    if let Some(wal) = observer.and_then(|o| caught(|| o.wal_observer()).ok().flatten()) {
-        // SAFETY: freshly opened by the lower VFS, so not hooked.
-        unsafe { wal_hook::install(file, db_path, wal_path.to_path_buf(), wal) };
+    let wanted = observer.and_then(|o| caught(|| o.wal_hook()).ok()).unwrap_or(WalHook::None);
+    // SAFETY: freshly opened by the lower VFS, so not hooked.
+    unsafe { hook_wal(file, db_path, wal_path.to_path_buf(), wanted, &lower_vfs_name()) };
+}
+
+/// Sets the hook that is wanted on a WAL file of the VFS `vfs`.
+///
+/// # Safety
+/// `file` is an open WAL file that is not hooked; the caller is inside `xOpen`, or holds the mutex of its connection.
+pub(super) unsafe fn hook_wal(file: *mut File, db: PathBuf, wal: PathBuf, wanted: WalHook, vfs: &str) {
+    // SAFETY: caller.
+    unsafe {
+        match wanted {
+            WalHook::JoinWrites if wal_join::is_for(vfs) => wal_join::install(file),
+            WalHook::Observe(observer) => wal_hook::install(file, db, wal, observer),
+            WalHook::None | WalHook::JoinWrites => {}
+        }
     }
 }
 

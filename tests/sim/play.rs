@@ -956,6 +956,10 @@ impl Play {
             (s.clone(), *n)
         };
         self.oracle.borrow_mut().machines.insert(id, (states, shipped));
+        // Whoever copies a database's files has them on disk before they are used.
+        if let (Some(safe), Some(machine)) = (wal_of(&self.db(id)), self.machines.borrow_mut().get_mut(&id)) {
+            machine.safe = safe;
+        }
         self.count("machines cloned");
         self.say(format!("machine {id} is a copy of machine {m}, with its spool: {with_spool}"));
     }

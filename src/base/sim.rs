@@ -34,6 +34,9 @@ pub trait World {
     fn own(&self, lock: &Path) -> bool;
     /// It gives that back.
     fn disown(&self, lock: &Path);
+    /// Whether the current process is dead: what C code it is in the middle of has yet to come to an end, and may not be told
+    /// anything, nor change anything.
+    fn is_dead(&self) -> bool;
     /// A file is about to be written: the error number if the disk refuses.
     fn disk(&self, path: &Path) -> Option<i32>;
     /// A file is on disk to stay.
@@ -52,6 +55,11 @@ pub fn world() -> Option<Rc<dyn World>> {
 /// Gives this thread a world, or takes it away.
 pub fn enter(world: Option<Rc<dyn World>>) {
     WORLD.with(|w| *w.borrow_mut() = world);
+}
+
+/// See [`World::is_dead`].
+pub fn is_dead() -> bool {
+    world().is_some_and(|w| w.is_dead())
 }
 
 /// Whether the disk lets `path` be written.

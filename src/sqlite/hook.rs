@@ -102,7 +102,7 @@ impl HookedFile {
 
     /// Calls the observer unless it panicked before; a panic silences it and gives `otherwise`.
     fn tell<T>(&self, otherwise: T, f: impl FnOnce(&dyn DbObserver, &HookedFile) -> T) -> T {
-        if self.silenced.load(Ordering::Relaxed) {
+        if self.silenced.load(Ordering::Relaxed) || is_dead() {
             return otherwise;
         }
         caught(|| f(&*self.observer, self)).unwrap_or_else(|what| {
@@ -135,6 +135,14 @@ impl HookedFile {
             }
         }
     }
+}
+
+/// Whether the process was killed, as far as a simulation goes: SQLite cannot be unwound, so it is stopped at its next step.
+pub(super) fn is_dead() -> bool {
+    #[cfg(feature = "sim")]
+    return crate::base::sim::is_dead();
+    #[cfg(not(feature = "sim"))]
+    false
 }
 
 /// Numbers for handles.
@@ -204,7 +212,10 @@ pub(super) unsafe fn install(file: *mut File, info: &FileInfo<'_>, observer: Arc
         },
     });
     // SAFETY: the table starts with its methods (repr C) and lives until xClose.
-    unsafe { (*file).methods = Box::into_raw(table).cast::<IoMethods>() };
+    unsafe {
+        (*file).methods = Box::into_raw(table).cast::<IoMethods>();
+        hooked(file).tell((), |o, h| o.hooked(h));
+    }
 }
 
 /// The state of a hooked file.
@@ -323,6 +334,9 @@ unsafe extern "C" fn x_shm_lock(file: *mut File, offset: c_int, n: c_int, flags:
         super::log::deliver();
         let verdict = h.tell(Verdict::Pass, |o, h| o.before_shm_lock(h, slots, op));
         if matches!(op, LockOp::LockShared | LockOp::LockExclusive) {
+            if is_dead() {
+                return ffi::IOERR;
+            }
             match verdict {
                 Verdict::Pass => {}
                 Verdict::Busy => return ffi::BUSY,
@@ -362,6 +376,10 @@ unsafe extern "C" fn x_file_control(file: *mut File, op: c_int, arg: *mut c_void
                 if !arg.is_null() && *arg.cast::<c_int>() < 0 && h.file_lock() == FileLock::Exclusive =>
             {
                 h.tell((), |o, h| o.last_close(h));
+                if is_dead() {
+                    *arg.cast::<c_int>() = 1;
+                    return ffi::OK;
+                }
             }
             _ => {}
         }

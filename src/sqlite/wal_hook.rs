@@ -89,6 +89,9 @@ impl WalFile {
     }
 
     fn ask(&self, on_panic: c_int, f: impl FnOnce(&dyn WalObserver, &WalFile) -> WalVerdict) -> WalVerdict {
+        if super::hook::is_dead() {
+            return WalVerdict::Fail(on_panic);
+        }
         caught(|| f(&*self.observer, self)).unwrap_or_else(|what| {
             let _ = caught(|| log::error!("walrust: {}: internal error: {what}", self.wal_path.display()));
             WalVerdict::Fail(on_panic)

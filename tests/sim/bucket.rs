@@ -49,6 +49,7 @@ struct State {
     weather: HashMap<usize, Weather>,
     machine_of: HashMap<usize, usize>,
     late: Vec<Late>,
+    arrived: Vec<String>,
     seen: Vec<Seen>,
 }
 
@@ -163,6 +164,12 @@ impl Bucket {
         Ok(done)
     }
 
+    /// Whether the file of a TXID was put long after anybody waited for that.
+    pub fn was_late(&self, txid: u64) -> bool {
+        let key = format!("0000/{txid:016x}-{txid:016x}.ltx");
+        self.state.lock().unwrap().arrived.iter().any(|k| k.ends_with(&key))
+    }
+
     /// Puts that were on their way arrive.
     pub fn arrive(&self, now: Duration) {
         let due: Vec<Late> = {
@@ -172,6 +179,7 @@ impl Bucket {
             due
         };
         for l in due {
+            self.state.lock().unwrap().arrived.push(l.path.to_string());
             let put = self.put_now(l.by, &l.path, l.payload, l.options);
             // In memory nothing is ever pending.
             let _ = futures_util::FutureExt::now_or_never(put);

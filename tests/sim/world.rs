@@ -213,6 +213,10 @@ impl World for Clockwork {
         self.owners.borrow_mut().retain(|l, p| l != lock || *p != me);
     }
 
+    fn is_dead(&self) -> bool {
+        self.is_doomed(self.current.get())
+    }
+
     fn disk(&self, path: &Path) -> Option<i32> {
         self.bad_disks.borrow().iter().find(|(d, _)| path.starts_with(d)).map(|(_, e)| *e)
     }

@@ -41,7 +41,7 @@ pub use seal::{Sealed, Uncommitted};
 use crate::base::{Error, Kind, Result, Timestamp, TxId};
 use crate::ltx::Packing;
 use crate::spool::{FileStamp, Handoff, Position, Spool, WalPoint};
-use crate::wal::IndexHeader;
+use crate::wal::{self, IndexHeader};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +58,8 @@ const LONG_TAIL: u32 = 4_096;
 /// While resets are refused, a checkpoint is let through only once this many frames wait for it; else every
 /// commit would run one, at fifty times the price (SQLite's default autocheckpoint threshold).
 pub const CHECKPOINT_STEP: u32 = 1_000;
+
+const CHANGED: &str = "the database was changed by something that had not loaded walrust";
 
 /// The database as the tracker may read it without SQL, offered by the room that knows SQLite.
 pub trait Database: Send + std::marker::Sync {
@@ -312,6 +314,24 @@ impl Tracker {
             self.lock().position = Some(p);
         }
         self.is_sealed(h)
+    }
+
+    /// Whether the WAL file holds frames that are not sealed, committed or not. Where no handle has the wal-index mapped, that
+    /// is what can be told without SQLite's locks; a file that cannot be read holds none.
+    pub fn wal_goes_on(&self) -> bool {
+        let Some(w) = self.position().and_then(|p| p.wal) else { return false };
+        let Ok(file) = File::open(&self.wal_path) else { return false };
+        let salt = wal::Salt { salt1: w.salt1, salt2: w.salt2 };
+        let checksum = match w.checksum {
+            Some((a, b)) => wal::FrameChecksum(a, b),
+            None => match wal::checksum_at(&file, salt, w.frame) {
+                Ok(c) => c,
+                // Of another generation, whose first frame is asked for.
+                Err(wal::ReadError::Reset(_)) => wal::FrameChecksum(0, 0),
+                Err(_) => return false,
+            },
+        };
+        wal::goes_on(&file, wal::WalPos { salt, frame: w.frame, checksum }).unwrap_or(false)
     }
 
     /// Frames up to `h` that are not sealed yet.
@@ -662,6 +682,9 @@ impl Tracker {
         }
         let sealed = match h {
             Some(h) if h.max_frame > 0 => self.seal(h, Packing::Literal, crate::base::clock::now()).map(drop),
+            // An empty WAL says nothing of what came before it was emptied, or made.
+            Some(h) if !self.is_known(h) => Err(SealError::OutOfSync(CHANGED.to_string())),
+            None if self.is_changed_since_close() => Err(SealError::OutOfSync(CHANGED.to_string())),
             _ => Ok(()),
         };
         let done = sealed.and_then(|()| Ok(self.spool.make_durable()?)).and_then(|()| self.mark_closed(h));

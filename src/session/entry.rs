@@ -38,7 +38,9 @@ pub struct Entry {
     watched: RwLock<Option<Arc<Watched>>>,
     /// What the URI of an open said of it, or why that can't be read.
     uri: Mutex<Option<Result<Layer, String>>>,
-    /// Handles open in this process, to look at the wal-index through, and whether each holds CKPT.
+    /// Handles open in this process, with the inode each was opened on.
+    open: Mutex<HashMap<u64, u64>>,
+    /// Those of them that have the wal-index mapped, to look at it through, and whether each holds CKPT.
     handles: Mutex<HashMap<u64, Handle>>,
     /// How many of them hold CKPT: nearly always none, and then nobody has to ask which.
     checkpointers: AtomicU64,
@@ -94,6 +96,7 @@ impl Entry {
             is_watched: AtomicBool::new(false),
             watched: RwLock::new(None),
             uri: Mutex::new(None),
+            open: Mutex::new(HashMap::new()),
             handles: Mutex::new(HashMap::new()),
             checkpointers: AtomicU64::new(0),
             own: Mutex::new(Own::default()),
@@ -159,14 +162,10 @@ impl Entry {
         replaced
     }
 
-    /// Whether every handle of this process holds a file that was replaced: then it can neither read nor ship the one
-    /// that is at the path now, until the app opens it.
-    pub(super) fn is_orphaned(&self) -> bool {
-        let inode = self.inode.load(Ordering::Relaxed);
-        self.was_replaced.load(Ordering::Relaxed) && {
-            let handles = lock(&self.handles);
-            !handles.is_empty() && handles.values().all(|h| h.inode != inode)
-        }
+    /// Whether the app has the file that lies at the path now open. Otherwise it can neither be read nor snapshot by this process.
+    pub(super) fn can_read(&self) -> bool {
+        let inode = inode_of(&self.path);
+        lock(&self.open).values().any(|i| *i == inode)
     }
 
     fn is_stale(&self, f: &HookedFile) -> bool {
@@ -183,8 +182,7 @@ impl Entry {
     /// next read.)
     pub(super) fn permit_own(self: &Arc<Self>) -> crate::base::Result<OwnPermit> {
         let mut own = lock(&self.own);
-        let inode = inode_of(&self.path);
-        if own.barred || !lock(&self.handles).values().any(|h| h.inode == inode) {
+        if own.barred || !self.can_read() {
             return Err(Error::new(Kind::Retry, "the database is not open in this process"));
         }
         own.count += 1;
@@ -209,7 +207,7 @@ impl Entry {
         lock(&self.own).barred = false;
     }
 
-    /// How many handles are open in this process.
+    /// How many handles have the wal-index mapped in this process.
     pub(super) fn handles(&self) -> usize {
         lock(&self.handles).len()
     }
@@ -245,6 +243,12 @@ fn header(f: &HookedFile) -> Option<IndexHeader> {
 impl DbObserver for Entry {
     fn observes_shared_locks(&self) -> bool {
         false
+    }
+
+    fn hooked(&self, f: &HookedFile) {
+        if self.generation == generation() {
+            lock(&self.open).insert(f.id(), inode_of(&self.path));
+        }
     }
 
     /// SQLite maps the wal-index before anything matters.
@@ -389,6 +393,7 @@ impl DbObserver for Entry {
         if self.handles() <= 1 {
             self.recall_own();
         }
+        lock(&self.open).remove(&f.id());
         let last = {
             self.set_ckpt(f, false);
             let mut handles = lock(&self.handles);

@@ -28,6 +28,7 @@ const LOOK: Duration = Duration::from_millis(250);
 const PRESSURE: u32 = 256;
 /// Pieces of one TXID at which they are folded into one.
 const MANY_PIECES: u32 = 24;
+const SPOOL_GONE: &str = "the spool directory is gone";
 /// How long a standby leaves commits to the process that ships.
 const HELP: Duration = Duration::from_secs(1);
 /// How long unknown salts may stay unexplained: the process that restarted the WAL says so at its commit.
@@ -121,7 +122,7 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
         w.looked.store(now.as_millis() as u64, Ordering::Relaxed);
     }
     if w.role() == Role::Standby {
-        if full_look && !replaced_spool(w) {
+        if full_look && !lost_spool(w) {
             super::start::try_take_over(w);
             if w.role() == Role::Standby {
                 help_out(w);
@@ -130,7 +131,7 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
         return (false, LOOK);
     }
     if full_look {
-        if replaced_spool(w) {
+        if lost_spool(w) {
             return (false, LOOK);
         }
         super::care::schedule(w);
@@ -141,7 +142,7 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
     let hurried = w.hurried.swap(false, Ordering::AcqRel);
     match w.tracker.sync_state() {
         Sync::Idle | Sync::Resyncing => (false, LOOK),
-        Sync::Lost(_) if w.entry.is_orphaned() => {
+        Sync::Lost(_) if !w.entry.can_read() && w.spool.pending().is_ok_and(|p| p.is_empty()) => {
             super::start::hand_over(w);
             (false, LOOK)
         }
@@ -164,7 +165,7 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
                 w.dirty.store(true, Ordering::Release);
                 return (true, LINGER);
             }
-            let did = seal_step(w, dirty, hurried);
+            let did = seal_step(w, (dirty, hurried), full_look);
             if full_look {
                 resync::schedule(w);
                 w.caught_up();
@@ -187,13 +188,17 @@ fn next_look(w: &Watched) -> Duration {
     }
 }
 
-/// Another process found the spool deleted and made a new one: what this one has open is no longer in use.
-fn replaced_spool(w: &Arc<Watched>) -> bool {
-    let replaced = w.spool.is_replaced();
-    if replaced {
+/// The spool was deleted, or another process found it deleted and made a new one: what this one has open is no longer in use.
+fn lost_spool(w: &Arc<Watched>) -> bool {
+    if w.spool.is_replaced() {
         super::start::restart(w, "the spool directory was replaced by another one");
+        return true;
     }
-    replaced
+    let gone = w.spool.is_gone();
+    if gone {
+        super::start::restart(w, SPOOL_GONE);
+    }
+    gone
 }
 
 /// The process that ships may have no connection open, and so sees no commit: what it has not cut in good time is cut
@@ -203,7 +208,7 @@ fn help_out(w: &Arc<Watched>) {
         return;
     }
     w.tracker.refresh();
-    let header = w.entry.header().filter(|h| h.max_frame > 0 && !w.tracker.is_sealed(h));
+    let header = w.header().filter(|h| h.max_frame > 0 && !w.tracker.is_sealed(h));
     let pieces = w.tracker.position().is_some_and(|p| p.pieces > 0);
     let now = clock::uptime().as_millis() as u64;
     let since = w.astray_since.load(Ordering::Relaxed);
@@ -225,8 +230,8 @@ fn help_out(w: &Arc<Watched>) {
 }
 
 /// Seals and cuts what is due; whether anything moved.
-fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
-    let header = w.entry.header();
+fn seal_step(w: &Arc<Watched>, (dirty, hurried): (bool, bool), full_look: bool) -> bool {
+    let header = if full_look { w.header() } else { w.entry.header() };
     let mut unsealed = 0;
     w.waits.store(false, Ordering::Relaxed);
     if let Some(h) = &header {
@@ -252,7 +257,7 @@ fn seal_step(w: &Arc<Watched>, dirty: bool, hurried: bool) -> bool {
     let has_pending = match w.spool.pending() {
         Ok(p) => !p.is_empty(),
         Err(e) if e.is_missing() => {
-            super::start::restart(w, "the spool directory is gone");
+            super::start::restart(w, SPOOL_GONE);
             return false;
         }
         Err(e) => {
@@ -337,8 +342,8 @@ fn seal_failed(w: &Arc<Watched>, e: SealError) -> bool {
             // look() decides, after a moment's grace.
             w.dirty.store(true, Ordering::Release);
         }
-        SealError::Failed(_) if !w.spool.dir().join("open").is_dir() => {
-            super::start::restart(w, "the spool directory is gone");
+        SealError::Failed(_) if w.spool.is_gone() => {
+            super::start::restart(w, SPOOL_GONE);
         }
         SealError::Failed(e) => {
             log::warn!("walrust: {}: cannot seal: {e}", w.path().display());

@@ -18,6 +18,7 @@ use super::resync::{self, Expected, Reason};
 use super::watched::{Role, Watched};
 use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
+use crate::capture::Sync;
 use crate::config::Settings;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
@@ -33,9 +34,8 @@ use std::time::Duration;
 /// streaming; a large one goes on in the background.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 
-/// TXIDs left to a writer that was evicted alive: until it next renews its lease it does not know, and what it still ships
-/// must not bear the TXID of a state of ours. More than it can ship in that time.
-const ROOM: u64 = 1 << 16;
+/// Why a process that has closed the database does not ship it.
+pub(super) const UNREADABLE: &str = "the database must be read anew, and is not open in this process";
 
 /// What to watch.
 #[derive(Debug)]
@@ -72,6 +72,19 @@ struct Remote {
     after: Option<DbChecksum>,
 }
 
+/// How this process came to hold the replica's lease.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    /// The user said so.
+    over: bool,
+    /// From a session that may not know yet that it is over.
+    evicted: bool,
+    /// The writer before was not of this spool.
+    from_another: bool,
+    /// Above which TXID a lineage begins then.
+    base: TxId,
+}
+
 enum Begin {
     Resume(Position),
     Resync(Expected, Reason),
@@ -97,6 +110,15 @@ impl Begin {
 impl Watched {
     /// Starts watching. `make_wal` turns WAL mode on; it is called once the replica was found to be usable.
     pub fn start(
+        req: WatchRequest<'_>,
+        make_wal: &dyn Fn() -> Result<()>,
+    ) -> Result<(Arc<Watched>, Identity)> {
+        Self::start_as(Role::Shipper, req, make_wal)
+    }
+
+    /// [`Watched::start`], as a standby if so told.
+    fn start_as(
+        wish: Role,
         req: WatchRequest<'_>,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
@@ -128,7 +150,7 @@ impl Watched {
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open(&dir)?);
         let ship_lock = LockFile::open(&dir.join("lock.ship"))?;
-        let started = Self::start_in(req, store, spool, make_wal);
+        let started = Self::start_in(wish, req, store, spool, make_wal);
         if started.is_err() && engine().find(path).is_none() {
             engine().metrics().remove(&observe::series(path));
         }
@@ -145,12 +167,13 @@ impl Watched {
     }
 
     fn start_in(
+        wish: Role,
         req: WatchRequest<'_>,
         store: Store,
         spool: Arc<Spool>,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
-        let ships = !engine().entry(req.path).is_orphaned() && spool.ship_lock().try_process()?;
+        let ships = wish == Role::Shipper && spool.ship_lock().try_process()?;
         let role = if ships { Role::Shipper } else { Role::Standby };
         let w = Watched::new(req.path, req.settings, store, spool, role);
         if role == Role::Standby {
@@ -186,7 +209,7 @@ impl Watched {
         let me = self.me()?;
         let (remote, lease) = match looked {
             Ok(remote) => {
-                let lease = self.lease(&me, takeover)?;
+                let lease = self.lease(&me, takeover, remote.map(|r| r.txid).unwrap_or_default())?;
                 // Its last holder may have added to it meanwhile.
                 let remote = if lease.is_some() { look(&self.store)? } else { remote };
                 (remote, lease)
@@ -199,13 +222,28 @@ impl Watched {
             Err(e) => return Err(e),
         };
         make_wal()?;
-        let taken = (takeover, lease.as_ref().is_some_and(Lease::evicted));
+        let taken = Taken {
+            over: takeover,
+            evicted: lease.as_ref().is_some_and(Lease::evicted),
+            from_another: lease.as_ref().is_some_and(|l| l.taken_from().is_some()),
+            base: lease.as_ref().map(Lease::base).unwrap_or_default(),
+        };
         let begin = match (remote, &recorded) {
             // How far it had come is not known, so a replica that holds nothing is begun anew.
             (None, None) => self.decide(None, None, known.as_ref(), taken)?,
             (remote, _) => self.decide(remote, local, known.as_ref(), taken)?,
         }
         .or_doubt();
+        if matches!(begin, Begin::Resync(..)) && !self.entry.can_read() {
+            // Another process may be able to, and that it must be done is found in the spool.
+            let _held = self.spool.hold_seal()?;
+            self.forget_place()?;
+            if let Some(lease) = lease {
+                let store = self.store.clone();
+                block_on(async move { lease.undo(&store).await })?;
+            }
+            return Err(Error::new(Kind::Retry, UNREADABLE));
+        }
         let identity = match &begin {
             Begin::Resume(p) => Identity::Continued(p.txid),
             Begin::Resync(e, Reason::Refuse) => Identity::Continued(e.txid),
@@ -213,6 +251,10 @@ impl Watched {
             Begin::Resync(_, Reason::First) => Identity::New,
         };
         engine().adopt(self)?;
+        if let Begin::Resync(..) = begin {
+            // Whoever waits for a TXID has to see first what becomes of it.
+            self.tracker.begin_resync();
+        }
         self.link.update(|s| {
             s.replicated = remote.map(|r| r.txid).unwrap_or_default();
             s.snapshot = remote.map(|r| r.snapshot).unwrap_or_default();
@@ -248,6 +290,20 @@ impl Watched {
         Ok(identity)
     }
 
+    /// From now on only the database's content tells where the WAL goes on. Caller holds the seal lock.
+    pub(super) fn forget_place(&self) -> Result<()> {
+        match self.spool.position()? {
+            Some(p) => self.spool.set_position(&Position { wal: None, handoff: Handoff::Live, ..p }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it must be read anew, and this process has it not open.
+    pub(super) fn is_unreadable(&self) -> bool {
+        let lost = || self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_none()));
+        !self.entry.can_read() && lost()
+    }
+
     /// Writes down whose spool this is, so that the next start knows it.
     fn remember(&self, remote: Option<Remote>) -> Result<()> {
         let now = clock::now();
@@ -281,7 +337,7 @@ impl Watched {
         remote: Option<Remote>,
         local: Option<Position>,
         known: Option<&Shipped>,
-        (takeover, evicted): (bool, bool),
+        taken: Taken,
     ) -> Result<Begin> {
         let shipped = known.map(|s| s.txid).unwrap_or_default();
         let Some(r) = remote else {
@@ -297,7 +353,11 @@ impl Watched {
         };
         let newest_here = self.spool.pending()?.last().map(|q| q.txid).unwrap_or_default();
         let lineage_here = local.as_ref().map(|p| p.lineage).or(known.map(|s| s.lineage)).unwrap_or_default();
+        // A copy of this spool knows the history as well: what another writer put there since is not ours, whatever it is
+        // called, and one that was evicted alive may still add to the lineage it had.
+        let by_another = taken.from_another && (r.txid > shipped || (taken.over && taken.evicted));
         let ours = known.is_some()
+            && !by_another
             && r.lineage != Lineage::default()
             && (r.lineage == lineage_here
                 || known.is_some_and(|s| s.lineage == r.lineage)
@@ -317,9 +377,8 @@ impl Watched {
                 ),
             });
         }
-        if takeover {
-            let room = if evicted { ROOM } else { 0 };
-            let txid = TxId(r.txid.0.saturating_add(room));
+        if taken.over {
+            let txid = r.txid.max(newest_here).max(taken.base);
             return Ok(Begin::Resync(Expected { txid, attested: None }, Reason::First));
         }
         let attested = match r.after {
@@ -373,14 +432,14 @@ impl Watched {
         })
     }
 
-    fn lease(&self, me: &Me, takeover: bool) -> Result<Option<Lease>> {
+    fn lease(&self, me: &Me, takeover: bool, newest: TxId) -> Result<Option<Lease>> {
         let store = self.store.clone();
         let me = me.clone();
         block_on(async move {
             if store.probe_conditional().await? == Conditions::Ignored {
                 return Ok(None);
             }
-            Lease::take(&store, &me, takeover).await.map(Some)
+            Lease::take(&store, &me, takeover, newest).await.map(Some)
         })?
     }
 
@@ -440,16 +499,18 @@ pub(super) fn restart(w: &Arc<Watched>, why: &str) {
         let context = json!({"reason": why});
         w.tell(EventKind::HistoryGap, format!("{why}; a new snapshot follows"), context);
     }
-    begin_again(w, why, takeover);
+    begin_again(w, why, takeover, Role::Shipper);
 }
 
-/// The database was replaced, and this process has only the old file open: one that has the new one is to ship it. This
-/// one is a standby until the app opens the new file.
+/// The database must be read, and this process has it not open, or only a file that was replaced: one that has it is to
+/// ship it. This one is a standby until the app opens it.
 pub(super) fn hand_over(w: &Arc<Watched>) {
-    begin_again(w, "the database file was replaced by another one, which this process has not open", false);
+    if w.spool.hold_seal().and_then(|_held| w.forget_place()).is_ok() {
+        begin_again(w, UNREADABLE, false, Role::Standby);
+    }
 }
 
-fn begin_again(w: &Arc<Watched>, why: &str, takeover: bool) {
+fn begin_again(w: &Arc<Watched>, why: &str, takeover: bool, wish: Role) {
     if w.link.status().state == ship::State::Fenced || w.busy.swap(true, Ordering::AcqRel) {
         return;
     }
@@ -457,14 +518,20 @@ fn begin_again(w: &Arc<Watched>, why: &str, takeover: bool) {
     let spawned = thread::spawn("walrust-restart", 512 << 10, move || {
         log::warn!("walrust: {}: {why}; beginning anew", mine.path().display());
         mine.end(engine());
+        let mut wish = wish;
         loop {
             let Ok(replica) = ReplicaUrl::parse(mine.replica()) else { return };
             let settings = mine.settings.clone();
             let req = WatchRequest { path: mine.path(), settings, replica, takeover };
-            match Watched::start(req, &|| Ok(())) {
+            match Watched::start_as(wish, req, &|| Ok(())) {
                 Ok(_) => {
                     engine().clear_failure(mine.path());
                     return;
+                }
+                // A standby waits for the app to open it.
+                Err(_) if wish == Role::Shipper && !mine.entry.can_read() => {
+                    wish = Role::Standby;
+                    continue;
                 }
                 Err(e) => engine().note_failure(mine.path(), &e),
             }
@@ -500,7 +567,8 @@ pub(super) fn queue_damaged(w: &Arc<Watched>, why: String) {
 
 /// A standby looks whether the shipper's process has ended, and follows its position.
 pub(super) fn try_take_over(w: &Arc<Watched>) {
-    if w.entry.is_orphaned() {
+    if w.is_unreadable() {
+        resume_standby(w);
         return;
     }
     match w.spool.ship_lock().try_process() {
@@ -522,10 +590,20 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
     let spawned = thread::spawn("walrust-takeover", 512 << 10, move || {
         mine.busy.store(false, Ordering::Release);
         loop {
-            match mine.begin(false, &|| Ok(())) {
+            let begun = mine.begin(false, &|| Ok(()));
+            if begun.is_err() && mine.tracker.sync_state() == Sync::Resyncing {
+                // Nobody looks at the WAL until the next try: it need not stay as it is.
+                mine.tracker.stop();
+            }
+            match begun {
                 Ok(_) => return,
                 // A full disk passes, too, and credentials come back.
                 Err(e) if !matches!(e.kind(), Kind::Fenced | Kind::Config | Kind::Bug) => {
+                    if mine.is_unreadable() {
+                        *lock(&mine.role) = Role::Standby;
+                        mine.spool.ship_lock().release();
+                        return;
+                    }
                     mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
                     if mine.link.is_stopped() {
                         return;
@@ -550,7 +628,6 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
 
 /// Follows the shipper's position, if it has one that the WAL goes on from.
 fn resume_standby(w: &Arc<Watched>) {
-    use crate::capture::Sync;
     if matches!(w.tracker.sync_state(), Sync::Idle | Sync::Lost(_))
         && let Ok(Some(p)) = w.spool.position()
         && p.wal.is_some()

@@ -5,20 +5,25 @@ use super::care::Care;
 use super::engine::{Engine, engine, lock};
 use super::entry::Entry;
 use super::observe;
-use crate::base::{Error, Kind, Result, Timestamp, TxId, clock};
-use crate::capture::{Noticed, SealError, Sync, Tracker};
+use crate::base::{Error, Kind, Lineage, Result, Timestamp, TxId, clock};
+use crate::capture::{Database, Noticed, SealError, Sync, Tracker};
 use crate::config::Settings;
 use crate::ltx::Packing;
 use crate::metrics::DatabaseMetrics;
 use crate::notify::Notifier;
 use crate::ship::{Link, State};
-use crate::spool::Spool;
+use crate::spool::{FileStamp, Spool};
 use crate::store::Store;
+use crate::wal::IndexHeader;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// How old a file's time must be, in ms, to tell a write from an earlier one: the kernel's clock of files ticks every 1 to
+/// 10 ms.
+const COARSE: i64 = 100;
 
 /// What this process does for the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +87,8 @@ pub struct Watched {
     pub(super) care: Care,
     /// Configured, not asked for by an SQL call, which goes before it.
     pub(super) automatic: AtomicBool,
+    /// What the last look through a handle of our own found, and of which WAL file.
+    own_look: Mutex<Option<(FileStamp, Timestamp, IndexHeader)>>,
 }
 
 impl std::fmt::Debug for Watched {
@@ -191,6 +198,7 @@ impl Watched {
             notifier,
             care: Care::default(),
             automatic: AtomicBool::new(false),
+            own_look: Mutex::new(None),
         })
     }
 
@@ -207,6 +215,29 @@ impl Watched {
     /// What this process does for it.
     pub fn role(&self) -> Role {
         *lock(&self.role)
+    }
+
+    /// The wal-index header: through a handle of the app's that has it mapped, or, where none has and the WAL holds more than
+    /// is sealed, through one of our own. (An app that has opened a database and not yet read it has mapped nothing, and
+    /// what a process that was killed left in the WAL waits to be noticed.)
+    pub(super) fn header(&self) -> Option<IndexHeader> {
+        self.entry.header().or_else(|| self.header_of_own())
+    }
+
+    fn header_of_own(&self) -> Option<IndexHeader> {
+        let stamp = FileStamp::of(self.tracker.wal_path()).ok().filter(|_| self.tracker.wal_goes_on())?;
+        let mut last = lock(&self.own_look);
+        // Frames that no commit ends stay until somebody writes: not looked at again, unless the file's time, which is
+        // coarse, may hide a write.
+        if let Some((at, when, h)) = *last
+            && at == stamp
+            && when.0 > i64::try_from(stamp.mtime / 1_000_000).unwrap_or(i64::MAX).saturating_add(COARSE)
+        {
+            return Some(h);
+        }
+        let h = *Access::new(&self.path).pin().ok()?.header();
+        *last = Some((stamp, clock::now(), h));
+        Some(h)
     }
 
     /// SQLite told something: wake the sealer if it is news.
@@ -275,11 +306,11 @@ impl Watched {
 
     /// Seals and cuts everything committed so far and returns the TXID that holds it. Where the database must be read
     /// anew for that, waits only as long as somebody can.
-    fn cut_now(self: &Arc<Self>, deadline: Duration, until: Until) -> Result<TxId> {
+    fn cut_now(self: &Arc<Self>, deadline: Duration, until: Until) -> Result<(Lineage, TxId)> {
         loop {
             match self.tracker.sync_state() {
                 Sync::Kept => match self.seal_and_cut() {
-                    Ok(txid) => return Ok(txid),
+                    Ok(place) => return Ok(place),
                     Err(SealError::Again) => {}
                     Err(SealError::OutOfSync(_)) => {
                         if self.role() == Role::Shipper {
@@ -321,16 +352,21 @@ impl Watched {
         }
     }
 
-    fn seal_and_cut(&self) -> std::result::Result<TxId, SealError> {
-        // What was committed past the WAL that we know is not in any frame: only a resync finds it.
-        let unknown = match self.entry.header() {
-            Some(h) => h.max_frame == 0 && !self.tracker.is_known(&h),
+    /// Whether the database was changed past the WAL that we know, under `header` if there is a wal-index.
+    fn is_changed_past_us(&self, header: Option<&IndexHeader>) -> bool {
+        match header {
+            Some(h) => h.max_frame == 0 && !self.tracker.is_known(h),
             None => self.tracker.is_changed_since_close(),
-        };
-        if unknown {
+        }
+    }
+
+    fn seal_and_cut(&self) -> std::result::Result<(Lineage, TxId), SealError> {
+        // What was committed past the WAL that we know is not in any frame: only a resync finds it.
+        let header = self.header();
+        if self.is_changed_past_us(header.as_ref()) {
             return Err(SealError::OutOfSync("the database was changed past walrust".into()));
         }
-        if let Some(h) = self.entry.header().or_else(|| self.tracker.seen())
+        if let Some(h) = header.or_else(|| self.tracker.seen())
             && h.max_frame > 0
             && (self.entry.handles() > 0 || self.tracker.wal_path().exists())
         {
@@ -340,7 +376,7 @@ impl Watched {
             lock(&self.waiting).cut(p.txid);
         }
         let p = self.tracker.position().ok_or_else(|| SealError::OutOfSync("no position".into()))?;
-        Ok(p.txid)
+        Ok((p.lineage, p.txid))
     }
 
     /// Returns when every commit made before the call is durable in the replica.
@@ -350,11 +386,17 @@ impl Watched {
 
     fn sync_until(self: &Arc<Self>, timeout: Duration, until: Until) -> Result<TxId> {
         let deadline = clock::uptime() + timeout;
-        let txid = self.cut_now(deadline, until)?;
-        self.link.work.notify_one();
-        self.wait_shipped(txid, deadline)?;
-        self.caught_up();
-        Ok(txid)
+        loop {
+            let (lineage, txid) = self.cut_now(deadline, until)?;
+            self.link.work.notify_one();
+            self.wait_shipped(txid, deadline)?;
+            // Where another history was found in the replica meanwhile, that TXID is not this one.
+            let same = self.tracker.position().is_some_and(|p| p.lineage == lineage);
+            if same && self.tracker.sync_state() == Sync::Kept {
+                self.caught_up();
+                return Ok(txid);
+            }
+        }
     }
 
     /// Waits until `txid` is durable, whoever ships it.
@@ -444,20 +486,30 @@ impl Watched {
 
     /// What `walrust_status` shows.
     pub fn row(&self) -> Row {
+        // Another process may have sealed what this one has not noticed.
+        self.tracker.refresh();
         self.caught_up();
         let status = self.link.status();
         let position = self.tracker.position();
         let replicated = self.replicated();
         let wal_bytes = self.wal_bytes();
-        let unsealed = self.entry.header().map_or(0, |h| {
-            let page = h.page_size.map_or(4096, |p| p.get());
-            u64::from(self.tracker.unsealed_frames(&h)) * (u64::from(page) + 24)
-        });
+        let unsealed = match self.entry.header() {
+            Some(h) => {
+                let page = h.page_size.map_or(4096, |p| p.get());
+                u64::from(self.tracker.unsealed_frames(&h)) * (u64::from(page) + 24)
+            }
+            // Committed or not: nobody in this process reads it at the moment.
+            None if self.tracker.wal_goes_on() => wal_bytes,
+            None => 0,
+        };
         // The replica has every commit, and the queue's last file is about to be put away.
         let all_there =
             unsealed == 0 && position.as_ref().is_some_and(|p| p.pieces == 0 && p.txid <= replicated);
+        // What was changed past us is noticed within a second, and read anew.
+        let changed = self.is_changed_past_us(self.entry.header().as_ref()) || self.spool.is_gone();
         let state = match self.state() {
-            State::CatchingUp if all_there => State::Streaming,
+            State::CatchingUp if all_there && !changed => State::Streaming,
+            State::Streaming if changed => State::CatchingUp,
             other => other,
         };
         let lag = lock(&self.waiting).since(replicated).map_or(Duration::ZERO, |t| clock::now().since(t));
@@ -485,8 +537,8 @@ impl Watched {
                 .or_else(|| self.tracker.seal_error())
                 .or(lost)
                 .or_else(|| {
-                    let why = "the database file was replaced by another one; open it again in this process";
-                    self.entry.is_orphaned().then(|| why.to_string())
+                    let why = super::start::UNREADABLE;
+                    (self.role() == Role::Standby && self.is_unreadable()).then(|| why.to_string())
                 })
                 .or_else(|| self.care.finding()),
         }

@@ -9,7 +9,7 @@
 //! zero-downtime deploy, is the same writer and need not wait. Where the store ignores conditions there is no
 //! lease, and nothing claims one.
 
-use crate::base::{Error, Kind, Result, Timestamp, clock, crash};
+use crate::base::{Error, Kind, Result, Timestamp, TxId, clock, crash};
 use crate::store::{Store, Version};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -54,7 +54,14 @@ pub struct LeaseState {
     pub holder: String,
     /// When it ends, milliseconds since 1970.
     pub ends: i64,
+    /// Above which TXID the holder begins, if it evicted another: that one, until it notices, goes on below.
+    #[serde(default)]
+    pub base: u64,
 }
+
+/// TXIDs left to a writer that was evicted alive: until it next renews its lease it does not know, and what it still ships
+/// must not bear the TXID of a state of ours. More than it can ship in that time.
+const ROOM: u64 = 1 << 16;
 
 /// The longest lease object: far longer than ours are.
 const LONGEST: usize = 4096;
@@ -84,6 +91,7 @@ pub struct Lease {
     me: Me,
     version: Version,
     renewed: Duration,
+    base: TxId,
     /// What was there.
     found: Option<LeaseState>,
 }
@@ -96,8 +104,9 @@ pub(crate) enum Rival {
 }
 
 impl Lease {
-    /// Takes the lease, or errors with [`Kind::Fenced`] naming the holder and when its lease ends.
-    pub async fn take(store: &Store, me: &Me, evict: bool) -> Result<Lease> {
+    /// Takes the lease, or errors with [`Kind::Fenced`] naming the holder and when its lease ends. `newest`: the newest TXID
+    /// that is known of.
+    pub async fn take(store: &Store, me: &Me, evict: bool, newest: TxId) -> Result<Lease> {
         let rival = if evict { Rival::Evict } else { Rival::Respect };
         for _ in 0..4 {
             let found = match store.get_versioned(KEY).await {
@@ -112,10 +121,19 @@ impl Lease {
             {
                 return Err(fenced(held));
             }
-            match store.put_if(KEY, me.state()?, found.as_ref().map(|(_, v)| v)).await {
+            let held = found.as_ref().and_then(|(held, _)| held.as_ref());
+            let base = match held {
+                // It may be about to begin above a base of its own, where nothing of it is to be seen yet.
+                Some(h) if h.ends > 0 && h.writer != me.writer => {
+                    TxId(newest.0.max(h.base).saturating_add(ROOM))
+                }
+                Some(h) => TxId(h.base),
+                None => TxId::ZERO,
+            };
+            match store.put_if(KEY, me.lease(base).encode()?, found.as_ref().map(|(_, v)| v)).await {
                 Ok(version) => {
                     let found = found.and_then(|(held, _)| held);
-                    return Ok(Lease { me: me.clone(), version, renewed: clock::uptime(), found });
+                    return Ok(Lease { me: me.clone(), version, renewed: clock::uptime(), base, found });
                 }
                 Err(e) if e.kind() == Kind::Exists => {}
                 Err(e) => return Err(e),
@@ -129,7 +147,7 @@ impl Lease {
         if clock::uptime().saturating_sub(self.renewed) < renew_after() {
             return Ok(());
         }
-        match store.put_if(KEY, self.me.state()?, Some(&self.version)).await {
+        match store.put_if(KEY, self.me.lease(self.base).encode()?, Some(&self.version)).await {
             Ok(version) => {
                 self.version = version;
                 self.renewed = clock::uptime();
@@ -146,7 +164,9 @@ impl Lease {
         let (bytes, version) = match store.get_versioned(KEY).await {
             Ok(found) => found,
             Err(e) if e.is_missing() => {
-                *self = Lease::take(store, &self.me, false).await?;
+                let base = self.base;
+                *self = Lease::take(store, &self.me, false, base).await?;
+                self.base = base;
                 return Ok(());
             }
             Err(e) => return Err(e),
@@ -165,9 +185,19 @@ impl Lease {
         }
     }
 
+    /// Above which TXID a lineage begins that is not the one before.
+    pub fn base(&self) -> TxId {
+        self.base
+    }
+
     /// Whether a session held it that may not know yet that it is over. One that was given back has ended at 0.
     pub fn evicted(&self) -> bool {
         self.found.as_ref().is_some_and(|held| held.ends > 0)
+    }
+
+    /// The holder before us, if that was another writer.
+    pub fn taken_from(&self) -> Option<&str> {
+        self.found.as_ref().filter(|held| held.writer != self.me.writer).map(|held| held.holder.as_str())
     }
 
     /// It was taken for nothing: whoever held it holds it again, and finds his session in it when he looks.
@@ -185,7 +215,7 @@ impl Lease {
 
     /// Gives it back: the next writer need not wait. Failing to is harmless, the lease ends by itself.
     pub async fn release(self, store: &Store) {
-        let ended = LeaseState { ends: 0, ..self.me.lease() };
+        let ended = LeaseState { ends: 0, ..self.me.lease(self.base) };
         if let Ok(bytes) = ended.encode() {
             let _ = store.put_if(KEY, bytes, Some(&self.version)).await;
         }
@@ -193,17 +223,14 @@ impl Lease {
 }
 
 impl Me {
-    fn lease(&self) -> LeaseState {
+    fn lease(&self, base: TxId) -> LeaseState {
         LeaseState {
             writer: self.writer.clone(),
             session: self.session.clone(),
             holder: self.who.clone(),
             ends: clock::now().0 + life().as_millis() as i64,
+            base: base.0,
         }
-    }
-
-    fn state(&self) -> Result<bytes::Bytes> {
-        self.lease().encode()
     }
 }
 

@@ -92,6 +92,7 @@ pub async fn run(plan: Plan) {
     };
     s.lease = s.plan.lease.take();
     s.checked_conditions = s.lease.is_some();
+    s.plan.evict &= s.lease.is_none();
     while !s.plan.link.is_stopped() {
         s.lend_manifest().await;
         let rest = match s.plan.breaker.permit(clock::uptime()) {
@@ -156,6 +157,13 @@ impl Shipper {
             return Ok(Did::Work);
         }
         if let Some(q) = pending.first() {
+            if q.txid > replicated.next() {
+                // A power cut took it from the directory: what follows is no history without it.
+                let missing =
+                    format!("TXID {} is neither in the replica nor in the spool", replicated.next());
+                (self.plan.on_event)(Event::QueueDamaged { error: missing.clone() });
+                return Err(Error::corrupt(missing));
+            }
             self.upload(q, Level::L0).await?;
             return Ok(Did::Work);
         }
@@ -229,7 +237,21 @@ impl Shipper {
         if self.plan.store.conditions() == Conditions::Ignored {
             return Ok(());
         }
-        self.lease = Some(Lease::take(&self.plan.store, &self.plan.me, self.plan.evict).await?);
+        let newest = self.plan.link.status().replicated;
+        let lease = Lease::take(&self.plan.store, &self.plan.me, self.plan.evict, newest).await?;
+        if let Some(holder) = lease.taken_from() {
+            // It was given back for a while, or never taken before the store answered: what another writer put there
+            // meanwhile is not ours to go on from.
+            let why =
+                format!("{holder} has written to the replica since; take over with '{{\"takeover\":true}}'");
+            if Inventory::read(&self.plan.store).await?.newest() > newest {
+                lease.undo(&self.plan.store).await;
+                return Err(Error::new(Kind::Fenced, why));
+            }
+        }
+        // Once is enough: who has it now is not the one that was to give way.
+        self.plan.evict = false;
+        self.lease = Some(lease);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! fcntl (POSIX record) locks, not flock: flock belongs to the open file, so a forked child would keep it
 //! alive after its holder died. POSIX locks belong to the process and vanish when *any* descriptor of the
-//! file is closed in it, so a lock file that was opened stays open for the life of the process, and opening it
+//! file is closed in it, so a lock file that was opened stays open until it is deleted, and opening it
 //! again gives the same one.
 
 use crate::base::{Error, Result};
@@ -62,6 +62,10 @@ impl LockFile {
     /// Opens the file, creating it; takes no lock.
     pub fn open(path: &Path) -> Result<Arc<LockFile>> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of a spool that is deleted nobody asks for the lock any more: a watch that is tried again and again makes one each time.
+        open.retain(|(_, _, _, l)| {
+            Arc::strong_count(l) > 1 || l.file.metadata().is_ok_and(|m| m.nlink() > 0)
+        });
         // A forked child opens its own: the mutex in its parent's may be held by a thread it does not have.
         let pid = std::process::id();
         if let Ok(m) = std::fs::metadata(path)

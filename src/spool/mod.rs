@@ -115,6 +115,11 @@ impl Spool {
         &self.dir
     }
 
+    /// Whether it was deleted.
+    pub fn is_gone(&self) -> bool {
+        !self.dir.join("open").is_dir()
+    }
+
     /// Whether another directory lies in its place, made by another process.
     pub fn is_replaced(&self) -> bool {
         self.seal_lock.is_replaced()

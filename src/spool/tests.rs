@@ -135,3 +135,17 @@ fn a_file_that_a_commit_waits_for_is_left_and_may_leave() {
     assert_eq!(spool.recover().unwrap(), None);
     assert!(!spool.is_ahead().unwrap());
 }
+
+#[test]
+fn lock_files_of_deleted_spools_are_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lock.ship");
+    let count = || std::fs::read_dir("/proc/self/fd").map_or(0, |d| d.count());
+    let before = count();
+    for _ in 0..200 {
+        let l = LockFile::open(&path).unwrap();
+        assert!(Arc::ptr_eq(&l, &LockFile::open(&path).unwrap()));
+        std::fs::remove_file(&path).unwrap();
+    }
+    assert!(count() < before + 100, "{} descriptors more", count() - before);
+}

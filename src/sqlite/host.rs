@@ -208,6 +208,8 @@ pub trait DbObserver: Any + Send + Sync {
     fn observes_shared_locks(&self) -> bool {
         true
     }
+    /// The handle is hooked. The first call for it.
+    fn hooked(&self, file: &HookedFile) {}
     /// The handle's wal-index is mapped (again), and can be read.
     fn mapped(&self, file: &HookedFile) {}
     /// A wal-index lock is about to be taken or given back. `UnlockExclusive` of slot 0 is where a commit

@@ -42,6 +42,6 @@ pub use header::{
 pub use index_header::{INDEX_HEADER_LEN, IndexHeader, READ_MARK_NOT_USED};
 pub use read::{
     Frame, Frames, Place, Places, ReadError, Scan, check_generation, checksum_at, current_salt, frame_page,
-    frame_pages, locate, read_frames, scan,
+    frame_pages, goes_on, locate, read_frames, scan,
 };
 pub use read_at::ReadAt;

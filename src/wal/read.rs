@@ -470,6 +470,22 @@ pub fn current_salt<S: ReadAt + ?Sized>(source: &S) -> Result<Salt, ReadError> {
     WalHeader::decode(&bytes).map(|h| h.salt).map_err(|e| ReadError::Corrupt(e.to_string()))
 }
 
+/// Whether there may be commits past `known`: a frame that goes on from it, or frames of another generation. Plain reads of
+/// a file that others write to: the answer is for those who then look under SQLite's locks.
+pub fn goes_on<S: ReadAt + ?Sized>(source: &S, known: WalPos) -> Result<bool, ReadError> {
+    let mut bytes = [0; WAL_HEADER_LEN];
+    match source.read_exact_at(&mut bytes, 0) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        read => read.map_err(ReadError::Io)?,
+    }
+    // SQLite, too, takes a WAL with a damaged header for an empty one.
+    let Ok(header) = WalHeader::decode(&bytes) else { return Ok(false) };
+    let from = if header.salt == known.salt { known.frame } else { 0 };
+    let seed = if from == 0 { header.checksum } else { known.checksum };
+    let next = from.saturating_add(1);
+    Ok(each_frame(source, &header, from, next, seed, |_, _| {})? == next)
+}
+
 /// The page that frame `n` says it holds; nothing is checked, its transaction may be under way.
 pub fn frame_page<S: ReadAt + ?Sized>(source: &S, size: PageSize, n: u32) -> Result<Option<Pgno>, ReadError> {
     let mut bytes = [0; FRAME_HEADER_LEN];

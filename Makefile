@@ -133,6 +133,7 @@ fuzz: ## Fuzz every reader: FUZZ_RUNS executions each, or FUZZ_SECONDS if that i
 	  name=$$(basename $$target .rs); [[ $$name == $(or $(FUZZ),*) ]] || continue; mkdir -p fuzz/corpus/$$name; \
 	  seeds=; for d in fuzz/seeds/$$name tests/vectors/$${name%%_*}; do [ -d $$d ] && seeds="$$seeds $$d"; done; \
 	  $(CARGO) +nightly fuzz run --sanitizer $(FUZZ_SANITIZER) $$name fuzz/corpus/$$name $$seeds -- \
+	    $$([[ $$name =~ ^(key_names|values)$$ ]] && echo -max_len=512 || true) \
 	    -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 2>&1 | grep -E 'panicked|ERROR|Done|SUMMARY|Test unit|artifact' | sed "s/^/$$name: /"; \
 	done
 

@@ -449,7 +449,10 @@ pub fn replica_url(data: &[u8]) {
                 }
             }
             if let Some(e) = url.endpoint() {
-                assert!(e.starts_with("http") && !e.contains('@') && !e.contains('?'), "{e}");
+                let (scheme, rest) = e.split_once("://").expect("a scheme");
+                let host = rest.split('/').next().unwrap_or_default();
+                assert!(matches!(scheme, "http" | "https") && !host.is_empty(), "{e}");
+                assert!(!host.contains('@') && !e.contains('?'), "{e}");
             }
             let _ = (url.name(), url.layout(), url.region());
         }

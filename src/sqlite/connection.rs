@@ -6,7 +6,7 @@ use super::host::{Access, DbObserver, FileInfo, How, WalHook, observer_for};
 use super::value::Value;
 use super::{api, hook, vfs, wal_hook, wal_join};
 use crate::base::{Error, Kind, Result};
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -183,6 +183,9 @@ impl Connection {
         let (Some(file), Some(path)) = (self.file(name), self.filename(name)) else {
             return Ok(Hooked::NoFile);
         };
+        if self.is_hooked_below(name, file)? {
+            return Ok(Hooked::Already);
+        }
         let done = self.hook_db(name, file, &path)?;
         if let Hooked::Now | Hooked::Already = done {
             self.hook_wal(name, path)?;
@@ -261,6 +264,29 @@ impl Connection {
                 n => n,
             },
             None => String::new(),
+        }
+    }
+
+    /// Whether the file of database `name` belongs to a VFS that somebody put on top of ours, below which it is hooked.
+    fn is_hooked_below(&self, name: &str, file: *const File) -> Result<bool> {
+        let names = self.vfs_names(&c_text(name)?);
+        let ours = names.split('/').any(|n| n.as_bytes() == vfs::NAME.to_bytes());
+        // SAFETY: `file` is this connection's.
+        Ok(ours && !unsafe { hook::is_hooked(file) })
+    }
+
+    /// "Names of all VFS shims and the final bottom-level VFS" of a database, from the top.
+    fn vfs_names(&self, name: &CStr) -> String {
+        let mut text: *mut c_char = std::ptr::null_mut();
+        // SAFETY: the control stores a string from SQLite's allocator, which is ours to free.
+        unsafe {
+            api::file_control(self.db, name.as_ptr(), ffi::FCNTL_VFSNAME, (&raw mut text).cast::<c_void>());
+            if text.is_null() {
+                return String::new();
+            }
+            let names = CStr::from_ptr(text).to_string_lossy().into_owned();
+            api::free(text.cast());
+            names
         }
     }
 

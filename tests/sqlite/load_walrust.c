@@ -8,6 +8,8 @@
 **   WALRUST_SO            loads the extension, as any application would, on a :memory: connection. walrust becomes the
 **                         default VFS. Failing to load ends the program with status 90: a suite that silently ran without
 **                         the extension would prove nothing.
+**   WALRUST_SUITE_LATE    loads it with the first connection instead: for a test in which memory runs out at each moment of
+**                         sqlite3_initialize(), where no application loads an extension.
 **   WALRUST_SUITE_WAL     a part of a path. Each database whose path has it is put into WAL mode when it is opened, as
 **                         walrust does with a database that it is to stream. Without WALRUST_SO this is the control of
 **                         the streamed run: SQLite's tests of rollback mode fail in both, and only there may they.
@@ -203,6 +205,15 @@ int __wrap_sqlite3_close(sqlite3 *db){
   return rc;
 }
 
+static int loadOnOpen(sqlite3 *db, char **pzErr, const void *pApi){
+  const char *so = getenv("WALRUST_SO");
+  sqlite3_vfs *vfs = sqlite3_vfs_find(0);
+  (void)pApi;
+  if( vfs && strcmp(vfs->zName, "walrust")==0 ) return SQLITE_OK;
+  sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, (int*)0);
+  return sqlite3_load_extension(db, so, 0, pzErr);
+}
+
 int walrust_suite_init(const char *unused){
   const char *so = getenv("WALRUST_SO");
   sqlite3 *db = 0;
@@ -214,15 +225,10 @@ int walrust_suite_init(const char *unused){
   zStream = getenv("WALRUST_SUITE_STREAM");
   if( zPart ) sqlite3_auto_extension((void(*)(void))walOnOpen);
   if( so==0 || so[0]==0 ) return SQLITE_OK;
+  if( getenv("WALRUST_SUITE_LATE") ) return sqlite3_auto_extension((void(*)(void))loadOnOpen);
   if( (rc = sqlite3_open(":memory:", &db))!=SQLITE_OK
    || (rc = sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, (int*)0))!=SQLITE_OK
    || (rc = sqlite3_load_extension(db, so, 0, &err))!=SQLITE_OK ){
-    /* Some tests initialize SQLite while memory runs out. */
-    if( rc==SQLITE_NOMEM || (err && (strstr(err, "out of memory") || strstr(err, "(SQLite code 7)"))) ){
-      sqlite3_free(err);
-      __real_sqlite3_close(db);
-      return SQLITE_NOMEM;
-    }
     fprintf(stderr, "load_walrust: %s: %s\n", so, err ? err : sqlite3_errmsg(db));
     exit(90);
   }

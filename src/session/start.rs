@@ -400,30 +400,8 @@ impl Watched {
         checksum
     }
 
-    /// The id under which this spool writes to replicas. It names the file it stands in, too: the copy of a spool is another
-    /// writer, however much it knows of the history.
-    fn writer(&self) -> Result<String> {
-        use std::os::unix::fs::MetadataExt;
-        let path = self.spool.dir().join("writer");
-        let failed = |e| Error::io("write", &path, e);
-        let ino = |m: std::fs::Metadata| format!("{:016x}", m.ino());
-        let said = std::fs::read_to_string(&path).unwrap_or_default();
-        if let Some((id, file)) = said.trim_end().split_once(' ')
-            && id.len() == 16
-            && std::fs::metadata(&path).map(ino).is_ok_and(|ino| ino == file)
-        {
-            return Ok(id.to_string());
-        }
-        let id = format!("{:016x}", clock::random_u64());
-        drop(std::fs::remove_file(&path));
-        std::fs::write(&path, "").map_err(failed)?;
-        let text = format!("{id} {}\n", std::fs::metadata(&path).map(ino).map_err(failed)?);
-        std::fs::write(&path, text).map_err(failed)?;
-        Ok(id)
-    }
-
     fn me(&self) -> Result<Me> {
-        let writer = self.writer()?;
+        let writer = self.spool.writer()?;
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Ok(Me {
             writer,

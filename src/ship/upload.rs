@@ -161,8 +161,7 @@ impl Shipper {
                 // A power cut took it from the directory: what follows is no history without it.
                 let missing =
                     format!("TXID {} is neither in the replica nor in the spool", replicated.next());
-                (self.plan.on_event)(Event::QueueDamaged { error: missing.clone() });
-                return Err(Error::corrupt(missing));
+                return Err(self.damaged(missing));
             }
             self.upload(q, Level::L0).await?;
             return Ok(Did::Work);
@@ -280,11 +279,9 @@ impl Shipper {
 
     /// PUT, then manifest. Returns what the manifest now says of it.
     async fn put(&mut self, q: &Queued, level: Level) -> Result<ManifestEntry> {
-        let entry = check(q, level).await.inspect_err(|e| {
-            if e.is_corrupt() {
-                (self.plan.on_event)(Event::QueueDamaged { error: e.to_string() });
-            }
-        })?;
+        let entry = check(q, level)
+            .await
+            .map_err(|e| if e.is_corrupt() { self.damaged(e.to_string()) } else { e })?;
         let name = entry.id.name();
         let started = clock::uptime();
         let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };
@@ -312,6 +309,13 @@ impl Shipper {
         let took = clock::uptime().saturating_sub(started);
         (self.plan.on_event)(Event::Uploaded { level, name, bytes: q.bytes, took });
         Ok(entry)
+    }
+
+    /// The queue is no history any more. That passes: it is given up, and a snapshot follows.
+    fn damaged(&self, error: String) -> Error {
+        (self.plan.on_event)(Event::Corrupt { error: error.clone() });
+        (self.plan.on_event)(Event::QueueDamaged { error: error.clone() });
+        Error::new(Kind::Retry, format!("the spool is damaged, and the database is read anew: {error}"))
     }
 
     fn record(&mut self, q: &Queued, level: Level) -> Result<()> {

@@ -115,6 +115,34 @@ impl Spool {
         &self.dir
     }
 
+    /// The id under which this spool writes to replicas. It names the file it stands in, too: the copy of a spool is another
+    /// writer, however much it knows of the history. On disk before it is used: a machine that came back from a power cut as
+    /// another writer would be refused.
+    pub fn writer(&self) -> Result<String> {
+        use std::os::unix::fs::MetadataExt;
+        let path = self.dir.join("writer");
+        let failed = |e| Error::io("write", &path, e);
+        let ino = |m: std::fs::Metadata| format!("{:016x}", m.ino());
+        let said = fs::read_to_string(&path).unwrap_or_default();
+        if let Some((id, file)) = said.trim_end().split_once(' ')
+            && id.len() == 16
+            && fs::metadata(&path).map(ino).is_ok_and(|ino| ino == file)
+        {
+            return Ok(id.to_string());
+        }
+        let id = format!("{:016x}", crate::base::clock::random_u64());
+        drop(fs::remove_file(&path));
+        let mut file = File::create(&path).map_err(failed)?;
+        let text = format!("{id} {}\n", file.metadata().map(ino).map_err(failed)?);
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        #[cfg(feature = "sim")]
+        if let Some(w) = crate::base::sim::world() {
+            w.synced(&path);
+        }
+        self.sync_names()?;
+        Ok(id)
+    }
+
     /// Whether it was deleted.
     pub fn is_gone(&self) -> bool {
         !self.dir.join("open").is_dir()
@@ -252,11 +280,14 @@ impl Spool {
         lineages.push(name);
         lineages.drain(..lineages.len().saturating_sub(LINEAGES));
         let identity = Identity { replica: replica.to_string(), lineages };
-        let path = self.dir.join("replica.json");
         self.write_text("replica.json", &identity, |f| f.sync_data())?;
-        // The directory itself may be new, too.
-        for d in [self.dir.as_path(), self.dir.parent().unwrap_or(&self.dir)] {
-            File::open(d).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", &path, e))?;
+        self.sync_names()
+    }
+
+    /// Forces the names of the records to disk, and that of the directory, which may be new, too.
+    fn sync_names(&self) -> Result<()> {
+        for d in [Some(self.dir.as_path()), self.dir.parent()].into_iter().flatten() {
+            File::open(d).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", d, e))?;
         }
         Ok(())
     }

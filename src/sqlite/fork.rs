@@ -15,6 +15,7 @@
 use super::guard::guard;
 use super::registry;
 use crate::base::{Error, Kind, Result};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -115,6 +116,13 @@ unsafe extern "C" fn prepare() {
     });
 }
 
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// How many forks lie between this process and the one that loaded us.
+pub(super) fn count() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
 /// Lets go; in the child the handles of threads that no longer exist are forgotten.
 fn release(forget_handles: bool) {
     guard((), || {
@@ -142,6 +150,7 @@ unsafe extern "C" fn parent() {
 }
 
 unsafe extern "C" fn child() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
     release(true);
     guard((), || {
         if let Some(h) = HOOKS.get() {

@@ -6,16 +6,19 @@
 //! missing is not valid, and no reader looks past `mxFrame`, which moves when all frames are written
 //! (<https://sqlite.org/walformat.html>). A crash in between leaves what a crash before the header leaves.
 //!
-//! * I-JOIN-1: a header is held only if its page is sure to follow: when it lies at or past the end of the last frame
-//!   that went through this handle. Headers below are written again in place, without their pages
-//!   (`walRewriteChecksums`), and a WAL that was reset starts below, too: those pass as they come, and so does the first
-//!   frame of a handle that we have just met.
-//! * I-JOIN-2: whatever else is asked of the file, a held header goes down first; its failure is that call's.
+//! * I-JOIN-1: a header is held only if its page is sure to follow: 24 bytes at the start of a frame (the page size is the
+//!   WAL header's), at or past the end of the last frame that went through this handle. Headers below are written again in
+//!   place, without their pages (`walRewriteChecksums`), and a WAL that was reset starts below, too: those pass as they come,
+//!   and so does the first frame of a handle that we have just met. The rest of a page that was split where a sync is due
+//!   (`walWriteToLog`) may be 24 bytes as well, at the end of what was written, but never at the start of a frame.
+//! * I-JOIN-2: whatever else is asked of the file, a held header goes down first; its failure is that call's. Not in a
+//!   forked child, whose parent writes it.
 //!
 //! Only over SQLite's own VFSes (`unix…`): another one may know frames by the lengths of the writes. Refused: a file
 //! descriptor of our own and `pwritev`, which would go past the lower VFS.
 
 use super::ffi::{self, File, IoMethods};
+use super::fork;
 use super::methods::Methods;
 use std::ffi::{c_int, c_void};
 
@@ -33,14 +36,21 @@ struct Table {
 
 struct Join {
     original: Methods,
-    /// Header and page as they go down; the header is held while `held` says where it belongs.
-    frame: Box<[u8; HEADER + LARGEST_PAGE]>,
+    /// Header and page as they go down, once the page size is known, or none; the header is held while `held` says where it
+    /// belongs.
+    frame: Option<Box<[u8]>>,
     held: Option<i64>,
+    /// How many forks had been when it was held.
+    forks: u32,
     /// A header that passed just now.
     passed: Option<i64>,
     /// Where the last frame ended that went through here.
     end: i64,
 }
+
+/// Bytes of the WAL header, and where in it the page size stands (<https://sqlite.org/fileformat2.html#walformat>).
+const WAL_HEADER: usize = 32;
+const PAGE_SIZE_AT: usize = 8;
 
 impl Join {
     /// # Safety
@@ -49,18 +59,51 @@ impl Join {
         self.passed = None;
         match self.held.take() {
             // SAFETY: caller; the header's bytes are there.
-            Some(at) => unsafe { self.write(file, HEADER, at) },
-            None => ffi::OK,
+            Some(at) if self.forks == fork::count() => unsafe { self.write(file, HEADER, at) },
+            _ => ffi::OK,
         }
+    }
+
+    /// Takes up the page size that a WAL header says. One that is not joined leaves no frame.
+    fn set_page_size(&mut self, field: [u8; 4]) {
+        let page = u32::from_be_bytes(field) as usize;
+        let len =
+            if page.is_power_of_two() && (512..=LARGEST_PAGE).contains(&page) { HEADER + page } else { 0 };
+        self.frame = Some(vec![0; len].into());
+    }
+
+    /// Reads the page size of a WAL that somebody else began.
+    ///
+    /// # Safety
+    /// As [`Join::let_go`].
+    unsafe fn learn_page_size(&mut self, file: *mut File) {
+        let mut field = [0u8; 4];
+        let read = self.original.x_read();
+        // SAFETY: caller; the buffer has four bytes.
+        let rc = read.map_or(ffi::IOERR, |f| unsafe {
+            f(file, field.as_mut_ptr().cast(), field.len() as c_int, PAGE_SIZE_AT as i64)
+        });
+        self.set_page_size(if rc == ffi::OK { field } else { [0; 4] });
+    }
+
+    /// Bytes of a frame; 0 for one that is not joined.
+    fn frame_len(&self) -> usize {
+        self.frame.as_ref().map_or(0, |f| f.len())
+    }
+
+    fn is_start_of_frame(&self, offset: i64) -> bool {
+        let (frame, at) = (self.frame_len() as u64, u64::try_from(offset).unwrap_or(0));
+        frame > 0 && at >= WAL_HEADER as u64 && (at - WAL_HEADER as u64).is_multiple_of(frame)
     }
 
     /// # Safety
     /// As [`Join::let_go`]; `len` bytes of `frame` are filled.
     unsafe fn write(&self, file: *mut File, len: usize, at: i64) -> c_int {
+        let (write, frame) = (self.original.x_write(), self.frame.as_ref());
         // SAFETY: caller.
-        self.original
-            .x_write()
-            .map_or(ffi::IOERR, |f| unsafe { f(file, self.frame.as_ptr().cast(), len as c_int, at) })
+        write
+            .zip(frame)
+            .map_or(ffi::IOERR, |(f, frame)| unsafe { f(file, frame.as_ptr().cast(), len as c_int, at) })
     }
 }
 
@@ -101,8 +144,9 @@ pub(super) unsafe fn install(file: *mut File) {
     methods.x_file_size = methods.x_file_size.and(Some(x_file_size));
     let join = Join {
         original,
-        frame: Box::new([0; HEADER + LARGEST_PAGE]),
+        frame: None,
         held: None,
+        forks: 0,
         passed: None,
         // Until the first frame has passed: a transaction may be under way.
         end: i64::MAX,
@@ -151,29 +195,41 @@ unsafe extern "C" fn x_write(file: *mut File, data: *const c_void, len: c_int, o
         let j = joined(file);
         let bytes = std::slice::from_raw_parts(data.cast::<u8>(), usize::try_from(len).unwrap_or(0));
         let page_of = |header: Option<i64>| header.is_some_and(|h| h + HEADER as i64 == offset);
+        let whole = HEADER + bytes.len();
         if page_of(j.held)
             && let Some(at) = j.held
-            && let Some(room) = j.frame.get_mut(HEADER..HEADER + bytes.len())
+            && whole == j.frame_len()
+            && let Some(page) = j.frame.as_mut().and_then(|f| f.get_mut(HEADER..))
         {
-            room.copy_from_slice(bytes);
+            page.copy_from_slice(bytes);
             j.held = None;
             j.end = offset + i64::from(len);
-            return j.write(file, HEADER + bytes.len(), at);
+            return j.write(file, whole, at);
         }
-        let (is_page, is_header) = (page_of(j.held.or(j.passed)), bytes.len() == HEADER && offset >= 32);
+        let is_page = page_of(j.held.or(j.passed));
         let rc = j.let_go(file);
         if rc != ffi::OK {
             return rc;
         }
-        if is_header && offset >= j.end {
-            j.frame[..HEADER].copy_from_slice(bytes);
-            j.held = Some(offset);
-            return ffi::OK;
-        }
-        if is_header {
+        if bytes.len() == HEADER && offset >= WAL_HEADER as i64 {
+            if j.frame.is_none() {
+                j.learn_page_size(file);
+            }
+            if offset >= j.end
+                && j.is_start_of_frame(offset)
+                && let Some(header) = j.frame.as_mut().and_then(|f| f.get_mut(..HEADER))
+            {
+                header.copy_from_slice(bytes);
+                (j.held, j.forks) = (Some(offset), fork::count());
+                return ffi::OK;
+            }
             j.passed = Some(offset);
         } else if is_page {
             j.end = offset + i64::from(len);
+        } else if offset == 0
+            && let Some(field) = bytes.get(PAGE_SIZE_AT..PAGE_SIZE_AT + 4)
+        {
+            j.set_page_size([field[0], field[1], field[2], field[3]]);
         }
         j.original.x_write().map_or(ffi::IOERR, |f| f(file, data, len, offset))
     }
@@ -256,7 +312,15 @@ mod tests {
         });
         ffi::OK
     }
-    unsafe extern "C" fn fine_read(_: *mut File, _: *mut c_void, _: c_int, _: i64) -> c_int {
+    unsafe extern "C" fn read(_: *mut File, out: *mut c_void, len: c_int, offset: i64) -> c_int {
+        // SAFETY: `len` bytes, by the method's contract.
+        let out = unsafe { std::slice::from_raw_parts_mut(out.cast::<u8>(), len as usize) };
+        out.fill(0);
+        DISK.with_borrow(|(disk, _)| {
+            let from = disk.get(offset as usize..).unwrap_or_default();
+            let n = from.len().min(out.len());
+            out[..n].copy_from_slice(&from[..n]);
+        });
         ffi::OK
     }
     unsafe extern "C" fn fine(_: *mut File, _: c_int) -> c_int {
@@ -271,7 +335,7 @@ mod tests {
         let mut m: IoMethods = unsafe { std::mem::zeroed() };
         m.i_version = 1;
         m.x_write = Some(write);
-        m.x_read = Some(fine_read);
+        m.x_read = Some(read);
         m.x_sync = Some(fine);
         m.x_close = Some(closed);
         std::ptr::from_ref(Box::leak(Box::new(m))).expose_provenance()
@@ -297,8 +361,10 @@ mod tests {
         }
         fn read(&mut self) {
             let f = &raw mut self.0;
-            // SAFETY: as above; the method below writes nothing.
-            assert_eq!(unsafe { (*(*f).methods).x_read.unwrap()(f, std::ptr::null_mut(), 0, 0) }, ffi::OK);
+            let mut byte = 0u8;
+            // SAFETY: as above; one byte.
+            let rc = unsafe { (*(*f).methods).x_read.unwrap()(f, (&raw mut byte).cast(), 1, 0) };
+            assert_eq!(rc, ffi::OK);
         }
         fn sync(&mut self) {
             let f = &raw mut self.0;
@@ -320,6 +386,11 @@ mod tests {
         DISK.with_borrow_mut(|d| std::mem::take(&mut d.1))
     }
 
+    const BEGIN: [u8; 32] = {
+        let mut h = [7; 32];
+        [h[8], h[9], h[10], h[11]] = [0, 0, (PAGE >> 8) as u8, 0];
+        h
+    };
     const PAGE: usize = 512;
     const FRAME: i64 = (HEADER + PAGE) as i64;
 
@@ -331,6 +402,8 @@ mod tests {
     #[test]
     fn frames_at_the_end_are_written_in_one_call() {
         let mut wal = Wal::new();
+        // Begun by somebody else.
+        DISK.with_borrow_mut(|d| d.0 = BEGIN.to_vec());
         frame(&mut wal, 3);
         assert_eq!(writes().len(), 2, "the first passes");
         (4..7).for_each(|n| frame(&mut wal, n));
@@ -344,34 +417,50 @@ mod tests {
         }
         assert_eq!(writes().len(), 3, "none of them is held");
         // The WAL begins anew.
-        wal.write(0, &[1; 32]);
+        wal.write(0, &BEGIN);
         frame(&mut wal, 0);
         frame(&mut wal, 1);
         assert_eq!(writes().len(), 4);
+        // In a forked child the parent's header is none of ours.
+        wal.write(32 + 2 * FRAME, &[2; HEADER]);
+        // SAFETY: a joined file.
+        unsafe { joined(&raw mut wal.0).forks += 1 };
+        wal.read();
+        assert_eq!(writes(), []);
     }
 
     #[test]
     fn a_split_frame_and_a_large_page_arrive_as_they_were_written() {
         let mut wal = Wal::new();
+        wal.write(0, &BEGIN);
         frame(&mut wal, 0);
         writes();
         wal.write(32 + FRAME, &[1; HEADER]);
         assert_eq!(writes(), [], "held");
         wal.sync();
         assert_eq!(writes(), [(32 + FRAME, HEADER)]);
+        // The last 24 bytes of a page that was cut in two where a sync is due are no header.
         let at = 32 + 2 * FRAME;
+        let page = at + HEADER as i64;
+        wal.write(at, &[2; HEADER]);
+        wal.write(page, &[2; PAGE - HEADER]);
+        wal.sync();
+        wal.write(page + (PAGE - HEADER) as i64, &[2; HEADER]);
+        assert_eq!(writes().iter().map(|w| w.1).collect::<Vec<_>>(), [HEADER, PAGE - HEADER, HEADER]);
+        let at = 32 + 3 * FRAME;
         wal.write(at, &[2; HEADER]);
         wal.write(at + HEADER as i64, &[2; 65536]);
         assert_eq!(writes(), [(at, HEADER), (at + HEADER as i64, 65536)]);
-        wal.write(at + 70_000, &[3; HEADER]);
+        let at = 32 + 200 * FRAME;
+        wal.write(at, &[3; HEADER]);
         drop(wal);
-        assert_eq!(writes(), [(at + 70_000, HEADER)]);
+        assert_eq!(writes(), [(at, HEADER)]);
     }
 
     proptest! {
         /// Whatever SQLite writes, the file is the same after every page, every other call, and the end.
         #[test]
-        fn the_file_is_what_was_written(ops in proptest::collection::vec((0u8..8, 0i64..6), 1..60)) {
+        fn the_file_is_what_was_written(ops in proptest::collection::vec((0u8..10, 0i64..6), 1..60)) {
             let mut wal = Wal::new();
             let mut model = Vec::new();
             for (i, (op, n)) in ops.iter().enumerate() {
@@ -386,7 +475,19 @@ mod tests {
                         both(at + HEADER as i64, &[!fill; PAGE]);
                     }
                     4 => both(at + HEADER as i64, &[fill; PAGE]),
-                    5 => both(0, &[fill; 32]),
+                    5 => both(0, &BEGIN),
+                    // Split where a sync is due, wherever that is.
+                    8 => {
+                        let cut = (i * 37) % PAGE;
+                        both(at, &[fill; HEADER]);
+                        both(at + HEADER as i64, &vec![fill; PAGE][..cut]);
+                        both(at + (HEADER + cut) as i64, &vec![!fill; PAGE][cut..]);
+                    }
+                    9 => {
+                        both(at, &[fill; HEADER]);
+                        both(at + HEADER as i64, &[fill; PAGE - HEADER]);
+                        both(at + PAGE as i64, &[!fill; HEADER]);
+                    }
                     6 => {
                         both(at, &[fill; HEADER]);
                         wal.read();

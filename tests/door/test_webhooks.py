@@ -117,7 +117,8 @@ class Webhooks(door.DoorTest):
         event = self.eventually(lambda: hook.events("fenced"), what="fenced")[0]
         self.assertEqual(event["severity"], "critical")
         self.assertTrue(event["message"])
-        self.eventually(lambda: p.status()["state"] == "fenced", what="the state")
+        row = self.eventually(lambda: (lambda r: r["state"] == "fenced" and r)(p.status()), what="the state")
+        self.assertNamesTheHolder(row["last_error"], q)
         for i in range(5):
             p.sql("INSERT INTO t(v) VALUES(?)", i)
         q.sql("INSERT INTO t(v) VALUES('goes on')")

@@ -259,6 +259,20 @@ class Configured(door.DoorTest):
         self.config_error(f'[[databases]]\npath = "{self.dir}/app.db"\nreplica = "ftp://x/y"\n', r"bad\.toml:3: replica: .*ftp")
         self.config_error('[retry\n', r"line 1\b|:1\b")
 
+    def test_mistakes_in_the_environment_and_in_a_uri(self):
+        """One line that names the variable or the parameter; nothing is silently ignored."""
+        for env, fragments in (
+            ({"WALRUST_INTERVAL": "soon"}, ("WALRUST_INTERVAL: ", "soon", "5s")), ({"WALRUST_INTERVALL": "1s"}, ("WALRUST_INTERVALL", "WALRUST_INTERVAL\\b")),
+            ({"WALRUST_REPLICA": "ftp://x"}, ("WALRUST_REPLICA", "ftp", "s3://")), ({"WALRUST_CONFIG": "/nowhere/w.toml"}, ("WALRUST_CONFIG", "/nowhere/w")),
+        ):
+            with self.subTest(env=env), self.assertRaises(door.SqlError) as caught:
+                self.peer(env=env).open(self.path("app.db")).sql("SELECT walrust_watch()")
+            self.assertErrorLine(str(caught.exception), "walrust_watch", *fragments)
+        with self.assertRaises(door.SqlError) as caught:
+            p = self.peer().open(f"file:{self.path('app.db')}?vfs=walrust&replica=r&interval=soon", uri=True)
+            p.sql("SELECT walrust_watch()")
+        self.assertErrorLine(str(caught.exception), "URI parameter interval: ", "soon")
+
     def test_two_databases_on_one_replica_are_refused(self):
         door.toml(self, f'[[databases]]\npath = "{self.dir}/*.db"\nreplica = "{self.dir}/same"\n', "two.toml")
         p = self.peer(env={"WALRUST_CONFIG": self.path("two.toml")})

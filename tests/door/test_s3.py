@@ -117,7 +117,9 @@ class Verify(S3Test):
 
         judge = self.peer(env=self.s3.env()).open(":memory:")
         self.proxy.forward = count
-        self.assertIn("Exit code: 0", judge.sql("SELECT walrust_verify(?)", url))
+        text = judge.sql("SELECT walrust_verify(?)", url)
+        self.assertEqual(text.splitlines()[0], "Verifying backup: app in s3://bucket/app")
+        self.assertIn("Exit code: 0", text)
         listings = [path for _, path, _, _ in got if "list-type=2" in path and "walrust" not in path]
         self.assertEqual(len(listings), len(set(listings)))
         self.assertEqual(len(listings), 10)
@@ -191,6 +193,26 @@ result = [worst, n]
                 self.assertEqual(at, txid)
                 self.assertSameBytes(self.db, out)
                 self.assertGreater(counter[0], 5)
+
+    def test_pauses_between_tries_begin_at_base_and_end_at_max(self):
+        """Tries of one upload in a second of failures: many with short pauses, a handful with pauses that double, hardly any with long ones."""
+        tries = {}
+        for base, most in (("5ms", "5ms"), ("5ms", "5s"), ("5s", "5s")):
+            p = self.peer(env=self.s3.env()).open(self.path(f"{base}-{most}.db"))
+            p.watch(self.s3.url(f"{base}-{most}", self.proxy.endpoint), interval="0s", retry={"base": base, "max": most, "breaker_threshold": 100_000})
+            p.sql("CREATE TABLE t(v)")
+            p.sync()
+            asked = []
+            self.proxy.fault = lambda method, path: asked.append(path) or ("status", 500) if method == "PUT" else None
+            p.sql("INSERT INTO t VALUES(1)")
+            self.eventually(lambda: asked, what="a try")
+            time.sleep(1)
+            tries[base, most] = len(asked)
+            p.kill()
+            self.proxy.fault = None
+        self.assertGreater(tries["5ms", "5ms"], 30)
+        self.assertIn(tries["5ms", "5s"], range(5, 25))
+        self.assertLess(tries["5s", "5s"], 5)
 
     def test_lost_answers(self):
         """The server did it, the answer was cut: the create-only put meets its own object and goes on."""

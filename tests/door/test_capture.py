@@ -396,7 +396,12 @@ assert not errors, errors
         self.assertIsNone(row["last_error"])
         self.assertRegex(str(row["last_upload"]), r"^20\d\d-\d\d-\d\dT")
         self.assertLess(row["lag_seconds"], 5)
-        self.assertGreater(row["wal_bytes"], 0)
+        self.assertEqual(row["wal_bytes"], os.path.getsize(db + "-wal"))
+        # The spool is beside the database; its pieces and files are its size.
+        kept = sum(os.path.getsize(os.path.join(base, n)) for base, _, names in os.walk(db + "-walrust") for n in names if n.endswith(".ltx"))
+        self.assertGreater(kept, 0)
+        self.assertGreaterEqual(row["spool_bytes"], kept)
+        self.assertLess(row["spool_bytes"], kept + 100_000)
 
     def test_local_replica_has_litestreams_layout(self):
         p, db, url = self.watched()

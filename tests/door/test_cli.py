@@ -42,11 +42,12 @@ class Cli(door.DoorTest):
         self.p.end()
         self.damage()
         done = self.run_cli("verify", self.url)
-        self.assertIn(done.returncode, (1, 2))
-        self.assertIn(f"Exit code: {done.returncode}", done.stdout)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertIn("Exit code: 1 (issues found)", done.stdout)
         os.mkdir(self.path("empty"))
         done = self.run_cli("verify", self.path("empty"))
         self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        self.assertIn("Exit code: 2 (critical)", done.stdout)
 
     def test_verify_json(self):
         rows = self.json("verify", self.url)
@@ -56,6 +57,47 @@ class Cli(door.DoorTest):
         done = self.run_cli("verify", self.url, "--json")
         self.assertIn(done.returncode, (1, 2))
         json.loads(done.stdout)
+
+    def test_a_database_stands_for_its_replica(self):
+        """URL_OR_DB: the configured replica of a database file, else the directory beside it."""
+        self.p.end()
+        os.rename(self.url, self.db + "-replica")
+        beside = {name: self.ok(name, self.db) for name in ("verify", "files", "compact")}
+        os.rename(self.db + "-replica", self.path("elsewhere"))
+        self.assertNotEqual(self.run_cli("files", self.db).returncode, 0)
+        with open(self.path("walrust.toml"), "w") as f:
+            f.write('[[databases]]\npath = "app.db"\nreplica = "elsewhere"\n')
+        for name, text in beside.items():
+            self.assertEqual(self.ok(name, self.db).replace("elsewhere", "app.db-replica"), text.replace(self.db + "-replica", self.path("app.db-replica")))
+            self.assertEqual(self.ok(name, self.path("elsewhere")), self.ok(name, self.db))
+
+    def test_every_option_reaches_its_function(self):
+        self.p.end()
+        text = self.ok("compact", self.url, "--hourly", "5", "--daily", "4", "--weekly", "3", "--monthly", "2")
+        self.assertRegex(text, r"(?m)^Policy: hourly 5, daily 4, weekly 3, monthly 2; ")
+        self.assertRegex(self.ok("explain", self.db, "-o", "price_per_gb=0.125"), r"(?m)^Monthly cost: .* @ \$0\.125/GB \(configured price\)$")
+        self.ok("restore", self.url, self.path("o.db"), "--check", "full", "--parallel", "2")
+        for args, word in ((("--check", "some"), "some"), (("--parallel", "0"), "parallel"), (("--parallel", "65"), "parallel")):
+            done = self.run_cli("restore", self.url, self.path("never.db"), *args)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(word, done.stderr)
+        self.assertFalse(os.path.exists(self.path("never.db")))
+        done = self.run_cli("snapshot", self.plain("stranger.db"), self.url)
+        self.assertEqual(done.returncode, 1)
+        self.assertErrorLine(done.stderr, "another database's history")
+        self.assertGreater(self.json("snapshot", self.path("stranger.db"), self.url, "--takeover")["txid"], self.txid)
+        self.assertSameBytes(self.path("stranger.db"), self.restore(self.url)[0])
+
+    def test_replicate_in_json_until_terminated(self):
+        proc = self.spawn("replicate", self.url, self.path("copy.db"), "--interval", "20ms", "--json")
+        line = json.loads(proc.stdout.readline())
+        self.assertEqual((set(line), line["path"]), ({"path", "message"}, self.path("copy.db")))
+        self.p.sql("INSERT INTO t VALUES(100, 'later')")
+        self.p.sync()
+        count = "SELECT count(*) FROM t"
+        self.eventually(lambda: door.plain_rows(self.path("copy.db"), count) == door.plain_rows(self.db, count), timeout=4, what="the later row")
+        proc.terminate()
+        self.assertEqual((proc.wait(30), proc.stderr.read()), (0, ""))
 
     def test_json_on_each(self):
         """Every command that ends by itself answers one JSON document; rows are arrays of objects, a report is an object."""

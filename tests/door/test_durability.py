@@ -225,6 +225,24 @@ class Interval(door.DoorTest):
         self.eventually(lambda: len(door.ltx_files(url, 0)) > before, timeout=5, what="the first file", every=0.002)
         self.assertLess(time.monotonic() - begin, 0.5)
 
+    def test_uploads_are_as_far_apart_as_the_interval_says(self):
+        """The same steady load: about one upload a second with 1s, as many as there is time for with 0s."""
+        uploads = {}
+        for interval in ("1s", "0s"):
+            p, db, url = self.watched(self.path(f"{interval}.db"), self.path(f"r{interval}"), interval=interval)
+            p.sync()
+            before = p.status()["txid"]
+            p.code("""
+end = time.time() + 2.2
+while time.time() < end:
+    conns['main'].execute('INSERT INTO t(v) VALUES(1)')
+    time.sleep(0.01)
+""")
+            uploads[interval] = p.status()["replicated_txid"] - before
+            p.end()
+        self.assertIn(uploads["1s"], (1, 2, 3))
+        self.assertGreater(uploads["0s"], 10)
+
     def test_a_quiet_replica_is_left_alone(self):
         p, db, url = self.watched(interval="0s", levels=["100ms"], snapshot_interval="300ms")
         p.sync()

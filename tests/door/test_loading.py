@@ -1,13 +1,16 @@
 """How walrust comes into a process, and the four ways to say which database goes where."""
 
 import os
+import re
 import subprocess
 import sys
 import unittest
+import urllib.parse
 
 import door
 
 OLD_HOST = r"""
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <dlfcn.h>
@@ -15,7 +18,7 @@ OLD_HOST = r"""
 /* An SQLite that says it is 3.20.0: every slot of its API table past the version is poison. */
 static int version(void){ return 3020000; }
 static const char *text(void){ return "3.20.0"; }
-static char *format(const char *f, ...){ static char b[500]; (void)f; snprintf(b, sizeof b, "formatted"); return b; }
+static char *format(const char *f, ...){ static char b[500]; va_list a; va_start(a, f); vsnprintf(b, sizeof b, f, a); va_end(a); return b; }
 static void *grab(int n){ static char b[4096]; return n < 4096 ? b : 0; }
 static void *grab64(sqlite3_uint64 n){ static char b[4096]; return n < 4096 ? b : 0; }
 int main(int argc, char **argv){
@@ -127,6 +130,7 @@ class Loading(door.DoorTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(len(done.stdout.strip().splitlines()), 1)
         self.assertEqual(done.stdout.split()[0], "1", done.stdout)
+        self.assertErrorLine(done.stdout, r"3\.24\.0 or newer", r"3\.20\.0")
 
     def test_a_second_sqlite_in_the_process_is_refused(self):
         """apsw brings its own SQLite: what is loaded into one must not be swapped under the other."""
@@ -252,8 +256,22 @@ class Configured(door.DoorTest):
         self.config_error('interval = "soon"\n' + head, r"interval", r"soon", r"(line )?1\b")
         self.config_error(head + 'snapshot_intervall = "1h"\n', r"snapshot_intervall", r"(line )?4\b")
         self.config_error('[retention]\nhourly = 24\ndayly = 3\n' + head, r"dayly", r"(line )?3\b")
-        self.config_error(f'[[databases]]\npath = "{self.dir}/app.db"\nreplica = "ftp://x/y"\n', r"ftp", r"(line )?3\b")
+        self.config_error(f'[[databases]]\npath = "{self.dir}/app.db"\nreplica = "ftp://x/y"\n', r"bad\.toml:3: replica: .*ftp")
         self.config_error('[retry\n', r"line 1\b|:1\b")
+
+    def test_mistakes_in_the_environment_and_in_a_uri(self):
+        """One line that names the variable or the parameter; nothing is silently ignored."""
+        for env, fragments in (
+            ({"WALRUST_INTERVAL": "soon"}, ("WALRUST_INTERVAL: ", "soon", "5s")), ({"WALRUST_INTERVALL": "1s"}, ("WALRUST_INTERVALL", "WALRUST_INTERVAL\\b")),
+            ({"WALRUST_REPLICA": "ftp://x"}, ("WALRUST_REPLICA", "ftp", "s3://")), ({"WALRUST_CONFIG": "/nowhere/w.toml"}, ("WALRUST_CONFIG", "/nowhere/w")),
+        ):
+            with self.subTest(env=env), self.assertRaises(door.SqlError) as caught:
+                self.peer(env=env).open(self.path("app.db")).sql("SELECT walrust_watch()")
+            self.assertErrorLine(str(caught.exception), "walrust_watch", *fragments)
+        with self.assertRaises(door.SqlError) as caught:
+            p = self.peer().open(f"file:{self.path('app.db')}?vfs=walrust&replica=r&interval=soon", uri=True)
+            p.sql("SELECT walrust_watch()")
+        self.assertErrorLine(str(caught.exception), "URI parameter interval: ", "soon")
 
     def test_two_databases_on_one_replica_are_refused(self):
         door.toml(self, f'[[databases]]\npath = "{self.dir}/*.db"\nreplica = "{self.dir}/same"\n', "two.toml")
@@ -269,8 +287,95 @@ class Configured(door.DoorTest):
         self.assertEqual(len(errors), 1, errors)
         self.assertErrorLine(errors[0], r"one\.db", r"two\.db")
 
-    def test_every_setting_has_all_four_doors(self):
-        """One table of settings: what walrust_config names is accepted as an option of watch with its default value."""
+    SETTINGS = {
+        "interval": "2s", "durability": "sync", "sync_timeout": "3s", "snapshot_interval": "2h", "levels": "10s,1m", "pitr_window": "12h",
+        "retention_hourly": "5", "retention_daily": "4", "retention_weekly": "3", "retention_monthly": "2", "validation_interval": "6h",
+        "spool_dir": None, "spool_limit": "2GB", "retry_base": "50ms", "retry_max": "10s", "retry_breaker_threshold": "7",
+        "retry_breaker_cooldown": "30s", "webhooks": "http://127.0.0.1:1/hook", "price_per_gb": "0.5", "price_per_1000_put": "0.25",
+    }
+
+    def given(self):
+        """A value other than the default for each setting of a database but its replica."""
+        return {**self.SETTINGS, "spool_dir": self.path("spool")}
+
+    def assertShown(self, p, source, conn="main"):
+        """walrust_config has each given value, and where it was said (a pattern, {NAME} the setting's)."""
+        rows = {name: (value, said) for name, value, said in p.rows("SELECT name, value, source FROM walrust_config", conn=conn)}
+        self.assertEqual(set(rows), {*self.given(), "replica", "metrics_listen"})
+        for name, wanted in self.given().items():
+            value, said = rows[name]
+            # Of a webhook only scheme and host are shown.
+            self.assertRegex(value, r"^http://127\.0\.0\.1\b" if name == "webhooks" else f"^{re.escape(wanted)}$", name)
+            self.assertRegex(said, source.replace("NAME", name.upper()), name)
+        return rows
+
+    def test_every_setting_by_the_environment(self):
+        env = {f"WALRUST_{name.upper()}": value for name, value in self.given().items()}
+        p = self.peer(env={**env, "WALRUST_REPLICA": self.path("r"), "WALRUST_METRICS_LISTEN": "127.0.0.1:0"}).open(self.path("app.db"))
+        rows = self.assertShown(p, "^env WALRUST_NAME$")
+        self.assertEqual(rows["replica"], (self.path("r"), "env WALRUST_REPLICA"))
+        self.assertEqual(rows["metrics_listen"], ("127.0.0.1:0", "env WALRUST_METRICS_LISTEN"))
+
+    def test_every_setting_by_the_file(self):
+        top, sections = [], {"retention": [], "retry": []}
+        for name, value in self.given().items():
+            section, _, key = name.partition("_")
+            plain = re.fullmatch(r"[\d.]+", value)
+            if name == "webhooks":
+                continue
+            text = "[" + ", ".join(f'"{v}"' for v in value.split(",")) + "]" if name == "levels" else value if plain else f'"{value}"'
+            if section in sections:
+                sections[section].append(f"{key} = {text}")
+            else:
+                top.append(f"{name} = {text}")
+        lines = [*top, 'metrics_listen = "127.0.0.1:0"', "[retention]", *sections["retention"], "[retry]", *sections["retry"], "[[webhooks]]",
+                 'url = "http://127.0.0.1:1/hook"', "[[databases]]", f'path = "{self.dir}/app.db"', f'replica = "{self.dir}/r"']
+        door.toml(self, "\n".join(lines) + "\n")
+        p = self.peer().open(self.path("app.db"))
+        rows = self.assertShown(p, r"walrust\.toml:\d+$")
+        for name, text in (("interval", "interval ="), ("retention_daily", "daily ="), ("retry_breaker_threshold", "breaker_threshold ="),
+                           ("replica", "replica ="), ("metrics_listen", "metrics_listen =")):
+            line = next(n for n, line in enumerate(lines, 1) if line.startswith(text))
+            self.assertTrue(rows[name][1].endswith(f"walrust.toml:{line}"), (name, rows[name]))
+
+    def test_every_setting_by_uri_parameters(self):
+        parameters = "&".join(f"{name}={urllib.parse.quote(value, safe='')}" for name, value in {**self.given(), "replica": self.path("r")}.items())
+        p = self.peer().open(f"file:{self.path('app.db')}?vfs=walrust&{parameters}", uri=True)
+        rows = self.assertShown(p, "^uri$")
+        self.assertEqual(rows["replica"], (self.path("r"), "uri"))
+
+    def test_every_setting_by_the_call(self):
+        p = self.peer().open(self.path("app.db"))
+        p.watch(self.path("r"), **{name: int(value) if name.startswith(("retention", "retry_breaker_t")) else value
+                                   for name, value in self.given().items()})
+        rows = self.assertShown(p, "^sql$")
+        self.assertEqual(rows["replica"][1], "sql")
+
+    def test_where_nothing_is_said_the_default_stands(self):
+        p = self.peer().open(self.path("app.db"))
+        for name, value, source, default in p.rows("SELECT name, value, source, default_value FROM walrust_config"):
+            wanted = self.path("app.db-walrust") if name == "spool_dir" else default
+            self.assertEqual((value, source), (wanted, "default"), name)
+
+    def test_the_earlier_way_wins(self):
+        """Call, URI, file, environment: with one more of them each time, the value is the new one's."""
+        names = ("interval", "retry_max", "pitr_window", "snapshot_interval")
+        env = {f"WALRUST_{n.upper()}": "41s" for n in names}
+        door.toml(self, "".join(f'{n} = "31s"\n' for n in ("interval", "pitr_window", "snapshot_interval")))
+        p = self.peer(env=env).open(f"file:{self.path('app.db')}?vfs=walrust&interval=21s&snapshot_interval=21s&replica={self.path('r')}", uri=True)
+        p.watch(self.path("r"), interval="11s")
+        shown = dict(p.rows("SELECT name, value || ' ' || source FROM walrust_config"))
+        self.assertEqual((shown["interval"], shown["snapshot_interval"], shown["retry_max"]), ("11s sql", "21s uri", "41s env WALRUST_RETRY_MAX"))
+        self.assertRegex(shown["pitr_window"], r"^31s .*walrust\.toml:2$")
+
+    def test_what_is_for_the_whole_process_is_no_option(self):
+        p = self.peer().open(self.path("app.db"))
+        with self.assertRaises(door.SqlError) as caught:
+            p.watch(self.path("r"), metrics_listen="127.0.0.1:0")
+        self.assertErrorLine(str(caught.exception), "walrust_watch", "metrics_listen", "whole process", "WALRUST_METRICS_LISTEN")
+
+    def test_every_default_can_be_said(self):
+        """What walrust_config shows as a default is accepted as an option of watch."""
         p = self.peer().open(self.path("app.db"))
         for name, value in p.rows("SELECT name, default_value FROM walrust_config"):
             if name in ("replica", "webhooks", "spool_dir", "metrics_listen") or name.startswith("price"):
@@ -278,6 +383,7 @@ class Configured(door.DoorTest):
             options = {name: int(value) if name.startswith(("retention", "retry_breaker_t")) else value}
             with self.subTest(name=name):
                 p.watch(self.path("r"), **options)
+                self.assertEqual(p.sql("SELECT value FROM walrust_config WHERE name = ?", name), value)
 
 
 def find_sqlite_header():

@@ -89,7 +89,63 @@ replica = "s3://my-bucket/backups/production/app?endpoint=https://fly.storage.ti
     def test_prices_can_be_said(self):
         p, db, url = self.watched()
         text = self.explain(p, {"price_per_gb": 0.5, "price_per_1000_put": 0.25})
-        self.assertIn("$0.5", text)
+        self.assertRegex(text, re.compile(r"^Monthly cost: ~\$[\d.]+ @ \$0\.5/GB \(configured price\)$", re.M))
+        puts, lists = map(int, re.search(r"(?m)^Requests: (?:at most )?(\d+) PUT and (\d+) LIST per month$", text).groups())
+        cost = float(re.search(r"(?m)^Monthly requests: ~\$([\d.]+) @ \$0\.25/1000$", text)[1])
+        self.assertGreater(puts, lists)
+        self.assertLess(abs(cost - (puts + lists) / 1000 * 0.25), 0.01)
+
+    def test_requests_follow_the_intervals(self):
+        """A month of an upload a second is an object and its entry in the manifest each; of one a minute a sixtieth of that."""
+        p, db, url = self.watched()
+        counted = {}
+        for interval in ("1s", "60s"):
+            text = self.explain(p, {"interval": interval, "levels": ["1h"], "snapshot_interval": "1d"})
+            counted[interval] = int(re.search(r"Requests: (?:at most )?(\d+) PUT", text)[1])
+            self.assertRegex(text, re.compile(r"^Interval: 86400s \(1 day\)\nEstimated: 1 snapshots/day$", re.M))
+        self.assertLess(abs(counted["1s"] - 2 * 30 * 86400), 20000)
+        self.assertLess(abs(counted["60s"] - 2 * 30 * 1440), 20000)
+
+    def test_compression_is_the_replicas_own(self):
+        """Where a snapshot of what there is now lies in the replica, storage is reckoned from that, and the report says so."""
+        p, db, url = self.watched()
+        p.sql("INSERT INTO t(v) VALUES(zeroblob(3000000) || randomblob(1000000))")
+        p.sql("INSERT INTO t(v) VALUES(randomblob(1000000))")
+        p.sql("INSERT INTO t(v) VALUES(zeroblob(3000000))")
+        p.sql("SELECT walrust_snapshot()")
+        taken = max(door.ltx_files(url, 9))[3]
+        percent = os.path.getsize(taken) * 100 / (p.sql("PRAGMA page_count") * p.sql("PRAGMA page_size"))
+        text = self.explain(p)
+        shown = int(re.search(r"(?m)^Measured: a snapshot takes (\d+)% of the database's size", text)[1])
+        self.assertLess(shown, 60)
+        self.assertLessEqual(abs(shown - percent), 1)
+        active, unit = re.search(r"(?m)^Active: ([\d.]+) (\w+) \(current snapshots\)$", text).groups()
+        self.assertLess(abs(float(active) * {"MB": 1e6, "KB": 1e3}[unit] - os.path.getsize(taken)), 100_000)
+
+    def test_it_reads_the_replicas_listing_and_nothing_else(self):
+        """Each request on its way: listings, and walrust's own list of what it wrote; nothing is written."""
+        s3 = door.S3(self)
+        p = self.peer(env=s3.env()).open(self.path("app.db"))
+        p.watch(s3.url(), interval="0s")
+        p.sql("CREATE TABLE t(v)")
+        p.sync()
+        p.end()
+        proxy = door.FaultProxy(self, s3.port)
+        hook = door.Hook(self)
+        door.toml(self, f'''
+[[webhooks]]
+url = "{hook.url}"
+[[databases]]
+path = "{self.path('app.db')}"
+replica = "{s3.url('app', proxy.endpoint)}"
+''')
+        done = self.run_cli("explain", self.path("app.db"), env=s3.env())
+        self.assertRegex(done.stdout, re.compile(r"^Holds: \d+ files, ", re.M), done.stderr)
+        self.assertTrue(proxy.seen)
+        for method, path, _ in proxy.seen:
+            self.assertEqual(method, "GET", path)
+            self.assertRegex(path, r"^/bucket\?list-type=2|^/bucket/app/walrust/manifest-\w+\.json$")
+        self.assertEqual(hook.requests, [])
 
     def test_prices_by_endpoint(self):
         p = self.peer()
@@ -134,10 +190,13 @@ class Inventory(door.DoorTest):
             self.assertEqual(row["sha256"], hashlib.sha256(data).hexdigest())
             self.assertTrue(path.endswith(row["key"]), row["key"])
             self.assertEqual(row["commit_pages"], int.from_bytes(data[12:16], "big"))
-            self.assertGreaterEqual(row["pages"], 1)
+            # A full copy has all pages; an insert its few.
+            self.assertTrue(row["pages"] == row["commit_pages"] if row["level"] == 9 else 1 <= row["pages"] <= 6, row)
             stamp = datetime.datetime.fromisoformat(row["time"].replace("Z", "+00:00")).timestamp()
             self.assertLess(abs(stamp - int.from_bytes(data[32:40], "big", signed=True) / 1000), 1.1)
         self.assertEqual(max(r["max_txid"] for r in rows), txid)
+        last = max((r for r in rows if r["level"] == 0), key=lambda r: r["max_txid"])
+        self.assertLess(last["pages"], last["commit_pages"])
 
     def test_list(self):
         p = self.peer()
@@ -275,6 +334,30 @@ class Compact(door.DoorTest):
         self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, 'deep')", url))
         snapshots = [f for f in door.ltx_files(url) if f[0] == 9]
         self.assertGreaterEqual(len(snapshots), 2)
+
+    def test_the_dry_run_says_by_which_rule(self):
+        """The policy in force, each tier from the options, else from the settings; and how much of it would go, which force then removes."""
+        p, db, url = self.watched(interval="0s")
+        for i in range(4):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sql("SELECT walrust_snapshot()")
+        p.end()
+        before = door.ltx_files(url)
+        q = self.peer(env={"WALRUST_PITR_WINDOW": "0s", "WALRUST_RETENTION_HOURLY": "11", "WALRUST_RETENTION_DAILY": "12",
+                           "WALRUST_RETENTION_WEEKLY": "13", "WALRUST_RETENTION_MONTHLY": "14"}).open(":memory:")
+        for options, policy in ((None, "hourly 11, daily 12, weekly 13, monthly 14"), ({"hourly": 1}, "hourly 1, daily 12, weekly 13, monthly 14"),
+                                ({"daily": 2, "weekly": 3, "monthly": 4}, "hourly 11, daily 2, weekly 3, monthly 4")):
+            text = q.sql("SELECT walrust_compact(?, ?)", url, json.dumps(options) if options else None)
+            self.assertRegex(text, re.compile(rf"^Policy: {policy}; every upload for 0s$", re.M))
+            self.assertEqual(text.splitlines()[0], f"Compacting backup: file://{url}")
+        snapshots, going = map(int, re.search(r"(?m)^Snapshots: (\d+), (\d+) to remove$", text).groups())
+        files, leaving = map(int, re.search(r"(?m)^Files: (\d+) \(.+\), (\d+) to remove \(.+\)$", text).groups())
+        self.assertEqual((snapshots, files), (len([f for f in before if f[0] == 9]), len(before)))
+        self.assertEqual(door.ltx_files(url), before)
+        self.assertRegex(q.sql("SELECT walrust_compact(?, '{\"force\":true}')", url), rf"Removed {leaving} files")
+        self.assertGreaterEqual(going, 1)
+        self.assertEqual(len([f for f in door.ltx_files(url) if f[0] == 9]), snapshots - going)
+        self.assertEqual(len(door.ltx_files(url)), files - leaving)
 
     def test_every_point_of_the_window_survives(self):
         p, db, url = self.busy(pitr_window="1h")

@@ -77,6 +77,18 @@ class Following(Replicate):
         self.assertEqual((row["state"], row["last_error"], row["lag_seconds"]), ("streaming", None, 0.0))
         self.assertEqual(row["txid"], row["replicated_txid"])
 
+    def test_it_looks_every_five_seconds_if_nothing_else_is_said(self):
+        p, db, url = self.watched(interval="0s")
+        p.sync()
+        f = self.peer().open(":memory:")
+        begin = time.monotonic()
+        self.assertRegex(f.sql("SELECT walrust_replicate(?, ?)", url, self.copy), r"→ .*copy\.db \(first copy, at TXID \d+\)$")
+        p.sql("INSERT INTO t VALUES(1, 'x')")
+        self.until(f, p.sync())
+        self.assertGreater(time.monotonic() - begin, 4)
+        self.assertLess(time.monotonic() - begin, 8)
+        self.assertFollows(db)
+
     def test_page_sizes(self):
         for size in (512, 1024, 65536):
             with self.subTest(size):

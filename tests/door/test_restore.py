@@ -44,6 +44,14 @@ class Restore(door.DoorTest):
         for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S+00:00"):
             out, at = self.restore(url, point=time.strftime(form, time.gmtime(later)))
             self.assertEqual(at, marks[-1][0], form)
+        # The same moment as clocks in other places show it; the other sign is hours before the history, or after it.
+        for hours, other in ((2, "-02:00"), (-5, "+05:00")):
+            clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(later + hours * 3600))
+            sign = f"{hours:+03d}:00"
+            self.assertEqual(self.restore(url, point=clock + sign)[1], marks[-1][0], clock + sign)
+            with self.assertRaises(door.SqlError) as caught:
+                self.restore(url, point=clock + other)
+            self.assertErrorLine(str(caught.exception), "outside the history|future")
 
     def test_relative_time(self):
         p, db, url, marks = self.history(n=2)
@@ -60,7 +68,7 @@ class Restore(door.DoorTest):
         for point in (last + 1, 10**15, "2001-01-01T00:00:00Z", "10 years ago"):
             with self.subTest(point=point), self.assertRaises(door.SqlError) as caught:
                 self.restore(url, self.path("never.db"), point)
-            self.assertErrorLine(str(caught.exception), "walrust_restore", rf"{last:016x}|\b{last}\b")
+            self.assertErrorLine(str(caught.exception), "walrust_restore", rf"outside the history 1\.\.{last} \(20\S+Z to 20\S+Z\)")
         for point in (0, -1):
             with self.subTest(point=point), self.assertRaises(door.SqlError):
                 self.restore(url, self.path("never.db"), point)
@@ -108,6 +116,42 @@ class Restore(door.DoorTest):
         with self.assertRaises(door.SqlError) as caught:
             self.restore(url, check="thorough")
         self.assertErrorLine(str(caught.exception), "walrust_restore", "thorough", "none", "quick", "full")
+
+    def test_what_each_check_looks_at(self):
+        """none: checksums alone; quick: quick_check, which does not compare an index with its table; full: integrity_check, which does."""
+        def index_without_a_row(q):
+            q.execute("CREATE INDEX iv ON t(v)")
+            schema = q.execute("SELECT * FROM sqlite_schema WHERE name = 'iv'").fetchone()
+            q.execute("PRAGMA writable_schema=1")
+            q.execute("DELETE FROM sqlite_schema WHERE name = 'iv'")
+            q.execute("PRAGMA writable_schema=RESET")
+            q.execute("INSERT INTO t(v) VALUES(2)")
+            q.execute("PRAGMA writable_schema=1")
+            q.execute("INSERT INTO sqlite_schema VALUES(?, ?, ?, ?, ?)", schema)
+
+        def forbidden_value(q):
+            q.execute("PRAGMA ignore_check_constraints=1")
+            q.execute("INSERT INTO t(v) VALUES(-1)")
+
+        for harm, refusing in ((index_without_a_row, ("full",)), (forbidden_value, ("quick", "full"))):
+            db, url = self.path(f"{harm.__name__}.db"), self.path(harm.__name__)
+            q = door.plain_connect(db)
+            q.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v CHECK(v > 0))")
+            harm(q)
+            q.close()
+            p, _, _ = self.watched(db, url, schema=None)
+            p.sync()
+            for check in ("none", "quick", "full"):
+                with self.subTest(harm=harm.__name__, check=check):
+                    out = self.path(f"{harm.__name__}-{check}.db")
+                    if check in refusing:
+                        with self.assertRaises(door.SqlError) as caught:
+                            self.restore(url, out, check=check)
+                        self.assertErrorLine(str(caught.exception), "walrust_restore", "index iv|CHECK constraint")
+                        self.assertFalse(os.path.exists(out))
+                    else:
+                        self.restore(url, out, check=check)
+                        self.assertSameBytes(db, out)
 
     def test_parallel(self):
         p, db, url, marks = self.history(n=40)
@@ -240,7 +284,7 @@ class Continue(door.DoorTest):
             q.watch(url)
             q.sql("INSERT INTO mine VALUES(1)")
             q.sync()
-        self.assertErrorLine(str(caught.exception), "takeover")
+        self.assertErrorLine(str(caught.exception), "walrust_watch", "another database's history", f"{txid:016x}", "takeover")
         self.assertEqual({k: v for k, v in door.tree(url).items() if k.endswith(".ltx")},
                          {k: v for k, v in before.items() if k.endswith(".ltx")})
         q.watch(url, takeover=True)

@@ -1,8 +1,11 @@
 """S3 over HTTP: a server that checks signatures and honours conditional writes, and a proxy that fails on command."""
 
 import hashlib
+import http.server
+import json
 import os
 import re
+import threading
 import time
 import unittest
 
@@ -98,6 +101,38 @@ class Plain(S3Test):
         self.assertEqual(listed, [("one",), ("two",)])
 
 
+class Verify(S3Test):
+    def test_quick_downloads_no_page_data(self):
+        """One listing per level, then of each file its header and what stands behind the pages; of a megabyte a few kilobytes."""
+        p = self.streaming()
+        for _ in range(4):
+            p.sql("INSERT INTO t(v) VALUES(randomblob(300000))")
+            p.sync()
+        url, got, forward = self.s3.url("app", self.proxy.endpoint), [], self.proxy.forward
+
+        def count(method, path, headers, body):
+            answer = forward(method, path, headers, body)
+            got.append((method, path, headers.get("Range"), len(answer[2])))
+            return answer
+
+        judge = self.peer(env=self.s3.env()).open(":memory:")
+        self.proxy.forward = count
+        text = judge.sql("SELECT walrust_verify(?)", url)
+        self.assertEqual(text.splitlines()[0], "Verifying backup: app in s3://bucket/app")
+        self.assertIn("Exit code: 0", text)
+        listings = [path for _, path, _, _ in got if "list-type=2" in path and "walrust" not in path]
+        self.assertEqual(len(listings), len(set(listings)))
+        self.assertEqual(len(listings), 10)
+        self.assertTrue(all(part for method, path, part, _ in got if method == "GET" and path.endswith(".ltx")), got)
+        files = {path for _, path, _, _ in got if path.endswith(".ltx")}
+        self.assertEqual(len(files), len([k for k in self.s3.keys("app/00")]))
+        self.assertLess(sum(n for _, path, _, n in got if path.endswith(".ltx")), 10_000)
+        self.assertEqual({method for method, _, _, _ in got} - {"GET", "HEAD"}, set())
+        got.clear()
+        self.assertIn("Exit code: 0", judge.sql("SELECT walrust_verify(?, 'deep')", url))
+        self.assertGreater(sum(n for _, path, _, n in got if path.endswith(".ltx")), 1_000_000)
+
+
 class Faults(S3Test):
     def test_outage(self):
         p = self.streaming()
@@ -158,6 +193,26 @@ result = [worst, n]
                 self.assertEqual(at, txid)
                 self.assertSameBytes(self.db, out)
                 self.assertGreater(counter[0], 5)
+
+    def test_pauses_between_tries_begin_at_base_and_end_at_max(self):
+        """Tries of one upload in a second of failures: many with short pauses, a handful with pauses that double, hardly any with long ones."""
+        tries = {}
+        for base, most in (("5ms", "5ms"), ("5ms", "5s"), ("5s", "5s")):
+            p = self.peer(env=self.s3.env()).open(self.path(f"{base}-{most}.db"))
+            p.watch(self.s3.url(f"{base}-{most}", self.proxy.endpoint), interval="0s", retry={"base": base, "max": most, "breaker_threshold": 100_000})
+            p.sql("CREATE TABLE t(v)")
+            p.sync()
+            asked = []
+            self.proxy.fault = lambda method, path: asked.append(path) or ("status", 500) if method == "PUT" else None
+            p.sql("INSERT INTO t VALUES(1)")
+            self.eventually(lambda: asked, what="a try")
+            time.sleep(1)
+            tries[base, most] = len(asked)
+            p.kill()
+            self.proxy.fault = None
+        self.assertGreater(tries["5ms", "5ms"], 30)
+        self.assertIn(tries["5ms", "5s"], range(5, 25))
+        self.assertLess(tries["5s", "5s"], 5)
 
     def test_lost_answers(self):
         """The server did it, the answer was cut: the create-only put meets its own object and goes on."""
@@ -387,6 +442,99 @@ class Credentials(S3Test):
         self.works("s3://bucket/app", self.s3.env(AWS_ENDPOINT_URL_S3=self.s3.endpoint))
         self.works("s3://bucket/app/", self.s3.env(AWS_ENDPOINT_URL_S3=self.s3.endpoint))
 
+    def giver(self):
+        """A server that gives the keys out in each of the three ways; what it was asked is in `asked`."""
+        keys = {"AccessKeyId": "AKIAGIVEN", "SecretAccessKey": "given-secret", "Token": "given-token", "Expiration": "2099-01-01T00:00:00Z",
+                "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": "2026-01-01T00:00:00Z"}
+        asked = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+            def give(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+                asked.append((self.command, self.path, self.headers.get("Authorization"), body))
+                if "AssumeRoleWithWebIdentity" in self.path + body:
+                    text = ("<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>"
+                            f"<AccessKeyId>{keys['AccessKeyId']}</AccessKeyId><SecretAccessKey>{keys['SecretAccessKey']}</SecretAccessKey>"
+                            f"<SessionToken>{keys['Token']}</SessionToken><Expiration>{keys['Expiration']}</Expiration>"
+                            "</Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>")
+                elif self.command == "PUT":
+                    text = "metadata-token"
+                else:
+                    text = "the-role" if self.path.rstrip("/").endswith("security-credentials") else json.dumps(keys)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            do_GET = do_PUT = do_POST = give
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        return f"http://127.0.0.1:{server.server_address[1]}", asked
+
+    def assertUsed(self, env):
+        """A request is signed with what was given: its key's name and its token, seen on the way to the store."""
+        signed = set()
+
+        def proxied(method, path, headers, body):
+            signed.add((re.search(r"Credential=(\w+)/", headers["Authorization"])[1], headers["x-amz-security-token"]))
+            return 200, {"Content-Type": "application/xml"}, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+
+        self.proxy.forward = proxied
+        done = self.run_shell(f"SELECT count(*) FROM walrust_files({door.quote(self.s3.url(endpoint=self.proxy.endpoint))});", env=env)
+        self.assertEqual((done.stdout.strip(), done.stderr), ("0", ""))
+        self.assertEqual(signed, {("AKIAGIVEN", "given-token")})
+
+    def test_web_identity(self):
+        url, asked = self.giver()
+        with open(self.path("token"), "w") as f:
+            f.write("identity-token")
+        self.assertUsed({"AWS_WEB_IDENTITY_TOKEN_FILE": self.path("token"), "AWS_ROLE_ARN": "arn:aws:iam::1:role/app",
+                         "AWS_ENDPOINT_URL_STS": url, "AWS_ALLOW_HTTP": "true"})
+        (method, path, _, body), *_ = asked
+        self.assertIn("identity-token", path + body)
+
+    def test_container_credentials(self):
+        url, asked = self.giver()
+        with open(self.path("token"), "w") as f:
+            f.write("container-token")
+        self.assertUsed({"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{url}/v1/credentials", "AWS_ALLOW_HTTP": "true",
+                         "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": self.path("token")})
+        self.assertEqual({a[:3] for a in asked}, {("GET", "/v1/credentials", "container-token")})
+
+    def test_instance_metadata(self):
+        url, asked = self.giver()
+        self.assertUsed({"AWS_METADATA_ENDPOINT": url, "AWS_EC2_METADATA_DISABLED": None, "AWS_ALLOW_HTTP": "true"})
+        self.assertIn(("GET", "/latest/meta-data/iam/security-credentials/the-role"), {a[:2] for a in asked})
+
+    def test_region_and_bucket_of_the_url_and_the_environment(self):
+        """Where the request goes and what it is signed for, seen by an HTTP proxy; nothing is behind it."""
+        asked = []
+
+        def proxied(method, path, headers, body):
+            asked.append((path.split("?")[0], re.search(r"Credential=\w+/\d+/([^/]+)/s3", headers["Authorization"])[1]))
+            return 404, {}, b"<Error><Code>NoSuchBucket</Code></Error>"
+
+        self.proxy.forward = proxied
+        for parameters, env, place, region in (
+            ("&region=eu-west-3&path_style=true", {}, "http://s3.test/bucket", "eu-west-3"),
+            ("&region=eu-west-3&path_style=false", {}, "http://bucket.s3.test/", "eu-west-3"),
+            ("", {"AWS_REGION": "eu-north-1"}, "http://s3.test/bucket", "eu-north-1"),
+            ("&region=eu-west-3", {"AWS_REGION": "eu-north-1"}, "http://s3.test/bucket", "eu-west-3"),
+            ("", {"AWS_REGION": None}, "http://s3.test/bucket", "us-east-1"),
+        ):
+            with self.subTest(parameters=parameters, env=env):
+                asked.clear()
+                done = self.run_shell(f"SELECT * FROM walrust_files('s3://bucket/app?endpoint=http://s3.test{parameters}');",
+                                      env=self.s3.env(**env, http_proxy=self.proxy.endpoint))
+                self.assertErrorLine(done.stderr, "walrust_files", "bucket")
+                self.assertEqual(set(asked), {(place, region)})
+
     def test_a_session_token_is_sent_and_never_shown(self):
         token = "session-token-of-the-test"
         door.SECRETS.add(token)
@@ -426,6 +574,17 @@ class TwoMachines(S3Test):
         self.insert(p, 5)
         self.assertComplete(p)
         self.assertGreater(p.sync(), txid)
+
+    def test_who_holds_the_replica_and_until_when(self):
+        p = self.streaming()
+        p.sync()
+        os.mkdir(self.path("m2"))
+        other = self.path("m2", "app.db")
+        self.restore(self.s3.url(), other, env=self.s3.env())
+        q = self.peer(env=self.s3.env()).open(other)
+        with self.assertRaises(door.SqlError) as caught:
+            q.watch(self.s3.url("app", self.proxy.endpoint), interval="0s")
+        self.assertNamesTheHolder(str(caught.exception), p)
 
     def test_handover_after_the_first_has_left(self):
         p = self.streaming()

@@ -65,6 +65,33 @@ class Good(VerifyTest):
         rules = {r["check"] for r in rows if not r["file"]}
         self.assertTrue(rules & {"continuity", "snapshot", "history"}, {r["check"] for r in rows})
 
+    def test_a_good_files_row_is_the_file(self):
+        p, url = self.replica(4)
+        rows = self.findings(url)
+        found = {(r["file"], r["min_txid"], r["max_txid"], r["bytes"]) for r in rows if r["file"]}
+        self.assertEqual(found, {(os.path.basename(f[3]), f[1], f[2], os.path.getsize(f[3])) for f in door.ltx_files(url)})
+        over_all = {r["check"]: r for r in rows if not r["file"]}
+        self.assertLessEqual({"existence", "continuity", "snapshot", "history"}, set(over_all))
+        newest = max(f[2] for f in door.ltx_files(url))
+        self.assertEqual((over_all["continuity"]["min_txid"], over_all["continuity"]["max_txid"]), (1, newest))
+        self.assertTrue(all(r["message"] for r in rows))
+        self.assertLessEqual({"content", "integrity"}, {r["check"] for r in self.findings(url, "deep") if not r["file"]})
+
+    def test_what_the_database_itself_has_wrong_is_found_by_deep(self):
+        """PRAGMA integrity_check of what was rebuilt: a row that its table's own CHECK forbids."""
+        db, url = self.path("broken.db"), self.path("broken")
+        q = door.plain_connect(db)
+        for statement in ("CREATE TABLE t(id INTEGER PRIMARY KEY, v CHECK(v > 0))", "PRAGMA ignore_check_constraints=1", "INSERT INTO t(v) VALUES(-1)"):
+            q.execute(statement)
+        q.close()
+        p, _, _ = self.watched(db, url, schema=None)
+        p.sync()
+        self.assertEqual(self.verify(url)[1], 0)
+        text, code = self.verify(url, "deep")
+        self.assertEqual(code, 2)
+        self.assertRegex(text, r"(?m)^Integrity: ❌ CHECK constraint failed in t$")
+        self.assertEqual([(r["severity"], r["check"]) for r in self.bad(url, "deep")], [("critical", "integrity")])
+
     def test_without_arguments_it_is_this_connections_replica(self):
         p, url = self.replica(3)
         self.assertIn(url, p.sql("SELECT walrust_verify()").splitlines()[0])
@@ -242,6 +269,50 @@ class Damage(VerifyTest):
             "Issues found: 1", f"- Checksum mismatch in {name}", f"Continuity: ⚠️ Gap detected: TXID {txid} corrupt",
             "Recommendation: Re-snapshot database to repair backup chain", "Exit code: 1 (issues found)"])
         self.assertEqual(code, 1)
+
+    def test_each_rule_has_its_name_in_the_rows(self):
+        """What is wrong, under which check, with which severity, of which file."""
+        def remove(url):
+            os.unlink(self.l0(url, 9))
+
+        def wrong_name(url):
+            path = self.l0(url, -1)
+            number = int(os.path.basename(path)[:16], 16) + 1
+            os.rename(path, os.path.join(os.path.dirname(path), f"{number:016x}-{number:016x}.ltx"))
+
+        def trailer(url):
+            self.flip(self.l0(url, 9), -3)
+
+        def no_snapshot(url):
+            for f in door.ltx_files(url):
+                if f[1] == 1:
+                    os.unlink(f[3])
+
+        def foreign(url):
+            """A file of another history, with a manifest that knows nothing of it."""
+            shutil.copy(os.path.join(self.path("foreign"), os.path.relpath(self.l0(url, 9), url)), self.l0(url, 9))
+            shutil.rmtree(os.path.join(url, "walrust"))
+
+        p, _, _ = self.watched(self.path("foreign.db"), self.path("foreign"), interval="0s")
+        for i in range(10):
+            p.sql("INSERT INTO t(v) VALUES(randomblob(900))")
+            p.sync()
+        p.end()
+        txid = door.ltx_files(self.url, 0)[9][1]
+        for harm, file, over_all in (
+            (remove, ("warning", "existence", txid), {("warning", "existence"), ("warning", "continuity")}),
+            (wrong_name, ("warning", "header", door.ltx_files(self.url, 0)[-1][1] + 1), {("warning", "existence"), ("warning", "continuity")}),
+            (trailer, ("warning", "checksum", txid), {("warning", "continuity")}),
+            (no_snapshot, ("warning", "existence", 1), {("critical", "snapshot"), ("critical", "continuity")}),
+            (foreign, ("warning", "history", txid), {("warning", "history"), ("warning", "continuity")}),
+        ):
+            with self.subTest(harm=harm.__name__):
+                url = self.copy()
+                harm(url)
+                bad = self.bad(url)
+                self.assertIn(file, {(r["severity"], r["check"], r["min_txid"]) for r in bad if r["file"]}, bad)
+                self.assertLessEqual(over_all, {(r["severity"], r["check"]) for r in bad if not r["file"]}, bad)
+                self.assertTrue(all(r["message"] for r in bad))
 
     def test_flipped_snapshot_body(self):
         url = self.copy()

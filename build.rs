@@ -3,7 +3,12 @@
 
 #[allow(clippy::disallowed_macros)] // cargo reads a build script from its stdout
 fn main() {
-    println!("cargo:rerun-if-changed=.git/HEAD");
+    // HEAD names a branch, and stays as it is when that moves; its log grows with each commit.
+    for file in [".git/HEAD", ".git/logs/HEAD"] {
+        if std::path::Path::new(file).exists() {
+            println!("cargo:rerun-if-changed={file}");
+        }
+    }
     println!("cargo:rerun-if-changed=build.rs");
     let commit = std::process::Command::new("git")
         .args(["rev-parse", "--short=12", "HEAD"])

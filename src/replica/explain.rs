@@ -73,6 +73,8 @@ fn host_of(url: &str) -> String {
 pub struct Measured {
     /// Bytes of the newest full copy.
     pub snapshot_bytes: Option<u64>,
+    /// Bytes of the level-0 files that came after it.
+    pub bytes_since: u64,
     /// Bytes of level-0 files per day, from at least an hour of them.
     pub change_per_day: Option<u64>,
     /// Level-0 files per day, likewise.
@@ -94,13 +96,23 @@ impl Measured {
             let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
             (span >= Duration::from_secs(3600)).then(|| n.saturating_mul(86_400_000) / ms)
         };
+        let last = newest.map(|f| f.max).unwrap_or_default();
         Measured {
             snapshot_bytes: newest.map(|f| f.bytes),
+            bytes_since: l0.iter().filter(|f| f.min > last).map(|f| f.bytes).sum(),
             change_per_day: per_day(l0.iter().map(|f| f.bytes).sum()),
             uploads_per_day: per_day(l0.len() as u64),
             bytes_now: inventory.bytes(),
             files_now: inventory.files.len() as u64,
         }
+    }
+}
+
+impl Measured {
+    /// Bytes of a snapshot of a database of `db` bytes if it were taken now: the newest one, and at most what came since, for a
+    /// database that has grown.
+    fn snapshot_now(&self, db: u64) -> Option<u64> {
+        self.snapshot_bytes.map(|s| s.saturating_add(self.bytes_since).min(s.max(db)))
     }
 }
 
@@ -257,7 +269,7 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
         Seen::Listed(m) => *m,
         _ => Measured::default(),
     };
-    let snapshot = m.snapshot_bytes.or(d.bytes).unwrap_or(0);
+    let snapshot = m.snapshot_now(d.bytes.unwrap_or(0)).or(d.bytes).unwrap_or(0);
     let window_days = d.policy.pitr_window.as_secs_f64() / 86_400.0;
     let levels = d.levels.iter().filter(|l| !l.is_zero()).count() as f64;
     // Each level holds at most what level 0 holds once more.
@@ -289,7 +301,7 @@ fn estimate(d: &ExplainDatabase, url: &ReplicaUrl, out: &mut String) {
     let _ = writeln!(out, "Archive: {} (retained history)", size(e.archive));
     match (&d.seen, d.bytes) {
         (Seen::Listed(m), Some(db)) if m.snapshot_bytes.is_some() && db > 0 => {
-            let percent = m.snapshot_bytes.unwrap_or(0) as f64 * 100.0 / db as f64;
+            let percent = m.snapshot_now(db).unwrap_or(0) as f64 * 100.0 / db as f64;
             let _ = write!(out, "Measured: a snapshot takes {percent:.0}% of the database's size");
             match m.change_per_day {
                 Some(c) => {
@@ -443,6 +455,7 @@ mod tests {
             database("s3://my-bucket/backups/production/app?endpoint=https%3A%2F%2Ffly.storage.tigris.dev");
         d.seen = Seen::Listed(Measured {
             snapshot_bytes: Some(950_000_000),
+            bytes_since: 0,
             change_per_day: Some(100_000_000),
             uploads_per_day: Some(5000),
             bytes_now: 3_000_000_000,
@@ -479,6 +492,14 @@ mod tests {
              Interval: 3600s (1 hour)\n\
              On failure: Send webhook to https://hooks.example.com\n"
         );
+    }
+
+    #[test]
+    fn a_database_that_has_grown_since_its_snapshot_counts_as_it_is() {
+        let m = Measured { snapshot_bytes: Some(300), bytes_since: 30_000_000, ..Measured::default() };
+        assert_eq!(m.snapshot_now(40_000_000), Some(30_000_300));
+        assert_eq!(m.snapshot_now(20_000_000), Some(20_000_000), "pages that changed twice count once");
+        assert_eq!(Measured { bytes_since: 0, ..m }.snapshot_now(20_000_000), Some(300));
     }
 
     #[test]

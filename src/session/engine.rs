@@ -179,7 +179,7 @@ impl Engine {
     /// Adds a watched database. Errors when its replica or path is taken.
     pub(super) fn adopt(&self, w: &Arc<Watched>) -> Result<()> {
         if w.link.is_stopped() {
-            return Err(Error::new(Kind::Config, "the database is not watched any more"));
+            return Err(super::watched::ended());
         }
         let mut all = lock(&self.watched);
         if all.iter().any(|o| Arc::ptr_eq(o, w)) {

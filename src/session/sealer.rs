@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const PRESSURE: u32 = 256;
 /// Pieces of one TXID at which they are folded into one.
 const MANY_PIECES: u32 = 24;
+/// How long a standby leaves a spool that is gone to the process that ships.
+const HEAD_START: Duration = Duration::from_secs(3);
 const SPOOL_GONE: &str = "the spool directory is gone";
 /// How long a standby leaves commits to the process that ships.
 const HELP: Duration = Duration::from_secs(1);
@@ -194,11 +196,22 @@ fn lost_spool(w: &Arc<Watched>) -> bool {
         super::start::restart(w, "the spool directory was replaced by another one");
         return true;
     }
-    let gone = w.spool.is_gone();
-    if gone {
+    if !w.spool.is_gone() {
+        w.gone_since.store(0, Ordering::Relaxed);
+        return false;
+    }
+    let now = clock::uptime().as_millis() as u64;
+    let since = match w.gone_since.load(Ordering::Relaxed) {
+        0 => now,
+        t => t,
+    };
+    w.gone_since.store(since, Ordering::Relaxed);
+    // What is in the replica is the shipper's own: it goes first.
+    let first = w.role() == Role::Shipper || w.reclaims.load(Ordering::Acquire);
+    if first || now.saturating_sub(since) >= HEAD_START.as_millis() as u64 {
         super::start::restart(w, SPOOL_GONE);
     }
-    gone
+    true
 }
 
 /// The process that ships may have no connection open, and so sees no commit: what it has not cut in good time is cut

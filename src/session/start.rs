@@ -85,6 +85,16 @@ struct Taken {
     base: TxId,
 }
 
+/// Who starts a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// The app.
+    Asked,
+    /// This process, in place of its own watch before: as what, and whether what is in the replica is its own, so that it may
+    /// begin anew over it, at once or when it comes to ship.
+    Again { wish: Role, reclaims: bool },
+}
+
 enum Begin {
     Resume(Position),
     Resync(Expected, Reason),
@@ -113,12 +123,11 @@ impl Watched {
         req: WatchRequest<'_>,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
-        Self::start_as(Role::Shipper, req, make_wal)
+        Self::start_as(Start::Asked, req, make_wal)
     }
 
-    /// [`Watched::start`], as a standby if so told.
     fn start_as(
-        wish: Role,
+        how: Start,
         req: WatchRequest<'_>,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
@@ -150,14 +159,14 @@ impl Watched {
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open(&dir)?);
         let ship_lock = LockFile::open(&dir.join("lock.ship"))?;
-        let started = Self::start_in(wish, req, store, spool, make_wal);
+        let started = Self::start_in(how, req, store, spool, make_wal);
         if started.is_err() && engine().find(path).is_none() {
             engine().metrics().remove(&observe::series(path));
         }
         match &started {
             Ok(_) => super::follow::forget_followed(path),
-            // Unless another process has begun to use it meanwhile.
-            Err(_) if !had_spool && ship_lock.try_process().unwrap_or(false) => {
+            // Unless another process has begun to use it meanwhile, as those do that watched with a spool that was deleted.
+            Err(_) if how == Start::Asked && !had_spool && ship_lock.try_process().unwrap_or(false) => {
                 drop(std::fs::remove_dir_all(&dir));
                 ship_lock.release();
             }
@@ -167,16 +176,18 @@ impl Watched {
     }
 
     fn start_in(
-        wish: Role,
+        how: Start,
         req: WatchRequest<'_>,
         store: Store,
         spool: Arc<Spool>,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
-        let ships = wish == Role::Shipper && spool.ship_lock().try_process()?;
+        let may_ship = !matches!(how, Start::Again { wish: Role::Standby, .. });
+        let ships = may_ship && spool.ship_lock().try_process()?;
         let role = if ships { Role::Shipper } else { Role::Standby };
         let w = Watched::new(req.path, req.settings, store, spool, role);
         if role == Role::Standby {
+            w.reclaims.store(matches!(how, Start::Again { reclaims: true, .. }), Ordering::Release);
             make_wal()?;
             engine().adopt(&w)?;
             resume_standby(&w);
@@ -252,8 +263,10 @@ impl Watched {
         };
         engine().adopt(self)?;
         if let Begin::Resync(..) = begin {
-            // Whoever waits for a TXID has to see first what becomes of it.
+            // Whoever waits for a TXID, in this process or another, has to see first what becomes of it.
             self.tracker.begin_resync();
+            let _held = self.spool.hold_seal()?;
+            self.forget_place()?;
         }
         self.link.update(|s| {
             s.replicated = remote.map(|r| r.txid).unwrap_or_default();
@@ -285,6 +298,14 @@ impl Watched {
             }
         }
         self.remember(remote)?;
+        self.reclaims.store(false, Ordering::Release);
+        let store = self.store.clone();
+        let lease = block_on(async move {
+            let mut lease = lease?;
+            // If that does not arrive, the next renewal says it.
+            drop(lease.settled(&store).await);
+            Some(lease)
+        })?;
         self.ship(me, lease, takeover)?;
         engine().sealer.wake();
         Ok(identity)
@@ -355,7 +376,8 @@ impl Watched {
         let lineage_here = local.as_ref().map(|p| p.lineage).or(known.map(|s| s.lineage)).unwrap_or_default();
         // A copy of this spool knows the history as well: what another writer put there since is not ours, whatever it is
         // called, and one that was evicted alive may still add to the lineage it had.
-        let by_another = taken.from_another && (r.txid > shipped || (taken.over && taken.evicted));
+        let made_here = r.txid <= shipped || self.made(&r, local.as_ref());
+        let by_another = taken.from_another && (!made_here || (taken.over && taken.evicted));
         let ours = known.is_some()
             && !by_another
             && r.lineage != Lineage::default()
@@ -386,6 +408,17 @@ impl Watched {
             None => Some((Lineage::fresh(), self.checksum_of_replica()?)),
         };
         Ok(Begin::Resync(Expected { txid: r.txid, attested }, Reason::Refuse))
+    }
+
+    /// Whether the newest file of the replica was made from this spool, by what it attests.
+    fn made(&self, r: &Remote, local: Option<&Position>) -> bool {
+        let here = local.is_some_and(|p| {
+            p.pieces == 0 && (p.lineage, p.txid, Some(p.checksum)) == (r.lineage, r.txid, r.after)
+        });
+        here || self
+            .spool
+            .attested(r.txid)
+            .is_some_and(|(lineage, after)| (lineage, Some(after)) == (r.lineage, r.after))
     }
 
     /// What a restore of the replica adds up to, for a replica that attests nothing (Litestream wrote it).
@@ -472,7 +505,7 @@ pub(super) fn shared(a: &Path, b: &Path, replica: &str) -> Error {
 /// under a new lineage follows.
 pub(super) fn restart(w: &Arc<Watched>, why: &str) {
     // What this process shipped is its own; a standby finds out whose it is.
-    let takeover = w.role() == Role::Shipper;
+    let takeover = w.role() == Role::Shipper || w.reclaims.load(Ordering::Acquire);
     if takeover && w.link.status().state != ship::State::Fenced && !w.busy.load(Ordering::Acquire) {
         let context = json!({"reason": why});
         w.tell(EventKind::HistoryGap, format!("{why}; a new snapshot follows"), context);
@@ -501,7 +534,7 @@ fn begin_again(w: &Arc<Watched>, why: &str, takeover: bool, wish: Role) {
             let Ok(replica) = ReplicaUrl::parse(mine.replica()) else { return };
             let settings = mine.settings.clone();
             let req = WatchRequest { path: mine.path(), settings, replica, takeover };
-            match Watched::start_as(wish, req, &|| Ok(())) {
+            match Watched::start_as(Start::Again { wish, reclaims: takeover }, req, &|| Ok(())) {
                 Ok(_) => {
                     engine().clear_failure(mine.path());
                     return;
@@ -568,7 +601,7 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
     let spawned = thread::spawn("walrust-takeover", 512 << 10, move || {
         mine.busy.store(false, Ordering::Release);
         loop {
-            let begun = mine.begin(false, &|| Ok(()));
+            let begun = mine.begin(mine.reclaims.load(Ordering::Acquire), &|| Ok(()));
             if begun.is_err() && mine.tracker.sync_state() == Sync::Resyncing {
                 // Nobody looks at the WAL until the next try: it need not stay as it is.
                 mine.tracker.stop();

@@ -87,6 +87,10 @@ pub struct Watched {
     pub(super) care: Care,
     /// Configured, not asked for by an SQL call, which goes before it.
     pub(super) automatic: AtomicBool,
+    /// What this process shipped is in the replica, and the spool was lost: it may begin anew over that.
+    pub(super) reclaims: AtomicBool,
+    /// Since when the spool has been gone (uptime in ms, 0 = it is there).
+    pub(super) gone_since: AtomicU64,
     /// What the last look through a handle of our own found, and of which WAL file.
     own_look: Mutex<Option<(FileStamp, Timestamp, IndexHeader)>>,
 }
@@ -158,6 +162,10 @@ pub struct Row {
     pub last_error: Option<String>,
 }
 
+pub(super) fn ended() -> Error {
+    Error::new(Kind::Config, "the database is not watched any more")
+}
+
 impl Watched {
     pub(super) fn new(
         path: &Path,
@@ -198,6 +206,8 @@ impl Watched {
             notifier,
             care: Care::default(),
             automatic: AtomicBool::new(false),
+            reclaims: AtomicBool::new(false),
+            gone_since: AtomicU64::new(0),
             own_look: Mutex::new(None),
         })
     }
@@ -309,7 +319,7 @@ impl Watched {
     fn cut_now(self: &Arc<Self>, deadline: Duration, until: Until) -> Result<(Lineage, TxId)> {
         loop {
             match self.tracker.sync_state() {
-                Sync::Kept => match self.seal_and_cut() {
+                Sync::Kept => match self.seal_and_cut(until) {
                     Ok(place) => return Ok(place),
                     Err(SealError::Again) => {}
                     Err(SealError::OutOfSync(_)) => {
@@ -325,6 +335,9 @@ impl Watched {
                     return Err(Error::new(Kind::Bug, why));
                 }
                 _ => engine().sealer.wake(),
+            }
+            if self.link.is_stopped() {
+                return Err(ended());
             }
             if let Some(why) = self.overflow() {
                 return Err(Error::new(Kind::Timeout, why));
@@ -360,10 +373,12 @@ impl Watched {
         }
     }
 
-    fn seal_and_cut(&self) -> std::result::Result<(Lineage, TxId), SealError> {
+    fn seal_and_cut(&self, until: Until) -> std::result::Result<(Lineage, TxId), SealError> {
         // What was committed past the WAL that we know is not in any frame: only a resync finds it.
         let header = self.header();
-        if self.is_changed_past_us(header.as_ref()) {
+        // (At the last close others may be in the middle of something, and what they commit is theirs to ship.)
+        let unseen = header.is_none() && until == Until::Deadline && self.tracker.wal_goes_on();
+        if unseen || self.is_changed_past_us(header.as_ref()) {
             return Err(SealError::OutOfSync("the database was changed past walrust".into()));
         }
         if let Some(h) = header.or_else(|| self.tracker.seen())
@@ -376,6 +391,9 @@ impl Watched {
             lock(&self.waiting).cut(p.txid);
         }
         let p = self.tracker.position().ok_or_else(|| SealError::OutOfSync("no position".into()))?;
+        if p.wal.is_none() {
+            return Err(SealError::OutOfSync("another process found that it must be read anew".into()));
+        }
         Ok((p.lineage, p.txid))
     }
 
@@ -391,10 +409,15 @@ impl Watched {
             self.link.work.notify_one();
             self.wait_shipped(txid, deadline)?;
             // Where another history was found in the replica meanwhile, that TXID is not this one.
-            let same = self.tracker.position().is_some_and(|p| p.lineage == lineage);
-            if same && self.tracker.sync_state() == Sync::Kept {
-                self.caught_up();
-                return Ok(txid);
+            self.tracker.refresh();
+            let same = self.tracker.position().is_some_and(|p| p.lineage == lineage && p.wal.is_some());
+            match self.tracker.sync_state() {
+                Sync::Kept if same => {
+                    self.caught_up();
+                    return Ok(txid);
+                }
+                _ if self.link.is_stopped() => return if same { Ok(txid) } else { Err(ended()) },
+                _ => {}
             }
         }
     }

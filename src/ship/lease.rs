@@ -57,6 +57,10 @@ pub struct LeaseState {
     /// Above which TXID the holder begins, if it evicted another: that one, until it notices, goes on below.
     #[serde(default)]
     pub base: u64,
+    /// The other writer that held it before, while it is not settled what becomes of what that one wrote: a holder that dies
+    /// over that finds its own name in the lease, and must not take all for its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 /// TXIDs left to a writer that was evicted alive: until it next renews its lease it does not know, and what it still ships
@@ -73,8 +77,11 @@ impl LeaseState {
     /// whatever it holds.
     pub fn decode(bytes: &[u8]) -> Option<LeaseState> {
         let state: LeaseState = (bytes.len() <= LONGEST).then(|| serde_json::from_slice(bytes).ok())??;
-        let shown = state.holder.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_NAME);
-        Some(LeaseState { holder: shown.collect(), ..state })
+        let shown = |name: &str| -> String {
+            name.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_NAME).collect()
+        };
+        let after = state.after.as_deref().map(shown);
+        Some(LeaseState { holder: shown(&state.holder), after, ..state })
     }
 
     /// The object's bytes.
@@ -92,6 +99,7 @@ pub struct Lease {
     version: Version,
     renewed: Duration,
     base: TxId,
+    after: Option<String>,
     /// What was there.
     found: Option<LeaseState>,
 }
@@ -130,10 +138,17 @@ impl Lease {
                 Some(h) => TxId(h.base),
                 None => TxId::ZERO,
             };
-            match store.put_if(KEY, me.lease(base).encode()?, found.as_ref().map(|(_, v)| v)).await {
+            let after = match held {
+                Some(h) if h.writer != me.writer => Some(h.holder.clone()),
+                Some(h) => h.after.clone(),
+                None => None,
+            };
+            let state = LeaseState { after: after.clone(), ..me.lease(base) };
+            match store.put_if(KEY, state.encode()?, found.as_ref().map(|(_, v)| v)).await {
                 Ok(version) => {
                     let found = found.and_then(|(held, _)| held);
-                    return Ok(Lease { me: me.clone(), version, renewed: clock::uptime(), base, found });
+                    let (me, renewed) = (me.clone(), clock::uptime());
+                    return Ok(Lease { me, version, renewed, base, after, found });
                 }
                 Err(e) if e.kind() == Kind::Exists => {}
                 Err(e) => return Err(e),
@@ -147,7 +162,11 @@ impl Lease {
         if clock::uptime().saturating_sub(self.renewed) < renew_after() {
             return Ok(());
         }
-        match store.put_if(KEY, self.me.lease(self.base).encode()?, Some(&self.version)).await {
+        self.renew(store).await
+    }
+
+    async fn renew(&mut self, store: &Store) -> Result<()> {
+        match store.put_if(KEY, self.state().encode()?, Some(&self.version)).await {
             Ok(version) => {
                 self.version = version;
                 self.renewed = clock::uptime();
@@ -197,7 +216,16 @@ impl Lease {
 
     /// The holder before us, if that was another writer.
     pub fn taken_from(&self) -> Option<&str> {
-        self.found.as_ref().filter(|held| held.writer != self.me.writer).map(|held| held.holder.as_str())
+        self.after.as_deref()
+    }
+
+    /// It is decided, and on disk, how the history goes on from what that one wrote.
+    pub async fn settled(&mut self, store: &Store) -> Result<()> {
+        if self.after.take().is_some() { self.renew(store).await } else { Ok(()) }
+    }
+
+    fn state(&self) -> LeaseState {
+        LeaseState { after: self.after.clone(), ..self.me.lease(self.base) }
     }
 
     /// It was taken for nothing: whoever held it holds it again, and finds his session in it when he looks.
@@ -215,7 +243,7 @@ impl Lease {
 
     /// Gives it back: the next writer need not wait. Failing to is harmless, the lease ends by itself.
     pub async fn release(self, store: &Store) {
-        let ended = LeaseState { ends: 0, ..self.me.lease(self.base) };
+        let ended = LeaseState { ends: 0, ..self.state() };
         if let Ok(bytes) = ended.encode() {
             let _ = store.put_if(KEY, bytes, Some(&self.version)).await;
         }
@@ -230,6 +258,7 @@ impl Me {
             holder: self.who.clone(),
             ends: clock::now().0 + life().as_millis() as i64,
             base: base.0,
+            after: None,
         }
     }
 }

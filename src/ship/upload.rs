@@ -237,7 +237,7 @@ impl Shipper {
             return Ok(());
         }
         let newest = self.plan.link.status().replicated;
-        let lease = Lease::take(&self.plan.store, &self.plan.me, self.plan.evict, newest).await?;
+        let mut lease = Lease::take(&self.plan.store, &self.plan.me, self.plan.evict, newest).await?;
         if let Some(holder) = lease.taken_from() {
             // It was given back for a while, or never taken before the store answered: what another writer put there
             // meanwhile is not ours to go on from.
@@ -247,6 +247,7 @@ impl Shipper {
                 lease.undo(&self.plan.store).await;
                 return Err(Error::new(Kind::Fenced, why));
             }
+            lease.settled(&self.plan.store).await?;
         }
         // Once is enough: who has it now is not the one that was to give way.
         self.plan.evict = false;

@@ -347,6 +347,12 @@ impl Spool {
         self.header_of(path).map(|h| h.lineage)
     }
 
+    /// Lineage of the level-0 file of `txid` that waits here, and the database checksum that it attests.
+    pub fn attested(&self, txid: TxId) -> Option<(Lineage, DbChecksum)> {
+        let header = self.header_of(&self.pending_path(txid))?;
+        Some((header.lineage, header.attest?.after))
+    }
+
     /// Whether a file of that lineage waits for the replica.
     pub fn is_queued(&self, lineage: Lineage) -> Result<bool> {
         let files = self.pending()?.into_iter().chain(self.snapshots()?);

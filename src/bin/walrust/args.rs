@@ -102,7 +102,7 @@ pub enum Command {
     /// Commits of other processes are followed, with or without the extension. Without DB: every database that
     /// walrust.toml names, those that appear later included.
     #[command(
-        after_long_help = "Examples:\n  walrust watch app.db s3://bucket/app\n  walrust watch app.db s3://bucket/app -o interval=5s -o metrics_listen=127.0.0.1:9100\n  walrust watch"
+        after_long_help = "Examples:\n  walrust watch app.db s3://bucket/app\n  walrust watch app.db s3://bucket/app -o interval=5s -o snapshot_interval=6h\n  walrust watch"
     )]
     Watch(Watch),
     /// Ship every commit made so far, and end

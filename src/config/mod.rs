@@ -51,8 +51,10 @@ fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<
     if given.len() > 64 {
         return None;
     }
-    let most = (given.chars().count() / 3).max(1);
-    known.into_iter().map(|k| (distance(given, k), k)).filter(|(d, _)| *d <= most).min().map(|(_, k)| k)
+    let len = given.chars().count();
+    let most = (len / 3).max(1);
+    let known = known.into_iter().filter(|k| k.chars().count().abs_diff(len) <= most);
+    known.map(|k| (distance(given, k), k)).filter(|(d, _)| *d <= most).min().map(|(_, k)| k)
 }
 
 /// How many letters to change, insert, drop or swap with their neighbour.

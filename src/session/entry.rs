@@ -15,7 +15,7 @@ use crate::wal::IndexHeader;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 const WRITE: SlotRange = SlotRange::WRITE;
 const CKPT: SlotRange = SlotRange::CHECKPOINT;
@@ -46,6 +46,8 @@ pub struct Entry {
     checkpointers: AtomicU64,
     own: Mutex<Own>,
     own_changed: Condvar,
+    /// Held by the thread that begins to watch.
+    starting: Mutex<()>,
 }
 
 /// Handles of ours on the file: they exist only while the app has it open, too. Otherwise a file that the app
@@ -101,12 +103,23 @@ impl Entry {
             checkpointers: AtomicU64::new(0),
             own: Mutex::new(Own::default()),
             own_changed: Condvar::new(),
+            starting: Mutex::new(()),
         })
     }
 
     /// The path, as SQLite names it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Waits until nobody else of this process begins to watch it. (In a simulation, where threads take turns on one stack, one
+    /// that waits for another would wait for ever.)
+    pub(super) fn start_alone(&self) -> Option<MutexGuard<'_, ()>> {
+        #[cfg(feature = "sim")]
+        if crate::base::sim::world().is_some() {
+            return None;
+        }
+        Some(lock(&self.starting))
     }
 
     pub(super) fn set(&self, w: Option<Arc<Watched>>) {

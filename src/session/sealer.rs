@@ -162,6 +162,11 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
             if !(dirty || hurried || full_look || has_work(w)) {
                 return (false, next_look(w));
             }
+            // Another watch of this file, which has ended, was the last to look.
+            if full_look && w.tracker.position().is_some_and(|p| p.wal.is_none()) {
+                w.tracker.lose("the place in the WAL was given up");
+                return (true, LINGER);
+            }
             if full_look && let Some(why) = changed_outside(w) {
                 w.tracker.lose(why);
                 w.dirty.store(true, Ordering::Release);

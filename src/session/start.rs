@@ -133,6 +133,9 @@ impl Watched {
     ) -> Result<(Arc<Watched>, Identity)> {
         let (path, replica) = (req.path, req.replica.to_string());
         super::follow::refuse_followed(path)?;
+        // The app may open the database while it is being watched again: who comes second finds it watched.
+        let entry = engine().entry(path);
+        let _alone = entry.start_alone();
         if let Some(w) = engine().find(req.path) {
             if w.replica() == replica && !req.takeover {
                 // Somebody may have turned WAL mode off since.
@@ -151,7 +154,8 @@ impl Watched {
             }
             w.end(engine());
         }
-        if let Some(other) = engine().watched().iter().find(|o| o.replica() == replica) {
+        let shares = |o: &&Arc<Watched>| o.replica() == replica && o.path() != req.path;
+        if let Some(other) = engine().watched().iter().find(shares) {
             return Err(shared(other.path(), req.path, &replica));
         }
         let store = Store::open(&req.replica)?;
@@ -361,8 +365,14 @@ impl Watched {
         taken: Taken,
     ) -> Result<Begin> {
         let shipped = known.map(|s| s.txid).unwrap_or_default();
+        let newest_here = self.spool.pending()?.last().map(|q| q.txid).unwrap_or_default();
         let Some(r) = remote else {
             return Ok(match local {
+                // Its first files may be on their way.
+                _ if taken.evicted && taken.from_another => {
+                    let txid = newest_here.max(shipped).max(taken.base);
+                    Begin::Resync(Expected { txid, attested: None }, Reason::First)
+                }
                 Some(p) if shipped == TxId::ZERO => Begin::Resume(p),
                 _ if shipped == TxId::ZERO => Begin::Resync(Expected::default(), Reason::First),
                 _ => {
@@ -372,7 +382,6 @@ impl Watched {
                 }
             });
         };
-        let newest_here = self.spool.pending()?.last().map(|q| q.txid).unwrap_or_default();
         let lineage_here = local.as_ref().map(|p| p.lineage).or(known.map(|s| s.lineage)).unwrap_or_default();
         // A copy of this spool knows the history as well: what another writer put there since is not ours, whatever it is
         // called, and one that was evicted alive may still add to the lineage it had.
@@ -559,6 +568,13 @@ fn begin_again(w: &Arc<Watched>, why: &str, takeover: bool, wish: Role) {
 pub(super) fn queue_damaged(w: &Arc<Watched>, why: String) {
     let mine = w.clone();
     let spawned = thread::spawn("walrust-restart", 512 << 10, move || {
+        // What is being made for the queue at the moment would go, too, and be counted on.
+        while mine.busy.swap(true, Ordering::AcqRel) {
+            if mine.link.is_stopped() {
+                return;
+            }
+            clock::sleep(Duration::from_millis(5));
+        }
         let cut = mine.tracker.position().map(|p| p.txid).unwrap_or_default();
         let waiting = mine.spool.pending().ok().and_then(|p| p.last().map(|q| q.txid)).unwrap_or_default();
         let cleared = mine.spool.hold_seal().and_then(|_held| {
@@ -568,6 +584,7 @@ pub(super) fn queue_damaged(w: &Arc<Watched>, why: String) {
         if cleared.is_ok() {
             mine.tracker.lose(format!("a file of the spool is damaged: {why}"));
         }
+        mine.busy.store(false, Ordering::Release);
         mine.dirty.store(true, Ordering::Release);
         engine().sealer.wake();
     });

@@ -369,7 +369,11 @@ impl Watched {
     fn is_changed_past_us(&self, header: Option<&IndexHeader>) -> bool {
         match header {
             Some(h) => h.max_frame == 0 && !self.tracker.is_known(h),
-            None => self.tracker.is_changed_since_close(),
+            // Without a place in it, no WAL is known.
+            None => {
+                self.tracker.position().is_some_and(|p| p.wal.is_none())
+                    || self.tracker.is_changed_since_close()
+            }
         }
     }
 

@@ -351,6 +351,10 @@ impl Watched {
             {
                 return Err(Error::new(kind, format!("replication is {}: {e}", status.state.as_str())));
             }
+            if clock::uptime() >= deadline && !self.entry.can_read() && self.tracker.wal_goes_on() {
+                let why = "the WAL may hold commits of others, and this process has the database not open to read them";
+                return Err(Error::new(Kind::Timeout, format!("{}: {why}", self.path.display())));
+            }
             if clock::uptime() >= deadline {
                 return Err(Error::new(
                     Kind::Timeout,

@@ -403,6 +403,33 @@ assert not errors, errors
         self.assertGreaterEqual(row["spool_bytes"], kept)
         self.assertLess(row["spool_bytes"], kept + 100_000)
 
+    def test_every_commit_is_in_the_wal_whole(self):
+        """Padded to a sector and cut in two where the sync is due (no psow, FULL, small pages), a frame is all there when COMMIT
+        returns: to a process without walrust, too."""
+        for page_size in (512, 1024, 2048):
+            db, url = self.path(f"p{page_size}.db"), self.path(f"r{page_size}")
+            p = self.peer().open(f"file:{db}?psow=0", uri=True)
+            p.sql(f"PRAGMA page_size={page_size}")
+            p.sql("PRAGMA wal_autocheckpoint=0")
+            p.watch(url)
+            p.sql("PRAGMA synchronous=FULL")
+            p.sql("CREATE TABLE t(v)")
+            short = p.code("""
+import os
+short, c = 0, conns['main']
+for i in range(600):
+    c.execute("INSERT INTO t VALUES(?)", (str(i) * 40,))
+    short += (os.path.getsize(args['wal']) - 32) % args['frame'] != 0
+result = short
+""", wal=db + "-wal", frame=page_size + 24)
+            self.assertEqual(short, 0, f"page size {page_size}")
+            self.assertEqual(door.plain_rows(db, "SELECT count(*) FROM t"), [(600,)])
+            self.assertEqual(door.plain_rows(db, "PRAGMA integrity_check"), [("ok",)])
+            p.sync()
+            out, _ = self.restore(url)
+            self.assertEqual(door.plain_rows(out, "SELECT sum(length(v)) FROM t"), door.plain_rows(db, "SELECT sum(length(v)) FROM t"))
+            p.end()
+
     def test_local_replica_has_litestreams_layout(self):
         p, db, url = self.watched()
         p.sync()

@@ -1,6 +1,7 @@
 """Stop and start: nothing acknowledged is lost, nothing restored is stale or mixed. (Kills: test_kill.py.)"""
 
 import os
+import time
 import unittest
 
 import door
@@ -105,6 +106,87 @@ class Restart(door.DoorTest):
         q.end()
         p = self.again(db, url)
         self.check(p, db, url)
+
+    def test_a_commit_that_nobody_here_can_see_is_not_acknowledged(self):
+        """Another process leaves a commit in the WAL while this one has the database closed: a sync does not say that it has it."""
+        p, db, url = self.watched()
+        p.sync()
+        p.open(":memory:", conn="aside")
+        p.close()
+        stranger = self.peer(so=None).open(db)
+        stranger.sql("INSERT INTO t(v) VALUES('unseen')")
+        stranger.kill()
+        with self.assertRaisesRegex(door.SqlError, "walrust_sync: .*not open"):
+            p.sync(1, conn="aside")
+        self.assertGreater(p.rows("SELECT pending_bytes FROM walrust_status", conn="aside")[0][0], 0)
+        p.open(db)
+        self.check(p, db, url)
+
+    def test_commits_of_a_killed_process_are_found_before_anything_is_read(self):
+        """Opened, and nothing read yet: what is in the WAL reaches the replica by itself."""
+        p, db, url = self.watched(interval="0s")
+        p.sync()
+        stranger = self.peer(so=None).open(db)
+        stranger.rows("SELECT count(*) FROM t")
+        p.end()
+        stranger.sql("INSERT INTO t(v) VALUES('left behind')")
+        stranger.kill()
+        p = self.peer().open(":memory:", conn="aside")
+        p.open(db)
+        p.watch(url, interval="0s")
+        p.open(db, conn="unread")
+        p.close()
+
+        def there():
+            out, _ = self.restore(url)
+            return ("left behind",) in door.plain_rows(out, "SELECT v FROM t")
+
+        self.eventually(there, timeout=15, what="the commit in the replica", every=0.3)
+
+    def test_a_spool_deleted_while_the_database_was_closed(self):
+        """What is in the replica is this process's own: it begins anew over it when the app opens the database again."""
+        import shutil
+
+        p, db, url = self.watched()
+        p.sync()
+        p.open(":memory:", conn="aside")
+        p.close()
+        shutil.rmtree(db + "-walrust")
+        time.sleep(1.5)
+        p.open(db)
+        p.sql("INSERT INTO t(v) VALUES('after')")
+        self.eventually(lambda: p.status()["state"] == "streaming", what="streaming again")
+        self.check(p, db, url)
+
+    def test_whose_replica_it_was_is_not_forgotten_over_a_failure(self):
+        """The lease was taken from another writer, and then the listing failed or the process was killed: the next try finds its
+        own name in the lease, and what the other wrote is still not its own."""
+        import json
+        import shutil
+
+        p, db, url = self.watched()
+        p.sync()
+        p.end()
+        os.mkdir(self.path("other"))
+        copy = self.path("other/app.db")
+        shutil.copy(db, copy)
+        q = self.again(copy, url)
+        q.sql("INSERT INTO t(v) VALUES('of the other')")
+        q.sync()
+        q.end()
+        lease = os.path.join(url, "walrust", "lease.json")
+        with open(lease) as f:
+            state = json.load(f)
+        with open(db + "-walrust/writer") as f:
+            state.update(writer=f.read().split()[0], session="f" * 16, after=state["holder"], ends=int(time.time() * 1000) + 60000)
+        with open(lease, "w") as f:
+            json.dump(state, f)
+        p = self.peer().open(db)
+        p.sql("INSERT INTO t(v) VALUES('of the first')")
+        with self.assertRaisesRegex(door.SqlError, "holds another database's history"):
+            p.watch(url)
+        out, _ = self.restore(url)
+        self.assertIn(("of the other",), door.plain_rows(out, "SELECT v FROM t"))
 
     def test_local_state_lost(self):
         """The spool directory is deleted between two runs: the database's checksum is attested by the replica."""

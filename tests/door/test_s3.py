@@ -102,6 +102,28 @@ class Plain(S3Test):
 
 
 class Verify(S3Test):
+    def test_a_restore_of_many_small_commits_reads_few_objects(self):
+        """5,000 commits, as uploads of their own where they can be, merged by their levels: at most 50 object reads."""
+        db, url = self.path("many.db"), self.s3.url("many", self.proxy.endpoint)
+        p = self.peer(env=self.s3.env()).open(db)
+        p.watch(url, interval="0s", levels=["200ms", "1s", "5s"])
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.code("""
+for i in range(5000):
+    conns['main'].execute("INSERT INTO t(v) VALUES('a small row')")
+    time.sleep(0.001)
+""")
+        txid = p.sync(60)
+        self.assertGreater(txid, 200)
+        time.sleep(7)
+        before = len(self.proxy.seen)
+        out, at = self.restore(url, env=self.s3.env())
+        reads = [seen for seen in self.proxy.seen[before:] if seen[0] == "GET" and ".ltx" in seen[1]]
+        print(f"\n5,000 commits as {txid} uploads: restored by {len(reads)} object reads", flush=True)
+        self.assertLessEqual(len(reads), 50)
+        self.assertEqual(at, txid)
+        self.assertSameBytes(db, out)
+
     def test_quick_downloads_no_page_data(self):
         """One listing per level, then of each file its header and what stands behind the pages; of a megabyte a few kilobytes."""
         p = self.streaming()

@@ -110,9 +110,7 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     // Other processes must not seal while the sums are made anew; nor wait for that.
     {
         let _held = w.spool.hold_seal()?;
-        if let Some(p) = w.spool.position()? {
-            w.spool.set_position(&Position { wal: None, handoff: Handoff::Live, ..p })?;
-        }
+        w.spool.forget_place()?;
     }
     let checksum = view.scan(w.spool.sums(), |_, _| {})?;
     let attested = expected.attested.or(old.as_ref().map(|p| (p.lineage, p.checksum)));

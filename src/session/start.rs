@@ -252,7 +252,7 @@ impl Watched {
         if matches!(begin, Begin::Resync(..)) && !self.entry.can_read() {
             // Another process may be able to, and that it must be done is found in the spool.
             let _held = self.spool.hold_seal()?;
-            self.forget_place()?;
+            self.spool.forget_place()?;
             if let Some(lease) = lease {
                 let store = self.store.clone();
                 block_on(async move { lease.undo(&store).await })?;
@@ -270,7 +270,7 @@ impl Watched {
             // Whoever waits for a TXID, in this process or another, has to see first what becomes of it.
             self.tracker.begin_resync();
             let _held = self.spool.hold_seal()?;
-            self.forget_place()?;
+            self.spool.forget_place()?;
         }
         self.link.update(|s| {
             s.replicated = remote.map(|r| r.txid).unwrap_or_default();
@@ -313,14 +313,6 @@ impl Watched {
         self.ship(me, lease, takeover)?;
         engine().sealer.wake();
         Ok(identity)
-    }
-
-    /// From now on only the database's content tells where the WAL goes on. Caller holds the seal lock.
-    pub(super) fn forget_place(&self) -> Result<()> {
-        match self.spool.position()? {
-            Some(p) => self.spool.set_position(&Position { wal: None, handoff: Handoff::Live, ..p }),
-            None => Ok(()),
-        }
     }
 
     /// Whether it must be read anew, and this process has it not open.
@@ -525,7 +517,7 @@ pub(super) fn restart(w: &Arc<Watched>, why: &str) {
 /// The database must be read, and this process has it not open, or only a file that was replaced: one that has it is to
 /// ship it. This one is a standby until the app opens it.
 pub(super) fn hand_over(w: &Arc<Watched>) {
-    if w.spool.hold_seal().and_then(|_held| w.forget_place()).is_ok() {
+    if w.spool.hold_seal().and_then(|_held| w.spool.forget_place()).is_ok() {
         begin_again(w, UNREADABLE, false, Role::Standby);
     }
 }

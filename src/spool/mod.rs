@@ -158,6 +158,14 @@ impl Spool {
         &self.seal_lock
     }
 
+    /// From now on only the database's content tells where the WAL goes on. Caller holds the seal lock.
+    pub fn forget_place(&self) -> Result<()> {
+        match self.position()? {
+            Some(p) => self.set_position(&Position { wal: None, handoff: Handoff::Live, ..p }),
+            None => Ok(()),
+        }
+    }
+
     /// Waits for the seal lock, and settles what its last holder left undone (I-SPOOL-6).
     pub fn hold_seal(&self) -> Result<Held<'_>> {
         let held = self.seal_lock.hold()?;
@@ -165,9 +173,7 @@ impl Spool {
             log::warn!("walrust: {}: settling what another left undone", self.dir.display());
             if self.settle()?.is_none() {
                 // Only the database's content can tell now, and a resync is what looks at it.
-                if let Some(p) = self.position()? {
-                    self.set_position(&Position { wal: None, handoff: Handoff::Live, ..p })?;
-                }
+                self.forget_place()?;
                 self.end_change()?;
             }
         }

@@ -19,7 +19,7 @@
 use super::ffi::{self, File, IoMethods};
 use super::guard::caught;
 use super::host::{Access, DbObserver, FileInfo, FileLock, LockOp, PragmaVerdict, SlotRange, Verdict};
-use super::methods::{Methods, REGION, ReadExtent, file_size, read_file};
+use super::methods::{Methods, REGION, ReadExtent, file_size, is_closed_by, read_file};
 use super::shm::{Shm, ShmPeek, WAL_INDEX_HEADER};
 use super::{api, registry};
 use crate::base::Result;
@@ -156,14 +156,8 @@ pub(super) fn next_id() -> u64 {
 /// # Safety
 /// `file` points to a `sqlite3_file`.
 pub(super) unsafe fn is_hooked(file: *const File) -> bool {
-    // SAFETY: caller; a non-null table has version-1 fields.
-    unsafe {
-        let methods = (*file).methods;
-        !methods.is_null()
-            && (*methods)
-                .x_close
-                .is_some_and(|f| std::ptr::fn_addr_eq(f, x_close as unsafe extern "C" fn(*mut File) -> c_int))
-    }
+    // SAFETY: caller.
+    unsafe { is_closed_by(file, x_close) }
 }
 
 /// The observer of a hooked file.

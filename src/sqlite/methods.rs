@@ -58,6 +58,21 @@ impl Methods {
     }
 }
 
+/// Whether the file is open with a table whose `xClose` is `close`: each kind of hook has one of its own.
+///
+/// # Safety
+/// `file` points to a `sqlite3_file`.
+pub(super) unsafe fn is_closed_by(
+    file: *const File,
+    close: unsafe extern "C" fn(*mut File) -> c_int,
+) -> bool {
+    // SAFETY: caller; a non-null table has version-1 fields.
+    unsafe {
+        let methods = (*file).methods;
+        !methods.is_null() && (*methods).x_close.is_some_and(|f| std::ptr::fn_addr_eq(f, close))
+    }
+}
+
 macro_rules! view {
     ($($name:ident: fn($($t:ty),*) $(-> $r:ty)?, $since:literal;)*) => {
         impl Methods {

@@ -12,7 +12,7 @@ use super::ffi::{self, File, IoMethods};
 use super::guard::caught;
 use super::hook::next_id;
 use super::host::{WalObserver, WalVerdict};
-use super::methods::{Methods, ReadExtent, file_size, read_file};
+use super::methods::{Methods, ReadExtent, file_size, is_closed_by, read_file};
 use crate::base::{Error, Kind, Result};
 use std::ffi::{c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -104,14 +104,8 @@ impl WalFile {
 /// # Safety
 /// `file` points to a `sqlite3_file`.
 pub(super) unsafe fn is_hooked(file: *const File) -> bool {
-    // SAFETY: caller; a non-null table has version-1 fields.
-    unsafe {
-        let methods = (*file).methods;
-        !methods.is_null()
-            && (*methods)
-                .x_close
-                .is_some_and(|f| std::ptr::fn_addr_eq(f, x_close as unsafe extern "C" fn(*mut File) -> c_int))
-    }
+    // SAFETY: caller.
+    unsafe { is_closed_by(file, x_close) }
 }
 
 /// Sets the hook.

@@ -19,7 +19,7 @@
 
 use super::ffi::{self, File, IoMethods};
 use super::fork;
-use super::methods::Methods;
+use super::methods::{Methods, is_closed_by};
 use std::ffi::{c_int, c_void};
 
 /// Bytes of a frame header.
@@ -117,14 +117,8 @@ pub(super) fn is_for(vfs: &str) -> bool {
 /// # Safety
 /// `file` points to a `sqlite3_file`.
 pub(super) unsafe fn is_joined(file: *const File) -> bool {
-    // SAFETY: caller; a non-null table has version-1 fields.
-    unsafe {
-        let methods = (*file).methods;
-        !methods.is_null()
-            && (*methods)
-                .x_close
-                .is_some_and(|f| std::ptr::fn_addr_eq(f, x_close as unsafe extern "C" fn(*mut File) -> c_int))
-    }
+    // SAFETY: caller.
+    unsafe { is_closed_by(file, x_close) }
 }
 
 /// Joins the writes to a WAL file from now on.

@@ -157,6 +157,8 @@ struct State {
     position: Option<Position>,
     /// The last seal that failed on an app's thread.
     seal_error: Option<String>,
+    /// Where the WAL ended when a checkpoint under EXCLUSIVE was last seen.
+    checkpointing: Option<(wal::Salt, u32)>,
     /// A transaction that the replica has, or is about to have, before SQLite commits it here.
     ahead: Option<Ahead>,
 }
@@ -202,6 +204,7 @@ impl Tracker {
                 at_lock: None,
                 position: None,
                 seal_error: None,
+                checkpointing: None,
                 ahead: None,
             }),
             active: AtomicBool::new(false),
@@ -359,6 +362,43 @@ impl Tracker {
         let noticed = self.write_ended(h);
         self.spool.no_longer_ahead();
         noticed
+    }
+
+    /// This process has the database for itself, and SQLite takes no wal-index locks until it gives it back: from now on a
+    /// commit is told by [`Tracker::exclusive_commit`], and a reset cannot be refused. App's thread.
+    pub fn exclusive_begins(&self, h: IndexHeader) {
+        self.write_begins(Some(h));
+        self.seal_before_reset(&h);
+    }
+
+    /// A transaction was committed, up to `h`. Nobody else can write before the next one.
+    pub fn exclusive_commit(&self, h: Option<IndexHeader>) -> Noticed {
+        let noticed = self.write_ends(h);
+        self.write_begins(h);
+        noticed
+    }
+
+    /// A page is copied into the database file by a checkpoint of the WAL up to `h`. A reset comes only when all are,
+    /// and before another commit: so with the first of them, whatever is not sealed is.
+    pub fn exclusive_checkpoint(&self, h: &IndexHeader) {
+        let place = Some((h.salt, h.max_frame));
+        if std::mem::replace(&mut self.lock().checkpointing, place) != place {
+            self.seal_before_reset(h);
+        }
+    }
+
+    /// What fails here is in the WAL until it is reset: the sealer tries again, and [`Tracker::follow`] tells.
+    fn seal_before_reset(&self, h: &IndexHeader) {
+        if self.sync_state() != Sync::Kept || h.max_frame == 0 {
+            return;
+        }
+        let sealed = self.seal(h, Packing::Literal, crate::base::clock::now()).map(drop);
+        let error = match sealed.and_then(|()| Ok(self.spool.make_durable()?)) {
+            Ok(()) | Err(SealError::Again) => None,
+            Err(SealError::OutOfSync(why)) => return self.lose(why),
+            Err(SealError::Failed(e)) => Some(e.to_string()),
+        };
+        self.lock().seal_error = error;
     }
 
     fn write_ended(&self, h: Option<IndexHeader>) -> Noticed {

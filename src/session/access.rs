@@ -14,6 +14,52 @@ pub(super) struct Access {
     path: PathBuf,
 }
 
+/// The database while a connection of this process has it for itself, on that connection's thread: there is no lock to
+/// take, and nothing changes until the thread goes on.
+pub(super) struct Held {
+    path: PathBuf,
+    header: IndexHeader,
+}
+
+struct HeldView {
+    db: RawDb,
+    header: IndexHeader,
+}
+
+impl Held {
+    pub(super) fn new(path: &Path, header: IndexHeader) -> Held {
+        Held { path: path.to_path_buf(), header }
+    }
+}
+
+impl Database for Held {
+    fn pin(&self) -> Result<Box<dyn Pinned>> {
+        Ok(Box::new(HeldView { db: RawDb::open(&self.path)?, header: self.header }))
+    }
+
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        RawDb::open(&self.path)?.read_at(buf, offset).map(drop)
+    }
+}
+
+impl Pinned for HeldView {
+    fn header(&self) -> &IndexHeader {
+        &self.header
+    }
+
+    fn is_db_only(&self) -> bool {
+        self.header.max_frame == 0
+    }
+
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.db.read_at(buf, offset).map(drop)
+    }
+
+    fn db_size(&self) -> Result<u64> {
+        self.db.size()
+    }
+}
+
 /// A read mark with the permission to hold it.
 struct Mark {
     // Declared first: dropped first.

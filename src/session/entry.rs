@@ -4,6 +4,7 @@
 
 use super::engine::{generation, lock};
 use super::gate::Gate;
+use super::resync::LARGEST_HELD;
 use super::watched::Watched;
 use crate::base::{Error, Kind};
 use crate::capture::Permit;
@@ -11,16 +12,24 @@ use crate::config::{Durability, Layer};
 use crate::sqlite::{
     DbObserver, FileLock, HookedFile, LockOp, PragmaVerdict, ShmPeek, SlotRange, Verdict, WalHook,
 };
-use crate::wal::IndexHeader;
+use crate::wal::{self, IndexHeader};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 const WRITE: SlotRange = SlotRange::WRITE;
+/// Where the database file says whether it is in WAL mode, 2 and 2
+/// (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
+const FORMAT_VERSIONS: u64 = 18;
 const CKPT: SlotRange = SlotRange::CHECKPOINT;
 /// Taken together by whoever resets the WAL.
 const RESET: SlotRange = SlotRange::READ_MARKS;
+
+/// How long `PRAGMA locking_mode=EXCLUSIVE` waits for what must be read of the database first. Small databases are read in
+/// milliseconds; that something came between is known to the sealer within a second or two.
+const EXCLUSIVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One path.
 pub struct Entry {
@@ -44,6 +53,12 @@ pub struct Entry {
     handles: Mutex<HashMap<u64, Handle>>,
     /// How many of them hold CKPT: nearly always none, and then nobody has to ask which.
     checkpointers: AtomicU64,
+    /// The handle that has the file for itself, without locks in the wal-index; 0 if none has.
+    exclusive: AtomicU64,
+    /// What that one's wal-index says, where it keeps it to itself (`locking_mode=EXCLUSIVE` before its first read).
+    private: Mutex<Option<Private>>,
+    /// Whether a write or sync of the WAL failed since the last commit of such a one.
+    wal_failed: Arc<AtomicBool>,
     own: Mutex<Own>,
     own_changed: Condvar,
     /// Held by the thread that begins to watch.
@@ -75,6 +90,14 @@ impl Drop for OwnPermit {
     }
 }
 
+/// The wal-index of a connection that keeps it to itself, made from the WAL.
+struct Private {
+    header: IndexHeader,
+    /// What a scan finds of a transaction whose write or sync failed, and which did not count, if the commit that came after
+    /// it was empty. The next that is not overwrites it.
+    doubt: Option<IndexHeader>,
+}
+
 struct Handle {
     peek: ShmPeek,
     inode: u64,
@@ -101,6 +124,9 @@ impl Entry {
             open: Mutex::new(HashMap::new()),
             handles: Mutex::new(HashMap::new()),
             checkpointers: AtomicU64::new(0),
+            exclusive: AtomicU64::new(0),
+            private: Mutex::new(None),
+            wal_failed: Arc::default(),
             own: Mutex::new(Own::default()),
             own_changed: Condvar::new(),
             starting: Mutex::new(()),
@@ -152,7 +178,17 @@ impl Entry {
 
     /// The wal-index header, through any handle that has it mapped.
     pub(super) fn header(&self) -> Option<IndexHeader> {
-        self.peeks().iter().find_map(|p| p.header().and_then(|b| IndexHeader::decode(&b)))
+        let shared = self.peeks().iter().find_map(|p| p.header().and_then(|b| IndexHeader::decode(&b)));
+        shared.or_else(|| lock(&self.private).as_ref().map(|p| p.header))
+    }
+
+    /// The wal-index header as handle `f` has it, in shared memory or, if it has the file for itself, out of the WAL.
+    fn header_through(&self, f: &HookedFile) -> Option<IndexHeader> {
+        let of_private = || {
+            let private = lock(&self.private);
+            private.as_ref().filter(|_| self.exclusive.load(Ordering::Relaxed) == f.id()).map(|p| p.header)
+        };
+        header(f).or_else(of_private)
     }
 
     /// The pages of WAL frames `from + 1 ..= to`, through any handle that has that part of the wal-index mapped.
@@ -195,6 +231,10 @@ impl Entry {
     /// next read.)
     pub(super) fn permit_own(self: &Arc<Self>) -> crate::base::Result<OwnPermit> {
         let mut own = lock(&self.own);
+        if self.is_exclusive() {
+            let why = "a connection with locking_mode=EXCLUSIVE has the database for itself; set it to NORMAL and read once";
+            return Err(Error::new(Kind::Retry, why));
+        }
         if own.barred || !self.can_read() {
             return Err(Error::new(Kind::Retry, "the database is not open in this process"));
         }
@@ -225,6 +265,95 @@ impl Entry {
         lock(&self.handles).len()
     }
 
+    /// Whether a handle of this process has the file for itself: nothing of ours can read the database then.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.exclusive.load(Ordering::Relaxed) != 0
+    }
+
+    fn exclusive_ends(&self, f: &HookedFile) {
+        if self.exclusive.load(Ordering::Relaxed) != f.id() {
+            return;
+        }
+        let h = self.header_through(f);
+        *lock(&self.private) = None;
+        self.exclusive.store(0, Ordering::Relaxed);
+        if let Some(w) = self.watched_through(f) {
+            w.noticed(w.tracker.write_ends(h));
+        }
+    }
+
+    /// The handle has got the file for itself and has no wal-index mapped. If the database is in WAL mode, what it keeps
+    /// to itself is what it recovers from the WAL in a moment.
+    fn make_private(&self, f: &HookedFile, w: &Watched) -> Option<IndexHeader> {
+        if !is_in_wal_mode(f) {
+            return None;
+        }
+        self.wal_failed.store(false, Ordering::Relaxed);
+        let read = |wal: Option<std::fs::File>| wal.map_or(Ok(IndexHeader::EMPTY), |f| wal::recovered(&f));
+        let header = open_wal(w).and_then(|f| Ok(read(f)?)).unwrap_or_else(|e| {
+            w.tracker.lose(e.to_string());
+            IndexHeader::EMPTY
+        });
+        *lock(&self.private) = Some(Private { header, doubt: None });
+        Some(header)
+    }
+
+    /// A transaction was committed: moves a wal-index header that is kept from us on. Whether it is known now.
+    fn private_commit(&self, w: &Watched) -> bool {
+        let mut private = lock(&self.private);
+        let Some(p) = private.as_mut() else { return true };
+        let read =
+            |wal: Option<std::fs::File>| wal.map_or(Ok(p.header), |f| wal::committed_since(&f, &p.header));
+        let found = match open_wal(w).and_then(|f| Ok(read(f)?)) {
+            Ok(h) => h,
+            Err(e) => {
+                w.tracker.lose(e.to_string());
+                return false;
+            }
+        };
+        if self.wal_failed.swap(false, Ordering::Relaxed) {
+            w.tracker
+                .lose("a write to the WAL failed, and what of it counts is known only to the connection");
+            p.doubt = Some(found);
+        }
+        if p.doubt == Some(found) {
+            return false;
+        }
+        *p = Private { header: found, doubt: None };
+        true
+    }
+
+    /// The watched database, if its hooks have work to do and the handle is on the file that lies at the path.
+    fn watched_through(&self, f: &HookedFile) -> Option<Arc<Watched>> {
+        if self.generation != generation() {
+            return None;
+        }
+        self.watched().filter(|w| w.tracker.is_active() && !self.is_stale(f))
+    }
+
+    /// Why a connection may not have the database for itself, one line, or `None` if it may. Its commits can be followed
+    /// if nothing is missing before them: while nobody else can read the file, we can't either.
+    fn why_not_exclusive(&self, f: &HookedFile, w: &Watched) -> Option<String> {
+        if !is_in_wal_mode(f) || w.is_over() || self.exclusive.load(Ordering::Relaxed) == f.id() {
+            return None;
+        }
+        if w.settings.durability == Durability::Sync {
+            return Some(
+                "durability is sync, which needs SQLite's locks; keep NORMAL, or watch with durability async"
+                    .into(),
+            );
+        }
+        // What is missing of a small one is read when it has it for itself.
+        if f.file_size().is_ok_and(|n| n <= LARGEST_HELD) || w.wait_until_whole(EXCLUSIVE_PATIENCE) {
+            return None;
+        }
+        Some(format!(
+            "walrust must read the database first, and could not then; set it when walrust_status says streaming \
+             (it says {})",
+            w.state().as_str()
+        ))
+    }
+
     fn set_ckpt(&self, f: &HookedFile, has: bool) {
         if let Some(h) = lock(&self.handles).get_mut(&f.id())
             && std::mem::replace(&mut h.has_ckpt, has) != has
@@ -247,6 +376,20 @@ impl Entry {
 fn inode_of(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(path).map(|m| m.ino()).unwrap_or(0)
+}
+
+/// The WAL file; `None` if there is none.
+fn open_wal(w: &Watched) -> Result<Option<std::fs::File>, Error> {
+    match std::fs::File::open(w.tracker.wal_path()) {
+        Ok(f) => Ok(Some(f)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("open", w.tracker.wal_path(), e)),
+    }
+}
+
+fn is_in_wal_mode(f: &HookedFile) -> bool {
+    let mut version = [0u8; 2];
+    f.read_main_at(&mut version, FORMAT_VERSIONS).is_ok() && version == [2, 2]
 }
 
 fn header(f: &HookedFile) -> Option<IndexHeader> {
@@ -355,15 +498,15 @@ impl DbObserver for Entry {
         }
     }
 
-    fn pragma(&self, _f: &HookedFile, name: &str, arg: Option<&str>) -> PragmaVerdict {
+    fn pragma(&self, f: &HookedFile, name: &str, arg: Option<&str>) -> PragmaVerdict {
         let exclusive = name.eq_ignore_ascii_case("locking_mode")
             && arg.is_some_and(|a| a.trim_matches(['\'', '"', ' ']).eq_ignore_ascii_case("exclusive"));
-        if exclusive && self.generation == generation() && self.watched().is_some() {
-            return PragmaVerdict::Refuse(
-                "locking_mode=EXCLUSIVE hides commits from walrust, which is watching this database; \
-                 keep NORMAL, or call walrust_unwatch() first"
-                    .to_string(),
-            );
+        if exclusive
+            && self.generation == generation()
+            && let Some(w) = self.watched()
+            && let Some(why) = self.why_not_exclusive(f, &w)
+        {
+            return PragmaVerdict::Refuse(format!("locking_mode=EXCLUSIVE: {why}"));
         }
         if name.eq_ignore_ascii_case("journal_mode")
             && arg.is_some()
@@ -383,8 +526,42 @@ impl DbObserver for Entry {
         }
     }
 
-    fn before_file_unlock(&self, _f: &HookedFile, _level: FileLock) {
-        if self.generation == generation() && self.is_watched.load(Ordering::Acquire) {
+    fn after_file_lock(&self, f: &HookedFile, level: FileLock) {
+        if level == FileLock::Exclusive
+            && self.exclusive.load(Ordering::Relaxed) != f.id()
+            && let Some(w) = self.watched_through(f)
+            && let Some(h) = header(f).or_else(|| self.make_private(f, &w))
+        {
+            self.exclusive.store(f.id(), Ordering::Relaxed);
+            w.link.want_lease();
+            w.begins_exclusive(&h);
+        }
+    }
+
+    fn committed_exclusive(&self, f: &HookedFile) {
+        if self.exclusive.load(Ordering::Relaxed) == f.id()
+            && let Some(w) = self.watched_through(f)
+        {
+            let is_known = self.private_commit(&w);
+            w.commits_exclusive(self.header_through(f).filter(|_| is_known));
+        }
+    }
+
+    fn wrote_db(&self, f: &HookedFile, _offset: u64, _len: usize) {
+        if self.exclusive.load(Ordering::Relaxed) == f.id()
+            && let Some(w) = self.watched_through(f)
+            && let Some(h) = self.header_through(f)
+        {
+            w.tracker.exclusive_checkpoint(&h);
+        }
+    }
+
+    fn before_file_unlock(&self, f: &HookedFile, _level: FileLock) {
+        if self.generation != generation() {
+            return;
+        }
+        self.exclusive_ends(f);
+        if self.is_watched.load(Ordering::Acquire) && !self.is_exclusive() {
             self.unbar_own();
         }
     }
@@ -394,7 +571,7 @@ impl DbObserver for Entry {
             && let Some(w) = self.watched()
             && w.tracker.is_active()
         {
-            let noticed = w.tracker.last_close(header(f).as_ref());
+            let noticed = w.tracker.last_close(self.header_through(f).as_ref());
             w.noticed(noticed);
         }
     }
@@ -406,6 +583,7 @@ impl DbObserver for Entry {
         if self.handles() <= 1 {
             self.recall_own();
         }
+        self.exclusive_ends(f);
         lock(&self.open).remove(&f.id());
         let last = {
             self.set_ckpt(f, false);
@@ -425,7 +603,7 @@ impl DbObserver for Entry {
         }
         match self.watched().map(|w| w.settings.durability) {
             None => WalHook::None,
-            Some(Durability::Async) => WalHook::JoinWrites,
+            Some(Durability::Async) => WalHook::JoinWrites(self.wal_failed.clone()),
             Some(Durability::Sync) => WalHook::Observe(self.gate.clone()),
         }
     }

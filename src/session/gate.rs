@@ -123,6 +123,10 @@ fn commit_header(w: &Watched, data: &[u8], offset: u64) -> Option<[u8; FRAME_HEA
 
 /// Ships the transaction; `Ok` when the replica has it.
 fn decide(w: &Arc<Watched>, header: &[u8; FRAME_HEADER], offset: u64, page: &[u8]) -> Result<()> {
+    if w.entry.is_exclusive() {
+        let why = "locking_mode is EXCLUSIVE, with which durability cannot be sync; set it to NORMAL";
+        return Err(Error::config(why));
+    }
     let timeout = w.settings.sync_timeout;
     let deadline = clock::uptime() + timeout;
     let [p0, p1, p2, p3, c0, c1, c2, c3, ..] = *header;

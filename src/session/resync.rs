@@ -1,6 +1,6 @@
 //! Threads that read a whole database: to find the WAL's place again, or for a snapshot.
 
-use super::access::Access;
+use super::access::{Access, Held};
 use super::watched::{Role, Watched};
 use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
@@ -8,6 +8,7 @@ use crate::capture::resync::{View, anchor};
 use crate::capture::{SealError, Sync};
 use crate::ltx::Packing;
 use crate::spool::{Handoff, Position, Queued};
+use crate::wal::IndexHeader;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -89,6 +90,9 @@ fn newest_known(w: &Watched) -> TxId {
     cut.max(shipped).max(last(w.spool.pending())).max(last(w.spool.snapshots())).max(ventured)
 }
 
+/// Bytes of the largest database, and WAL, that is read on an app's thread: less than a second's work.
+pub(super) const LARGEST_HELD: u64 = 256 << 20;
+
 /// Finds the place again. Content that equals the attested checksum proves that nothing was missed; anything
 /// else begins a new lineage with a snapshot.
 pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Result<()> {
@@ -98,8 +102,36 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
     w.tracker.begin_resync();
-    let access = Access::new(w.path());
-    let view = pinned(w, &access)?;
+    let view = pinned(w, &Access::new(w.path()))?;
+    find_place(w, view, expected, reason)
+}
+
+/// The same where a connection has the database for itself, on its thread, which waits: nobody else can read it, so it is
+/// done for databases up to [`LARGEST_HELD`] only. `header`: of its wal-index. What comes of it shows in the status.
+pub(super) fn while_held(w: &Arc<Watched>, header: IndexHeader, why: &str) {
+    // A thread that had begun has been told to let go.
+    let end = clock::uptime() + Duration::from_secs(1);
+    while w.tracker.sync_state() == Sync::Resyncing && clock::uptime() < end {
+        clock::sleep(Duration::from_millis(1));
+    }
+    let size = std::fs::metadata(w.path()).map_or(u64::MAX, |m| m.len());
+    let history_first = w.full.load(Ordering::Acquire) && w.spool.pending().is_ok_and(|p| !p.is_empty());
+    if w.role() != Role::Shipper || w.is_over() || history_first || size.max(w.wal_bytes()) > LARGEST_HELD {
+        return;
+    }
+    let expected = Expected { txid: newest_known(w), attested: None };
+    w.full.store(false, Ordering::Release);
+    w.tracker.begin_resync();
+    let done = View::open(&Held::new(w.path(), header), w.tracker.wal_path())
+        .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string())));
+    w.snapshotting.store(false, Ordering::Release);
+    if let Err(e) = done {
+        log::warn!("walrust: {}: {e}", w.path().display());
+        w.tracker.lose(e.to_string());
+    }
+}
+
+fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) -> Result<()> {
     // Sealed files end the old lineage where it was left.
     let old = if expected.attested.is_none() {
         // Pieces that can't be cut are not in any TXID: then the position proves nothing.
@@ -162,7 +194,9 @@ fn pinned(w: &Watched, access: &Access) -> Result<View> {
     loop {
         match View::open(access, w.tracker.wal_path()) {
             Ok(v) => return Ok(v),
-            Err(e) if e.is_retry() && clock::uptime() < end => clock::sleep(Duration::from_millis(5)),
+            Err(e) if e.is_retry() && clock::uptime() < end && !w.entry.is_exclusive() => {
+                clock::sleep(Duration::from_millis(5))
+            }
             Err(e) => return Err(e),
         }
     }
@@ -188,7 +222,10 @@ fn begin_lineage(
     crate::base::crash::point("lineage.after-snapshot");
     anchor(view, &w.spool, txid.next(), lineage, place.checksum, now)?;
     crate::base::crash::point("lineage.after-anchor");
-    if let Reason::Gap(why) = reason {
+    // (A first snapshot that was interrupted is begun again, and nothing is missing.)
+    if let Reason::Gap(why) = reason
+        && newest != TxId::ZERO
+    {
         let message =
             format!("the history could not be proved unbroken ({why}); a snapshot was taken as TXID {txid}");
         w.tell(EventKind::HistoryGap, message, json!({"txid": txid.0, "reason": why}));
@@ -199,7 +236,7 @@ fn begin_lineage(
 /// Starts what is due by the clock: a snapshot.
 pub(super) fn schedule(w: &Arc<Watched>) {
     let every = w.settings.snapshot_interval;
-    if every.is_zero() || w.busy.load(Ordering::Acquire) {
+    if every.is_zero() || w.busy.load(Ordering::Acquire) || w.entry.is_exclusive() {
         return;
     }
     let now = clock::uptime();

@@ -144,6 +144,11 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
     let hurried = w.hurried.swap(false, Ordering::AcqRel);
     match w.tracker.sync_state() {
         Sync::Idle | Sync::Resyncing => (false, LOOK),
+        // Nobody else can read it; what is sealed leaves meanwhile.
+        Sync::Lost(_) if w.entry.is_exclusive() => {
+            w.link.work.notify_one();
+            (false, LOOK)
+        }
         Sync::Lost(_) if !w.entry.can_read() && w.spool.pending().is_ok_and(|p| p.is_empty()) => {
             super::start::hand_over(w);
             (false, LOOK)
@@ -322,7 +327,7 @@ fn seal_step(w: &Arc<Watched>, (dirty, hurried): (bool, bool), full_look: bool) 
 }
 
 /// Changes of the file that no WAL tells: another file in its place, writes in rollback mode.
-fn changed_outside(w: &Watched) -> Option<String> {
+pub(super) fn changed_outside(w: &Watched) -> Option<String> {
     if w.entry.is_replaced() {
         return Some("the database file was replaced by another one".to_string());
     }

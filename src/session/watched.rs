@@ -91,6 +91,8 @@ pub struct Watched {
     pub(super) reclaims: AtomicBool,
     /// Since when the spool has been gone (uptime in ms, 0 = it is there).
     pub(super) gone_since: AtomicU64,
+    /// When it was last read anew for a connection that has it for itself, in milliseconds of uptime.
+    held_tried: AtomicU64,
     /// What the last look through a handle of our own found, and of which WAL file.
     own_look: Mutex<Option<(FileStamp, Timestamp, IndexHeader)>>,
 }
@@ -208,6 +210,7 @@ impl Watched {
             automatic: AtomicBool::new(false),
             reclaims: AtomicBool::new(false),
             gone_since: AtomicU64::new(0),
+            held_tried: AtomicU64::new(0),
             own_look: Mutex::new(None),
         })
     }
@@ -367,6 +370,71 @@ impl Watched {
             }
             clock::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Whether every commit up to now is known to be in the replica, the spool, or the WAL that is followed. Finds out what
+    /// the sealer would find at its next look.
+    fn misses_nothing(&self) -> bool {
+        if let Some(why) = super::sealer::changed_outside(self) {
+            self.tracker.lose(why);
+        }
+        let header = self.header();
+        self.tracker.sync_state() == Sync::Kept
+            && !self.is_changed_past_us(header.as_ref())
+            && header.is_none_or(|h| self.tracker.is_known(&h))
+    }
+
+    /// A connection of this process has got the database for itself, with its wal-index at `h`. Its thread.
+    pub(super) fn begins_exclusive(self: &Arc<Self>, h: &IndexHeader) {
+        if !self.misses_nothing() {
+            let why = match self.tracker.sync_state() {
+                Sync::Lost(why) => why,
+                _ => "the database was changed by something that had not loaded walrust".to_string(),
+            };
+            super::resync::while_held(self, *h, &why);
+        }
+        self.tracker.exclusive_begins(*h);
+    }
+
+    /// It has committed, up to `h`.
+    pub(super) fn commits_exclusive(self: &Arc<Self>, h: Option<IndexHeader>) {
+        let noticed = self.tracker.exclusive_commit(h);
+        if let (Some(h), Sync::Lost(why)) = (h, self.tracker.sync_state())
+            && self.may_try_held()
+        {
+            super::resync::while_held(self, h, &why);
+            self.tracker.exclusive_begins(h);
+        }
+        self.noticed(noticed);
+    }
+
+    /// Not with each commit again: what failed rarely passes in milliseconds.
+    fn may_try_held(&self) -> bool {
+        let now = clock::uptime().as_millis() as u64;
+        let last = self.held_tried.load(Ordering::Relaxed);
+        let may = last == 0 || now.saturating_sub(last) >= 1000;
+        if may {
+            self.held_tried.store(now.max(1), Ordering::Relaxed);
+        }
+        may
+    }
+
+    /// Waits until nothing is missed of what was committed before. Whether that came to be.
+    pub(super) fn wait_until_whole(&self, patience: Duration) -> bool {
+        let deadline = clock::uptime() + patience;
+        while !self.misses_nothing() {
+            if clock::uptime() >= deadline {
+                return false;
+            }
+            engine().sealer.wake();
+            clock::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+
+    /// Whether nothing is captured any more until somebody does something about it.
+    pub(super) fn is_over(&self) -> bool {
+        self.link.is_stopped() || matches!(self.state(), State::Fenced | State::Failed | State::Paused)
     }
 
     /// Whether the database was changed past the WAL that we know, under `header` if there is a wal-index.
@@ -546,6 +614,9 @@ impl Watched {
         let lag = lock(&self.waiting).since(replicated).map_or(Duration::ZERO, |t| clock::now().since(t));
         let failure = lock(&self.failure).clone();
         let lost = match self.tracker.sync_state() {
+            Sync::Lost(why) if self.entry.is_exclusive() => Some(format!(
+                "{why}; it cannot be read anew while a connection with locking_mode=EXCLUSIVE has it for itself"
+            )),
             Sync::Lost(why) => Some(why),
             _ => None,
         };

@@ -40,15 +40,16 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
         resolved = engine().resolve(&path, Some(&layer.with_replica(w.replica())))?;
     }
     conn.hook("main")?;
+    let req = request(&path, &resolved, options.flag("takeover"))?;
+    let same = engine().find(&path).is_some_and(|w| w.replica() == req.replica.to_string() && !req.takeover);
     let locking = conn.query_value("PRAGMA main.locking_mode")?;
-    if locking.as_text().is_some_and(|m| m.eq_ignore_ascii_case("exclusive")) {
+    if !same && locking.as_text().is_some_and(|m| m.eq_ignore_ascii_case("exclusive")) {
         return Err(Error::config(
-            "locking_mode is EXCLUSIVE, which hides commits from walrust; set PRAGMA locking_mode=NORMAL, read once, then watch",
+            "locking_mode is EXCLUSIVE, in which walrust cannot read the database; set PRAGMA locking_mode=NORMAL, read once, then watch",
         ));
     }
     // A first read makes the file's header and the wal-index known.
     conn.query_value("SELECT count(*) FROM main.sqlite_master")?;
-    let req = request(&path, &resolved, options.flag("takeover"))?;
     let (w, identity) = Watched::start(req, &|| {
         conn.set_wal_mode()?;
         conn.query_value("SELECT count(*) FROM main.sqlite_master").map(drop)

@@ -247,6 +247,7 @@ pub(super) const FCNTL_FILE_POINTER: c_int = 7;
 pub(super) const FCNTL_PERSIST_WAL: c_int = 10;
 pub(super) const FCNTL_VFSNAME: c_int = 12;
 pub(super) const FCNTL_PRAGMA: c_int = 14;
+pub(super) const FCNTL_COMMIT_PHASETWO: c_int = 22;
 pub(super) const FCNTL_VFS_POINTER: c_int = 27;
 pub(super) const FCNTL_JOURNAL_POINTER: c_int = 28;
 

@@ -269,6 +269,7 @@ unsafe extern "C" fn x_lock(file: *mut File, level: c_int) -> c_int {
         let rc = h.lower().x_lock().map_or(ffi::IOERR, |f| f(file, level));
         if rc == ffi::OK {
             h.lock_level.fetch_max(level, Ordering::Relaxed);
+            h.tell((), |o, h| o.after_file_lock(h, FileLock::from_raw(level)));
         }
         rc
     }
@@ -378,6 +379,10 @@ unsafe extern "C" fn x_file_control(file: *mut File, op: c_int, arg: *mut c_void
             _ => {}
         }
         let rc = h.lower().x_file_control().map_or(ffi::NOTFOUND, |f| f(file, op, arg));
+        // "Sent after the transaction has been committed, before the database is unlocked."
+        if op == ffi::FCNTL_COMMIT_PHASETWO && h.file_lock() == FileLock::Exclusive {
+            h.tell((), |o, h| o.committed_exclusive(h));
+        }
         if op == ffi::FCNTL_VFSNAME && rc == ffi::OK {
             name_ourselves(arg.cast());
         }

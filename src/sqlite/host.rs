@@ -14,6 +14,7 @@ use super::{api, registry};
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// What `xShmLock` is asked to do (<https://sqlite.org/c3ref/io_methods.html>).
@@ -130,8 +131,8 @@ pub enum WalVerdict {
 pub enum WalHook {
     /// It is left alone.
     None,
-    /// Header and page of a frame are written in one call.
-    JoinWrites,
+    /// Header and page of a frame are written in one call; a write or sync that fails is noted here.
+    JoinWrites(Arc<AtomicBool>),
     /// Writes are told first, and may be withheld.
     Observe(Arc<dyn WalObserver>),
 }
@@ -222,6 +223,11 @@ pub trait DbObserver: Any + Send + Sync {
     /// The file's own lock is about to be raised to `level`. RESERVED and above outside of
     /// WAL mode announce a rollback-mode writer.
     fn before_file_lock(&self, file: &HookedFile, level: FileLock) {}
+    /// The file's own lock was raised to `level`. In WAL mode EXCLUSIVE means that SQLite takes no wal-index locks from
+    /// now on: `locking_mode=EXCLUSIVE`, the last close, or a change of journal mode.
+    fn after_file_lock(&self, file: &HookedFile, level: FileLock) {}
+    /// A transaction was committed while this handle has the file's EXCLUSIVE lock, which is still held.
+    fn committed_exclusive(&self, file: &HookedFile) {}
     /// The file's own lock is about to be lowered to `level`.
     fn before_file_unlock(&self, file: &HookedFile, level: FileLock) {}
     /// Bytes of the main file were written (checkpoint, rollback-mode writer), or a write of them failed.

@@ -46,6 +46,20 @@ pub struct IndexHeader {
 }
 
 impl IndexHeader {
+    /// Of a database whose WAL is empty or does not exist: names no generation.
+    pub const EMPTY: IndexHeader = IndexHeader {
+        change: 0,
+        endian: Endian::NATIVE,
+        page_size: None,
+        max_frame: 0,
+        pages: 0,
+        frame_checksum: FrameChecksum(0, 0),
+        salt: Salt { salt1: 0, salt2: 0 },
+        backfilled: 0,
+        read_marks: [READ_MARK_NOT_USED; 5],
+        backfill_attempted: 0,
+    };
+
     /// Reads the header out of the first [`INDEX_HEADER_LEN`] bytes of the wal-index. `None` if it is not
     /// initialised, is being written right now (the two copies differ or the checksum is wrong), or is of
     /// an unknown version: SQLite itself would lock and recover then.

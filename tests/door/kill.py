@@ -53,6 +53,7 @@ WRITERS = {
     "reopen": ({**NEVER, "interval": "0s"}, {"sync": 0.05, "reopen": 0.1}),
     "two": ({**NEVER, "interval": "0s"}, {"sync": 0.1, "checkpoint": 0.02}),
     "pair": ({**NEVER, "interval": "0s", "durability": "sync"}, {}),
+    "alone": ({**NEVER, "interval": "0s"}, {"sync": 0.2, "checkpoint": 0.05, "reopen": 0.03}),
     "squash": ({**NEVER, "interval": "2s"}, {"checkpoint": 0.3}),
     "gap": ({**NEVER, "interval": "0s"}, {"sync": 0.1}),
 }
@@ -60,7 +61,7 @@ DURABLE = ("durable", "pair")  # COMMIT itself is the acknowledgement
 TWO = ("two", "pair")  # processes on one database
 WEIGHTS = {
     "commit": 12, "paced": 6, "ship": 14, "merge": 12, "snapshot": 10, "compact": 10, "durable": 8, "reopen": 8, "two": 7,
-    "pair": 2, "squash": 3, "gap": 6, "restore": 10, "follow": 10,
+    "pair": 2, "alone": 6, "squash": 3, "gap": 6, "restore": 10, "follow": 10,
 }
 # Who can reach the crash points of a name's first word.
 REACH = {
@@ -172,16 +173,30 @@ class Worker:
         options, chances = WRITERS[target]
         say, rng = self.say, self.rng
 
+        def tune(c, schema="main"):
+            c.execute(f"PRAGMA {schema}.wal_autocheckpoint={rng.choice([20, 100, 1000])}")
+            c.execute(f"PRAGMA {schema}.synchronous=NORMAL")
+            c.execute(f"PRAGMA {schema}.cache_size={rng.choice([10, 2000])}")
+            return c
+
+        def alone(c):
+            """The database for itself, with the wal-index in shared memory or not."""
+            if rng.random() < 0.5:
+                c.execute("PRAGMA locking_mode=EXCLUSIVE")
+                return c
+            c.close()
+            c = connect(":memory:")
+            c.execute("PRAGMA locking_mode=EXCLUSIVE")
+            c.execute("ATTACH ? AS x", (db,))
+            return tune(c, "x")
+
         def opened():
-            c = connect(db)
-            c.execute(f"PRAGMA wal_autocheckpoint={rng.choice([20, 100, 1000])}")
-            c.execute("PRAGMA synchronous=NORMAL")
-            c.execute(f"PRAGMA cache_size={rng.choice([10, 2000])}")
+            c = tune(connect(db))
             watch = (url, json.dumps({**options, "retry": FAST_RETRY}))
             while True:
                 try:
                     c.execute("SELECT walrust_watch(?, ?)", watch).fetchone()
-                    return c
+                    return alone(c) if target == "alone" else c
                 except sqlite3.OperationalError as e:
                     # Two that turn WAL mode on at once: SQLite tells one of them so.
                     if target not in TWO or "locked" not in str(e):

@@ -194,32 +194,6 @@ class Capture(door.DoorTest):
             self.assertGreater(now, last)
             last = now
 
-    def test_exclusive_locking_mode_is_refused_in_one_line(self):
-        """In this mode SQLite takes no locks in the WAL, so commits could not be seen: refused, not silently missed."""
-        p, db, url = self.watched()
-        with self.assertRaises(door.SqlError) as caught:
-            p.sql("PRAGMA locking_mode=EXCLUSIVE")
-        self.assertErrorLine(str(caught.exception), "EXCLUSIVE", "walrust_unwatch")
-        for i in range(30):
-            p.sql("INSERT INTO t(v) VALUES(?)", "e" * 500)
-        self.check(p, db, url)
-        self.assertEqual(p.sql("PRAGMA locking_mode=NORMAL"), "normal")
-
-    def test_watch_in_exclusive_locking_mode_is_refused(self):
-        p = self.peer().open(self.path("x.db"))
-        p.sql("PRAGMA locking_mode=EXCLUSIVE")
-        p.sql("PRAGMA journal_mode=wal")
-        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
-        with self.assertRaises(door.SqlError) as caught:
-            p.watch(self.path("r"))
-        self.assertErrorLine(str(caught.exception), "walrust_watch", "EXCLUSIVE")
-        p.sql("INSERT INTO t(v) VALUES('goes on')")
-
-    def test_exclusive_locking_mode_of_an_unwatched_database(self):
-        p = self.peer().open(self.path("x.db"))
-        self.assertEqual(p.sql("PRAGMA locking_mode=EXCLUSIVE"), "exclusive")
-        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
-
     def test_attached_databases(self):
         """Each file has its own replica; a transaction over two files commits to both."""
         a, b = self.path("a.db"), self.path("b.db")

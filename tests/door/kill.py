@@ -196,14 +196,15 @@ class Worker:
             while True:
                 try:
                     c.execute("SELECT walrust_watch(?, ?)", watch).fetchone()
-                    return alone(c) if target == "alone" else c
+                    break
                 except sqlite3.OperationalError as e:
                     # Two that turn WAL mode on at once: SQLite tells one of them so.
                     if target not in TWO or "locked" not in str(e):
                         raise
+            make_schema(c)
+            return alone(c) if target == "alone" else c
 
         c = opened()
-        make_schema(c)
         ready()
         while True:
             try:

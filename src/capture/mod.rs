@@ -311,6 +311,13 @@ impl Tracker {
         FileStamp::of(&self.path).is_ok_and(|now| now != stamp)
     }
 
+    /// Whether the database file is the one that the last close left behind, and nothing was captured since.
+    fn is_as_closed(&self) -> bool {
+        let position = self.spool.position().ok().flatten();
+        let Some(Handoff::Closed(stamp)) = position.map(|p| p.handoff) else { return false };
+        FileStamp::of(&self.path).is_ok_and(|now| now == stamp)
+    }
+
     /// Like [`Tracker::is_sealed`], after a look at what other processes have sealed.
     fn is_sealed_by_others(&self, h: &IndexHeader) -> bool {
         if let Ok(Some(p)) = self.spool.position() {
@@ -724,7 +731,8 @@ impl Tracker {
             Some(h) if h.max_frame > 0 => self.seal(h, Packing::Literal, crate::base::clock::now()).map(drop),
             // An empty WAL says nothing of what came before it was emptied, or made.
             Some(h) if !self.is_known(h) => Err(SealError::OutOfSync(CHANGED.to_string())),
-            None if self.is_changed_since_close() => Err(SealError::OutOfSync(CHANGED.to_string())),
+            // Nor does one that cannot be seen, unless nothing was written since the last close.
+            None if !self.is_as_closed() => Err(SealError::OutOfSync(CHANGED.to_string())),
             _ => Ok(()),
         };
         let done = sealed.and_then(|()| Ok(self.spool.make_durable()?)).and_then(|()| self.mark_closed(h));

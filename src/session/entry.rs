@@ -14,6 +14,7 @@ use crate::sqlite::{
 };
 use crate::wal::{self, IndexHeader};
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -90,12 +91,21 @@ impl Drop for OwnPermit {
     }
 }
 
-/// The wal-index of a connection that keeps it to itself, made from the WAL.
+/// The wal-index of a connection that keeps it to itself, made from the WAL. A VFS above ours may have a wal-index of its own,
+/// too, and shows us its EXCLUSIVE lock at the last close: so what is made is believed from the first commit under that lock on.
+#[derive(Clone, Copy)]
 struct Private {
     header: IndexHeader,
+    has_committed: bool,
     /// What a scan finds of a transaction whose write or sync failed, and which did not count, if the commit that came after
     /// it was empty. The next that is not overwrites it.
     doubt: Option<IndexHeader>,
+}
+
+impl Private {
+    fn known(&self) -> Option<IndexHeader> {
+        self.has_committed.then_some(self.header)
+    }
 }
 
 struct Handle {
@@ -179,14 +189,17 @@ impl Entry {
     /// The wal-index header, through any handle that has it mapped.
     pub(super) fn header(&self) -> Option<IndexHeader> {
         let shared = self.peeks().iter().find_map(|p| p.header().and_then(|b| IndexHeader::decode(&b)));
-        shared.or_else(|| lock(&self.private).as_ref().map(|p| p.header))
+        shared.or_else(|| lock(&self.private).as_ref().and_then(Private::known))
     }
 
     /// The wal-index header as handle `f` has it, in shared memory or, if it has the file for itself, out of the WAL.
     fn header_through(&self, f: &HookedFile) -> Option<IndexHeader> {
         let of_private = || {
             let private = lock(&self.private);
-            private.as_ref().filter(|_| self.exclusive.load(Ordering::Relaxed) == f.id()).map(|p| p.header)
+            private
+                .as_ref()
+                .filter(|_| self.exclusive.load(Ordering::Relaxed) == f.id())
+                .and_then(Private::known)
         };
         header(f).or_else(of_private)
     }
@@ -215,6 +228,11 @@ impl Entry {
     pub(super) fn can_read(&self) -> bool {
         let inode = inode_of(&self.path);
         lock(&self.open).values().any(|i| *i == inode)
+    }
+
+    /// Whether the file that the handle was opened on is still the one at the path, which is what others of ours read.
+    fn is_at_path(&self, f: &HookedFile) -> bool {
+        lock(&self.open).get(&f.id()).is_some_and(|i| *i == inode_of(&self.path))
     }
 
     fn is_stale(&self, f: &HookedFile) -> bool {
@@ -284,43 +302,51 @@ impl Entry {
 
     /// The handle has got the file for itself and has no wal-index mapped. If the database is in WAL mode, what it keeps
     /// to itself is what it recovers from the WAL in a moment.
-    fn make_private(&self, f: &HookedFile, w: &Watched) -> Option<IndexHeader> {
+    fn make_private(&self, f: &HookedFile, w: &Watched) {
         if !is_in_wal_mode(f) {
-            return None;
+            return;
         }
         self.wal_failed.store(false, Ordering::Relaxed);
-        let read = |wal: Option<std::fs::File>| wal.map_or(Ok(IndexHeader::EMPTY), |f| wal::recovered(&f));
-        let header = open_wal(w).and_then(|f| Ok(read(f)?)).unwrap_or_else(|e| {
-            w.tracker.lose(e.to_string());
-            IndexHeader::EMPTY
-        });
-        *lock(&self.private) = Some(Private { header, doubt: None });
-        Some(header)
+        let read = |wal: Option<File>| wal.map_or(Ok(IndexHeader::EMPTY), |f| wal::recovered(&f));
+        match open_wal(w).and_then(|f| Ok(read(f)?)) {
+            Ok(header) => *lock(&self.private) = Some(Private { header, has_committed: false, doubt: None }),
+            Err(e) => w.tracker.lose(e.to_string()),
+        }
     }
 
-    /// A transaction was committed: moves a wal-index header that is kept from us on. Whether it is known now.
-    fn private_commit(&self, w: &Watched) -> bool {
-        let mut private = lock(&self.private);
-        let Some(p) = private.as_mut() else { return true };
-        let read =
-            |wal: Option<std::fs::File>| wal.map_or(Ok(p.header), |f| wal::committed_since(&f, &p.header));
-        let found = match open_wal(w).and_then(|f| Ok(read(f)?)) {
-            Ok(h) => h,
-            Err(e) => {
-                w.tracker.lose(e.to_string());
-                return false;
-            }
+    /// A transaction was committed by the handle that has the file for itself: the wal-index header after it, or `None` if that
+    /// is not known, or it is not in WAL mode.
+    fn header_of_commit(&self, f: &HookedFile, w: &Watched) -> Option<IndexHeader> {
+        if let Some(h) = header(f) {
+            return Some(h);
+        }
+        if !is_in_wal_mode(f) {
+            *lock(&self.private) = None;
+            return None;
+        }
+        // Only this thread changes it.
+        let Some(mut p) = *lock(&self.private) else {
+            // This commit turned WAL mode on; the next ones go to the WAL.
+            self.make_private(f, w);
+            return None;
         };
+        if !p.has_committed {
+            w.tracker.exclusive_begins(p.header);
+            p.has_committed = true;
+        }
+        let read = |wal: Option<File>| wal.map_or(Ok(p.header), |f| wal::committed_since(&f, &p.header));
+        let found = open_wal(w).and_then(|f| Ok(read(f)?)).map_err(|e| w.tracker.lose(e.to_string())).ok()?;
         if self.wal_failed.swap(false, Ordering::Relaxed) {
             w.tracker
                 .lose("a write to the WAL failed, and what of it counts is known only to the connection");
             p.doubt = Some(found);
         }
-        if p.doubt == Some(found) {
-            return false;
+        let is_known = p.doubt != Some(found);
+        if is_known {
+            (p.header, p.doubt) = (found, None);
         }
-        *p = Private { header: found, doubt: None };
-        true
+        *lock(&self.private) = Some(p);
+        is_known.then_some(found)
     }
 
     /// The watched database, if its hooks have work to do and the handle is on the file that lies at the path.
@@ -379,8 +405,8 @@ fn inode_of(path: &Path) -> u64 {
 }
 
 /// The WAL file; `None` if there is none.
-fn open_wal(w: &Watched) -> Result<Option<std::fs::File>, Error> {
-    match std::fs::File::open(w.tracker.wal_path()) {
+fn open_wal(w: &Watched) -> Result<Option<File>, Error> {
+    match File::open(w.tracker.wal_path()) {
         Ok(f) => Ok(Some(f)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("open", w.tracker.wal_path(), e)),
@@ -530,20 +556,23 @@ impl DbObserver for Entry {
         if level == FileLock::Exclusive
             && self.exclusive.load(Ordering::Relaxed) != f.id()
             && let Some(w) = self.watched_through(f)
-            && let Some(h) = header(f).or_else(|| self.make_private(f, &w))
+            && self.is_at_path(f)
         {
             self.exclusive.store(f.id(), Ordering::Relaxed);
             w.link.want_lease();
-            w.begins_exclusive(&h);
+            match header(f) {
+                Some(h) => w.begins_exclusive(&h),
+                None => self.make_private(f, &w),
+            }
         }
     }
 
     fn committed_exclusive(&self, f: &HookedFile) {
         if self.exclusive.load(Ordering::Relaxed) == f.id()
             && let Some(w) = self.watched_through(f)
+            && self.is_at_path(f)
         {
-            let is_known = self.private_commit(&w);
-            w.commits_exclusive(self.header_through(f).filter(|_| is_known));
+            w.commits_exclusive(self.header_of_commit(f, &w));
         }
     }
 

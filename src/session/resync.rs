@@ -107,8 +107,8 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
 }
 
 /// The same where a connection has the database for itself, on its thread, which waits: nobody else can read it, so it is
-/// done for databases up to [`LARGEST_HELD`] only. `header`: of its wal-index. What comes of it shows in the status.
-pub(super) fn while_held(w: &Arc<Watched>, header: IndexHeader, why: &str) {
+/// done for databases up to [`LARGEST_HELD`] only. `header`: of its wal-index. Whether it was; an error shows in the status.
+pub(super) fn while_held(w: &Arc<Watched>, header: IndexHeader, why: &str) -> bool {
     // A thread that had begun has been told to let go.
     let end = clock::uptime() + Duration::from_secs(1);
     while w.tracker.sync_state() == Sync::Resyncing && clock::uptime() < end {
@@ -117,7 +117,7 @@ pub(super) fn while_held(w: &Arc<Watched>, header: IndexHeader, why: &str) {
     let size = std::fs::metadata(w.path()).map_or(u64::MAX, |m| m.len());
     let history_first = w.full.load(Ordering::Acquire) && w.spool.pending().is_ok_and(|p| !p.is_empty());
     if w.role() != Role::Shipper || w.is_over() || history_first || size.max(w.wal_bytes()) > LARGEST_HELD {
-        return;
+        return false;
     }
     let expected = Expected { txid: newest_known(w), attested: None };
     w.full.store(false, Ordering::Release);
@@ -125,10 +125,11 @@ pub(super) fn while_held(w: &Arc<Watched>, header: IndexHeader, why: &str) {
     let done = View::open(&Held::new(w.path(), header), w.tracker.wal_path())
         .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string())));
     w.snapshotting.store(false, Ordering::Release);
-    if let Err(e) = done {
+    if let Err(e) = &done {
         log::warn!("walrust: {}: {e}", w.path().display());
         w.tracker.lose(e.to_string());
     }
+    done.is_ok()
 }
 
 fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) -> Result<()> {

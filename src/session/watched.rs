@@ -91,8 +91,8 @@ pub struct Watched {
     pub(super) reclaims: AtomicBool,
     /// Since when the spool has been gone (uptime in ms, 0 = it is there).
     pub(super) gone_since: AtomicU64,
-    /// When it was last read anew for a connection that has it for itself, in milliseconds of uptime.
-    held_tried: AtomicU64,
+    /// When it could not be read anew for a connection that has it for itself, in milliseconds of uptime; or 0.
+    held_failed: AtomicU64,
     /// What the last look through a handle of our own found, and of which WAL file.
     own_look: Mutex<Option<(FileStamp, Timestamp, IndexHeader)>>,
 }
@@ -210,7 +210,7 @@ impl Watched {
             automatic: AtomicBool::new(false),
             reclaims: AtomicBool::new(false),
             gone_since: AtomicU64::new(0),
-            held_tried: AtomicU64::new(0),
+            held_failed: AtomicU64::new(0),
             own_look: Mutex::new(None),
         })
     }
@@ -399,24 +399,17 @@ impl Watched {
     /// It has committed, up to `h`.
     pub(super) fn commits_exclusive(self: &Arc<Self>, h: Option<IndexHeader>) {
         let noticed = self.tracker.exclusive_commit(h);
+        let now = clock::uptime().as_millis() as u64;
+        let last = self.held_failed.load(Ordering::Relaxed);
+        // Not with each commit again: what failed rarely passes in milliseconds.
         if let (Some(h), Sync::Lost(why)) = (h, self.tracker.sync_state())
-            && self.may_try_held()
+            && (last == 0 || now.saturating_sub(last) >= 1000)
         {
-            super::resync::while_held(self, h, &why);
+            let found = super::resync::while_held(self, h, &why);
+            self.held_failed.store(if found { 0 } else { now.max(1) }, Ordering::Relaxed);
             self.tracker.exclusive_begins(h);
         }
         self.noticed(noticed);
-    }
-
-    /// Not with each commit again: what failed rarely passes in milliseconds.
-    fn may_try_held(&self) -> bool {
-        let now = clock::uptime().as_millis() as u64;
-        let last = self.held_tried.load(Ordering::Relaxed);
-        let may = last == 0 || now.saturating_sub(last) >= 1000;
-        if may {
-            self.held_tried.store(now.max(1), Ordering::Relaxed);
-        }
-        may
     }
 
     /// Waits until nothing is missed of what was committed before. Whether that came to be.

@@ -234,17 +234,6 @@ pub fn wal_read(data: &[u8]) {
         }
     }
     assert!(part.pages.iter().all(|p| all.pages.contains(p)));
-    // What is followed from any commit on, or from nothing, is what recovery finds.
-    let found = wal::recovered(bytes.as_slice()).expect("memory does not fail");
-    assert_eq!((found.position(), found.pages), (scan.end, scan.commit));
-    let known = wal::IndexHeader {
-        salt: start.salt,
-        max_frame: start.frame,
-        frame_checksum: start.checksum,
-        ..wal::IndexHeader::EMPTY
-    };
-    let followed = wal::committed_since(bytes.as_slice(), &known).expect("memory does not fail");
-    assert!(followed == found || scan.end.frame == start.frame, "{followed:?} {found:?}");
     let past = wal::WalPos { frame: scan.end.frame + 1, ..scan.end };
     assert!(wal::read_frames(bytes.as_slice(), start, past, |_| {}).is_err());
 }

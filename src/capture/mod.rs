@@ -109,6 +109,15 @@ pub enum Permit {
     Refused,
 }
 
+/// Who wants to reset the WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resetter {
+    /// A commit, which finds all frames in the database file. It can as well append.
+    Commit,
+    /// A RESTART or TRUNCATE checkpoint: somebody asked for just this, and it holds WRITE till it has it.
+    Checkpoint,
+}
+
 /// What a WRITE unlock told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Noticed {
@@ -379,9 +388,9 @@ impl Tracker {
     }
 
     /// A transaction was committed, up to `h`. Nobody else can write before the next one.
-    pub fn exclusive_commit(&self, h: Option<IndexHeader>) -> Noticed {
-        let noticed = self.write_ends(h);
-        self.write_begins(h);
+    pub fn exclusive_commit(&self, h: IndexHeader) -> Noticed {
+        let noticed = self.write_ends(Some(h));
+        self.write_begins(Some(h));
         noticed
     }
 
@@ -639,7 +648,7 @@ impl Tracker {
     }
 
     /// Somebody with WRITE wants to reset the WAL (EXCLUSIVE on the read marks). App's thread.
-    pub fn reset_wanted(&self, h: Option<&IndexHeader>, wal_bytes: impl Fn() -> u64) -> Permit {
+    pub fn reset_wanted(&self, h: Option<&IndexHeader>, by: Resetter, wal_bytes: impl Fn() -> u64) -> Permit {
         let sync = self.sync_state();
         match (sync, h) {
             (Sync::Resyncing, _) => return self.refuse(),
@@ -650,7 +659,8 @@ impl Tracker {
         let Some(h) = h else { return Permit::Granted };
         if !self.is_sealed(h) && !self.is_sealed_by_others(h) {
             let tail = self.unsealed_frames(h);
-            let limit = if h.max_frame >= LONG_WAL { LONG_TAIL } else { SHORT_TAIL };
+            let limit =
+                if by == Resetter::Checkpoint || h.max_frame >= LONG_WAL { LONG_TAIL } else { SHORT_TAIL };
             if tail > limit {
                 return self.refuse();
             }

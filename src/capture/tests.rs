@@ -206,7 +206,7 @@ fn a_reset_is_granted_only_when_all_is_sealed_and_the_next_generation_follows() 
     assert_eq!(rig.tracker.write_ends(Some(h)), Noticed::Commit);
     // The short tail is sealed by whoever resets.
     assert!(!rig.tracker.is_sealed(&h));
-    assert_eq!(rig.tracker.reset_wanted(Some(&h), || 0), Permit::Granted);
+    assert_eq!(rig.tracker.reset_wanted(Some(&h), Resetter::Commit, || 0), Permit::Granted);
     assert!(rig.tracker.is_sealed(&h));
     // Restart under one WRITE lock.
     rig.tracker.write_begins(Some(h));
@@ -224,7 +224,7 @@ fn a_reset_is_granted_only_when_all_is_sealed_and_the_next_generation_follows() 
     assert_eq!(rig.tracker.write_ends(Some(header(&rig.path))), Noticed::Lost);
     assert!(matches!(rig.tracker.sync_state(), Sync::Lost(_)));
     assert_eq!(
-        rig.tracker.reset_wanted(Some(&strange), || 0),
+        rig.tracker.reset_wanted(Some(&strange), Resetter::Commit, || 0),
         Permit::Granted,
         "nothing to protect any more"
     );

@@ -7,14 +7,13 @@ use super::gate::Gate;
 use super::resync::LARGEST_HELD;
 use super::watched::Watched;
 use crate::base::{Error, Kind};
-use crate::capture::Permit;
+use crate::capture::{Permit, Resetter};
 use crate::config::{Durability, Layer};
 use crate::sqlite::{
     DbObserver, FileLock, HookedFile, LockOp, PragmaVerdict, ShmPeek, SlotRange, Verdict, WalHook,
 };
-use crate::wal::{self, IndexHeader};
+use crate::wal::IndexHeader;
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -56,10 +55,8 @@ pub struct Entry {
     checkpointers: AtomicU64,
     /// The handle that has the file for itself, without locks in the wal-index; 0 if none has.
     exclusive: AtomicU64,
-    /// What that one's wal-index says, where it keeps it to itself (`locking_mode=EXCLUSIVE` before its first read).
-    private: Mutex<Option<Private>>,
-    /// Whether a write or sync of the WAL failed since the last commit of such a one.
-    wal_failed: Arc<AtomicBool>,
+    /// Whether the tracker follows that one.
+    is_followed: AtomicBool,
     own: Mutex<Own>,
     own_changed: Condvar,
     /// Held by the thread that begins to watch.
@@ -91,23 +88,6 @@ impl Drop for OwnPermit {
     }
 }
 
-/// The wal-index of a connection that keeps it to itself, made from the WAL. A VFS above ours may have a wal-index of its own,
-/// too, and shows us its EXCLUSIVE lock at the last close: so what is made is believed from the first commit under that lock on.
-#[derive(Clone, Copy)]
-struct Private {
-    header: IndexHeader,
-    has_committed: bool,
-    /// What a scan finds of a transaction whose write or sync failed, and which did not count, if the commit that came after
-    /// it was empty. The next that is not overwrites it.
-    doubt: Option<IndexHeader>,
-}
-
-impl Private {
-    fn known(&self) -> Option<IndexHeader> {
-        self.has_committed.then_some(self.header)
-    }
-}
-
 struct Handle {
     peek: ShmPeek,
     inode: u64,
@@ -135,8 +115,7 @@ impl Entry {
             handles: Mutex::new(HashMap::new()),
             checkpointers: AtomicU64::new(0),
             exclusive: AtomicU64::new(0),
-            private: Mutex::new(None),
-            wal_failed: Arc::default(),
+            is_followed: AtomicBool::new(false),
             own: Mutex::new(Own::default()),
             own_changed: Condvar::new(),
             starting: Mutex::new(()),
@@ -160,6 +139,7 @@ impl Entry {
 
     pub(super) fn set(&self, w: Option<Arc<Watched>>) {
         self.unbar_own();
+        self.is_followed.store(false, Ordering::Relaxed);
         self.is_watched.store(w.is_some(), Ordering::Release);
         *self.watched.write().unwrap_or_else(PoisonError::into_inner) = w;
     }
@@ -188,20 +168,7 @@ impl Entry {
 
     /// The wal-index header, through any handle that has it mapped.
     pub(super) fn header(&self) -> Option<IndexHeader> {
-        let shared = self.peeks().iter().find_map(|p| p.header().and_then(|b| IndexHeader::decode(&b)));
-        shared.or_else(|| lock(&self.private).as_ref().and_then(Private::known))
-    }
-
-    /// The wal-index header as handle `f` has it, in shared memory or, if it has the file for itself, out of the WAL.
-    fn header_through(&self, f: &HookedFile) -> Option<IndexHeader> {
-        let of_private = || {
-            let private = lock(&self.private);
-            private
-                .as_ref()
-                .filter(|_| self.exclusive.load(Ordering::Relaxed) == f.id())
-                .and_then(Private::known)
-        };
-        header(f).or_else(of_private)
+        self.peeks().iter().find_map(|p| p.header().and_then(|b| IndexHeader::decode(&b)))
     }
 
     /// The pages of WAL frames `from + 1 ..= to`, through any handle that has that part of the wal-index mapped.
@@ -288,65 +255,25 @@ impl Entry {
         self.exclusive.load(Ordering::Relaxed) != 0
     }
 
+    /// The handle has the file for itself: from now on the tracker is told of its commits. That takes a wal-index in shared
+    /// memory; a connection that set the mode before its first read keeps it to itself.
+    fn follow_exclusive(&self, f: &HookedFile) {
+        if let Some(w) = self.watched_through(f)
+            && self.is_at_path(f)
+            && let Some(h) = header(f)
+        {
+            self.is_followed.store(true, Ordering::Relaxed);
+            w.begins_exclusive(&h);
+        }
+    }
+
     fn exclusive_ends(&self, f: &HookedFile) {
-        if self.exclusive.load(Ordering::Relaxed) != f.id() {
-            return;
+        if self.exclusive.compare_exchange(f.id(), 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && self.is_followed.swap(false, Ordering::Relaxed)
+            && let Some(w) = self.watched_through(f)
+        {
+            w.noticed(w.tracker.write_ends(header(f)));
         }
-        let h = self.header_through(f);
-        *lock(&self.private) = None;
-        self.exclusive.store(0, Ordering::Relaxed);
-        if let Some(w) = self.watched_through(f) {
-            w.noticed(w.tracker.write_ends(h));
-        }
-    }
-
-    /// The handle has got the file for itself and has no wal-index mapped. If the database is in WAL mode, what it keeps
-    /// to itself is what it recovers from the WAL in a moment.
-    fn make_private(&self, f: &HookedFile, w: &Watched) {
-        if !is_in_wal_mode(f) {
-            return;
-        }
-        self.wal_failed.store(false, Ordering::Relaxed);
-        let read = |wal: Option<File>| wal.map_or(Ok(IndexHeader::EMPTY), |f| wal::recovered(&f));
-        match open_wal(w).and_then(|f| Ok(read(f)?)) {
-            Ok(header) => *lock(&self.private) = Some(Private { header, has_committed: false, doubt: None }),
-            Err(e) => w.tracker.lose(e.to_string()),
-        }
-    }
-
-    /// A transaction was committed by the handle that has the file for itself: the wal-index header after it, or `None` if that
-    /// is not known, or it is not in WAL mode.
-    fn header_of_commit(&self, f: &HookedFile, w: &Watched) -> Option<IndexHeader> {
-        if let Some(h) = header(f) {
-            return Some(h);
-        }
-        if !is_in_wal_mode(f) {
-            *lock(&self.private) = None;
-            return None;
-        }
-        // Only this thread changes it.
-        let Some(mut p) = *lock(&self.private) else {
-            // This commit turned WAL mode on; the next ones go to the WAL.
-            self.make_private(f, w);
-            return None;
-        };
-        if !p.has_committed {
-            w.tracker.exclusive_begins(p.header);
-            p.has_committed = true;
-        }
-        let read = |wal: Option<File>| wal.map_or(Ok(p.header), |f| wal::committed_since(&f, &p.header));
-        let found = open_wal(w).and_then(|f| Ok(read(f)?)).map_err(|e| w.tracker.lose(e.to_string())).ok()?;
-        if self.wal_failed.swap(false, Ordering::Relaxed) {
-            w.tracker
-                .lose("a write to the WAL failed, and what of it counts is known only to the connection");
-            p.doubt = Some(found);
-        }
-        let is_known = p.doubt != Some(found);
-        if is_known {
-            (p.header, p.doubt) = (found, None);
-        }
-        *lock(&self.private) = Some(p);
-        is_known.then_some(found)
     }
 
     /// The watched database, if its hooks have work to do and the handle is on the file that lies at the path.
@@ -402,15 +329,6 @@ impl Entry {
 fn inode_of(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(path).map(|m| m.ino()).unwrap_or(0)
-}
-
-/// The WAL file; `None` if there is none.
-fn open_wal(w: &Watched) -> Result<Option<File>, Error> {
-    match File::open(w.tracker.wal_path()) {
-        Ok(f) => Ok(Some(f)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("open", w.tracker.wal_path(), e)),
-    }
 }
 
 fn is_in_wal_mode(f: &HookedFile) -> bool {
@@ -472,7 +390,8 @@ impl DbObserver for Entry {
                 Permit::Granted
             }
             LockOp::LockExclusive if slots == RESET => {
-                let permit = w.tracker.reset_wanted(header(f).as_ref(), || w.wal_bytes());
+                let by = if self.has_ckpt(f) { Resetter::Checkpoint } else { Resetter::Commit };
+                let permit = w.tracker.reset_wanted(header(f).as_ref(), by, || w.wal_bytes());
                 if permit == Permit::Refused {
                     w.metrics.vetoes.inc();
                     w.hurry();
@@ -553,33 +472,37 @@ impl DbObserver for Entry {
     }
 
     fn after_file_lock(&self, f: &HookedFile, level: FileLock) {
-        if level == FileLock::Exclusive
-            && self.exclusive.load(Ordering::Relaxed) != f.id()
-            && let Some(w) = self.watched_through(f)
-            && self.is_at_path(f)
-        {
-            self.exclusive.store(f.id(), Ordering::Relaxed);
-            w.link.want_lease();
-            match header(f) {
-                Some(h) => w.begins_exclusive(&h),
-                None => self.make_private(f, &w),
-            }
+        // Also of a database that is not watched: it may be in a moment.
+        if level == FileLock::Exclusive && self.exclusive.swap(f.id(), Ordering::Relaxed) != f.id() {
+            self.is_followed.store(false, Ordering::Relaxed);
+            self.follow_exclusive(f);
+        }
+    }
+
+    fn file_lock_failed(&self, _f: &HookedFile, level: FileLock) {
+        if level == FileLock::Exclusive && self.generation == generation() && !self.is_exclusive() {
+            self.unbar_own();
         }
     }
 
     fn committed_exclusive(&self, f: &HookedFile) {
-        if self.exclusive.load(Ordering::Relaxed) == f.id()
-            && let Some(w) = self.watched_through(f)
-            && self.is_at_path(f)
-        {
-            w.commits_exclusive(self.header_of_commit(f, &w));
+        let Some(w) = self.watched_through(f).filter(|_| self.is_at_path(f)) else { return };
+        match header(f) {
+            Some(h) if self.is_followed.load(Ordering::Relaxed) => w.commits_exclusive(h),
+            // It had the file for itself before it was watched.
+            Some(_) => self.follow_exclusive(f),
+            None => w.commits_unseen(),
+        }
+        if w.settings.durability == Durability::Sync {
+            self.gate.reset();
         }
     }
 
     fn wrote_db(&self, f: &HookedFile, _offset: u64, _len: usize) {
-        if self.exclusive.load(Ordering::Relaxed) == f.id()
+        if self.is_followed.load(Ordering::Relaxed)
+            && self.exclusive.load(Ordering::Relaxed) == f.id()
             && let Some(w) = self.watched_through(f)
-            && let Some(h) = self.header_through(f)
+            && let Some(h) = header(f)
         {
             w.tracker.exclusive_checkpoint(&h);
         }
@@ -600,8 +523,11 @@ impl DbObserver for Entry {
             && let Some(w) = self.watched()
             && w.tracker.is_active()
         {
-            let noticed = w.tracker.last_close(self.header_through(f).as_ref());
+            let noticed = w.tracker.last_close(header(f).as_ref());
             w.noticed(noticed);
+            if self.is_at_path(f) {
+                w.closes();
+            }
         }
     }
 
@@ -632,7 +558,7 @@ impl DbObserver for Entry {
         }
         match self.watched().map(|w| w.settings.durability) {
             None => WalHook::None,
-            Some(Durability::Async) => WalHook::JoinWrites(self.wal_failed.clone()),
+            Some(Durability::Async) => WalHook::JoinWrites,
             Some(Durability::Sync) => WalHook::Observe(self.gate.clone()),
         }
     }

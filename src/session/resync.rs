@@ -8,7 +8,6 @@ use crate::capture::resync::{View, anchor};
 use crate::capture::{SealError, Sync};
 use crate::ltx::Packing;
 use crate::spool::{Handoff, Position, Queued};
-use crate::wal::IndexHeader;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -63,8 +62,10 @@ fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Resul
                 if mine.tracker.sync_state() == Sync::Resyncing {
                     mine.tracker.lose(e.to_string());
                 }
-                // Not at once again: what failed rarely passes in milliseconds.
-                clock::sleep(Duration::from_millis(300));
+                // Not at once again: what failed rarely passes in milliseconds. But whoever told us to let go waits.
+                if !mine.entry.is_closing() {
+                    clock::sleep(Duration::from_millis(300));
+                }
             }
             Err(_) => {
                 mine.tracker.stop();
@@ -107,28 +108,32 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
 }
 
 /// The same where a connection has the database for itself, on its thread, which waits: nobody else can read it, so it is
-/// done for databases up to [`LARGEST_HELD`] only. `header`: of its wal-index. Whether it was; an error shows in the status.
-pub(super) fn while_held(w: &Arc<Watched>, header: IndexHeader, why: &str) -> bool {
-    // A thread that had begun has been told to let go.
-    let end = clock::uptime() + Duration::from_secs(1);
-    while w.tracker.sync_state() == Sync::Resyncing && clock::uptime() < end {
-        clock::sleep(Duration::from_millis(1));
-    }
+/// done for databases up to [`LARGEST_HELD`] only. Whether it was; an error shows in the status.
+pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     let size = std::fs::metadata(w.path()).map_or(u64::MAX, |m| m.len());
     let history_first = w.full.load(Ordering::Acquire) && w.spool.pending().is_ok_and(|p| !p.is_empty());
     if w.role() != Role::Shipper || w.is_over() || history_first || size.max(w.wal_bytes()) > LARGEST_HELD {
         return false;
     }
+    // A thread that had begun has been told to let go.
+    let end = clock::uptime() + Duration::from_secs(1);
+    while w.busy.swap(true, Ordering::AcqRel) {
+        if clock::uptime() >= end {
+            return false;
+        }
+        clock::sleep(Duration::from_millis(1));
+    }
     let expected = Expected { txid: newest_known(w), attested: None };
     w.full.store(false, Ordering::Release);
     w.tracker.begin_resync();
-    let done = View::open(&Held::new(w.path(), header), w.tracker.wal_path())
+    let done = View::open(&held, w.tracker.wal_path())
         .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string())));
     w.snapshotting.store(false, Ordering::Release);
     if let Err(e) = &done {
         log::warn!("walrust: {}: {e}", w.path().display());
         w.tracker.lose(e.to_string());
     }
+    w.busy.store(false, Ordering::Release);
     done.is_ok()
 }
 

@@ -1,6 +1,6 @@
 //! One watched database.
 
-use super::access::Access;
+use super::access::{Access, Held};
 use super::care::Care;
 use super::engine::{Engine, engine, lock};
 use super::entry::Entry;
@@ -391,25 +391,43 @@ impl Watched {
                 Sync::Lost(why) => why,
                 _ => "the database was changed by something that had not loaded walrust".to_string(),
             };
-            super::resync::while_held(self, *h, &why);
+            super::resync::while_held(self, Held::new(&self.path, *h), &why);
         }
         self.tracker.exclusive_begins(*h);
     }
 
     /// It has committed, up to `h`.
-    pub(super) fn commits_exclusive(self: &Arc<Self>, h: Option<IndexHeader>) {
+    pub(super) fn commits_exclusive(self: &Arc<Self>, h: IndexHeader) {
         let noticed = self.tracker.exclusive_commit(h);
         let now = clock::uptime().as_millis() as u64;
         let last = self.held_failed.load(Ordering::Relaxed);
         // Not with each commit again: what failed rarely passes in milliseconds.
-        if let (Some(h), Sync::Lost(why)) = (h, self.tracker.sync_state())
+        if let Sync::Lost(why) = self.tracker.sync_state()
             && (last == 0 || now.saturating_sub(last) >= 1000)
         {
-            let found = super::resync::while_held(self, h, &why);
+            let found = super::resync::while_held(self, Held::new(&self.path, h), &why);
             self.held_failed.store(if found { 0 } else { now.max(1) }, Ordering::Relaxed);
             self.tracker.exclusive_begins(h);
         }
         self.noticed(noticed);
+    }
+
+    /// A connection has committed without a WAL, or with a wal-index that it keeps to itself.
+    pub(super) fn commits_unseen(self: &Arc<Self>) {
+        if self.tracker.sync_state() == Sync::Kept {
+            let why = "a connection commits outside of WAL mode, or with locking_mode=EXCLUSIVE set before its first read";
+            log::warn!("walrust: {}: {why}: it is not followed meanwhile", self.path.display());
+            self.tracker.lose(why);
+            self.noticed(Noticed::Lost);
+        }
+    }
+
+    /// The last connection closes, or leaves WAL mode: all is in the database file, and nobody else can write. What is missing
+    /// is read now.
+    pub(super) fn closes(self: &Arc<Self>) {
+        if let Sync::Lost(why) = self.tracker.sync_state() {
+            super::resync::while_held(self, Held::new(&self.path, IndexHeader::EMPTY), &why);
+        }
     }
 
     /// Waits until nothing is missed of what was committed before. Whether that came to be.

@@ -270,6 +270,8 @@ unsafe extern "C" fn x_lock(file: *mut File, level: c_int) -> c_int {
         if rc == ffi::OK {
             h.lock_level.fetch_max(level, Ordering::Relaxed);
             h.tell((), |o, h| o.after_file_lock(h, FileLock::from_raw(level)));
+        } else {
+            h.tell((), |o, h| o.file_lock_failed(h, FileLock::from_raw(level)));
         }
         rc
     }

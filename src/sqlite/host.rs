@@ -14,7 +14,6 @@ use super::{api, registry};
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// What `xShmLock` is asked to do (<https://sqlite.org/c3ref/io_methods.html>).
@@ -131,8 +130,8 @@ pub enum WalVerdict {
 pub enum WalHook {
     /// It is left alone.
     None,
-    /// Header and page of a frame are written in one call; a write or sync that fails is noted here.
-    JoinWrites(Arc<AtomicBool>),
+    /// Header and page of a frame are written in one call.
+    JoinWrites,
     /// Writes are told first, and may be withheld.
     Observe(Arc<dyn WalObserver>),
 }
@@ -226,6 +225,8 @@ pub trait DbObserver: Any + Send + Sync {
     /// The file's own lock was raised to `level`. In WAL mode EXCLUSIVE means that SQLite takes no wal-index locks from
     /// now on: `locking_mode=EXCLUSIVE`, the last close, or a change of journal mode.
     fn after_file_lock(&self, file: &HookedFile, level: FileLock) {}
+    /// Somebody else has the file, and its own lock was not raised to `level`.
+    fn file_lock_failed(&self, file: &HookedFile, level: FileLock) {}
     /// A transaction was committed while this handle has the file's EXCLUSIVE lock, which is still held.
     fn committed_exclusive(&self, file: &HookedFile) {}
     /// The file's own lock is about to be lowered to `level`.

@@ -153,7 +153,7 @@ impl DbObserver for Watcher {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }
     fn wal_hook(&self) -> WalHook {
-        self.wal.lock().unwrap().clone().map_or_else(|| WalHook::JoinWrites(Arc::default()), WalHook::Observe)
+        self.wal.lock().unwrap().clone().map_or(WalHook::JoinWrites, WalHook::Observe)
     }
 }
 

@@ -220,9 +220,9 @@ pub(super) unsafe fn hook_wal(file: *mut File, db: PathBuf, wal: PathBuf, wanted
     // SAFETY: caller.
     unsafe {
         match wanted {
-            WalHook::JoinWrites(failed) if wal_join::is_for(vfs) => wal_join::install(file, failed),
+            WalHook::JoinWrites if wal_join::is_for(vfs) => wal_join::install(file),
             WalHook::Observe(observer) => wal_hook::install(file, db, wal, observer),
-            WalHook::None | WalHook::JoinWrites(_) => {}
+            WalHook::None | WalHook::JoinWrites => {}
         }
     }
 }

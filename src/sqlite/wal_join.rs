@@ -21,8 +21,6 @@ use super::ffi::{self, File, IoMethods};
 use super::fork;
 use super::methods::{Methods, is_closed_by};
 use std::ffi::{c_int, c_void};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes of a frame header.
 const HEADER: usize = 24;
@@ -48,8 +46,6 @@ struct Join {
     passed: Option<i64>,
     /// Where the last frame ended that went through here.
     end: i64,
-    /// Set when a write or sync fails. What is in the file of that transaction does not count, however valid it looks.
-    failed: Arc<AtomicBool>,
 }
 
 /// Bytes of the WAL header, and where in it the page size stands (<https://sqlite.org/fileformat2.html#walformat>).
@@ -130,7 +126,7 @@ pub(super) unsafe fn is_joined(file: *const File) -> bool {
 /// # Safety
 /// `file` is an open WAL file of a VFS that [`is_for`], with methods of its own; the caller is inside `xOpen`, or holds
 /// the mutex of its connection.
-pub(super) unsafe fn install(file: *mut File, failed: Arc<AtomicBool>) {
+pub(super) unsafe fn install(file: *mut File) {
     // SAFETY: caller: open, so its methods are set.
     let original = unsafe { Methods::of(file) };
     let mut methods = original.copy();
@@ -148,7 +144,6 @@ pub(super) unsafe fn install(file: *mut File, failed: Arc<AtomicBool>) {
         passed: None,
         // Until the first frame has passed: a transaction may be under way.
         end: i64::MAX,
-        failed,
     };
     // SAFETY: the table starts with its methods (repr C) and lives until xClose.
     unsafe { (*file).methods = Box::into_raw(Box::new(Table { methods, join })).cast::<IoMethods>() };
@@ -189,24 +184,7 @@ unsafe fn joined<'a>(file: *mut File) -> &'a mut Join {
 }
 
 unsafe extern "C" fn x_write(file: *mut File, data: *const c_void, len: c_int, offset: i64) -> c_int {
-    // SAFETY: a method of a joined file; arguments are passed on as they came.
-    unsafe { noted(file, joined_write(file, data, len, offset)) }
-}
-
-/// # Safety
-/// `file` is joined, and this is the result of one of its methods.
-unsafe fn noted(file: *mut File, rc: c_int) -> c_int {
-    if rc != ffi::OK {
-        // SAFETY: caller.
-        unsafe { joined(file).failed.store(true, Ordering::Relaxed) };
-    }
-    rc
-}
-
-/// # Safety
-/// As for `xWrite`: `file` is joined, `data` has `len` readable bytes.
-unsafe fn joined_write(file: *mut File, data: *const c_void, len: c_int, offset: i64) -> c_int {
-    // SAFETY: caller: SQLite gives `len` readable bytes.
+    // SAFETY: a method of a joined file; SQLite gives `len` readable bytes.
     unsafe {
         let j = joined(file);
         let bytes = std::slice::from_raw_parts(data.cast::<u8>(), usize::try_from(len).unwrap_or(0));
@@ -277,11 +255,10 @@ unsafe extern "C" fn x_sync(file: *mut File, flags: c_int) -> c_int {
     // SAFETY: as above.
     unsafe {
         let j = joined(file);
-        let rc = match j.let_go(file) {
+        match j.let_go(file) {
             ffi::OK => j.original.x_sync().map_or(ffi::OK, |f| f(file, flags)),
             rc => rc,
-        };
-        noted(file, rc)
+        }
     }
 }
 
@@ -365,7 +342,7 @@ mod tests {
             DISK.with_borrow_mut(|d| *d = Default::default());
             let mut wal = Wal(File { methods: std::ptr::with_exposed_provenance(*BELOW) });
             // SAFETY: a file with methods.
-            unsafe { install(&raw mut wal.0, Arc::default()) };
+            unsafe { install(&raw mut wal.0) };
             wal
         }
         fn write(&mut self, at: i64, bytes: &[u8]) {

@@ -4,8 +4,8 @@
 //! Source: <https://sqlite.org/fileformat2.html#the_write_ahead_log>, <https://sqlite.org/walformat.html>.
 //!
 //! Rules:
-//! * I-WAL-1  A frame belongs to a commit only if the wal-index header says so, or, for [`scan`], [`recovered`] and
-//!   [`committed_since`], SQLite's own rule of recovery. Frames past `mxFrame` may have valid checksums (a rollback after a spill) and
+//! * I-WAL-1  A frame belongs to a commit only if the wal-index header, or for [`scan`] SQLite's own rule
+//!   of recovery, says so. Frames past `mxFrame` may have valid checksums (a rollback after a spill) and
 //!   even a commit mark (a failed fsync).
 //! * I-WAL-2  [`read_frames`] proves that it read what was committed: every frame carries the salt, the
 //!   checksum chain runs from the start position to exactly the end position's, the last frame has a commit
@@ -41,7 +41,7 @@ pub use header::{
 };
 pub use index_header::{INDEX_HEADER_LEN, IndexHeader, READ_MARK_NOT_USED};
 pub use read::{
-    Frame, Frames, Place, Places, ReadError, Scan, check_generation, checksum_at, committed_since,
-    current_salt, frame_page, frame_pages, goes_on, locate, read_frames, recovered, scan,
+    Frame, Frames, Place, Places, ReadError, Scan, check_generation, checksum_at, current_salt, frame_page,
+    frame_pages, goes_on, locate, read_frames, scan,
 };
 pub use read_at::ReadAt;

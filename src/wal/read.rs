@@ -4,7 +4,6 @@ use super::checksum::FrameChecksum;
 use super::header::{
     FRAME_HEADER_LEN, FrameHeader, Salt, WAL_HEADER_LEN, WalHeader, WalPos, frame_offset, page_offset,
 };
-use super::index_header::IndexHeader;
 use super::read_at::ReadAt;
 use crate::base::{Error, Kind, PageSize, Pgno};
 use std::io;
@@ -333,54 +332,6 @@ pub fn scan<S: ReadAt + ?Sized>(source: &S) -> Result<Option<Scan>, ReadError> {
         }
     })?;
     Ok(Some(Scan { header, end, commit, valid, pages: newest.frames() }))
-}
-
-/// The header that SQLite's own wal-index has of this WAL if it just recovered it: for a connection that keeps its
-/// wal-index to itself (`locking_mode=EXCLUSIVE` before the first read). Only who knows that nobody writes may ask.
-pub fn recovered<S: ReadAt + ?Sized>(source: &S) -> Result<IndexHeader, ReadError> {
-    Ok(match scan(source)? {
-        Some(s) => committed(&s.header, s.end, s.commit),
-        None => IndexHeader::EMPTY,
-    })
-}
-
-/// What [`recovered`] said, moved on to the last commit that is in the WAL now. The frames after it are read, not those
-/// before. As there, nobody may write meanwhile.
-pub fn committed_since<S: ReadAt + ?Sized>(
-    source: &S,
-    before: &IndexHeader,
-) -> Result<IndexHeader, ReadError> {
-    let size = source.size().map_err(ReadError::Io)?;
-    let mut bytes = [0; WAL_HEADER_LEN];
-    if size <= WAL_HEADER_LEN as u64 {
-        return Ok(*before);
-    }
-    source.read_exact_at(&mut bytes, 0).map_err(ReadError::Io)?;
-    let Ok(header) = WalHeader::decode(&bytes) else { return Ok(*before) };
-    let known = before.max_frame > 0 && before.salt == header.salt;
-    let (from, seed) = if known { (before.max_frame, before.frame_checksum) } else { (0, header.checksum) };
-    let frame_len = (FRAME_HEADER_LEN + header.page_size.len()) as u64;
-    let last = u32::try_from((size - WAL_HEADER_LEN as u64) / frame_len).unwrap_or(u32::MAX);
-    let mut now = *before;
-    each_frame(source, &header, from, last, seed, |frame, after| {
-        if frame.commit != 0 {
-            let end = WalPos { salt: header.salt, frame: frame.number, checksum: after };
-            now = committed(&header, end, frame.commit);
-        }
-    })?;
-    Ok(now)
-}
-
-fn committed(header: &WalHeader, end: WalPos, commit: u32) -> IndexHeader {
-    IndexHeader {
-        endian: header.endian,
-        page_size: Some(header.page_size),
-        max_frame: end.frame,
-        pages: commit,
-        frame_checksum: end.checksum,
-        salt: header.salt,
-        ..IndexHeader::EMPTY
-    }
 }
 
 /// Walks the frames after `from` up to `to` for as long as they are valid: salt, page number, checksum

@@ -173,25 +173,11 @@ class Worker:
         options, chances = WRITERS[target]
         say, rng = self.say, self.rng
 
-        def tune(c, schema="main"):
-            c.execute(f"PRAGMA {schema}.wal_autocheckpoint={rng.choice([20, 100, 1000])}")
-            c.execute(f"PRAGMA {schema}.synchronous=NORMAL")
-            c.execute(f"PRAGMA {schema}.cache_size={rng.choice([10, 2000])}")
-            return c
-
-        def alone(c):
-            """The database for itself, with the wal-index in shared memory or not."""
-            if rng.random() < 0.5:
-                c.execute("PRAGMA locking_mode=EXCLUSIVE")
-                return c
-            c.close()
-            c = connect(":memory:")
-            c.execute("PRAGMA locking_mode=EXCLUSIVE")
-            c.execute("ATTACH ? AS x", (db,))
-            return tune(c, "x")
-
         def opened():
-            c = tune(connect(db))
+            c = connect(db)
+            c.execute(f"PRAGMA wal_autocheckpoint={rng.choice([20, 100, 1000])}")
+            c.execute("PRAGMA synchronous=NORMAL")
+            c.execute(f"PRAGMA cache_size={rng.choice([10, 2000])}")
             watch = (url, json.dumps({**options, "retry": FAST_RETRY}))
             while True:
                 try:
@@ -202,7 +188,9 @@ class Worker:
                     if target not in TWO or "locked" not in str(e):
                         raise
             make_schema(c)
-            return alone(c) if target == "alone" else c
+            if target == "alone":
+                c.execute("PRAGMA locking_mode=EXCLUSIVE")
+            return c
 
         c = opened()
         ready()

@@ -158,6 +158,17 @@ class Capture(door.DoorTest):
         p.sql("INSERT INTO t(v) VALUES('after')")
         self.check(p, db, url)
 
+    def test_truncate_checkpoint_right_after_many_commits(self):
+        """Whoever asks for it has it, though nothing of it was sealed before."""
+        p, db, url = self.watched(interval="60s")
+        p.sql("PRAGMA busy_timeout=0")
+        p.sql("PRAGMA wal_autocheckpoint=0")
+        for i in range(900):
+            p.sql("INSERT INTO t(v) VALUES(?)", "x" * 300)
+        self.assertEqual(p.rows("PRAGMA wal_checkpoint(TRUNCATE)"), [(0, 0, 0)])
+        self.assertEqual(os.path.getsize(db + "-wal"), 0)
+        self.check(p, db, url)
+
     def test_wal_does_not_grow_without_bound(self):
         """SQLite's default autocheckpoint keeps the WAL small while everything is captured."""
         p, db, url = self.watched()

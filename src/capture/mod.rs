@@ -807,9 +807,24 @@ impl Tracker {
             return Err(self.ended_ahead(p.txid.next())?);
         }
         let wal = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
-        let (next, sealed) = seal::seal(&self.spool, &p, from, h, &wal, self.db.as_ref(), packing, now)?;
-        self.lock().position = Some(next);
-        Ok(sealed)
+        match seal::seal(&self.spool, &p, from, h, &wal, self.db.as_ref(), packing, now) {
+            Ok((next, sealed)) => {
+                self.lock().position = Some(next);
+                Ok(sealed)
+            }
+            Err(SealError::Failed(e)) if e.is_corrupt() => Err(self.damaged(&e, &wal, h)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What is in the WAL is not what the wal-index says was committed. Not to be tried again: SQLite reads such a WAL, which
+    /// it may have written itself (see [`resync`]), so the database is read as it does.
+    fn damaged(&self, e: &Error, wal: &File, h: &IndexHeader) -> SealError {
+        if wal::check_generation(wal, h.salt).is_err() {
+            return SealError::Again;
+        }
+        self.lose(e.to_string());
+        SealError::OutOfSync(e.to_string())
     }
 
     /// Cuts what is sealed into the next TXID. Sealer thread of the process that ships.

@@ -28,6 +28,18 @@ pub struct View {
     frames: HashMap<Pgno, u32>,
 }
 
+/// The newest frame of each page up to frame `last`, as the wal-index has it: all that a reader of SQLite's goes by. It does
+/// not look at the checksums, and SQLite (3.40, for one) itself breaks their chain when a transaction that spilled its cache
+/// is rolled back to a savepoint. `None` unless each of the frames says it holds that page.
+fn as_indexed(db: &dyn Database, wal: &File, size: PageSize, last: u32) -> Option<HashMap<Pgno, u32>> {
+    let mut newest = HashMap::new();
+    for (page, n) in db.frame_pages(0, last)?.into_iter().zip(1..) {
+        newest.insert(Pgno::new(page)?, n);
+    }
+    let says = |n: u32| wal::frame_page(wal, size, n).ok().flatten();
+    newest.iter().all(|(page, n)| says(*n) == Some(*page)).then_some(newest)
+}
+
 impl View {
     /// Pins the database and walks the WAL up to the mark, checking its chain.
     pub fn open(db: &dyn Database, wal_path: &Path) -> Result<View> {
@@ -43,15 +55,20 @@ impl View {
         }
         let file = File::open(wal_path).map_err(|e| Error::io("open", wal_path, e))?;
         let start = WalPos { frame: 0, ..h.position() };
-        let frames = wal::read_frames(&file, start, h.position(), |_| {})
-            .map_err(|e| match e {
-                // Restarted between the two: look again.
-                wal::ReadError::Reset(_) => Error::new(Kind::Retry, e.to_string()),
-                e => e.into(),
-            })?
-            .pages
-            .into_iter()
-            .collect();
+        let frames = match wal::read_frames(&file, start, h.position(), |_| {}) {
+            Ok(proved) => proved.pages.into_iter().collect(),
+            // Restarted between the two: look again.
+            Err(e @ wal::ReadError::Reset(_)) => return Err(Error::new(Kind::Retry, e.to_string())),
+            Err(e @ wal::ReadError::Corrupt(_)) => {
+                let frames = as_indexed(db, &file, page_size, h.max_frame).ok_or_else(|| Error::from(e))?;
+                log::warn!(
+                    "walrust: {}: its checksums are broken; read as SQLite reads it",
+                    wal_path.display()
+                );
+                frames
+            }
+            Err(e) => return Err(e.into()),
+        };
         Ok(View { pinned, page_size, pages, wal: Some(file), frames })
     }
 

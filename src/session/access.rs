@@ -37,6 +37,10 @@ impl Database for Held {
         Ok(Box::new(HeldView { db: RawDb::open(&self.path)?, header: self.header }))
     }
 
+    fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
+        engine().entry(&self.path).frame_pages(from, to)
+    }
+
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         RawDb::open(&self.path)?.read_at(buf, offset).map(drop)
     }

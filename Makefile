@@ -112,6 +112,13 @@ sanitize: crash-lib ## The shim and the capture path under valgrind's memcheck
 	@tests/setup sqlite3 valgrind
 	tests/sanitize/run dist/walrust-crash.$(EXT)
 
+.PHONY: sanitizers
+sanitizers: ## The library's tests under AddressSanitizer, then ThreadSanitizer (needs a nightly toolchain with rust-src)
+	for s in address thread; do \
+	  RUSTFLAGS=-Zsanitizer=$$s ASAN_OPTIONS=detect_leaks=0 $(CARGO) +nightly test -Zbuild-std --features cli --lib \
+	    --target $$(rustc -vV | sed -n 's/host: //p') --target-dir $(TARGET)/$$s -- --test-threads 2 || exit 1; \
+	done
+
 .PHONY: damage
 damage: $(VENV)/.ready loadable ## 500 random corruptions of a replica, 500 verifies of a live one: what walrust_verify finds
 	WALRUST_ROUNDS=50 $(PY) -m pytest -q -s -p no:cacheprovider tests/door/test_verify.py -k Campaign

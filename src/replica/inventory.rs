@@ -1,10 +1,13 @@
-//! What lies in a replica: one listing per level, in parallel.
+//! What lies in a replica: one listing per level, level 0 first and then the others in parallel.
 //!
 //! Rules
 //! * I-INV-1 An object counts only if its key is exactly what `layout` makes of a level and two TXIDs;
 //!   everything else under the level directories is somebody else's and is ignored.
 //! * I-INV-2 A file's time is its header's timestamp where the manifest (or the header itself) tells it, else
 //!   the store's modification time.
+//!
+//! * I-INV-3 A replica that is whole at each moment is whole in what is read of it: whatever a level-0 file follows (its
+//!   lineage's snapshot, the merged files before it) was there before it, so level 0 is listed before them.
 //!
 //! A listing is not a moment: while it runs, files appear and are merged away. Callers that must judge what
 //! is missing ask again before they say so (see `verify`). Refused: listing the whole prefix in one go, which
@@ -89,11 +92,13 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// One listing per level, all at once. An absent replica is an empty inventory.
+    /// One listing per level (I-INV-3). An absent replica is an empty inventory.
     pub async fn read(store: &Store) -> Result<Inventory> {
         let kind = store.layout();
-        let lists = Level::all().map(|l| async move { store.list(&layout::level_prefix(kind, l)).await });
-        let lists: Vec<Vec<ObjectInfo>> = futures_util::future::try_join_all(lists).await?;
+        let list = |l| async move { store.list(&layout::level_prefix(kind, l)).await };
+        let mut lists: Vec<Vec<ObjectInfo>> = vec![list(Level::L0).await?];
+        let others = Level::all().filter(|l| *l != Level::L0).map(list);
+        lists.extend(futures_util::future::try_join_all(others).await?);
         Ok(Inventory::of(kind, lists.iter().flatten()))
     }
 

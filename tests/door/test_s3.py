@@ -1,13 +1,16 @@
 """S3 over HTTP: a server that checks signatures and honours conditional writes, and a proxy that fails on command."""
 
+import contextlib
 import hashlib
 import http.server
 import json
 import os
 import re
+import sqlite3
 import threading
 import time
 import unittest
+import urllib.parse
 
 import door
 
@@ -123,6 +126,52 @@ for i in range(5000):
         self.assertLessEqual(len(reads), 50)
         self.assertEqual(at, txid)
         self.assertSameBytes(db, out)
+
+    def test_a_new_lineage_that_arrives_while_the_replica_is_listed(self):
+        """Its snapshot is there before its first small file, and so it is in whatever a listing made meanwhile shows."""
+        s3 = door.S3(self)
+        direct, db = s3.url(), self.path("app.db")
+        p = self.peer(env=s3.env()).open(db)
+        p.watch(direct, interval="0s", levels=["1h"])
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.sync()
+        before = {k: s3.get(k) for k in s3.keys("app/walrust/manifest")}
+        seen = set(s3.keys("app/"))
+        p.close()
+        with contextlib.closing(sqlite3.connect(db)) as stranger:
+            stranger.execute("INSERT INTO t(v) VALUES('of a stranger')")
+            stranger.commit()
+        p.open(db)
+        p.sync()
+        after = {k: s3.get(k) for k in s3.keys("app/walrust/manifest")}
+        news = {k: s3.get(k) for k in sorted(set(s3.keys("app/")) - seen) if k.endswith(".ltx")}
+        self.assertEqual(sorted(k.split("/")[1] for k in news), ["0000", "0009"])
+        p.kill()
+        for k in news:
+            s3.s3.delete_object(Bucket=s3.bucket, Key=k)
+        for k, body in before.items():
+            s3.s3.put_object(Bucket=s3.bucket, Key=k, Body=body)
+
+        proxy = door.FaultProxy(self, s3.port)
+        snapshots_listed = threading.Event()
+        arrived = []
+
+        def fault(method, path):
+            prefix = urllib.parse.unquote(urllib.parse.parse_qs(urllib.parse.urlsplit(path).query).get("prefix", [""])[0])
+            if prefix.rstrip("/").endswith("/0009"):
+                threading.Timer(0.3, snapshots_listed.set).start()
+            if prefix.rstrip("/").endswith("/0000") and not arrived:
+                arrived.append(prefix)
+                snapshots_listed.wait(2)
+                for k in sorted(news, key=lambda k: "/0000/" in k):
+                    s3.s3.put_object(Bucket=s3.bucket, Key=k, Body=news[k])
+                for k, body in after.items():
+                    s3.s3.put_object(Bucket=s3.bucket, Key=k, Body=body)
+
+        proxy.fault = fault
+        restored, _ = self.restore(s3.url("app", proxy.endpoint), env=s3.env())
+        self.assertTrue(arrived)
+        self.assertSameBytes(db, restored)
 
     def test_quick_downloads_no_page_data(self):
         """One listing per level, then of each file its header and what stands behind the pages; of a megabyte a few kilobytes."""

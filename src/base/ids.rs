@@ -113,8 +113,11 @@ impl fmt::Display for Lineage {
     }
 }
 
-/// XOR of the CRC-64 page checksums of pages 1..commit without the lock page, with bit 63 set
-/// (LTX "rolling checksum").
+/// Checksum of a whole database, out of the CRC-64 page checksums of pages 1..commit without the lock page; bit 63 set.
+///
+/// It is the XOR of the page checksums, each scrambled first. Not of the checksums as they are, which is LTX's own "rolling
+/// checksum" ([`DbChecksum::roll`]): a CRC is linear, so that what one change does to it depends neither on the page's other
+/// bytes nor on its number, and a change made to two pages alike (a row put into two tables of one form) takes itself out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct DbChecksum(pub u64);
 
@@ -127,6 +130,27 @@ impl DbChecksum {
     /// Adds or removes one page checksum: XOR is its own inverse.
     #[must_use]
     pub fn toggle(self, page_checksum: u64) -> DbChecksum {
+        self.toggle_all(Self::scramble(page_checksum))
+    }
+
+    /// Adds or removes many: the XOR of their [`DbChecksum::scramble`].
+    #[must_use]
+    pub fn toggle_all(self, scrambled: u64) -> DbChecksum {
+        DbChecksum((self.0 ^ scrambled) | Self::FLAG)
+    }
+
+    /// What is XORed for a page checksum: no linear function of it, and 0 for 0, which is no page. (The finalizer of
+    /// SplitMix64, <https://doi.org/10.1145/2714064.2660195>.)
+    #[must_use]
+    pub fn scramble(page_checksum: u64) -> u64 {
+        let x = (page_checksum ^ (page_checksum >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// Adds or removes one page checksum of LTX's own rolling checksum, which files of others may bear.
+    #[must_use]
+    pub fn roll(self, page_checksum: u64) -> DbChecksum {
         DbChecksum((self.0 ^ page_checksum) | Self::FLAG)
     }
 }

@@ -837,6 +837,18 @@ impl Tracker {
         Ok(made)
     }
 
+    /// Cuts what is sealed, and from then on nothing more can be: only the database's content tells where the WAL goes on.
+    /// In one, or a thread that had begun to seal would put into a TXID what the place that is found says is not in it.
+    /// Gives the position as it was, with pieces if they could not be cut.
+    pub fn forget_place(&self) -> Result<Option<Position>> {
+        let _held = self.spool.hold_seal()?;
+        let Some(p) = self.spool.position()? else { return Ok(None) };
+        let last = self.spool.cut(&p).unwrap_or(p);
+        self.spool.forget_place()?;
+        self.lock().position = Some(last.clone());
+        Ok(Some(last))
+    }
+
     /// Folds many pieces into one.
     pub fn squash(&self) -> Result<()> {
         let _held = self.spool.hold_seal()?;

@@ -266,7 +266,7 @@ fn checksum_after(
         c = c.toggle(*new);
     }
     if commit < p.commit {
-        c = c.toggle(spool.sums().xor(commit + 1, p.commit, page_size)?);
+        c = c.toggle_all(spool.sums().scrambled(commit + 1, p.commit, page_size)?);
     }
     Ok(c)
 }

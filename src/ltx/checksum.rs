@@ -31,7 +31,7 @@ impl Default for Crc {
 }
 
 /// Checksum of one page: its number as four big-endian bytes, then its content; bit 63 set.
-/// XORed over all pages but the lock page it gives the [`DbChecksum`].
+/// Over all pages but the lock page it makes the [`DbChecksum`].
 pub fn page_checksum(pgno: Pgno, page: &[u8]) -> u64 {
     let mut crc = Crc::new();
     crc.update(&pgno.get().to_be_bytes());

@@ -37,7 +37,8 @@ pub struct Decoder<R> {
     crc: Crc,
     index: ExpectedIndex,
     /// Of the pages so far, and what it must be in the end: in snapshots that say so.
-    database: Option<DbChecksum>,
+    /// Of a snapshot's pages: ours, and LTX's own.
+    database: Option<(DbChecksum, DbChecksum)>,
     scratch: Vec<u8>,
     stored: Stored,
     state: State,
@@ -78,7 +79,7 @@ impl<R: Read> Decoder<R> {
         crc.update(&bytes);
         let sequence = Sequence::new(&header, shape);
         let known = header.attest.is_some() || header.tracking == Tracking::Checksummed;
-        let database = (sequence.is_snapshot() && known).then_some(DbChecksum::EMPTY);
+        let database = (sequence.is_snapshot() && known).then_some((DbChecksum::EMPTY, DbChecksum::EMPTY));
         let (index, scratch) = (ExpectedIndex::default(), Vec::new());
         let (stored, state) = (Stored::Otherwise, State::Pages);
         Ok(Decoder { source, header, sequence, crc, index, database, scratch, stored, state })
@@ -128,8 +129,9 @@ impl<R: Read> Decoder<R> {
         self.stored = read_payload(source, form, page, size, &mut self.scratch, |b| crc.update(b))
             .map_err(|e| e.context(format!("page {pgno}")))?;
         crc.update(page);
-        if let Some(database) = &mut self.database {
-            *database = database.toggle(page_checksum(pgno, page));
+        if let Some((ours, ltx)) = &mut self.database {
+            let sum = page_checksum(pgno, page);
+            (*ours, *ltx) = (ours.toggle(sum), ltx.roll(sum));
         }
         let len = u32::try_from(self.source.taken() - offset).unwrap_or(u32::MAX);
         self.index.add(&IndexEntry { pgno, offset, len });
@@ -160,11 +162,11 @@ impl<R: Read> Decoder<R> {
                 return Err(Error::corrupt("the post-apply checksum does not agree with the header's flags"));
             }
         };
-        if let Some(database) = self.database {
-            for claimed in [post_apply, self.header.attest.map(|a| a.after)].into_iter().flatten() {
-                if claimed != database {
+        if let Some((ours, ltx)) = self.database {
+            for (claimed, found) in [(post_apply, ltx), (self.header.attest.map(|a| a.after), ours)] {
+                if let Some(claimed) = claimed.filter(|c| *c != found) {
                     return Err(Error::corrupt(format!(
-                        "the snapshot's pages have database checksum {database}, not {claimed} as stored"
+                        "the snapshot's pages have database checksum {found}, not {claimed} as stored"
                     )));
                 }
             }

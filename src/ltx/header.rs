@@ -9,7 +9,7 @@ pub const HEADER_LEN: usize = 100;
 const MAGIC: [u8; 4] = *b"LTX1";
 const FLAG_NO_CHECKSUM: u32 = 2;
 /// Marks the reserved bytes as ours: "walrust attestation, form 1".
-const ATTEST_TAG: [u8; 4] = *b"WRA1";
+const ATTEST_TAG: [u8; 4] = *b"WRA2";
 
 /// Whether the file carries LTX's own pre- and post-apply checksums.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -138,18 +138,9 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
 }
 
 fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) -> Result<()> {
-    // Sealed files end the old lineage where it was left.
-    let old = if expected.attested.is_none() {
-        // Pieces that can't be cut are not in any TXID: then the position proves nothing.
-        w.tracker.cut().ok().flatten().or_else(|| w.tracker.position()).filter(|p| p.pieces == 0)
-    } else {
-        None
-    };
-    // Other processes must not seal while the sums are made anew; nor wait for that.
-    {
-        let _held = w.spool.hold_seal()?;
-        w.spool.forget_place()?;
-    }
+    // Sealed files end the old lineage where it was left. Pieces that can't be cut are not in any TXID: then the position
+    // proves nothing. Nobody seals from here on while the sums are made anew, nor waits for that.
+    let old = w.tracker.forget_place()?.filter(|p| p.pieces == 0 && expected.attested.is_none());
     let checksum = view.scan(w.spool.sums(), |_, _| {})?;
     let attested = expected.attested.or(old.as_ref().map(|p| (p.lineage, p.checksum)));
     let now = clock::now();

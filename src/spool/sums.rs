@@ -1,7 +1,7 @@
 //! The checksum of every page, 8 bytes each, in a file: so that the checksum of a whole database follows
 //! each batch at the cost of the pages it changed.
 //!
-//! Never trusted by itself: a crash may leave it a batch ahead, power loss a batch torn. Its XOR is compared
+//! Never trusted by itself: a crash may leave it a batch ahead, power loss a batch torn. What it adds up to is compared
 //! with the attested checksum at each start (I-SPOOL-5), at 8 bytes a page a matter of milliseconds.
 //! Refused: mmap (a truncated file would kill the host with SIGBUS), and memory (a terabyte database would
 //! take 2 GiB of it).
@@ -59,8 +59,8 @@ impl PageSums {
         Ok(())
     }
 
-    /// XOR of the sums of pages `from..=to`, the lock page aside.
-    pub fn xor(&self, from: u32, to: u32, page_size: PageSize) -> Result<u64> {
+    /// What pages `from..=to` add to a [`DbChecksum`], the lock page aside: the XOR of their scrambled sums.
+    pub fn scrambled(&self, from: u32, to: u32, page_size: PageSize) -> Result<u64> {
         const STEP: u32 = 8192;
         let lock_page = page_size.lock_page().get();
         let mut x = 0;
@@ -70,7 +70,7 @@ impl PageSums {
             let bytes = self.read_run(at, n as usize)?;
             for i in 0..n {
                 if at + i != lock_page {
-                    x ^= entry(&bytes, i as usize);
+                    x ^= DbChecksum::scramble(entry(&bytes, i as usize));
                 }
             }
             match at.checked_add(n) {
@@ -83,7 +83,8 @@ impl PageSums {
 
     /// The checksum of a database of `commit` pages.
     pub fn checksum(&self, commit: u32, page_size: PageSize) -> Result<DbChecksum> {
-        Ok(DbChecksum::EMPTY.toggle(if commit == 0 { 0 } else { self.xor(1, commit, page_size)? }))
+        let all = if commit == 0 { 0 } else { self.scrambled(1, commit, page_size)? };
+        Ok(DbChecksum::EMPTY.toggle_all(all))
     }
 
     /// Reads `n` entries from page `first` on; what lies past the end is 0.

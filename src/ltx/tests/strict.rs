@@ -45,7 +45,7 @@ fn header_rules() {
     refused(&edit(4, &[0, 0, 0, 0]), "pre-apply");
     // Reserved bytes that are not ours are nobody's business.
     assert_eq!(decode(&edit(80, b"XXX1")).unwrap().0.attest, None);
-    assert_eq!(decode(&edit(80, b"WRA1")).unwrap().0.attest, None);
+    assert_eq!(decode(&edit(80, b"WRA2")).unwrap().0.attest, None);
 }
 
 #[test]

@@ -36,8 +36,7 @@ pub struct Decoder<R> {
     sequence: Sequence,
     crc: Crc,
     index: ExpectedIndex,
-    /// Of the pages so far, and what it must be in the end: in snapshots that say so.
-    /// Of a snapshot's pages: ours, and LTX's own.
+    /// Of the pages so far, ours and LTX's own: in snapshots that say what one of them must be in the end.
     database: Option<(DbChecksum, DbChecksum)>,
     scratch: Vec<u8>,
     stored: Stored,

@@ -41,6 +41,10 @@ impl Host for EngineHost {
 /// Watches the connection's main database if somebody configured that.
 fn auto_watch(conn: &Connection) {
     let Some(path) = conn.main_db_path() else { return };
+    // One that cannot write has nothing to tell, and its first read makes a WAL that it cannot remove.
+    if conn.is_read_only() {
+        return;
+    }
     if engine().find(&path).is_some() || super::follow::is_follower(&path) {
         return;
     }

@@ -412,13 +412,13 @@ impl Watched {
         self.noticed(noticed);
     }
 
-    /// A connection has committed without a WAL, or with a wal-index that it keeps to itself.
+    /// A connection has committed without a WAL, or with a wal-index that it keeps to itself. (Nobody is woken: there is nothing
+    /// to read it through before the next read, or close.)
     pub(super) fn commits_unseen(self: &Arc<Self>) {
         if self.tracker.sync_state() == Sync::Kept {
             let why = "a connection commits outside of WAL mode, or with locking_mode=EXCLUSIVE set before its first read";
             log::warn!("walrust: {}: {why}: it is not followed meanwhile", self.path.display());
             self.tracker.lose(why);
-            self.noticed(Noticed::Lost);
         }
     }
 

@@ -177,6 +177,12 @@ impl Connection {
         unsafe { hook::observer_of(file) }
     }
 
+    /// Whether the main database was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        // SAFETY: an open connection (this type's promise), and a name that ends in 0.
+        unsafe { api::db_readonly(self.db, c"main".as_ptr()) == 1 }
+    }
+
     /// Takes in the handle of database `name`, and its WAL's if the observer asks for that (which may read
     /// from the database). Harmless to repeat.
     pub fn hook(&self, name: &str) -> Result<Hooked> {

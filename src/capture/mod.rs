@@ -315,16 +315,14 @@ impl Tracker {
 
     /// Whether the database file is another than the one that the last close left behind.
     pub fn is_changed_since_close(&self) -> bool {
-        let position = self.spool.position().ok().flatten();
-        let Some(Handoff::Closed(stamp)) = position.map(|p| p.handoff) else { return false };
-        FileStamp::of(&self.path).is_ok_and(|now| now != stamp)
+        self.is_as_closed() == Some(false)
     }
 
-    /// Whether the database file is the one that the last close left behind, and nothing was captured since.
-    fn is_as_closed(&self) -> bool {
-        let position = self.spool.position().ok().flatten();
-        let Some(Handoff::Closed(stamp)) = position.map(|p| p.handoff) else { return false };
-        FileStamp::of(&self.path).is_ok_and(|now| now == stamp)
+    /// Whether the database file is the one that the last close left behind; `None` if something was captured since, or that
+    /// cannot be told.
+    fn is_as_closed(&self) -> Option<bool> {
+        let Handoff::Closed(stamp) = self.spool.position().ok()??.handoff else { return None };
+        FileStamp::of(&self.path).ok().map(|now| now == stamp)
     }
 
     /// Like [`Tracker::is_sealed`], after a look at what other processes have sealed.
@@ -742,7 +740,7 @@ impl Tracker {
             // An empty WAL says nothing of what came before it was emptied, or made.
             Some(h) if !self.is_known(h) => Err(SealError::OutOfSync(CHANGED.to_string())),
             // Nor does one that cannot be seen, unless nothing was written since the last close.
-            None if !self.is_as_closed() => Err(SealError::OutOfSync(CHANGED.to_string())),
+            None if self.is_as_closed() != Some(true) => Err(SealError::OutOfSync(CHANGED.to_string())),
             _ => Ok(()),
         };
         let done = sealed.and_then(|()| Ok(self.spool.make_durable()?)).and_then(|()| self.mark_closed(h));

@@ -20,12 +20,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 const WRITE: SlotRange = SlotRange::WRITE;
-/// Where the database file says whether it is in WAL mode, 2 and 2
-/// (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
-const FORMAT_VERSIONS: u64 = 18;
 const CKPT: SlotRange = SlotRange::CHECKPOINT;
 /// Taken together by whoever resets the WAL.
 const RESET: SlotRange = SlotRange::READ_MARKS;
+
+/// Where the database file says whether it is in WAL mode, 2 and 2
+/// (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
+const FORMAT_VERSIONS: u64 = 18;
 
 /// How long `PRAGMA locking_mode=EXCLUSIVE` waits for what must be read of the database first. Small databases are read in
 /// milliseconds; that something came between is known to the sealer within a second or two.

@@ -1,4 +1,5 @@
-//! Threads that read a whole database: to find the WAL's place again, or for a snapshot.
+//! Reading a whole database, to find the WAL's place again, or for a snapshot: on threads of their own, but for
+//! [`while_held`].
 
 use super::access::{Access, Held};
 use super::watched::{Role, Watched};

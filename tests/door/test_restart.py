@@ -38,19 +38,19 @@ class Restart(door.DoorTest):
         """A row put into two like tables, unseen: the XOR of the pages' CRCs, as LTX has it, stays the same."""
         p, db, url = self.watched(schema="CREATE TABLE a(x); CREATE TABLE b(x); INSERT INTO a VALUES(1); INSERT INTO b VALUES(1)")
         self.check(p, db, url)
-        p.end()
-        stranger = door.plain_connect(db)
-        stranger.execute("INSERT INTO a VALUES('unseen')")
-        stranger.execute("INSERT INTO b VALUES('unseen')")
-        stranger.close()
+
+        def unseen(text):
+            p.end()
+            stranger = door.plain_connect(db)
+            for table in "ab":
+                stranger.execute(f"INSERT INTO {table} VALUES(?)", (text,))
+            stranger.close()
+
+        unseen("once")
         p = self.again(db, url)
         self.check(p, db, url)
         # The same for a machine that knows of the replica only what is in it.
-        p.end()
-        stranger = door.plain_connect(db)
-        stranger.execute("INSERT INTO a VALUES('and again')")
-        stranger.execute("INSERT INTO b VALUES('and again')")
-        stranger.close()
+        unseen("and again")
         shutil.rmtree(db + "-walrust")
         q = self.peer().open(db)
         with self.assertRaises(door.SqlError) as caught:

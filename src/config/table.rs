@@ -291,7 +291,7 @@ pub static TABLE: [Setting; 22] = [
                 Id::RetryBreakerCooldown,
                 "retry_breaker_cooldown",
                 some_duration(1),
-                "How long uploads pause before one is tried again.",
+                "How long uploads pause before one is tried again; at once, where a `walrust_sync()` waits.",
             ),
             "retry",
             "breaker_cooldown",

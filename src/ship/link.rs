@@ -2,6 +2,7 @@
 
 use super::lend::Desk;
 use crate::base::{Error, Kind, Result, Timestamp, TxId, clock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -69,7 +70,9 @@ pub struct Link {
     changed: Condvar,
     /// Wakes the shipper.
     pub work: Notify,
-    stop: std::sync::atomic::AtomicBool,
+    stop: AtomicBool,
+    /// How many threads of the app wait for a TXID to be durable.
+    waiting: AtomicUsize,
     /// Who writes the manifest at the moment.
     pub(super) desk: Desk,
     lease: Mutex<LeaseWish>,
@@ -103,7 +106,8 @@ impl Default for Link {
             }),
             changed: Condvar::new(),
             work: Notify::new(),
-            stop: std::sync::atomic::AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
             lease: Mutex::new(LeaseWish::Hold),
             desk: Desk::default(),
         }
@@ -130,14 +134,14 @@ impl Link {
 
     /// Asks the shipper to end after the file it is at.
     pub fn stop(&self) {
-        self.stop.store(true, std::sync::atomic::Ordering::Release);
+        self.stop.store(true, Ordering::Release);
         self.work.notify_one();
         self.changed.notify_all();
     }
 
     /// Whether it was asked to end.
     pub fn is_stopped(&self) -> bool {
-        self.stop.load(std::sync::atomic::Ordering::Acquire)
+        self.stop.load(Ordering::Acquire)
     }
 
     /// The app has closed the database: gives the lease back, and waits for that up to `timeout`.
@@ -185,9 +189,25 @@ impl Link {
         }
     }
 
+    /// Whether a thread of the app waits for the replica at this moment: worth a try while uploads pause.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
     /// Waits until everything up to `txid` is durable. Errors at once when replication has stopped, with
-    /// [`Kind::Timeout`] after `timeout`.
+    /// [`Kind::Timeout`] after `timeout`. Uploads that pause are tried meanwhile.
     pub fn wait_for(&self, txid: TxId, timeout: Duration) -> Result<()> {
+        if self.lock().replicated >= txid {
+            return Ok(());
+        }
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        self.work.notify_one();
+        let waited = self.wait_until_durable(txid, timeout);
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        waited
+    }
+
+    fn wait_until_durable(&self, txid: TxId, timeout: Duration) -> Result<()> {
         let end = clock::uptime() + timeout;
         let mut s = self.lock();
         loop {

@@ -79,6 +79,17 @@ enum Did {
     Nothing,
 }
 
+/// Why the shipper rests, and so what cuts that short, besides [`Link::stop`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rest {
+    /// All is shipped: until there is new work.
+    Idle,
+    /// The breaker is open: until someone waits for the replica.
+    Paused,
+    /// A try failed: nothing makes the next one come sooner.
+    BetweenTries,
+}
+
 /// Ships until [`Link::stop`], then gives the lease back.
 pub async fn run(plan: Plan) {
     let mut s = Shipper {
@@ -95,8 +106,14 @@ pub async fn run(plan: Plan) {
     s.plan.evict &= s.lease.is_none();
     while !s.plan.link.is_stopped() {
         s.lend_manifest().await;
-        let rest = match s.plan.breaker.permit(clock::uptime()) {
-            Permit::Wait(d) => d,
+        // Who waits is worth a trial: then tries are as far apart as before the breaker opened.
+        let permit = if s.plan.link.is_waited_for() {
+            s.plan.breaker.permit_waited_for(clock::uptime())
+        } else {
+            s.plan.breaker.permit(clock::uptime())
+        };
+        let (rest, why) = match permit {
+            Permit::Wait(d) => (d, Rest::Paused),
             Permit::Go | Permit::Trial => match s.step().await {
                 Ok(Did::Work) => {
                     s.succeeded();
@@ -104,10 +121,10 @@ pub async fn run(plan: Plan) {
                 }
                 Ok(Did::Nothing) => {
                     s.idle();
-                    s.quiet_time()
+                    (s.quiet_time(), Rest::Idle)
                 }
                 Err(e) => match s.failed(e) {
-                    Some(rest) => rest,
+                    Some(rest) => (rest, Rest::BetweenTries),
                     None => {
                         s.until_stopped().await;
                         break;
@@ -115,8 +132,7 @@ pub async fn run(plan: Plan) {
                 },
             },
         };
-        let paused = s.plan.breaker.state() == BreakerState::Open || s.failures > 0;
-        s.rest(rest, paused).await;
+        s.rest(rest, why).await;
     }
     if let Some(lease) = s.lease.take() {
         lease.release(&s.plan.store).await;
@@ -417,15 +433,20 @@ impl Shipper {
         lease.min(self.merger.due_in(clock::uptime())).max(Duration::from_millis(20))
     }
 
-    /// Waits for work, or for the time; new work does not cut a wait after a failure short.
-    async fn rest(&self, d: Duration, paused: bool) {
+    /// Waits for the time, or for what cuts it short.
+    async fn rest(&self, d: Duration, why: Rest) {
         let end = clock::uptime() + d;
         loop {
             let left = end.saturating_sub(clock::uptime());
             tokio::select! {
                 () = tokio::time::sleep(left) => return,
                 () = self.plan.link.work.notified() => {
-                    if !paused || self.plan.link.is_stopped() {
+                    let enough = match why {
+                        Rest::Idle => true,
+                        Rest::Paused => self.plan.link.is_waited_for(),
+                        Rest::BetweenTries => false,
+                    };
+                    if enough || self.plan.link.is_stopped() {
                         return;
                     }
                 }

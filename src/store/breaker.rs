@@ -8,7 +8,8 @@
 //!    └───────────────────────────────────────────────────── trial succeeded ─────────┘
 //! ```
 //!
-//! I-BREAKER-1: while open, nothing is permitted before `cooldown` has passed since the last failure.
+//! I-BREAKER-1: while open, nothing is permitted before `cooldown` has passed since the last failure, unless
+//! someone waits for the answer ([`Breaker::permit_waited_for`]).
 //! I-BREAKER-2: while half open, one trial is out; a trial that is never reported back counts as failed
 //! after another `cooldown`. I-BREAKER-3: a success closes it, whatever its state.
 
@@ -106,6 +107,17 @@ impl Breaker {
         }
     }
 
+    /// [`Breaker::permit`] for a caller whose answer someone waits for, and who has waited between two tries:
+    /// an open breaker permits a trial before the cooldown has passed.
+    pub fn permit_waited_for(&mut self, uptime: Duration) -> Permit {
+        if self.state != BreakerState::Open {
+            return self.permit(uptime);
+        }
+        self.state = BreakerState::HalfOpen;
+        self.since = uptime;
+        Permit::Trial
+    }
+
     /// A request succeeded.
     pub fn success(&mut self) -> Change {
         self.failures = 0;
@@ -177,6 +189,20 @@ mod tests {
         assert_eq!(b.permit(S(10)), Permit::Trial);
         assert_eq!(b.permit(S(19)), Permit::Wait(S(1)));
         assert_eq!(b.permit(S(20)), Permit::Trial);
+    }
+
+    #[test]
+    fn who_waits_gets_a_trial_at_once_and_no_second_one_meanwhile() {
+        let mut b = Breaker::new(1, S(60));
+        assert_eq!(b.permit_waited_for(S(0)), Permit::Go);
+        assert_eq!(b.failure(S(1)), Change::Opened);
+        assert_eq!(b.permit(S(2)), Permit::Wait(S(59)));
+        assert_eq!(b.permit_waited_for(S(2)), Permit::Trial);
+        assert_eq!(b.permit_waited_for(S(3)), Permit::Wait(S(59)));
+        assert_eq!(b.failure(S(4)), Change::None);
+        assert_eq!(b.permit(S(5)), Permit::Wait(S(59)), "nobody waits any more: the pause begins anew");
+        assert_eq!(b.permit_waited_for(S(5)), Permit::Trial);
+        assert_eq!(b.success(), Change::Closed);
     }
 
     #[test]

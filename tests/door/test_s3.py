@@ -22,8 +22,9 @@ class S3Test(door.DoorTest):
         self.proxy = door.FaultProxy(self, self.s3.port)
         self.db = self.path("app.db")
 
-    def streaming(self, fast=True, **options):
-        retry = {"base": "10ms", "max": "200ms", "breaker_threshold": 3, "breaker_cooldown": "300ms"} if fast else {}
+    FAST = {"base": "10ms", "max": "200ms", "breaker_threshold": 3, "breaker_cooldown": "300ms"}
+
+    def streaming(self, retry=FAST, **options):
         p = self.peer(env=self.s3.env()).open(self.db)
         p.watch(self.s3.url("app", self.proxy.endpoint), interval="0s", retry=retry, **options)
         p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
@@ -395,6 +396,25 @@ replica = "{self.s3.url('app', self.proxy.endpoint)}"
         self.proxy.fault = None
         self.eventually(lambda: p.status()["breaker"] == "closed", what="the breaker closes")
         self.eventually(lambda: hook.events("circuit_breaker_closed"), what="the webhook")
+        self.assertComplete(p)
+
+    def test_a_waiting_sync_ends_the_pause(self):
+        """The breaker opens for a minute; the store is back sooner, and whoever asks need not wait for that minute."""
+        p = self.streaming(retry={"base": "5ms", "max": "20ms", "breaker_threshold": 2, "breaker_cooldown": "60s"})
+        p.sync()
+        self.proxy.down = True
+        p.sql("INSERT INTO t(v) VALUES(1)")
+        self.eventually(lambda: p.status()["breaker"] == "open", what="the breaker opens")
+        time.sleep(0.5)
+        quiet = len(self.proxy.seen)
+        time.sleep(0.5)
+        self.assertEqual(len(self.proxy.seen), quiet, "paused: nothing is tried while nobody waits")
+        with self.assertRaises(door.SqlError):
+            p.sync(0.5)
+        self.assertGreater(len(self.proxy.seen), quiet, "a sync has it tried")
+        self.proxy.down = False
+        p.sync(20)
+        self.assertEqual(p.status()["breaker"], "closed")
         self.assertComplete(p)
 
     def puts(self):

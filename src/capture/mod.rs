@@ -47,14 +47,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Tail that a resetting thread seals itself, in frames, while the WAL is of ordinary size. The sealer has
-/// usually done it during the checkpoint that precedes a reset; what it has not is a commit or two.
-const SHORT_TAIL: u32 = 128;
+/// Tail that a resetting thread seals itself, in frames: a WAL of ordinary size, whole. The sealer has usually done it
+/// during the checkpoint that precedes a reset, and what it has not is a commit or two; only where commits come in tens
+/// of thousands a second it is a good part. (At 128 such programs saw their resets put off, and the WAL twice as long.)
+const SHORT_TAIL: u32 = 1_024;
 /// WAL size in frames from which a longer tail is sealed on the spot rather than put off: SQLite resets at
 /// 1,000 by default, so three refusals have gone by.
 const LONG_WAL: u32 = 4_000;
-/// The longest tail sealed on an app's thread, in frames: tens of milliseconds at the most.
+/// The longest tail that a commit seals for its reset then, in frames: tens of milliseconds.
 const LONG_TAIL: u32 = 4_096;
+/// The longest tail that a RESTART or TRUNCATE checkpoint seals, in frames: somebody waits for just this, and the
+/// checkpoint copies as many. (256 MiB of ordinary pages: less than a second.)
+const CHECKPOINT_TAIL: u32 = 65_536;
 /// While resets are refused, a checkpoint is let through only once this many frames wait for it; else every
 /// commit would run one, at fifty times the price (SQLite's default autocheckpoint threshold).
 pub const CHECKPOINT_STEP: u32 = 1_000;
@@ -657,8 +661,11 @@ impl Tracker {
         let Some(h) = h else { return Permit::Granted };
         if !self.is_sealed(h) && !self.is_sealed_by_others(h) {
             let tail = self.unsealed_frames(h);
-            let limit =
-                if by == Resetter::Checkpoint || h.max_frame >= LONG_WAL { LONG_TAIL } else { SHORT_TAIL };
+            let limit = match by {
+                Resetter::Checkpoint => CHECKPOINT_TAIL,
+                Resetter::Commit if h.max_frame >= LONG_WAL => LONG_TAIL,
+                Resetter::Commit => SHORT_TAIL,
+            };
             if tail > limit {
                 return self.refuse();
             }
@@ -721,7 +728,7 @@ impl Tracker {
     pub fn checkpointer_wants_write(&self, h: Option<&IndexHeader>) -> Permit {
         match (self.sync_state(), h) {
             (Sync::Resyncing, _) => Permit::Refused,
-            (Sync::Kept, Some(h)) if self.unsealed_frames(h) > LONG_TAIL => {
+            (Sync::Kept, Some(h)) if self.unsealed_frames(h) > CHECKPOINT_TAIL => {
                 self.refusing.store(true, Ordering::Relaxed);
                 Permit::Refused
             }

@@ -182,6 +182,12 @@ impl Entry {
         lock(&self.handles).values().filter(|h| h.inode == inode).map(|h| h.peek.clone()).collect()
     }
 
+    /// The database is about to be read whole: that is the file that lies at the path now, and no second read is due for
+    /// its having replaced another.
+    pub(super) fn takes_file_at_path(&self) {
+        self.is_replaced();
+    }
+
     /// Looks whether another file lies at the path now.
     pub(super) fn is_replaced(&self) -> bool {
         let now = inode_of(&self.path);
@@ -357,14 +363,15 @@ impl DbObserver for Entry {
         if self.generation != generation() {
             return;
         }
-        if let Some(w) = self.watched() {
-            w.link.want_lease();
-        }
         lock(&self.handles).entry(f.id()).or_insert_with(|| Handle {
             peek: f.peek(),
             inode: inode_of(&self.path),
             has_ckpt: false,
         });
+        if let Some(w) = self.watched() {
+            w.link.want_lease();
+            w.is_opened();
+        }
     }
 
     fn before_shm_lock(&self, f: &HookedFile, slots: SlotRange, op: LockOp) -> Verdict {

@@ -103,6 +103,7 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     }
     w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
+    w.entry.takes_file_at_path();
     w.tracker.begin_resync();
     let view = pinned(w, &Access::new(w.path()))?;
     find_place(w, view, expected, reason)
@@ -126,6 +127,7 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     }
     let expected = Expected { txid: newest_known(w), attested: None };
     w.full.store(false, Ordering::Release);
+    w.entry.takes_file_at_path();
     w.tracker.begin_resync();
     let done = View::open(&held, w.tracker.wal_path())
         .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string())));
@@ -193,7 +195,7 @@ fn pinned(w: &Watched, access: &Access) -> Result<View> {
         match View::open(access, w.tracker.wal_path()) {
             Ok(v) => return Ok(v),
             Err(e) if e.is_retry() && clock::uptime() < end && !w.entry.is_exclusive() => {
-                clock::sleep(Duration::from_millis(5))
+                clock::sleep(Duration::from_millis(1))
             }
             Err(e) => return Err(e),
         }

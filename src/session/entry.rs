@@ -182,12 +182,6 @@ impl Entry {
         lock(&self.handles).values().filter(|h| h.inode == inode).map(|h| h.peek.clone()).collect()
     }
 
-    /// The database is about to be read whole: that is the file that lies at the path now, and no second read is due for
-    /// its having replaced another.
-    pub(super) fn takes_file_at_path(&self) {
-        self.is_replaced();
-    }
-
     /// Looks whether another file lies at the path now.
     pub(super) fn is_replaced(&self) -> bool {
         let now = inode_of(&self.path);

@@ -103,7 +103,6 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     }
     w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
-    w.entry.takes_file_at_path();
     w.tracker.begin_resync();
     let view = pinned(w, &Access::new(w.path()))?;
     find_place(w, view, expected, reason)
@@ -127,7 +126,6 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     }
     let expected = Expected { txid: newest_known(w), attested: None };
     w.full.store(false, Ordering::Release);
-    w.entry.takes_file_at_path();
     w.tracker.begin_resync();
     let done = View::open(&held, w.tracker.wal_path())
         .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string())));

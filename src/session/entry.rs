@@ -364,7 +364,6 @@ impl DbObserver for Entry {
         });
         if let Some(w) = self.watched() {
             w.link.want_lease();
-            w.is_opened();
         }
     }
 

@@ -217,7 +217,8 @@ fn size_from_file(pinned: &dyn Pinned) -> Result<(PageSize, u32)> {
         1 => PageSize::new(65536)?,
         n => PageSize::new(n.into())?,
     };
-    let pages = u32::try_from(bytes / u64::from(page_size.get()))
+    // (As `pagerPagecount` does: part of a page is one, the rest of which is zero.)
+    let pages = u32::try_from(bytes.div_ceil(page_size.get().into()))
         .map_err(|_| Error::corrupt(format!("{bytes} bytes are too many for a database")))?;
     Ok((page_size, pages))
 }

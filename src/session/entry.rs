@@ -6,11 +6,11 @@ use super::engine::{generation, lock};
 use super::gate::Gate;
 use super::resync::LARGEST_HELD;
 use super::watched::Watched;
-use crate::base::{Error, Kind};
-use crate::capture::{Permit, Resetter};
+use crate::base::{Error, Kind, clock};
+use crate::capture::{Permit, Resetter, Sync};
 use crate::config::{Durability, Layer};
 use crate::sqlite::{
-    DbObserver, FileLock, HookedFile, LockOp, PragmaVerdict, ShmPeek, SlotRange, Verdict, WalHook,
+    Again, DbObserver, FileLock, HookedFile, LockOp, PragmaVerdict, ShmPeek, SlotRange, Verdict, WalHook,
 };
 use crate::wal::IndexHeader;
 use std::collections::HashMap;
@@ -31,6 +31,12 @@ const FORMAT_VERSIONS: u64 = 18;
 /// How long `PRAGMA locking_mode=EXCLUSIVE` waits for what must be read of the database first. Small databases are read in
 /// milliseconds; that something came between is known to the sealer within a second or two.
 const EXCLUSIVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long what asks for a lock in the wal-index waits for our own reading of a small database, when that has the lock or needs the
+/// WAL as it is. It takes a few milliseconds, and most programs do not expect to find somebody else at their database.
+const READING_PATIENCE: Duration = Duration::from_millis(50);
+/// Bytes of the largest database, and WAL, of which that is so.
+const SOON_READ: u64 = 4 << 20;
 
 /// One path.
 pub struct Entry {
@@ -182,6 +188,12 @@ impl Entry {
         lock(&self.handles).values().filter(|h| h.inode == inode).map(|h| h.peek.clone()).collect()
     }
 
+    /// The database is about to be read whole: that is the file that lies at the path now, and no second read is due for
+    /// its having replaced another.
+    pub(super) fn takes_file_at_path(&self) {
+        self.is_replaced();
+    }
+
     /// Looks whether another file lies at the path now.
     pub(super) fn is_replaced(&self) -> bool {
         let now = inode_of(&self.path);
@@ -254,6 +266,29 @@ impl Entry {
     /// Whether a handle of this process has the file for itself: nothing of ours can read the database then.
     pub(super) fn is_exclusive(&self) -> bool {
         self.exclusive.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a thread of ours reads the database, or is about to, and has it done soon.
+    fn is_soon_read(&self, f: &HookedFile, w: &Watched) -> bool {
+        let is_reading = || lock(&self.own).count > 0 || w.tracker.sync_state() == Sync::Resyncing;
+        is_reading() && f.file_size().is_ok_and(|n| n.max(w.wal_bytes()) <= SOON_READ)
+    }
+
+    /// Waits until no thread of ours reads the database any more, if that is a matter of milliseconds. App's thread.
+    fn wait_for_reading(&self, f: &HookedFile, w: &Watched) {
+        let end = clock::uptime() + READING_PATIENCE;
+        while self.is_soon_read(f, w) && clock::uptime() < end {
+            clock::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// A reset is refused while a resync needs the WAL as it is: not if that is nearly over.
+    fn wait_for_resync(&self, f: &HookedFile) {
+        if let Some(w) = self.watched_through(f)
+            && w.tracker.sync_state() == Sync::Resyncing
+        {
+            self.wait_for_reading(f, &w);
+        }
     }
 
     /// The handle has the file for itself: from now on the tracker is told of its commits. That takes a wal-index in shared
@@ -364,6 +399,7 @@ impl DbObserver for Entry {
         });
         if let Some(w) = self.watched() {
             w.link.want_lease();
+            w.is_opened();
         }
     }
 
@@ -375,6 +411,9 @@ impl DbObserver for Entry {
         let plain = op == LockOp::LockExclusive && slots == WRITE && !self.has_ckpt(f);
         if plain || !self.is_watched.load(Ordering::Acquire) {
             return Verdict::Pass;
+        }
+        if op == LockOp::LockExclusive && (slots == RESET || slots == WRITE) {
+            self.wait_for_resync(f);
         }
         let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
         let Some(w) = watched.as_ref() else { return Verdict::Pass };
@@ -414,6 +453,14 @@ impl DbObserver for Entry {
             Permit::Granted => Verdict::Pass,
             Permit::Refused => Verdict::Busy,
         }
+    }
+
+    fn shm_lock_failed(&self, f: &HookedFile, slots: SlotRange) -> Again {
+        // Of the others, none is ever ours.
+        let Some(w) = self.watched_through(f).filter(|_| slots.has_read_marks()) else { return Again::No };
+        self.wait_for_reading(f, &w);
+        // (Even if there was none: it may have ended just now.)
+        Again::Yes
     }
 
     fn after_shm_lock(&self, f: &HookedFile, slots: SlotRange, op: LockOp) {

@@ -58,7 +58,10 @@ fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Resul
         match done {
             Ok(Ok(())) => {}
             Ok(Err(e)) => {
-                log::warn!("walrust: {}: {e}", mine.path().display());
+                // (Nobody has read the database since it was opened, or somebody closes it: when it is read, it is tried again.)
+                let is_no_fault = e.is_missing() || e.is_retry() && mine.entry.is_closing();
+                let level = if is_no_fault { log::Level::Info } else { log::Level::Warn };
+                log::log!(level, "walrust: {}: {e}", mine.path().display());
                 mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
                 if mine.tracker.sync_state() == Sync::Resyncing {
                     mine.tracker.lose(e.to_string());
@@ -103,6 +106,7 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     }
     w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
+    w.entry.takes_file_at_path();
     w.tracker.begin_resync();
     let view = pinned(w, &Access::new(w.path()))?;
     find_place(w, view, expected, reason)
@@ -126,6 +130,7 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     }
     let expected = Expected { txid: newest_known(w), attested: None };
     w.full.store(false, Ordering::Release);
+    w.entry.takes_file_at_path();
     w.tracker.begin_resync();
     let done = View::open(&held, w.tracker.wal_path())
         .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string())));

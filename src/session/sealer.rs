@@ -119,7 +119,7 @@ pub(super) fn look_at(w: &Arc<Watched>) -> (bool, Duration) {
 fn step(w: &Arc<Watched>) -> (bool, Duration) {
     let now = clock::uptime();
     let last = Duration::from_millis(w.looked.load(Ordering::Relaxed));
-    let full_look = now.saturating_sub(last) >= LOOK;
+    let full_look = w.look_fully.swap(false, Ordering::AcqRel) || now.saturating_sub(last) >= LOOK;
     if full_look {
         w.looked.store(now.as_millis() as u64, Ordering::Relaxed);
     }

@@ -511,24 +511,28 @@ pub(super) fn restart(w: &Arc<Watched>, why: &str) {
         let context = json!({"reason": why});
         w.tell(EventKind::HistoryGap, format!("{why}; a new snapshot follows"), context);
     }
-    begin_again(w, why, takeover, Role::Shipper);
+    if begin_again(w, takeover, Role::Shipper) {
+        log::warn!("walrust: {}: {why}; beginning anew", w.path().display());
+    }
 }
 
 /// The database must be read, and this process has it not open, or only a file that was replaced: one that has it is to
 /// ship it. This one is a standby until the app opens it.
 pub(super) fn hand_over(w: &Arc<Watched>) {
-    if w.spool.hold_seal().and_then(|_held| w.spool.forget_place()).is_ok() {
-        begin_again(w, UNREADABLE, false, Role::Standby);
+    if w.spool.hold_seal().and_then(|_held| w.spool.forget_place()).is_ok()
+        && begin_again(w, false, Role::Standby)
+    {
+        log::info!("walrust: {}: {UNREADABLE}; waiting until it is", w.path().display());
     }
 }
 
-fn begin_again(w: &Arc<Watched>, why: &str, takeover: bool, wish: Role) {
+/// Whether it begins, on a thread of its own: not when one is at work.
+fn begin_again(w: &Arc<Watched>, takeover: bool, wish: Role) -> bool {
     if w.link.status().state == ship::State::Fenced || w.busy.swap(true, Ordering::AcqRel) {
-        return;
+        return false;
     }
-    let (mine, why) = (w.clone(), why.to_string());
+    let mine = w.clone();
     let spawned = thread::spawn("walrust-restart", 512 << 10, move || {
-        log::warn!("walrust: {}: {why}; beginning anew", mine.path().display());
         mine.end(engine());
         let mut wish = wish;
         loop {
@@ -553,6 +557,7 @@ fn begin_again(w: &Arc<Watched>, why: &str, takeover: bool, wish: Role) {
     if spawned.is_err() {
         w.busy.store(false, Ordering::Release);
     }
+    spawned.is_ok()
 }
 
 /// A power cut took a part of a file that waits to be shipped: it and what follows are given up, and a snapshot under a

@@ -73,6 +73,8 @@ pub struct Watched {
     pub(super) snapshotting: AtomicBool,
     /// Uptime in ms of the last look at things that are not looked at on every commit.
     pub(super) looked: AtomicU64,
+    /// The next look is to be a full one, however short ago the last was.
+    pub(super) look_fully: AtomicBool,
     pub(super) waiting: Mutex<Waiting>,
     pub(super) failure: Mutex<Option<String>>,
     /// Uptime in ms of the last scheduled snapshot attempt.
@@ -200,6 +202,7 @@ impl Watched {
             busy: AtomicBool::new(false),
             snapshotting: AtomicBool::new(false),
             looked: AtomicU64::new(0),
+            look_fully: AtomicBool::new(true),
             waiting: Mutex::new(Waiting::default()),
             failure: Mutex::new(None),
             snapshot_at: AtomicU64::new(clock::uptime().as_millis() as u64),
@@ -269,6 +272,15 @@ impl Watched {
                 self.dirty.store(true, Ordering::Release);
                 engine().sealer.wake();
             }
+        }
+    }
+
+    /// A connection of the app reads the database: where nobody ships it because nobody here had it open, this process can
+    /// now, and had better before much is written that must be read anew.
+    pub(super) fn is_opened(&self) {
+        if self.role() == Role::Standby {
+            self.look_fully.store(true, Ordering::Release);
+            engine().sealer.hurry();
         }
     }
 

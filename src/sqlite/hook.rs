@@ -18,7 +18,7 @@
 
 use super::ffi::{self, File, IoMethods};
 use super::guard::caught;
-use super::host::{Access, DbObserver, FileInfo, FileLock, LockOp, PragmaVerdict, SlotRange, Verdict};
+use super::host::{Access, Again, DbObserver, FileInfo, FileLock, LockOp, PragmaVerdict, SlotRange, Verdict};
 use super::methods::{Methods, REGION, ReadExtent, file_size, is_closed_by, read_file};
 use super::shm::{Shm, ShmPeek, WAL_INDEX_HEADER};
 use super::{api, registry};
@@ -340,7 +340,14 @@ unsafe extern "C" fn x_shm_lock(file: *mut File, offset: c_int, n: c_int, flags:
                 Verdict::Fail(rc) => return rc,
             }
         }
-        let rc = h.lower().x_shm_lock().map_or(ffi::IOERR, |f| f(file, offset, n, flags));
+        let lower = || h.lower().x_shm_lock().map_or(ffi::IOERR, |f| f(file, offset, n, flags));
+        let mut rc = lower();
+        if rc == ffi::BUSY
+            && op == LockOp::LockExclusive
+            && h.tell(Again::No, |o, h| o.shm_lock_failed(h, slots)) == Again::Yes
+        {
+            rc = lower();
+        }
         if rc == ffi::OK {
             h.tell((), |o, h| o.after_shm_lock(h, slots, op));
         }

@@ -59,6 +59,11 @@ impl SlotRange {
         SlotRange { first: 3 + mark, count: 1 }
     }
 
+    /// Whether a reader's lock, `WAL_READ_LOCK` of any mark, is among them.
+    pub fn has_read_marks(self) -> bool {
+        self.first.saturating_add(self.count) > Self::read(0).first
+    }
+
     /// Whether `slot` is one of them.
     pub fn contains(self, slot: u8) -> bool {
         slot >= self.first && slot - self.first < self.count
@@ -200,6 +205,15 @@ pub trait Host: Send + Sync {
     }
 }
 
+/// Whether something that failed is to be tried once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// No: what it failed of stays as it is for now.
+    No,
+    /// Yes.
+    Yes,
+}
+
 /// Sees the events of one database file handle. See the module's text for threads.
 #[allow(unused_variables)]
 pub trait DbObserver: Any + Send + Sync {
@@ -219,6 +233,10 @@ pub trait DbObserver: Any + Send + Sync {
     }
     /// A wal-index lock was taken or given back.
     fn after_shm_lock(&self, file: &HookedFile, slots: SlotRange, op: LockOp) {}
+    /// Somebody has a lock that is in the way of this EXCLUSIVE one. Whether it is worth another try before SQLite hears of it.
+    fn shm_lock_failed(&self, file: &HookedFile, slots: SlotRange) -> Again {
+        Again::No
+    }
     /// The file's own lock is about to be raised to `level`. RESERVED and above outside of
     /// WAL mode announce a rollback-mode writer.
     fn before_file_lock(&self, file: &HookedFile, level: FileLock) {}

@@ -56,8 +56,8 @@ pub use fork::{ForkHooks, on_fork, own_handles};
 pub use function::ScalarFunction;
 pub use hook::HookedFile;
 pub use host::{
-    Access, DbObserver, FileInfo, FileLock, Host, How, LockOp, PragmaVerdict, SlotRange, Verdict, WalHook,
-    WalObserver, WalVerdict, add_host, hooked_handles,
+    Access, Again, DbObserver, FileInfo, FileLock, Host, How, LockOp, PragmaVerdict, SlotRange, Verdict,
+    WalHook, WalObserver, WalVerdict, add_host, hooked_handles,
 };
 pub use methods::ReadExtent;
 pub use own::{Check, SqlConnection, SqlMode};

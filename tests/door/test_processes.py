@@ -476,6 +476,43 @@ class ForeignWriters(door.DoorTest):
         with_rows = door.plain_rows(self.restore(url)[0], "SELECT name FROM sqlite_schema")
         self.assertIn(with_rows, ([("other",)], [("t",)]))
 
+    def test_checkpoints_while_a_replaced_file_is_read(self):
+        """The database must be read anew, and the app checkpoints it without pause: it hears next to nothing of that."""
+        p, db, url = self.watched(interval="0s")
+        p.sync()
+        told = p.code(
+            """
+import sqlite3
+told = checkpoints = 0
+for i in range(12):
+    conns.pop("main").close()
+    other = sqlite3.connect(args["other"], isolation_level=None)
+    other.execute("PRAGMA journal_mode=wal")
+    other.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+    other.execute("BEGIN")
+    other.executemany("INSERT INTO t(v) VALUES(?)", [("f" * 1000,)] * (300 + i))
+    other.execute("COMMIT")
+    other.close()
+    os.replace(args["other"], args["db"])
+    c = conns["main"] = connect(args["db"])
+    c.execute("PRAGMA busy_timeout=0")
+    c.execute("PRAGMA wal_autocheckpoint=0")
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        c.execute("INSERT INTO t(v) VALUES('x')")
+        mode = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")[checkpoints % 4]
+        busy, log, done = c.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        checkpoints += 1
+        told += busy != 0 or log != done
+result = [told, checkpoints]
+""",
+            db=db, other=self.path("other.db"),
+        )
+        # (We are waited for by the clock, and on a busy machine a thread may get no turn for that long.)
+        self.assertLess(told[0], 12, told)
+        self.assertGreater(told[1], 200)
+        self.check(p, db, url)
+
     def test_vacuum_into_and_rename(self):
         def how(other, db):
             self.stock(db, f"VACUUM INTO '{self.path('packed.db')}';")

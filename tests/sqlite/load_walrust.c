@@ -105,7 +105,7 @@ static char *claimed(sqlite3 *db, const char *zFile){
 static void difference(sqlite3 *db, const char *zFile, const char *zReplica, char *zWhy, size_t nWhy){
   char zTarget[1000];
   unsigned char *a, *b = 0;
-  long na = 0, nb = 0, i = 0, pgsz, pages, lock;
+  long na = 0, nb = 0, i = 0, n, pgsz, whole, inHeader, lock;
   sqlite3_stmt *p = 0;
 
   zWhy[0] = 0;
@@ -118,16 +118,18 @@ static void difference(sqlite3 *db, const char *zFile, const char *zReplica, cha
   sqlite3_finalize(p);
   if( zWhy[0]==0 && (b = slurp(zTarget, &nb))!=0 && a!=0 && na>=100 ){
     pgsz = (a[16]<<8) | a[17];
-    if( pgsz==1 ) pgsz = 65536;
+    if( pgsz<512 ) pgsz = pgsz==1 ? 65536 : 512;
     lock = 0x40000000L/pgsz;
-    /* A file may be longer than its database: SQLITE_FCNTL_CHUNK_SIZE. */
-    pages = ((long)a[28]<<24) | (a[29]<<16) | (a[30]<<8) | a[31];
-    if( pages>0 && na > pages*pgsz ) na = pages*pgsz;
-    for(i=0; na==nb && i<na && (a[i]==b[i] || i/pgsz==lock); i++){}
-    if( na!=nb ){
-      snprintf(zWhy, nWhy, "%ld bytes, restored %ld", na, nb);
-    }else if( i<na ){
-      snprintf(zWhy, nWhy, "at byte %ld of %ld", i, na);
+    /* A file may be longer than its database, by SQLITE_FCNTL_CHUNK_SIZE or because something was written to it past SQLite.
+    ** Then a commit, and so the replica, may have the length of either. Part of a page counts as one. */
+    whole = (na+pgsz-1)/pgsz*pgsz;
+    inHeader = (((long)a[28]<<24) | (a[29]<<16) | (a[30]<<8) | a[31])*pgsz;
+    if( nb!=na && nb!=whole && (nb!=inHeader || nb>na) ){
+      snprintf(zWhy, nWhy, "%ld bytes (%ld by its header), restored %ld", na, inHeader, nb);
+    }else{
+      n = na<nb ? na : nb;
+      for(i=0; i<n && (a[i]==b[i] || i/pgsz==lock); i++){}
+      if( i<n ) snprintf(zWhy, nWhy, "at byte %ld of %ld", i, n);
     }
   }
   free(a);

@@ -7,6 +7,7 @@
 
 use crate::base::{Error, Result};
 use crate::ltx::{self, FileName, Level};
+use crate::replica::FileId;
 use crate::spool::Spool;
 use std::fs::File;
 use std::io::BufReader;
@@ -147,6 +148,19 @@ fn header(path: &Path) -> Option<ltx::Header> {
 }
 
 impl Job {
+    /// The newest of the files to read, as it is in the replica.
+    pub(super) fn newest(&self) -> Option<FileId> {
+        let (name, _) = self.run.last()?;
+        Some(FileId { level: Level::new(self.to.get() - 1)?, min: name.min, max: name.max })
+    }
+
+    /// There is no use in the merged file: its inputs need not be kept.
+    pub(super) fn drop_inputs(self) {
+        for (_, path) in self.run {
+            drop(std::fs::remove_file(path));
+        }
+    }
+
     /// Reads the inputs and writes the merged file into the spool. Takes as long as the pages take.
     pub(super) fn merge(self, spool: &Spool) -> Result<Merged> {
         let mut inputs = Vec::with_capacity(self.run.len());

@@ -5,8 +5,8 @@ use super::link::{Link, State};
 use super::merge::Merger;
 use crate::base::{Error, Kind, Result, TxId, clock, crash};
 use crate::ltx::{FileName, Level};
-use crate::replica::Inventory;
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
+use crate::replica::{FileId, Inventory};
 use crate::spool::{Queued, Shipped, Spool};
 use crate::store::{Body, Breaker, BreakerState, Change, Conditions, Permit, PutMeta, Retry, Store};
 use std::sync::Arc;
@@ -187,6 +187,10 @@ impl Shipper {
             return Ok(Did::Work);
         }
         if let Some(job) = self.merger.due(&self.plan.spool, clock::uptime()) {
+            if self.is_past_retention(&job).await? {
+                job.drop_inputs();
+                return Ok(Did::Work);
+            }
             let spool = self.plan.spool.clone();
             let merged = match blocking(move || job.merge(&spool)).await {
                 // The replica has them whole; what cannot be merged any more is dropped.
@@ -201,6 +205,18 @@ impl Shipper {
             return Ok(Did::Work);
         }
         Ok(Did::Nothing)
+    }
+
+    /// Whether retention has removed from the replica what the merge would put together: alone, behind a gap, it is no use. Newest
+    /// first is what it removes (I-CMP-2), only what a newer snapshot made superfluous, and never while this task is at the replica.
+    async fn is_past_retention(&self, job: &super::merge::Job) -> Result<bool> {
+        let superfluous = |id: &FileId| id.max <= self.plan.link.status().snapshot;
+        let Some(newest) = job.newest().filter(superfluous) else { return Ok(false) };
+        match self.plan.store.head(&newest.key(self.plan.store.layout())).await {
+            Ok(_) => Ok(false),
+            Err(e) if e.is_missing() => Ok(true),
+            Err(e) => Err(e),
+        }
     }
 
     /// With nothing to upload: renews the lease, or gives it back when the app has closed the database, so that

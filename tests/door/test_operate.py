@@ -415,6 +415,25 @@ result = n
         rows = p.rows("SELECT key, sha256 FROM walrust_files(?)", url)
         self.assertSameBytes(db, self.restore(url)[0])
 
+    def test_nothing_is_merged_of_what_retention_has_removed(self):
+        """The copies that wait in the spool for their level outlive the files: merged, they would lie behind a gap."""
+        none = {"hourly": 0, "daily": 0, "weekly": 0, "monthly": 0}
+        p, db, url = self.watched(interval="0s", levels=["3s"], snapshot_interval="0s", pitr_window="0s", retention=none)
+        for i in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            last = p.sync()
+        self.shell("INSERT INTO t(v) VALUES('a stranger'); PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO t(v) VALUES('again');",
+                   db=db, load=False)
+        p.sql("INSERT INTO t(v) VALUES('another lineage')")
+        self.assertGreater(p.sync(), last)
+        p.sql("SELECT walrust_compact(NULL, ?)", json.dumps({"force": True}))
+        of_before = lambda level: [f for f in door.ltx_files(url, level=level) if f[2] <= last]
+        self.assertEqual(of_before(0), [])
+        kept = os.path.join(f"{db}-walrust", "merge", "0")
+        self.eventually(lambda: len(os.listdir(kept)) < 2, what="the level was due")
+        self.assertEqual(of_before(1), [])
+        self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, 'deep')", url))
+
     def test_a_stranger_does_not_compact_what_another_process_writes(self):
         p, db, url = self.busy(pitr_window="1h")
         q = self.peer(env={"WALRUST_PITR_WINDOW": "100ms"}).open(":memory:")

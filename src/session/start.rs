@@ -563,29 +563,28 @@ fn begin_again(w: &Arc<Watched>, takeover: bool, wish: Role) -> bool {
 /// A power cut took a part of a file that waits to be shipped: it and what follows are given up, and a snapshot under a
 /// new lineage takes their place, above every TXID they had.
 pub(super) fn queue_damaged(w: &Arc<Watched>, why: String) {
+    // What is being made for the queue at the moment would go, too, and be counted on. The shipper meets the file again.
+    if w.busy.swap(true, Ordering::AcqRel) {
+        return;
+    }
     let mine = w.clone();
     let spawned = thread::spawn("walrust-restart", 512 << 10, move || {
-        // What is being made for the queue at the moment would go, too, and be counted on.
-        while mine.busy.swap(true, Ordering::AcqRel) {
-            if mine.link.is_stopped() {
-                return;
-            }
-            clock::sleep(Duration::from_millis(5));
-        }
         let cut = mine.tracker.position().map(|p| p.txid).unwrap_or_default();
         let waiting = mine.spool.pending().ok().and_then(|p| p.last().map(|q| q.txid)).unwrap_or_default();
         let cleared = mine.spool.hold_seal().and_then(|_held| {
             mine.spool.clear()?;
             mine.spool.venture(cut.max(waiting).next())
         });
-        if cleared.is_ok() {
-            mine.tracker.lose(format!("a file of the spool is damaged: {why}"));
+        match cleared {
+            Ok(()) => mine.tracker.lose(format!("a file of the spool is damaged: {why}")),
+            Err(e) => log::warn!("walrust: {}: the queue cannot be cleared: {e}", mine.path().display()),
         }
         mine.busy.store(false, Ordering::Release);
         mine.dirty.store(true, Ordering::Release);
         engine().sealer.wake();
     });
     if let Err(e) = spawned {
+        w.busy.store(false, Ordering::Release);
         log::error!("walrust: cannot start a thread: {e}");
     }
 }

@@ -92,12 +92,28 @@ pub struct Spool {
     unsynced: Mutex<Vec<PathBuf>>,
 }
 
+/// Creates a directory that another process may be removing (`merge`, in [`Spool::clear`]): `create_dir_all` takes one that goes
+/// at the wrong moment for a file in its place.
+fn create_dir(dir: &Path) -> std::io::Result<()> {
+    loop {
+        match fs::create_dir_all(dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match fs::metadata(dir) {
+                Ok(m) if m.is_dir() => return Ok(()),
+                // Gone again, and no link to nowhere.
+                Err(_) if fs::symlink_metadata(dir).is_err() => {}
+                _ => return Err(e),
+            },
+            made => return made,
+        }
+    }
+}
+
 impl Spool {
     /// Opens the spool in `dir`, creating it if need be, and clears litter.
     pub fn open(dir: &Path) -> Result<Spool> {
         for sub in ["", "open", "pending", "merge", "snapshot"] {
             let d = dir.join(sub);
-            fs::create_dir_all(&d).map_err(|e| Error::io("create spool directory", &d, e))?;
+            create_dir(&d).map_err(|e| Error::io("create spool directory", &d, e))?;
         }
         Ok(Spool {
             dir: dir.to_path_buf(),

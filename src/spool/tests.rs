@@ -149,3 +149,29 @@ fn lock_files_of_deleted_spools_are_closed() {
     }
     assert!(count() < before + 100, "{} descriptors more", count() - before);
 }
+
+/// Another process clears its spool while this one opens it.
+#[test]
+fn a_directory_that_is_being_removed_is_made() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("merge");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                drop(std::fs::create_dir(&dir));
+                drop(std::fs::remove_dir(&dir));
+            }
+        });
+        let made = (0..1_000).try_for_each(|_| create_dir(&dir));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        made.unwrap();
+    });
+    std::fs::write(&dir, "a file")
+        .or_else(|_| std::fs::remove_dir(&dir).and_then(|()| std::fs::write(&dir, "a file")))
+        .unwrap();
+    assert!(create_dir(&dir).is_err(), "a file is in its place");
+    std::fs::remove_file(&dir).unwrap();
+    std::os::unix::fs::symlink("nowhere", &dir).unwrap();
+    assert!(create_dir(&dir).is_err(), "a link to nowhere is in its place");
+}

@@ -56,9 +56,9 @@ const SHORT_TAIL: u32 = 1_024;
 const LONG_WAL: u32 = 4_000;
 /// The longest tail that a commit seals for its reset then, in frames: tens of milliseconds.
 const LONG_TAIL: u32 = 4_096;
-/// The longest tail that a RESTART or TRUNCATE checkpoint seals, in frames: somebody waits for just this, and the
-/// checkpoint copies as many. (256 MiB of ordinary pages: less than a second.)
-const CHECKPOINT_TAIL: u32 = 65_536;
+/// The longest tail that a RESTART or TRUNCATE checkpoint seals, in bytes: somebody waits for just this, and the
+/// checkpoint copies as many.
+const CHECKPOINT_TAIL: u32 = 64 << 20;
 /// While resets are refused, a checkpoint is let through only once this many frames wait for it; else every
 /// commit would run one, at fifty times the price (SQLite's default autocheckpoint threshold).
 pub const CHECKPOINT_STEP: u32 = 1_000;
@@ -662,7 +662,7 @@ impl Tracker {
         if !self.is_sealed(h) && !self.is_sealed_by_others(h) {
             let tail = self.unsealed_frames(h);
             let limit = match by {
-                Resetter::Checkpoint => CHECKPOINT_TAIL,
+                Resetter::Checkpoint => checkpoint_tail(h),
                 Resetter::Commit if h.max_frame >= LONG_WAL => LONG_TAIL,
                 Resetter::Commit => SHORT_TAIL,
             };
@@ -728,7 +728,7 @@ impl Tracker {
     pub fn checkpointer_wants_write(&self, h: Option<&IndexHeader>) -> Permit {
         match (self.sync_state(), h) {
             (Sync::Resyncing, _) => Permit::Refused,
-            (Sync::Kept, Some(h)) if self.unsealed_frames(h) > CHECKPOINT_TAIL => {
+            (Sync::Kept, Some(h)) if self.unsealed_frames(h) > checkpoint_tail(h) => {
                 self.refusing.store(true, Ordering::Relaxed);
                 Permit::Refused
             }
@@ -872,6 +872,11 @@ impl std::fmt::Debug for Tracker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tracker").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// [`CHECKPOINT_TAIL`] in frames.
+fn checkpoint_tail(h: &IndexHeader) -> u32 {
+    CHECKPOINT_TAIL / h.page_size.map_or(4096, |p| p.get())
 }
 
 /// The frame of `h`'s generation up to which `p` is sealed; `None` if `p` is not of that generation or is

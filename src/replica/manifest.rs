@@ -39,12 +39,12 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// Most files in the segment that is appended to.
-pub const SEGMENT_FILES: usize = 128;
-/// Most files in a segment packed from others.
-pub const PACKED_FILES: usize = 1024;
+/// Most files in the segment that is appended to. (The build that is killed at named points comes to pack them in a moment.)
+pub const SEGMENT_FILES: usize = if cfg!(feature = "crash-points") { 8 } else { 128 };
 /// Full segments that are packed into one.
-const PACK: usize = PACKED_FILES / SEGMENT_FILES;
+const PACK: usize = 8;
+/// Most files in a segment packed from others.
+pub const PACKED_FILES: usize = PACK * SEGMENT_FILES;
 /// Objects below this size are not packed ones: a line has 190 bytes at the most.
 const UNPACKED_BYTES: u64 = 190 * SEGMENT_FILES as u64 + 256;
 const COLUMNS: &str =

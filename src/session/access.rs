@@ -19,6 +19,7 @@ pub(super) struct Access {
 pub(super) struct Held {
     path: PathBuf,
     header: IndexHeader,
+    inode: u64,
 }
 
 struct HeldView {
@@ -27,8 +28,14 @@ struct HeldView {
 }
 
 impl Held {
-    pub(super) fn new(path: &Path, header: IndexHeader) -> Held {
-        Held { path: path.to_path_buf(), header }
+    /// `inode`: of the file that the connection has open.
+    pub(super) fn new(path: &Path, header: IndexHeader, inode: u64) -> Held {
+        Held { path: path.to_path_buf(), header, inode }
+    }
+
+    /// Of the file that the connection has open: what lies at the path by now may be another, and is then read once more.
+    pub(super) fn inode(&self) -> u64 {
+        self.inode
     }
 }
 

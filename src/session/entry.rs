@@ -32,8 +32,9 @@ const FORMAT_VERSIONS: u64 = 18;
 /// milliseconds; that something came between is known to the sealer within a second or two.
 const EXCLUSIVE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long what asks for a lock in the wal-index waits for our own reading of a small database, when that has the lock or needs the
-/// WAL as it is. It takes a few milliseconds, and most programs do not expect to find somebody else at their database.
+/// How long from its beginning our own reading of a small database is waited for by what asks for a lock in the wal-index, when that
+/// has the lock or needs the WAL as it is. It takes milliseconds, and most programs do not expect to find somebody else at their
+/// database.
 const READING_PATIENCE: Duration = Duration::from_millis(50);
 /// Bytes of the largest database, and WAL, of which that is so.
 const SOON_READ: u64 = 4 << 20;
@@ -66,6 +67,8 @@ pub struct Entry {
     is_followed: AtomicBool,
     own: Mutex<Own>,
     own_changed: Condvar,
+    /// Uptime in ms until which our reading is waited for.
+    patient_until: AtomicU64,
     /// Held by the thread that begins to watch.
     starting: Mutex<()>,
 }
@@ -125,6 +128,7 @@ impl Entry {
             is_followed: AtomicBool::new(false),
             own: Mutex::new(Own::default()),
             own_changed: Condvar::new(),
+            patient_until: AtomicU64::new(0),
             starting: Mutex::new(()),
         })
     }
@@ -188,20 +192,23 @@ impl Entry {
         lock(&self.handles).values().filter(|h| h.inode == inode).map(|h| h.peek.clone()).collect()
     }
 
-    /// The database is about to be read whole: that is the file that lies at the path now, and no second read is due for
-    /// its having replaced another.
-    pub(super) fn takes_file_at_path(&self) {
-        self.is_replaced();
+    /// Takes note of the file that lies at the path now. Whether it is another than that before.
+    pub(super) fn note_file(&self) -> bool {
+        self.note_inode(inode_of(&self.path))
     }
 
-    /// Looks whether another file lies at the path now.
-    pub(super) fn is_replaced(&self) -> bool {
-        let now = inode_of(&self.path);
-        let replaced = now != 0 && self.inode.swap(now, Ordering::Relaxed) != now;
+    /// The database is about to be read whole: if that is another file than before, no second read is due for it.
+    pub(super) fn note_inode(&self, inode: u64) -> bool {
+        let replaced = inode != 0 && self.inode.swap(inode, Ordering::Relaxed) != inode;
         if replaced {
             self.was_replaced.store(true, Ordering::Relaxed);
         }
         replaced
+    }
+
+    /// Inode of the file that the handle was opened on.
+    fn inode_under(&self, f: &HookedFile) -> u64 {
+        lock(&self.open).get(&f.id()).copied().unwrap_or_default()
     }
 
     /// Whether the app has the file that lies at the path now open. Otherwise it can neither be read nor snapshot by this process.
@@ -212,7 +219,7 @@ impl Entry {
 
     /// Whether the file that the handle was opened on is still the one at the path, which is what others of ours read.
     fn is_at_path(&self, f: &HookedFile) -> bool {
-        lock(&self.open).get(&f.id()).is_some_and(|i| *i == inode_of(&self.path))
+        self.inode_under(f) == inode_of(&self.path)
     }
 
     fn is_stale(&self, f: &HookedFile) -> bool {
@@ -274,10 +281,17 @@ impl Entry {
         is_reading() && f.file_size().is_ok_and(|n| n.max(w.wal_bytes()) <= SOON_READ)
     }
 
-    /// Waits until no thread of ours reads the database any more, if that is a matter of milliseconds. App's thread.
-    fn wait_for_reading(&self, f: &HookedFile, w: &Watched) {
+    /// A thread of ours begins to read the database whole.
+    pub(super) fn reading_begins(&self) {
         let end = clock::uptime() + READING_PATIENCE;
-        while self.is_soon_read(f, w) && clock::uptime() < end {
+        self.patient_until.store(end.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Waits until no thread of ours reads the database any more, if that is a matter of milliseconds: all that wait for one reading
+    /// together no longer than [`READING_PATIENCE`]. App's thread.
+    fn wait_for_reading(&self, f: &HookedFile, w: &Watched) {
+        let end = Duration::from_millis(self.patient_until.load(Ordering::Relaxed));
+        while clock::uptime() < end && self.is_soon_read(f, w) {
             clock::sleep(Duration::from_micros(200));
         }
     }
@@ -299,7 +313,7 @@ impl Entry {
             && let Some(h) = header(f)
         {
             self.is_followed.store(true, Ordering::Relaxed);
-            w.begins_exclusive(&h);
+            w.begins_exclusive(&h, self.inode_under(f));
         }
     }
 
@@ -399,7 +413,7 @@ impl DbObserver for Entry {
         });
         if let Some(w) = self.watched() {
             w.link.want_lease();
-            w.is_opened();
+            w.opened();
         }
     }
 
@@ -536,7 +550,9 @@ impl DbObserver for Entry {
     fn committed_exclusive(&self, f: &HookedFile) {
         let Some(w) = self.watched_through(f).filter(|_| self.is_at_path(f)) else { return };
         match header(f) {
-            Some(h) if self.is_followed.load(Ordering::Relaxed) => w.commits_exclusive(h),
+            Some(h) if self.is_followed.load(Ordering::Relaxed) => {
+                w.commits_exclusive(h, self.inode_under(f))
+            }
             // It had the file for itself before it was watched.
             Some(_) => self.follow_exclusive(f),
             None => w.commits_unseen(),
@@ -574,7 +590,7 @@ impl DbObserver for Entry {
             let noticed = w.tracker.last_close(header(f).as_ref());
             w.noticed(noticed);
             if self.is_at_path(f) {
-                w.closes();
+                w.closes(self.inode_under(f));
             }
         }
     }

@@ -59,7 +59,8 @@ fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Resul
             Ok(Ok(())) => {}
             Ok(Err(e)) => {
                 // (Nobody has read the database since it was opened, or somebody closes it: when it is read, it is tried again.)
-                let is_no_fault = e.is_missing() || e.is_retry() && mine.entry.is_closing();
+                let unread = e.is_missing() && mine.entry.header().is_none();
+                let is_no_fault = unread || e.is_retry() && mine.entry.is_closing();
                 let level = if is_no_fault { log::Level::Info } else { log::Level::Warn };
                 log::log!(level, "walrust: {}: {e}", mine.path().display());
                 mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
@@ -106,7 +107,8 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     }
     w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
-    w.entry.takes_file_at_path();
+    w.entry.note_file();
+    w.entry.reading_begins();
     w.tracker.begin_resync();
     let view = pinned(w, &Access::new(w.path()))?;
     find_place(w, view, expected, reason)
@@ -130,7 +132,7 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     }
     let expected = Expected { txid: newest_known(w), attested: None };
     w.full.store(false, Ordering::Release);
-    w.entry.takes_file_at_path();
+    w.entry.note_inode(held.inode());
     w.tracker.begin_resync();
     let done = View::open(&held, w.tracker.wal_path())
         .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string())));
@@ -194,11 +196,14 @@ fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) 
 /// from being restarted, so that is checked.)
 fn pinned(w: &Watched, access: &Access) -> Result<View> {
     let end = clock::uptime() + Duration::from_secs(10);
+    let mut pause = Duration::from_millis(1);
     loop {
         match View::open(access, w.tracker.wal_path()) {
             Ok(v) => return Ok(v),
             Err(e) if e.is_retry() && clock::uptime() < end && !w.entry.is_exclusive() => {
-                clock::sleep(Duration::from_millis(1))
+                // Most of what is in the way passes in a moment; what does not may last.
+                clock::sleep(pause);
+                pause = (pause + pause / 8).min(Duration::from_millis(20));
             }
             Err(e) => return Err(e),
         }
@@ -286,6 +291,7 @@ pub(super) fn snapshot(w: &Arc<Watched>) -> Result<TxId> {
 /// A view of the database that is exactly a TXID, and which one; what was cut for that is on its way.
 pub(super) fn at_a_txid(w: &Arc<Watched>) -> Result<(View, Position)> {
     w.snapshotting.store(true, Ordering::Release);
+    w.entry.reading_begins();
     let access = Access::new(w.path());
     let end = clock::uptime() + Duration::from_secs(30);
     loop {

@@ -328,7 +328,7 @@ fn seal_step(w: &Arc<Watched>, (dirty, hurried): (bool, bool), full_look: bool) 
 
 /// Changes of the file that no WAL tells: another file in its place, writes in rollback mode.
 pub(super) fn changed_outside(w: &Watched) -> Option<String> {
-    if w.entry.is_replaced() {
+    if w.entry.note_file() {
         return Some("the database file was replaced by another one".to_string());
     }
     let Some(Handoff::Closed(stamp)) = w.tracker.position().map(|p| p.handoff) else { return None };

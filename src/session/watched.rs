@@ -180,7 +180,7 @@ impl Watched {
     ) -> Arc<Watched> {
         let entry = engine().entry(path);
         // The file that this watch begins with: a restore over it, between two watches, is no replacement under it.
-        entry.is_replaced();
+        entry.note_file();
         let db = Arc::new(Access::new(path));
         let tracker = Tracker::new(path, spool.clone(), db, settings.spool_limit.0);
         let hooks = settings.webhooks.clone();
@@ -277,8 +277,8 @@ impl Watched {
 
     /// A connection of the app reads the database: where nobody ships it because nobody here had it open, this process can
     /// now, and had better before much is written that must be read anew.
-    pub(super) fn is_opened(&self) {
-        if self.role() == Role::Standby {
+    pub(super) fn opened(&self) {
+        if self.role() == Role::Standby && self.tracker.sync_state() != Sync::Kept {
             self.look_fully.store(true, Ordering::Release);
             engine().sealer.hurry();
         }
@@ -387,7 +387,10 @@ impl Watched {
     /// Whether every commit up to now is known to be in the replica, the spool, or the WAL that is followed. Finds out what
     /// the sealer would find at its next look.
     fn misses_nothing(&self) -> bool {
-        if let Some(why) = super::sealer::changed_outside(self) {
+        // (A resync that is under way has noted its file, and what replaces that is told at the next look.)
+        if self.tracker.sync_state() == Sync::Kept
+            && let Some(why) = super::sealer::changed_outside(self)
+        {
             self.tracker.lose(why);
         }
         let header = self.header();
@@ -397,19 +400,19 @@ impl Watched {
     }
 
     /// A connection of this process has got the database for itself, with its wal-index at `h`. Its thread.
-    pub(super) fn begins_exclusive(self: &Arc<Self>, h: &IndexHeader) {
+    pub(super) fn begins_exclusive(self: &Arc<Self>, h: &IndexHeader, inode: u64) {
         if !self.misses_nothing() {
             let why = match self.tracker.sync_state() {
                 Sync::Lost(why) => why,
                 _ => "the database was changed by something that had not loaded walrust".to_string(),
             };
-            super::resync::while_held(self, Held::new(&self.path, *h), &why);
+            super::resync::while_held(self, Held::new(&self.path, *h, inode), &why);
         }
         self.tracker.exclusive_begins(*h);
     }
 
     /// It has committed, up to `h`.
-    pub(super) fn commits_exclusive(self: &Arc<Self>, h: IndexHeader) {
+    pub(super) fn commits_exclusive(self: &Arc<Self>, h: IndexHeader, inode: u64) {
         let noticed = self.tracker.exclusive_commit(h);
         let now = clock::uptime().as_millis() as u64;
         let last = self.held_failed.load(Ordering::Relaxed);
@@ -417,7 +420,7 @@ impl Watched {
         if let Sync::Lost(why) = self.tracker.sync_state()
             && (last == 0 || now.saturating_sub(last) >= 1000)
         {
-            let found = super::resync::while_held(self, Held::new(&self.path, h), &why);
+            let found = super::resync::while_held(self, Held::new(&self.path, h, inode), &why);
             self.held_failed.store(if found { 0 } else { now.max(1) }, Ordering::Relaxed);
             self.tracker.exclusive_begins(h);
         }
@@ -436,9 +439,9 @@ impl Watched {
 
     /// The last connection closes, or leaves WAL mode: all is in the database file, and nobody else can write. What is missing
     /// is read now.
-    pub(super) fn closes(self: &Arc<Self>) {
+    pub(super) fn closes(self: &Arc<Self>, inode: u64) {
         if let Sync::Lost(why) = self.tracker.sync_state() {
-            super::resync::while_held(self, Held::new(&self.path, IndexHeader::EMPTY), &why);
+            super::resync::while_held(self, Held::new(&self.path, IndexHeader::EMPTY, inode), &why);
         }
     }
 

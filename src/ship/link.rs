@@ -54,6 +54,8 @@ pub struct Status {
     pub last_upload: Option<Timestamp>,
     /// The newest error not followed by a success.
     pub last_error: Option<(Kind, String)>,
+    /// How many tries have failed.
+    pub failures: u64,
     /// Breaker state in words.
     pub breaker: &'static str,
     /// An upload is under way.
@@ -99,6 +101,7 @@ impl Default for Link {
                 snapshot: TxId::ZERO,
                 last_upload: None,
                 last_error: None,
+                failures: 0,
                 breaker: "closed",
                 uploading: false,
                 last_start: None,
@@ -210,6 +213,7 @@ impl Link {
     fn wait_until_durable(&self, txid: TxId, timeout: Duration) -> Result<()> {
         let end = clock::uptime() + timeout;
         let mut s = self.lock();
+        let before = s.failures;
         loop {
             if s.replicated >= txid {
                 return Ok(());
@@ -217,7 +221,10 @@ impl Link {
             if let State::Fenced | State::Failed = s.state {
                 return Err(stopped(&s));
             }
-            if let Some((Kind::Denied, _)) = s.last_error {
+            // While uploads pause the error is an old one: this wait has them tried.
+            if let Some((Kind::Denied, _)) = s.last_error
+                && (s.state != State::Paused || s.failures != before)
+            {
                 return Err(stopped(&s));
             }
             let now = clock::uptime();

@@ -79,8 +79,7 @@ impl Merger {
             let run = first_run(&files);
             // One file alone has nothing to be merged with, unless another lineage follows it.
             if run.len() < 2 {
-                if files.len() > run.len() {
-                    run.iter().for_each(|(_, p)| drop(std::fs::remove_file(p)));
+                if files.len() > run.len() && drop_all(run).is_ok() {
                     return self.due(spool, now);
                 }
                 *last = now;
@@ -106,6 +105,10 @@ impl Merger {
         }
         Ok(())
     }
+}
+
+fn drop_all(run: &[(FileName, PathBuf)]) -> Result<()> {
+    run.iter().try_for_each(|(_, p)| std::fs::remove_file(p).map_err(|e| Error::io("remove", p, e)))
 }
 
 /// The kept files of a level, oldest first.
@@ -155,10 +158,8 @@ impl Job {
     }
 
     /// There is no use in the merged file: its inputs need not be kept.
-    pub(super) fn drop_inputs(self) {
-        for (_, path) in self.run {
-            drop(std::fs::remove_file(path));
-        }
+    pub(super) fn drop_inputs(self) -> Result<()> {
+        drop_all(&self.run)
     }
 
     /// Reads the inputs and writes the merged file into the spool. Takes as long as the pages take.

@@ -188,7 +188,7 @@ impl Shipper {
         }
         if let Some(job) = self.merger.due(&self.plan.spool, clock::uptime()) {
             if self.is_past_retention(&job).await? {
-                job.drop_inputs();
+                job.drop_inputs()?;
                 return Ok(Did::Work);
             }
             let spool = self.plan.spool.clone();
@@ -410,6 +410,7 @@ impl Shipper {
             (self.plan.on_event)(Event::Fenced { error: text.clone() });
             self.plan.link.update(|s| {
                 s.state = State::Fenced;
+                s.failures += 1;
                 s.last_error = Some((kind, text));
             });
             return None;
@@ -435,6 +436,7 @@ impl Shipper {
                 (_, Kind::Retry | Kind::Timeout) => State::CatchingUp,
                 _ => State::Failed,
             };
+            s.failures += 1;
             s.last_error = Some((kind, text));
         });
         let wait = self.plan.retry.delay(self.failures - 1, clock::random_u64(), e.retry_after());

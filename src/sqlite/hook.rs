@@ -346,7 +346,12 @@ unsafe extern "C" fn x_shm_lock(file: *mut File, offset: c_int, n: c_int, flags:
             && op == LockOp::LockExclusive
             && h.tell(Again::No, |o, h| o.shm_lock_failed(h, slots)) == Again::Yes
         {
-            rc = lower();
+            // What was asked before the wait may be otherwise now.
+            rc = match h.tell(Verdict::Pass, |o, h| o.before_shm_lock(h, slots, op)) {
+                Verdict::Pass => lower(),
+                Verdict::Busy => ffi::BUSY,
+                Verdict::Fail(rc) => rc,
+            };
         }
         if rc == ffi::OK {
             h.tell((), |o, h| o.after_shm_lock(h, slots, op));

@@ -406,15 +406,32 @@ replica = "{self.s3.url('app', self.proxy.endpoint)}"
         p.sql("INSERT INTO t(v) VALUES(1)")
         self.eventually(lambda: p.status()["breaker"] == "open", what="the breaker opens")
         time.sleep(0.5)
-        quiet = len(self.proxy.seen)
+        quiet = self.puts()
         time.sleep(0.5)
-        self.assertEqual(len(self.proxy.seen), quiet, "paused: nothing is tried while nobody waits")
+        self.assertEqual(self.puts(), quiet, "paused: nothing is tried while nobody waits")
+        before = len(self.proxy.seen)
         with self.assertRaises(door.SqlError):
             p.sync(0.5)
-        self.assertGreater(len(self.proxy.seen), quiet, "a sync has it tried")
+        self.assertGreater(len(self.proxy.seen), before, "a sync has it tried")
         self.proxy.down = False
         p.sync(20)
         self.assertEqual(p.status()["breaker"], "closed")
+        self.assertComplete(p)
+
+    def test_a_waiting_sync_tries_mended_credentials(self):
+        """What was refused a while ago says nothing of now: a sync has it tried, and fails at once only if that is refused, too."""
+        p = self.streaming(retry={"base": "5ms", "max": "20ms", "breaker_threshold": 2, "breaker_cooldown": "60s"})
+        p.sync()
+        self.proxy.fault = lambda method, path: ("status", 403)
+        p.sql("INSERT INTO t(v) VALUES(1)")
+        self.eventually(lambda: p.status()["breaker"] == "open", what="the breaker opens")
+        began = len(self.proxy.seen)
+        with self.assertRaises(door.SqlError) as caught:
+            p.sync(30)
+        self.assertIn("403", str(caught.exception))
+        self.assertGreater(len(self.proxy.seen), began)
+        self.proxy.fault = None
+        p.sync(20)
         self.assertComplete(p)
 
     def puts(self):

@@ -116,7 +116,8 @@ static void difference(sqlite3 *db, const char *zFile, const char *zReplica, cha
   sqlite3_bind_text(p, 2, zTarget, -1, SQLITE_STATIC);
   if( sqlite3_step(p)!=SQLITE_ROW ) snprintf(zWhy, nWhy, "%s", sqlite3_errmsg(db));
   sqlite3_finalize(p);
-  if( zWhy[0]==0 && (b = slurp(zTarget, &nb))!=0 && a!=0 && na>=100 ){
+  if( zWhy[0]==0 && (b = slurp(zTarget, &nb))==0 ) snprintf(zWhy, nWhy, "the restored file cannot be read");
+  if( zWhy[0]==0 && a!=0 && na>=100 ){
     pgsz = (a[16]<<8) | a[17];
     if( pgsz<512 ) pgsz = pgsz==1 ? 65536 : 512;
     lock = 0x40000000L/pgsz;
@@ -124,7 +125,7 @@ static void difference(sqlite3 *db, const char *zFile, const char *zReplica, cha
     ** Then a commit, and so the replica, may have the length of either. Part of a page counts as one. */
     whole = (na+pgsz-1)/pgsz*pgsz;
     inHeader = (((long)a[28]<<24) | (a[29]<<16) | (a[30]<<8) | a[31])*pgsz;
-    if( nb!=na && nb!=whole && (nb!=inHeader || nb>na) ){
+    if( nb!=na && nb!=whole && (nb!=inHeader || nb>na || nb==0) ){
       snprintf(zWhy, nWhy, "%ld bytes (%ld by its header), restored %ld", na, inHeader, nb);
     }else{
       n = na<nb ? na : nb;

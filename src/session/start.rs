@@ -268,6 +268,7 @@ impl Watched {
         engine().adopt(self)?;
         if let Begin::Resync(..) = begin {
             // Whoever waits for a TXID, in this process or another, has to see first what becomes of it.
+            self.entry.reading_begins();
             self.tracker.begin_resync();
             let _held = self.spool.hold_seal()?;
             self.spool.forget_place()?;

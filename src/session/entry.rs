@@ -219,7 +219,8 @@ impl Entry {
 
     /// Whether the file that the handle was opened on is still the one at the path, which is what others of ours read.
     fn is_at_path(&self, f: &HookedFile) -> bool {
-        self.inode_under(f) == inode_of(&self.path)
+        let inode = self.inode_under(f);
+        inode != 0 && inode == inode_of(&self.path)
     }
 
     fn is_stale(&self, f: &HookedFile) -> bool {

@@ -59,7 +59,7 @@ fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Resul
             Ok(Ok(())) => {}
             Ok(Err(e)) => {
                 // (Nobody has read the database since it was opened, or somebody closes it: when it is read, it is tried again.)
-                let unread = e.is_missing() && mine.entry.header().is_none();
+                let unread = e.is_missing() && !mine.spool.is_gone() && !mine.spool.is_replaced();
                 let is_no_fault = unread || e.is_retry() && mine.entry.is_closing();
                 let level = if is_no_fault { log::Level::Info } else { log::Level::Warn };
                 log::log!(level, "walrust: {}: {e}", mine.path().display());

@@ -59,6 +59,7 @@ const LONG_TAIL: u32 = 4_096;
 /// The longest tail that a RESTART or TRUNCATE checkpoint seals, in bytes: somebody waits for just this, and the
 /// checkpoint copies as many.
 const CHECKPOINT_TAIL: u32 = 64 << 20;
+const NO_POSITION: &str = "the spool's position is gone";
 /// While resets are refused, a checkpoint is let through only once this many frames wait for it; else every
 /// commit would run one, at fifty times the price (SQLite's default autocheckpoint threshold).
 pub const CHECKPOINT_STEP: u32 = 1_000;
@@ -278,13 +279,18 @@ impl Tracker {
         self.lock().position.clone()
     }
 
-    /// Takes up the position that another process may have moved on.
+    /// Takes up the position that another process may have moved on. One that is gone, or is none, is not made up.
     pub fn refresh(&self) {
-        if let Ok(Some(p)) = self.spool.position() {
-            let mut s = self.lock();
-            if s.sync == Sync::Kept {
-                s.position = Some(p);
+        match self.spool.position() {
+            Ok(Some(p)) => {
+                let mut s = self.lock();
+                if s.sync == Sync::Kept {
+                    s.position = Some(p);
+                }
             }
+            Ok(None) if !self.spool.is_gone() => self.lose(NO_POSITION),
+            // The spool as a whole is looked after elsewhere.
+            Ok(None) | Err(_) => {}
         }
     }
 
@@ -520,7 +526,7 @@ impl Tracker {
     ) -> std::result::Result<TxId, SealError> {
         let _held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else {
-            return Err(SealError::OutOfSync("the spool's position is gone".to_string()));
+            return Err(SealError::OutOfSync(NO_POSITION.to_string()));
         };
         if p.pieces > 0 || p.wal.is_none() || (h.max_frame > 0 && sealed_frame(&p, h) != Some(h.max_frame)) {
             return Err(SealError::Again);
@@ -631,7 +637,7 @@ impl Tracker {
         let _held = self.spool.hold_seal().map_err(|e| e.to_string())?;
         let p = match self.spool.position() {
             Ok(Some(p)) => p,
-            Ok(None) => return Err("the spool's position is gone".to_string()),
+            Ok(None) => return Err(NO_POSITION.to_string()),
             Err(e) => return Err(e.to_string()),
         };
         let sealed = sealed_frame(&p, before) == Some(before.max_frame)
@@ -771,7 +777,7 @@ impl Tracker {
     fn mark_closed(&self, h: Option<&IndexHeader>) -> std::result::Result<(), SealError> {
         let _held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else {
-            return Err(SealError::OutOfSync("the spool's position is gone".to_string()));
+            return Err(SealError::OutOfSync(NO_POSITION.to_string()));
         };
         if h.is_some_and(|h| h.max_frame > 0 && sealed_frame(&p, h) != Some(h.max_frame)) {
             return Err(SealError::Again);
@@ -794,7 +800,7 @@ impl Tracker {
     ) -> std::result::Result<Sealed, SealError> {
         let _held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else {
-            return Err(SealError::OutOfSync("the spool's position is gone".to_string()));
+            return Err(SealError::OutOfSync(NO_POSITION.to_string()));
         };
         let Some(from) = sealed_frame(&p, h) else {
             self.lock().position = Some(p);

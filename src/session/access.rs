@@ -1,7 +1,7 @@
 //! How capture reads a database file without SQL: own handles through SQLite's lower VFS.
 
 use super::engine::engine;
-use super::entry::OwnPermit;
+use super::entry::{FORMAT_VERSIONS, OwnPermit};
 use crate::base::{Error, Kind, Result};
 use crate::capture::{Database, Pinned};
 use crate::sqlite::{Pins, RawDb, ReadMark};
@@ -77,6 +77,15 @@ struct Mark {
     mark: ReadMark,
     header: IndexHeader,
     permit: OwnPermit,
+}
+
+/// Whether the database at `path`, which the app has open, has left WAL mode: bytes 18 and 19 of its header are 1
+/// (<https://www.sqlite.org/fileformat2.html>).
+pub(super) fn is_in_rollback_mode(path: &Path) -> bool {
+    let mut versions = [0; 2];
+    let Ok(_permit) = engine().entry(path).permit_own() else { return false };
+    let read = RawDb::open(path).and_then(|db| db.read_at(&mut versions, FORMAT_VERSIONS));
+    read.is_ok() && versions == [1, 1]
 }
 
 impl Access {

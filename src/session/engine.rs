@@ -176,7 +176,8 @@ impl Engine {
         }
     }
 
-    /// Adds a watched database. Errors when its replica or path is taken.
+    /// Adds a watched database, and has the sealer look at it, whose thread there is from now on: a standby that never commits
+    /// has to see when the process that ships ends. Errors when its replica or path is taken.
     pub(super) fn adopt(&self, w: &Arc<Watched>) -> Result<()> {
         if w.link.is_stopped() {
             return Err(super::watched::ended());
@@ -190,6 +191,8 @@ impl Engine {
         }
         all.push(w.clone());
         self.entry(w.path()).set(Some(w.clone()));
+        drop(all);
+        self.sealer.wake();
         Ok(())
     }
 

@@ -26,7 +26,7 @@ const RESET: SlotRange = SlotRange::READ_MARKS;
 
 /// Where the database file says whether it is in WAL mode, 2 and 2
 /// (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
-const FORMAT_VERSIONS: u64 = 18;
+pub(super) const FORMAT_VERSIONS: u64 = 18;
 
 /// How long `PRAGMA locking_mode=EXCLUSIVE` waits for what must be read of the database first. Small databases are read in
 /// milliseconds; that something came between is known to the sealer within a second or two.
@@ -215,6 +215,11 @@ impl Entry {
     pub(super) fn can_read(&self) -> bool {
         let inode = inode_of(&self.path);
         lock(&self.open).values().any(|i| *i == inode)
+    }
+
+    /// Whether the app has a file open that was at the path, and only such: the one there now it has not.
+    pub(super) fn has_only_replaced(&self) -> bool {
+        !self.can_read() && !lock(&self.open).is_empty()
     }
 
     /// Whether the file that the handle was opened on is still the one at the path, which is what others of ours read.

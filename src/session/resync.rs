@@ -1,7 +1,7 @@
 //! Reading a whole database, to find the WAL's place again, or for a snapshot: on threads of their own, but for
 //! [`while_held`].
 
-use super::access::{Access, Held};
+use super::access::{Access, Held, is_in_rollback_mode};
 use super::watched::{Role, Watched};
 use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
@@ -56,8 +56,9 @@ fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Resul
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mine)));
         mine.snapshotting.store(false, Ordering::Release);
         match done {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => mine.not_wal.store(false, Ordering::Release),
             Ok(Err(e)) => {
+                mine.note_journal_mode(e.is_missing() && is_in_rollback_mode(mine.path()));
                 // (Nobody has read the database since it was opened, or somebody closes it: when it is read, it is tried again.)
                 let unread = e.is_missing() && !mine.spool.is_gone() && !mine.spool.is_replaced();
                 let is_no_fault = unread || e.is_retry() && mine.entry.is_closing();

@@ -127,6 +127,7 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
         if full_look && !lost_spool(w) {
             super::start::try_take_over(w);
             if w.role() == Role::Standby {
+                w.note_waiting();
                 help_out(w);
             }
         }

@@ -15,7 +15,7 @@
 use super::engine::{engine, lock};
 use super::observe;
 use super::resync::{self, Expected, Reason};
-use super::watched::{Role, Watched};
+use super::watched::{REPLACED, Role, Watched};
 use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
 use crate::capture::Sync;
@@ -312,6 +312,8 @@ impl Watched {
             Some(lease)
         })?;
         self.ship(me, lease, takeover)?;
+        // (What was committed while this was a standby is cut at once.)
+        self.dirty.store(true, Ordering::Release);
         engine().sealer.wake();
         Ok(identity)
     }
@@ -520,9 +522,16 @@ pub(super) fn restart(w: &Arc<Watched>, why: &str) {
 /// The database must be read, and this process has it not open, or only a file that was replaced: one that has it is to
 /// ship it. This one is a standby until the app opens it.
 pub(super) fn hand_over(w: &Arc<Watched>) {
-    if w.spool.hold_seal().and_then(|_held| w.spool.forget_place()).is_ok()
-        && begin_again(w, false, Role::Standby)
+    let replaced = w.entry.has_only_replaced();
+    if w.spool.hold_seal().and_then(|_held| w.spool.forget_place()).is_err()
+        || !begin_again(w, false, Role::Standby)
     {
+        return;
+    }
+    if replaced {
+        log::warn!("walrust: {}: {REPLACED}", w.path().display());
+        w.tell(EventKind::HistoryGap, REPLACED.to_string(), json!({"reason": REPLACED}));
+    } else {
         log::info!("walrust: {}: {UNREADABLE}; waiting until it is", w.path().display());
     }
 }

@@ -1,10 +1,11 @@
 //! One watched database.
 
-use super::access::{Access, Held};
+use super::access::{Access, Held, is_in_rollback_mode};
 use super::care::Care;
 use super::engine::{Engine, engine, lock};
 use super::entry::Entry;
 use super::observe;
+use crate::base::event::EventKind;
 use crate::base::{Error, Kind, Lineage, Result, Timestamp, TxId, clock};
 use crate::capture::{Database, Noticed, SealError, Sync, Tracker};
 use crate::config::Settings;
@@ -12,9 +13,10 @@ use crate::ltx::Packing;
 use crate::metrics::DatabaseMetrics;
 use crate::notify::Notifier;
 use crate::ship::{Link, State};
-use crate::spool::{FileStamp, Spool};
+use crate::spool::{FileStamp, Position, Spool};
 use crate::store::Store;
 use crate::wal::IndexHeader;
+use serde_json::json;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,6 +73,8 @@ pub struct Watched {
     pub(super) busy: AtomicBool,
     /// What is being read whole, for the state.
     pub(super) snapshotting: AtomicBool,
+    /// The app has left WAL mode: what it commits is not followed.
+    pub(super) not_wal: AtomicBool,
     /// Uptime in ms of the last look at things that are not looked at on every commit.
     pub(super) looked: AtomicU64,
     /// The next look is to be a full one, however short ago the last was.
@@ -166,6 +170,15 @@ pub struct Row {
     pub last_error: Option<String>,
 }
 
+/// Whether the replica, which has everything up to `replicated`, has all that is sealed.
+fn is_shipped(position: Option<&Position>, replicated: TxId) -> bool {
+    position.is_some_and(|p| p.pieces == 0 && p.txid <= replicated)
+}
+
+const NOT_WAL: &str =
+    "the database has left WAL mode, so what is committed is not replicated: set PRAGMA journal_mode=WAL";
+pub(super) const REPLACED: &str = "the database file was replaced or deleted, and the connections of this process have the old one: open it again";
+
 pub(super) fn ended() -> Error {
     Error::new(Kind::Config, "the database is not watched any more")
 }
@@ -201,6 +214,7 @@ impl Watched {
             hurried: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             snapshotting: AtomicBool::new(false),
+            not_wal: AtomicBool::new(false),
             looked: AtomicU64::new(0),
             look_fully: AtomicBool::new(true),
             waiting: Mutex::new(Waiting::default()),
@@ -306,6 +320,26 @@ impl Watched {
         *lock(&self.failure) = Some(why);
     }
 
+    /// The database could not be read: whether that is because the app has left WAL mode. That is told once.
+    pub(super) fn note_journal_mode(&self, left: bool) {
+        if left && !self.not_wal.swap(left, Ordering::AcqRel) {
+            log::warn!("walrust: {}: {NOT_WAL}", self.path.display());
+            self.tell(EventKind::HistoryGap, NOT_WAL.to_string(), json!({"reason": NOT_WAL}));
+        } else if !left {
+            self.not_wal.store(false, Ordering::Release);
+        }
+    }
+
+    /// Why nothing is captured until the app does something about it.
+    fn why_not_captured(&self) -> Option<&'static str> {
+        if self.not_wal.load(Ordering::Acquire) && is_in_rollback_mode(&self.path) {
+            return Some(NOT_WAL);
+        }
+        // (Where another process has the new file and ships it, its place is known.)
+        let replaced = self.role() == Role::Standby && self.is_unreadable() && self.entry.has_only_replaced();
+        replaced.then_some(REPLACED)
+    }
+
     /// What to tell while the spool is full and the replica does not answer.
     fn overflow(&self) -> Option<String> {
         let (_, store) = self.link.status().last_error.filter(|_| self.full.load(Ordering::Acquire))?;
@@ -353,6 +387,9 @@ impl Watched {
             }
             if self.link.is_stopped() {
                 return Err(ended());
+            }
+            if let Some(why) = self.why_not_captured() {
+                return Err(Error::config(why));
             }
             if let Some(why) = self.overflow() {
                 return Err(Error::new(Kind::Timeout, why));
@@ -562,6 +599,33 @@ impl Watched {
         }
     }
 
+    /// Bytes of the WAL that are not sealed yet.
+    fn unsealed_bytes(&self) -> u64 {
+        match self.entry.header() {
+            Some(h) => {
+                let page = h.page_size.map_or(4096, |p| p.get());
+                u64::from(self.tracker.unsealed_frames(&h)) * (u64::from(page) + 24)
+            }
+            // Committed or not: nobody in this process reads it at the moment.
+            None if self.tracker.wal_goes_on() => self.wal_bytes(),
+            None => 0,
+        }
+    }
+
+    /// A standby's look at what the process that ships has not done yet: its lag, too, is that of the replica.
+    pub(super) fn note_waiting(&self) {
+        self.dirty.store(false, Ordering::Release);
+        self.tracker.refresh();
+        let all_there =
+            self.unsealed_bytes() == 0 && is_shipped(self.tracker.position().as_ref(), self.replicated());
+        let mut waiting = lock(&self.waiting);
+        if all_there {
+            *waiting = Waiting::default();
+        } else {
+            waiting.commit(clock::now());
+        }
+    }
+
     fn replicated(&self) -> TxId {
         match self.role() {
             Role::Shipper => self.link.status().replicated,
@@ -618,21 +682,14 @@ impl Watched {
         let position = self.tracker.position();
         let replicated = self.replicated();
         let wal_bytes = self.wal_bytes();
-        let unsealed = match self.entry.header() {
-            Some(h) => {
-                let page = h.page_size.map_or(4096, |p| p.get());
-                u64::from(self.tracker.unsealed_frames(&h)) * (u64::from(page) + 24)
-            }
-            // Committed or not: nobody in this process reads it at the moment.
-            None if self.tracker.wal_goes_on() => wal_bytes,
-            None => 0,
-        };
-        // The replica has every commit, and the queue's last file is about to be put away.
-        let all_there =
-            unsealed == 0 && position.as_ref().is_some_and(|p| p.pieces == 0 && p.txid <= replicated);
+        let unsealed = self.unsealed_bytes();
+        // The queue's last file is about to be put away.
+        let all_there = unsealed == 0 && is_shipped(position.as_ref(), replicated);
         // What was changed past us is noticed within a second, and read anew.
         let changed = self.is_changed_past_us(self.entry.header().as_ref()) || self.spool.is_gone();
+        let not_captured = self.why_not_captured();
         let state = match self.state() {
+            State::Snapshotting | State::Standby if not_captured.is_some() => State::Failed,
             State::CatchingUp if all_there && !changed => State::Streaming,
             State::Streaming if changed => State::CatchingUp,
             other => other,
@@ -661,6 +718,7 @@ impl Watched {
             last_upload: status.last_upload.or_else(|| self.spool.shipped().ok().flatten().map(|s| s.time)),
             last_error: failure
                 .or_else(|| self.overflow())
+                .or_else(|| not_captured.map(str::to_string))
                 .or(status.last_error.map(|(_, e)| e))
                 .or_else(|| self.tracker.seal_error())
                 .or(lost)

@@ -83,6 +83,26 @@ class Processes(door.DoorTest):
         self.assertLess(time.monotonic() - begin, 5)
         self.assertNotEqual(other.status()["state"], "standby")
 
+    def test_a_standby_that_never_wrote_takes_over(self):
+        for reads in (False, True):
+            with self.subTest(reads=reads):
+                db, url = self.path(f"app{reads}.db"), self.path(f"replica{reads}")
+                first, = self.start(db, url, 1)
+                first.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+                first.sync()
+                second, = self.start(db, url, 1)
+                if reads:
+                    second.sql("SELECT count(*) FROM t")
+                self.assertEqual(second.status()["state"], "standby")
+                first.sql("INSERT INTO t(v) VALUES('the last')")
+                first.kill()
+                self.eventually(lambda: second.status()["state"] == "streaming", timeout=10, what="the takeover")
+
+                def arrived():
+                    return door.plain_rows(self.restore(url)[0], "SELECT count(*) FROM t") == [(1,)]
+
+                self.eventually(arrived, timeout=10, what="the last commit in the replica", every=0.2)
+
     @pytest.mark.campaign
     def test_four_processes_one_killed_again_and_again(self):
         """Every commit that any walrust_sync acknowledged is in the replica; at the end the two are equal."""

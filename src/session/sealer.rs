@@ -327,10 +327,13 @@ fn seal_step(w: &Arc<Watched>, (dirty, hurried): (bool, bool), full_look: bool) 
     cut
 }
 
-/// Changes of the file that no WAL tells: another file in its place, writes in rollback mode.
+/// Changes of the file that no WAL tells: another file in its place, or its bytes in it, writes in rollback mode.
 pub(super) fn changed_outside(w: &Watched) -> Option<String> {
     if w.entry.note_file() {
         return Some("the database file was replaced by another one".to_string());
+    }
+    if w.is_written_past_wal() {
+        return Some("something wrote to the database file past its WAL".to_string());
     }
     let Some(Handoff::Closed(stamp)) = w.tracker.position().map(|p| p.handoff) else { return None };
     // Nobody has it open through us, or nobody has written to its WAL since: then the file stands still.

@@ -320,8 +320,12 @@ impl Watched {
 
     /// Whether it must be read anew, and this process has it not open.
     pub(super) fn is_unreadable(&self) -> bool {
-        let lost = || self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_none()));
-        !self.entry.can_read() && lost()
+        !self.entry.can_read() && self.is_place_lost()
+    }
+
+    /// Whether no process knows where the WAL goes on.
+    pub(super) fn is_place_lost(&self) -> bool {
+        self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_none()))
     }
 
     /// Writes down whose spool this is, so that the next start knows it.

@@ -15,7 +15,7 @@ use crate::notify::Notifier;
 use crate::ship::{Link, State};
 use crate::spool::{FileStamp, Position, Spool};
 use crate::store::Store;
-use crate::wal::IndexHeader;
+use crate::wal::{IndexHeader, Salt};
 use serde_json::json;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -73,6 +73,8 @@ pub struct Watched {
     pub(super) busy: AtomicBool,
     /// What is being read whole, for the state.
     pub(super) snapshotting: AtomicBool,
+    /// What the file was, between two checkpoints, at the last look.
+    at_rest: Mutex<Option<((Salt, u32), FileStamp)>>,
     /// The app has left WAL mode: what it commits is not followed.
     pub(super) not_wal: AtomicBool,
     /// Uptime in ms of the last look at things that are not looked at on every commit.
@@ -214,6 +216,7 @@ impl Watched {
             hurried: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             snapshotting: AtomicBool::new(false),
+            at_rest: Mutex::new(None),
             not_wal: AtomicBool::new(false),
             looked: AtomicU64::new(0),
             look_fully: AtomicBool::new(true),
@@ -328,6 +331,26 @@ impl Watched {
         } else if !left {
             self.not_wal.store(false, Ordering::Release);
         }
+    }
+
+    /// Whether the database file was written to since the last look, and not by a checkpoint (a copy of another over it). A
+    /// checkpoint tells before its first page that it begins (`nBackfillAttempted`) and after its last that it is done
+    /// (`nBackfill`, which within a generation only grows): <https://sqlite.org/walformat.html>, "The WAL-Index Header".
+    pub(super) fn is_written_past_wal(&self) -> bool {
+        let settled = |h: &IndexHeader| h.backfilled == h.backfill_attempted && !self.entry.is_exclusive();
+        let place = || Some(self.entry.header().filter(settled)?).map(|h| (h.salt, h.backfilled));
+        // (Both before the file and after it: else a checkpoint may have come and gone, or have begun, in between.)
+        let before = place();
+        // (Its change time is also that of its name and rights.)
+        let file = FileStamp::of(&self.path).ok().map(|s| FileStamp { ctime: 0, ..s });
+        let now = before.filter(|_| before == place()).zip(file);
+        let last = std::mem::replace(&mut *lock(&self.at_rest), now);
+        now.zip(last).is_some_and(|((place, file), (then, file_then))| place == then && file != file_then)
+    }
+
+    /// Whether another file lies at the path than the one that is followed, and was not read yet.
+    pub(super) fn awaits_new_file(&self) -> bool {
+        self.entry.is_another_file() || self.role() == Role::Standby && self.is_place_lost()
     }
 
     /// Why nothing is captured until the app does something about it.

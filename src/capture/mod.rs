@@ -540,6 +540,8 @@ impl Tracker {
         match seal::prepare(&self.spool, &p, h, last, &wal, self.db.as_ref(), now) {
             Ok(prepared) => {
                 let txid = prepared.position.txid;
+                // (In this order: nothing leaves that is not kept in mind.)
+                self.spool.ask(txid)?;
                 self.spool.set_ahead()?;
                 self.lock().ahead = Some(Ahead::Prepared(prepared));
                 Ok(txid)
@@ -629,6 +631,8 @@ impl Tracker {
         self.spool.set_position(&position).map_err(|e| e.to_string())?;
         self.spool.end_change().map_err(|e| e.to_string())?;
         self.lock().position = Some(position);
+        // What fails here is made up for when the shipper looks: the position counts it.
+        drop(self.spool.forget_asked(txid));
         Ok(())
     }
 

@@ -8,7 +8,8 @@
 //!
 //! * I-GATE-1: no commit mark reaches the WAL before the replica has the transaction.
 //! * I-GATE-2: an outcome that is not known (timed out, but it may have arrived) never becomes history twice:
-//!   the TXID is not used again, and a snapshot under a new lineage follows.
+//!   the TXID is not used again, and a snapshot under a new lineage follows; when that is in the replica, what
+//!   was refused is taken back from it (I-SPOOL-9), for a restore at its TXID would show what never was.
 //!
 //! The wait holds SQLite's WRITE lock: other writers wait, readers do not. Refused: waiting after the commit
 //! (a failure could not be taken back), and holding back whole transactions in memory.

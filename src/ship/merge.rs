@@ -119,6 +119,8 @@ fn copies(spool: &Spool, level: Level) -> Vec<(FileName, PathBuf)> {
             it.flatten().filter_map(|e| Some((FileName::parse(e.file_name().to_str()?)?, e.path()))).collect()
         })
         .unwrap_or_default();
+    // One that may have to be taken back is no part of anything yet.
+    out.retain(|(n, _)| level != Level::L0 || !spool.is_asked(n.max));
     out.sort_by_key(|(n, _)| (n.min, n.max));
     out
 }

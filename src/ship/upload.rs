@@ -8,7 +8,8 @@ use crate::ltx::{FileName, Level};
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::replica::{FileId, Inventory};
 use crate::spool::{Queued, Shipped, Spool};
-use crate::store::{Body, Breaker, BreakerState, Change, Conditions, Permit, PutMeta, Retry, Store};
+use crate::store::{Body, Breaker, BreakerState, Change, Conditions, Holds, Permit, PutMeta, Retry, Store};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,11 @@ const SMALL: u64 = 4 << 20;
 
 /// Between two looks at the lease while the manifest is lent.
 const LENT_LOOK: Duration = Duration::from_secs(1);
+
+/// How long after it was begun a request may still be carried out: S3 refuses signatures older than 15 minutes.
+const LONGEST_REQUEST: Duration = Duration::from_secs(16 * 60);
+/// Between two looks for such.
+const LOOK_FOR_LATE: Duration = Duration::from_secs(60);
 
 /// What the shipper reports, once each.
 #[allow(missing_docs)] // the fields are named after what they hold
@@ -98,6 +104,7 @@ pub async fn run(plan: Plan) {
         lease: None,
         checked_conditions: false,
         failures: 0,
+        take_back_at: Duration::ZERO,
         suspects: false,
         plan,
     };
@@ -146,6 +153,8 @@ struct Shipper {
     lease: Option<Lease>,
     checked_conditions: bool,
     failures: u32,
+    /// Uptime of the next look for files of refused COMMITs that arrived late.
+    take_back_at: Duration,
     /// The store said something that makes it doubtful that it holds what was shipped.
     suspects: bool,
 }
@@ -186,6 +195,9 @@ impl Shipper {
             self.upload(q, Level::SNAPSHOT).await?;
             return Ok(Did::Work);
         }
+        if self.take_back().await? {
+            return Ok(Did::Work);
+        }
         if let Some(job) = self.merger.due(&self.plan.spool, clock::uptime()) {
             if self.is_past_retention(&job).await? {
                 job.drop_inputs()?;
@@ -217,6 +229,39 @@ impl Shipper {
             Err(e) if e.is_missing() => Ok(true),
             Err(e) => Err(e),
         }
+    }
+
+    /// A COMMIT under sync durability failed, but its file may be in the replica, or arrive there yet: a state that never was.
+    /// When a snapshot of what came instead is there, it is removed. Whether anything was.
+    async fn take_back(&mut self) -> Result<bool> {
+        let now = clock::uptime();
+        let base = self.plan.link.status().snapshot;
+        if now < self.take_back_at {
+            return Ok(false);
+        }
+        for q in self.plan.spool.refused()?.into_iter().filter(|q| q.txid < base) {
+            self.keep_lease().await?;
+            let id = FileId { level: Level::L0, min: q.txid, max: q.txid };
+            let key = id.key(self.plan.store.layout());
+            let held = self.plan.store.compare(&key, Body::File(q.path.clone())).await?;
+            if held == Holds::This {
+                if self.manifest.is_none() {
+                    self.manifest = Some(ManifestWriter::load(&self.plan.store).await?);
+                }
+                if let Some(m) = &mut self.manifest {
+                    m.remove(&self.plan.store, &BTreeSet::from([id])).await?;
+                }
+                self.plan.store.delete(std::slice::from_ref(&key)).await?;
+                remove(&self.plan.spool.merge_path(Level::L0, &id.name()))?;
+            }
+            // One that is not there may be on its way, and is looked for again.
+            if held != Holds::Nothing || is_older(&q.path, LONGEST_REQUEST) {
+                self.plan.spool.forget_asked(q.txid)?;
+                return Ok(true);
+            }
+            self.take_back_at = now + LOOK_FOR_LATE;
+        }
+        Ok(false)
     }
 
     /// With nothing to upload: renews the lease, or gives it back when the app has closed the database, so that
@@ -509,6 +554,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::new(Kind::Bug, "work on a file was cut short").because(e))?
+}
+
+fn is_older(path: &std::path::Path, age: Duration) -> bool {
+    let made = std::fs::metadata(path).and_then(|m| m.modified());
+    made.is_ok_and(|t| t.elapsed().is_ok_and(|d| d > age))
 }
 
 fn remove(path: &std::path::Path) -> Result<()> {

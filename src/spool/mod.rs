@@ -9,6 +9,7 @@
 //! replica.json           which replica that is, and the lineages that are ours (Identity); synced when it changes
 //! open/<txid>.<k>.ltx    pieces: sealed WAL ranges of the TXID that is not cut yet
 //! pending/<txid>.ltx     cut level-0 files, not yet in the replica
+//! asked/<txid>.ltx       the pending files of COMMITs under sync durability, until those are known to have come to be
 //! merge/<level>/<name>   files that are in the replica, kept until they are merged upward
 //! snapshot/<name>        finished snapshot files on their way to the replica
 //! pages.sum              8 bytes a page: the checksum of each page at `position` (PageSums)
@@ -30,6 +31,8 @@
 //!   their files, so that no crash makes this machine take its own files for another's or use the TXID again.
 //! * I-SPOOL-8: nothing leaves before the position counts it ([`Spool::shippable`]), except the file that a COMMIT under
 //!   sync durability waits for; that one is nobody else's to make again while its process lives.
+//! * I-SPOOL-9: whatever the replica may have of a COMMIT that failed, or died with its process, lies in `asked`: that is
+//!   how the shipper knows it again, and takes it back.
 //!
 //! # After a crash
 //!
@@ -111,7 +114,7 @@ fn create_dir(dir: &Path) -> std::io::Result<()> {
 impl Spool {
     /// Opens the spool in `dir`, creating it if need be, and clears litter.
     pub fn open(dir: &Path) -> Result<Spool> {
-        for sub in ["", "open", "pending", "merge", "snapshot"] {
+        for sub in ["", "open", "pending", "asked", "merge", "snapshot"] {
             let d = dir.join(sub);
             create_dir(&d).map_err(|e| Error::io("create spool directory", &d, e))?;
         }
@@ -354,6 +357,49 @@ impl Spool {
         self.dir.join("pending").join(format!("{txid}.ltx"))
     }
 
+    /// Keeps the pending file of `txid` in mind: a COMMIT asks the replica to take it (I-SPOOL-9). Caller holds the seal lock.
+    pub fn ask(&self, txid: TxId) -> Result<()> {
+        let (pending, asked) = (self.pending_path(txid), self.asked_path(txid));
+        remove_if_there(&asked)?;
+        // (Not every file system has hard links.)
+        fs::hard_link(&pending, &asked)
+            .or_else(|_| fs::copy(&pending, &asked).map(drop))
+            .map_err(|e| Error::io("keep in mind", &asked, e))
+    }
+
+    /// The COMMIT that asked for `txid` came to be, or the replica has nothing of it any more.
+    pub fn forget_asked(&self, txid: TxId) -> Result<()> {
+        remove_if_there(&self.asked_path(txid))
+    }
+
+    /// Whether it is not known yet that the COMMIT that asked for `txid` came to be.
+    pub fn is_asked(&self, txid: TxId) -> bool {
+        self.asked_path(txid).exists()
+    }
+
+    /// Files that the replica was asked to take for a COMMIT that did not come to be, or of which nothing is left to tell: the
+    /// history went on under another lineage. Those of which it is known by now that they are history are forgotten.
+    pub fn refused(&self) -> Result<Vec<Queued>> {
+        let asked = queued_in(&self.dir.join("asked"))?;
+        if asked.is_empty() {
+            return Ok(asked);
+        }
+        let Some(p) = self.position()? else { return Ok(Vec::new()) };
+        let mut out = Vec::new();
+        for q in asked {
+            match self.lineage_of(&q.path) {
+                Some(l) if l != p.lineage => out.push(q),
+                Some(_) if p.txid < q.txid => {}
+                _ => self.forget_asked(q.txid)?,
+            }
+        }
+        Ok(out)
+    }
+
+    fn asked_path(&self, txid: TxId) -> PathBuf {
+        self.dir.join("asked").join(format!("{txid}.ltx"))
+    }
+
     /// Where a finished snapshot of `1..=txid` lies.
     pub fn snapshot_path(&self, txid: TxId) -> PathBuf {
         self.dir.join("snapshot").join(ltx::FileName { min: TxId(1), max: txid }.to_string())
@@ -451,19 +497,7 @@ impl Spool {
 
     /// Cut files not yet in the replica, oldest first.
     pub fn pending(&self) -> Result<Vec<Queued>> {
-        let mut out = Vec::new();
-        let dir = self.dir.join("pending");
-        for e in fs::read_dir(&dir).map_err(|e| Error::io("list", &dir, e))? {
-            let e = e.map_err(|e| Error::io("list", &dir, e))?;
-            let name = e.file_name();
-            let Some(txid) = name.to_str().and_then(|n| n.strip_suffix(".ltx")).and_then(parse_txid) else {
-                continue;
-            };
-            let bytes = e.metadata().map(|m| m.len()).unwrap_or(0);
-            out.push(Queued { txid, path: e.path(), bytes });
-        }
-        out.sort_by_key(|q| q.txid);
-        Ok(out)
+        queued_in(&self.dir.join("pending"))
     }
 
     /// The files of the queue that may leave: those that the position counts, and one that a COMMIT waits for.
@@ -633,11 +667,7 @@ impl Spool {
     /// is not used again, and only the database's content tells how the history goes on. Caller holds the seal lock.
     pub fn give_up(&self, txid: TxId) -> Result<()> {
         self.venture(txid)?;
-        let path = self.pending_path(txid);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path, e)),
-            _ => {}
-        }
+        remove_if_there(&self.pending_path(txid))?;
         if let Some(p) = self.position()? {
             self.set_position(&Position { wal: None, handoff: Handoff::Live, ..p })?;
         }
@@ -686,7 +716,7 @@ impl Spool {
     }
 
     fn clear_litter(&self) {
-        for d in ["", "open", "pending", "snapshot"] {
+        for d in ["", "open", "pending", "asked", "snapshot"] {
             for path in list_files(&self.dir.join(d)) {
                 if path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(".tmp-")) {
                     drop(fs::remove_file(path));
@@ -764,6 +794,29 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Ok(text) => Ok(serde_json::from_slice(&text).ok()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("read", path, e)),
+    }
+}
+
+/// The files `<txid>.ltx` of a directory, oldest first.
+fn queued_in(dir: &Path) -> Result<Vec<Queued>> {
+    let mut out = Vec::new();
+    for e in fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
+        let e = e.map_err(|e| Error::io("list", dir, e))?;
+        let name = e.file_name();
+        let Some(txid) = name.to_str().and_then(|n| n.strip_suffix(".ltx")).and_then(parse_txid) else {
+            continue;
+        };
+        let bytes = e.metadata().map(|m| m.len()).unwrap_or(0);
+        out.push(Queued { txid, path: e.path(), bytes });
+    }
+    out.sort_by_key(|q| q.txid);
+    Ok(out)
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
     }
 }
 

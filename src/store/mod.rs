@@ -44,7 +44,7 @@ pub use block::block_on;
 pub use breaker::{Breaker, BreakerState, Change, Permit};
 pub use credentials::Env;
 pub use faults::{Fault, Faults, Op};
-pub use put::{Put, PutMeta};
+pub use put::{Holds, Put, PutMeta};
 pub use retry::Retry;
 pub use url::{BucketIn, LayoutKind, ReplicaUrl, StoreKind};
 

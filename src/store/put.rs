@@ -38,6 +38,17 @@ pub enum Put {
     AlreadyMine,
 }
 
+/// What lies at a key, compared with a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holds {
+    /// The same bytes.
+    This,
+    /// Others.
+    Other,
+    /// Nothing.
+    Nothing,
+}
+
 enum Found {
     Mine,
     Rival,
@@ -172,6 +183,20 @@ impl Store {
             }
         };
         Ok(if same { Found::Mine } else { Found::Rival })
+    }
+
+    /// Whether what lies at `key` is `body`, something else, or nothing.
+    pub async fn compare(&self, key: &str, body: impl Into<Body>) -> Result<Holds> {
+        check_key(key)?;
+        let body = body.into();
+        let (length, sha256) = (body.len()?, body.sha256()?);
+        let tags = Tags { put_id: clock::random_u64(), sha256, timestamp: None };
+        let found = || self.found(key, length, &tags);
+        Ok(match self.retry.run(|_| found()).await? {
+            Found::Mine => Holds::This,
+            Found::Rival => Holds::Other,
+            Found::Nothing => Holds::Nothing,
+        })
     }
 
     /// Writes an object, replacing what is there: for the manifest.

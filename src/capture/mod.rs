@@ -250,6 +250,7 @@ impl Tracker {
         let mut s = self.lock();
         s.position = Some(p);
         s.sync = Sync::Kept;
+        s.seal_error = None;
         // A transaction that was begun meanwhile goes on from here, if it began in a generation we know.
         let begun = s.at_lock.as_ref().map(|(h, _)| *h);
         if let Some(h) = begun {
@@ -680,7 +681,7 @@ impl Tracker {
                 return self.refuse();
             }
             match self.seal(h, Packing::Literal, crate::base::clock::now()) {
-                Ok(_) => self.lock().seal_error = None,
+                Ok(_) => {}
                 Err(e) => return self.cannot_seal(e, wal_bytes()),
             }
         }
@@ -824,7 +825,9 @@ impl Tracker {
         let wal = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
         match seal::seal(&self.spool, &p, from, h, &wal, self.db.as_ref(), packing, now) {
             Ok((next, sealed)) => {
-                self.lock().position = Some(next);
+                let mut s = self.lock();
+                s.position = Some(next);
+                s.seal_error = None;
                 Ok(sealed)
             }
             Err(SealError::Failed(e)) if e.is_corrupt() => Err(self.damaged(&e, &wal, h)),

@@ -292,6 +292,7 @@ fn seal_step(w: &Arc<Watched>, (dirty, hurried): (bool, bool), full_look: bool) 
     if has_pending {
         w.link.work.notify_one();
     }
+    let mut is_sealed = unsealed == 0;
     let cut = !has_pending && w.link.slot_open(w.settings.interval) && (unsealed > 0 || pieces > 0);
     if let Some(h) = &header
         && unsealed > 0
@@ -305,6 +306,7 @@ fn seal_step(w: &Arc<Watched>, (dirty, hurried): (bool, bool), full_look: bool) 
         if let Err(e) = w.tracker.seal(h, packing, clock::now()) {
             return seal_failed(w, e);
         }
+        is_sealed = true;
     }
     if cut {
         match w.tracker.cut() {
@@ -323,7 +325,9 @@ fn seal_step(w: &Arc<Watched>, (dirty, hurried): (bool, bool), full_look: bool) 
         // For the slot.
         w.waits.store(true, Ordering::Relaxed);
     }
-    clear_spool_error(w);
+    if is_sealed {
+        w.spool_works();
+    }
     cut
 }
 
@@ -375,17 +379,8 @@ fn seal_failed(w: &Arc<Watched>, e: SealError) -> bool {
         SealError::Failed(e) => {
             log::warn!("walrust: {}: cannot seal: {e}", w.path().display());
             w.dirty.store(true, Ordering::Release);
-            w.link.update(|s| s.last_error = Some((e.kind(), format!("{SPOOL}: {e}"))));
+            w.spool_fails(&e);
         }
     }
     false
-}
-
-/// Starts the text of an error that is the spool's, so that the next success can tell it from the store's.
-const SPOOL: &str = "spool";
-
-fn clear_spool_error(w: &Watched) {
-    if w.link.status().last_error.is_some_and(|(_, e)| e.starts_with(SPOOL)) {
-        w.link.update(|s| s.last_error = None);
-    }
 }

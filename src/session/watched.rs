@@ -27,6 +27,9 @@ use std::time::Duration;
 /// 10 ms.
 const COARSE: i64 = 100;
 
+/// How long sealing may fail before that is the database's state.
+const SPOOL_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What this process does for the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -73,6 +76,8 @@ pub struct Watched {
     pub(super) busy: AtomicBool,
     /// What is being read whole, for the state.
     pub(super) snapshotting: AtomicBool,
+    /// What keeps commits from being sealed into the spool, since which uptime, and whether that was told.
+    spool_failure: Mutex<Option<SpoolFailure>>,
     /// What the file was, between two checkpoints, at the last look.
     at_rest: Mutex<Option<((Salt, u32), FileStamp)>>,
     /// The app has left WAL mode: what it commits is not followed.
@@ -112,6 +117,13 @@ impl std::fmt::Debug for Watched {
             .field("replica", &self.replica)
             .finish_non_exhaustive()
     }
+}
+
+#[derive(Clone, Debug)]
+struct SpoolFailure {
+    why: String,
+    since: Duration,
+    told: bool,
 }
 
 /// When commits that are not durable yet were noticed: for the lag.
@@ -216,6 +228,7 @@ impl Watched {
             hurried: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             snapshotting: AtomicBool::new(false),
+            spool_failure: Mutex::new(None),
             at_rest: Mutex::new(None),
             not_wal: AtomicBool::new(false),
             looked: AtomicU64::new(0),
@@ -323,6 +336,23 @@ impl Watched {
         *lock(&self.failure) = Some(why);
     }
 
+    /// What was committed cannot be sealed. It stays in the WAL; what lasts is told.
+    pub(super) fn spool_fails(&self, e: &Error) {
+        let now = clock::uptime();
+        let mut at = lock(&self.spool_failure);
+        let failure = at.get_or_insert(SpoolFailure { why: String::new(), since: now, told: false });
+        failure.why = format!("spool: {e}");
+        if !failure.told && now.saturating_sub(failure.since) >= SPOOL_PATIENCE {
+            failure.told = true;
+            self.tell(EventKind::UploadError, failure.why.clone(), json!({}));
+        }
+    }
+
+    /// All that was committed is sealed.
+    pub(super) fn spool_works(&self) {
+        *lock(&self.spool_failure) = None;
+    }
+
     /// The database could not be read: whether that is because the app has left WAL mode. That is told once.
     pub(super) fn note_journal_mode(&self, left: bool) {
         if left && !self.not_wal.swap(left, Ordering::AcqRel) {
@@ -354,13 +384,18 @@ impl Watched {
     }
 
     /// Why nothing is captured until the app does something about it.
-    fn why_not_captured(&self) -> Option<&'static str> {
+    fn why_not_captured(&self) -> Option<String> {
         if self.not_wal.load(Ordering::Acquire) && is_in_rollback_mode(&self.path) {
-            return Some(NOT_WAL);
+            return Some(NOT_WAL.to_string());
+        }
+        if let Some(f) = &*lock(&self.spool_failure)
+            && clock::uptime().saturating_sub(f.since) >= SPOOL_PATIENCE
+        {
+            return Some(f.why.clone());
         }
         // (Where another process has the new file and ships it, its place is known.)
         let replaced = self.role() == Role::Standby && self.is_unreadable() && self.entry.has_only_replaced();
-        replaced.then_some(REPLACED)
+        replaced.then(|| REPLACED.to_string())
     }
 
     /// What to tell while the spool is full and the replica does not answer.
@@ -712,7 +747,11 @@ impl Watched {
         let changed = self.is_changed_past_us(self.entry.header().as_ref()) || self.spool.is_gone();
         let not_captured = self.why_not_captured();
         let state = match self.state() {
-            State::Snapshotting | State::Standby if not_captured.is_some() => State::Failed,
+            State::Snapshotting | State::Standby | State::Streaming | State::CatchingUp
+                if not_captured.is_some() =>
+            {
+                State::Failed
+            }
             State::CatchingUp if all_there && !changed => State::Streaming,
             State::Streaming if changed => State::CatchingUp,
             other => other,
@@ -741,8 +780,9 @@ impl Watched {
             last_upload: status.last_upload.or_else(|| self.spool.shipped().ok().flatten().map(|s| s.time)),
             last_error: failure
                 .or_else(|| self.overflow())
-                .or_else(|| not_captured.map(str::to_string))
+                .or(not_captured)
                 .or(status.last_error.map(|(_, e)| e))
+                .or_else(|| lock(&self.spool_failure).as_ref().map(|f| f.why.clone()))
                 .or_else(|| self.tracker.seal_error())
                 .or(lost)
                 .or_else(|| {

@@ -103,7 +103,7 @@ fn create_dir(dir: &Path) -> std::io::Result<()> {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match fs::metadata(dir) {
                 Ok(m) if m.is_dir() => return Ok(()),
                 // Gone again, and no link to nowhere.
-                Err(_) if fs::symlink_metadata(dir).is_err() => {}
+                Err(_) if fs::symlink_metadata(dir).is_err_and(|e| is_missing(&e)) => {}
                 _ => return Err(e),
             },
             made => return made,
@@ -380,7 +380,10 @@ impl Spool {
     /// Files that the replica was asked to take for a COMMIT that did not come to be, or of which nothing is left to tell: the
     /// history went on under another lineage. Those of which it is known by now that they are history are forgotten.
     pub fn refused(&self) -> Result<Vec<Queued>> {
-        let asked = queued_in(&self.dir.join("asked"))?;
+        let asked = match queued_in(&self.dir.join("asked")) {
+            Err(e) if e.is_missing() => return Ok(Vec::new()),
+            asked => asked?,
+        };
         if asked.is_empty() {
             return Ok(asked);
         }
@@ -797,6 +800,10 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
 }
 
+fn is_missing(e: &std::io::Error) -> bool {
+    e.kind() == std::io::ErrorKind::NotFound
+}
+
 /// The files `<txid>.ltx` of a directory, oldest first.
 fn queued_in(dir: &Path) -> Result<Vec<Queued>> {
     let mut out = Vec::new();
@@ -815,7 +822,7 @@ fn queued_in(dir: &Path) -> Result<Vec<Queued>> {
 
 fn remove_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        Err(e) if !is_missing(&e) => Err(Error::io("remove", path, e)),
         _ => Ok(()),
     }
 }

@@ -171,6 +171,7 @@ fn a_directory_that_is_being_removed_is_made() {
         .or_else(|_| std::fs::remove_dir(&dir).and_then(|()| std::fs::write(&dir, "a file")))
         .unwrap();
     assert!(create_dir(&dir).is_err(), "a file is in its place");
+    assert!(Spool::open(&dir).is_err(), "a file is in the spool's place");
     std::fs::remove_file(&dir).unwrap();
     std::os::unix::fs::symlink("nowhere", &dir).unwrap();
     assert!(create_dir(&dir).is_err(), "a link to nowhere is in its place");

@@ -608,6 +608,8 @@ impl Play {
                 && let Some(machine) = self.machines.borrow_mut().get_mut(&m)
             {
                 machine.doubts += 1;
+                // SQLite keeps page 1 as it was about to write it: its change counter is that of no state.
+                let _ = c.execute_batch("PRAGMA shrink_memory");
             }
             self.observe(m, c);
             if self.world.is_doomed(pid) {

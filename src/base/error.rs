@@ -151,6 +151,17 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {}
 
+/// `given` as it may stand in an error: quoted, escaped, cut. Of a URL, which may hold a password, the scheme.
+pub fn quoted(given: &str) -> String {
+    let shown = match given.find("://") {
+        Some(i) if given.contains(['@', '?']) => given.get(..i + 3).unwrap_or_default(),
+        _ => given,
+    };
+    let short: String = shown.chars().take(60).collect();
+    let more = if short.len() < given.len() { "…" } else { "" };
+    format!("\"{}{more}\"", short.escape_debug())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

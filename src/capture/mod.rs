@@ -282,14 +282,14 @@ impl Tracker {
 
     /// Takes up the position that another process may have moved on. One that is gone, or is none, is not made up.
     pub fn refresh(&self) {
-        match self.spool.position() {
-            Ok(Some(p)) => {
-                let mut s = self.lock();
-                if s.sync == Sync::Kept {
-                    s.position = Some(p);
-                }
-            }
-            Ok(None) if !self.spool.is_gone() => self.lose(NO_POSITION),
+        let position = self.spool.position();
+        let mut s = self.lock();
+        if s.sync != Sync::Kept {
+            return;
+        }
+        match position {
+            Ok(Some(p)) => s.position = Some(p),
+            Ok(None) if !self.spool.is_gone() => s.sync = Sync::Lost(NO_POSITION.to_string()),
             // The spool as a whole is looked after elsewhere.
             Ok(None) | Err(_) => {}
         }

@@ -3,8 +3,8 @@
 use super::layer::{Layer, Source};
 use super::table::{self, Scope, TABLE};
 use super::value::{Raw, What};
-use super::{MAX_INPUT, nearest, paths, quoted};
-use crate::base::{Error, Kind, Result};
+use super::{MAX_INPUT, nearest, paths};
+use crate::base::{Error, Kind, Result, quoted};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

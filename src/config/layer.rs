@@ -1,9 +1,9 @@
 //! What one place says: a layer of values, each with its source.
 
+use super::nearest;
 use super::table::{self, Id, Scope, Setting, TABLE};
 use super::value::{self, Fault, Raw, Value};
-use super::{nearest, quoted};
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, quoted};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;

@@ -76,10 +76,3 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row.last().copied().unwrap_or(0)
 }
-
-/// `given` as it may stand in an error: quoted, escaped, cut.
-fn quoted(given: &str) -> String {
-    let short: String = given.chars().take(60).collect();
-    let more = if short.len() < given.len() { "…" } else { "" };
-    format!("\"{}{more}\"", short.escape_debug())
-}

@@ -3,8 +3,8 @@
 use super::layer::{Layer, Source};
 use super::table::{self, Scope, TABLE};
 use super::value::{Raw, What, parse_duration};
-use super::{MAX_INPUT, nearest, quoted};
-use crate::base::{Error, Result};
+use super::{MAX_INPUT, nearest};
+use crate::base::{Error, Result, quoted};
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;

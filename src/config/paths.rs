@@ -1,8 +1,7 @@
 //! From database paths to replicas: placeholders, glob patterns, and the rule that no two databases share
 //! a replica (I-CONFIG-3).
 
-use super::quoted;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, quoted};
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! Values: what a setting takes, read from whatever a front door gives (text, TOML, JSON).
 
-use super::{quoted, webhook};
-use crate::base::{Error, Result, Webhook};
+use super::webhook;
+use crate::base::{Error, Result, Webhook, quoted};
 use std::fmt;
 use std::time::Duration;
 

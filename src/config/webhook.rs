@@ -1,8 +1,8 @@
 //! Webhook endpoints: tables with `url`, `secret`, `events`, or plain URLs.
 
+use super::nearest;
 use super::value::{Fault, Raw, Value, What, fault, text_of};
-use super::{nearest, quoted};
-use crate::base::{EventKind, Result, Secret, Webhook};
+use crate::base::{EventKind, Result, Secret, Webhook, quoted};
 
 pub(super) fn webhooks(raw: &Raw) -> Result<(Value, String), Fault> {
     let mut hooks = Vec::new();

@@ -25,7 +25,8 @@ pub(super) fn body(pending: &Pending) -> Vec<u8> {
 /// The body of a test event: `event` is `test`, which no filter can name.
 pub(super) fn test_body() -> Vec<u8> {
     let message = "walrust_notify_test: this endpoint is reached";
-    let context = Map::from_iter([("version".to_string(), json!(env!("CARGO_PKG_VERSION")))]);
+    let version = json!(env!("CARGO_PKG_VERSION"));
+    let context = Map::from_iter([("count".to_string(), json!(1)), ("version".to_string(), version)]);
     encode("test", "", clock::now(), Severity::Info, message, context)
 }
 

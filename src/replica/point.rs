@@ -4,7 +4,7 @@
 //! without a zone is UTC, as in SQLite's own date functions. Pure. Refused: guessing the local time zone,
 //! because one restore script would then mean two points on two machines.
 
-use crate::base::{Error, Result, Timestamp, TxId};
+use crate::base::{Error, Result, Timestamp, TxId, quoted};
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
 /// Which state of the database is meant.
@@ -58,8 +58,7 @@ impl Point {
 }
 
 fn bad(text: &str) -> Error {
-    let shown: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    Error::config(format!("point '{shown}' is not understood; {FORMS}"))
+    Error::config(format!("point {} is not understood; {FORMS}", quoted(text)))
 }
 
 /// `5 minutes ago`, `1h30m ago`, `an hour ago`, and `-5 minutes` as SQLite's date modifiers write it.

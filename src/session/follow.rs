@@ -175,8 +175,11 @@ pub fn follow(req: FollowRequest<'_>) -> Result<(Arc<Follower>, Begun)> {
     }
     may_write(&path, &replica, req.overwrite)?;
     let store = Store::open(&req.replica)?;
-    let lock_file = LockFile::open(&beside(&path, LOCK))?;
-    if !lock_file.try_process()? {
+    let lock_path = beside(&path, LOCK);
+    let had_lock = lock_path.exists();
+    let lock_file = LockFile::open(&lock_path)?;
+    // (Whoever made it for nothing removes it.)
+    if !lock_file.try_process()? || !lock_path.exists() || lock_file.is_replaced() {
         return Err(Error::new(
             Kind::Fenced,
             format!("another process keeps {} up to date; stop it there first", path.display()),
@@ -185,6 +188,9 @@ pub fn follow(req: FollowRequest<'_>) -> Result<(Arc<Follower>, Begun)> {
     let f = Arc::new(Follower::new(path, replica, store, lock_file, req.interval));
     let begun = f.begin(req.overwrite).and_then(|begun| followers.add(&f).map(|()| begun));
     if begun.is_err() {
+        if !had_lock && !is_follower(&f.path) {
+            drop(std::fs::remove_file(&lock_path));
+        }
         f.lock.release();
     }
     Ok((f, begun?))

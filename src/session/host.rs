@@ -21,10 +21,16 @@ impl Host for EngineHost {
             return None;
         }
         let entry = engine().entry(file.path);
-        let said: Vec<(&str, String)> =
-            TABLE.iter().filter_map(|s| file.uri_parameter(s.name).map(|v| (s.name, v))).collect();
-        if !said.is_empty() {
-            entry.set_uri(Layer::from_uri(said.iter().map(|(n, v)| (*n, v.as_str()))));
+        // (Where SQLite cannot say what else there is, misspelt ones pass.)
+        let mut names = file.uri_keys();
+        names.extend(TABLE.iter().map(|s| s.name.to_string()));
+        names.sort_unstable();
+        names.dedup();
+        let said: Vec<(String, String)> =
+            names.into_iter().filter_map(|n| file.uri_parameter(&n).map(|v| (n, v))).collect();
+        let ours = Layer::from_uri(said.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+        if ours.as_ref().map_or(true, |l| !l.is_empty()) {
+            entry.set_uri(ours);
         }
         Some(entry)
     }

@@ -1,13 +1,16 @@
 //! Arguments and results that several functions share.
 
-use crate::base::{Error, Result, Timestamp};
+use crate::base::{Error, Result, Timestamp, quoted};
 use crate::config::Settings;
 use crate::session::{Watched, engine};
 use crate::sqlite::{Connection, Value};
 use crate::store::{ReplicaUrl, Store};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Linux's.
+const PATH_MAX: usize = 4096;
 
 /// Argument `i` as text; `None` when absent or NULL.
 pub(super) fn text<'a>(args: &'a [Value], i: usize, what: &str) -> Result<Option<&'a str>> {
@@ -25,6 +28,19 @@ pub(super) fn needed<'a>(args: &'a [Value], i: usize, what: &str) -> Result<&'a 
         Some(t) => Ok(t),
         None => Err(Error::config(format!("{what} is NULL; it must be given"))),
     }
+}
+
+/// Like [`needed`]: the path of a file on this machine.
+pub(super) fn file<'a>(args: &'a [Value], i: usize, what: &str) -> Result<&'a Path> {
+    let path = needed(args, i, what)?;
+    if path.contains("://") {
+        return Err(Error::config(format!("{what} is a URL; give the path of a file on this machine")));
+    }
+    if path.len() >= PATH_MAX {
+        let n = path.len();
+        return Err(Error::config(format!("{what} has {n} bytes; a path has fewer than {PATH_MAX}")));
+    }
+    Ok(Path::new(path))
 }
 
 /// Arguments of a table-valued function as those of a scalar one: absent is NULL.
@@ -90,7 +106,7 @@ pub(super) fn timeout(v: &Value) -> Result<Duration> {
         Value::Real(r) => *r,
         Value::Text(t) => {
             return crate::config::parse_duration(t)
-                .map_err(|e| Error::config(format!("timeout {t:?}: {e}")));
+                .map_err(|e| Error::config(format!("timeout {}: {e}", quoted(t))));
         }
         other => {
             return Err(Error::config(format!(
@@ -102,7 +118,7 @@ pub(super) fn timeout(v: &Value) -> Result<Duration> {
     if (0.0..=86_400.0).contains(&seconds) {
         Ok(Duration::from_secs_f64(seconds))
     } else {
-        Err(Error::config(format!("timeout {seconds} is not from 0 to 86400 seconds")))
+        Err(Error::config(format!("timeout {seconds:?} is not from 0 to 86400 seconds")))
     }
 }
 

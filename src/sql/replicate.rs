@@ -7,7 +7,6 @@ use crate::replica::Overwrite;
 use crate::session::{Begun, FollowRequest, follow, unfollow};
 use crate::sqlite::{Connection, Value};
 use crate::store::ReplicaUrl;
-use std::path::Path;
 use std::time::Duration;
 
 const OPTIONS: &[OptionSpec] = &[OptionSpec::duration("interval"), OptionSpec::flag("overwrite")];
@@ -17,7 +16,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 /// Keeps a file up to date from a replica.
 pub(super) fn replicate(_conn: &Connection, args: &[Value]) -> Result<Value> {
     let url = common::needed(args, 0, "the replica URL")?;
-    let path = Path::new(common::needed(args, 1, "the path")?);
+    let path = common::file(args, 1, "the path")?;
     let options = Options::parse("options", common::text(args, 2, "options")?, OPTIONS, WithSettings::No)?;
     let interval = options.duration("interval").unwrap_or(INTERVAL);
     if interval < SHORTEST {
@@ -37,6 +36,5 @@ pub(super) fn replicate(_conn: &Connection, args: &[Value]) -> Result<Value> {
 
 /// Stops that.
 pub(super) fn unreplicate(_conn: &Connection, args: &[Value]) -> Result<Value> {
-    let path = common::needed(args, 0, "the path")?;
-    Ok(Value::Integer(unfollow(Path::new(path))?.as_i64()))
+    Ok(Value::Integer(unfollow(common::file(args, 0, "the path")?)?.as_i64()))
 }

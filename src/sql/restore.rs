@@ -26,7 +26,7 @@ const OPTIONS: &[OptionSpec] = &[
 /// Writes the database at a point to a path.
 pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     let url = common::needed(args, 0, "the replica URL")?;
-    let path = Path::new(common::needed(args, 1, "the target path")?);
+    let path = common::file(args, 1, "the target path")?;
     let point = point(args.get(2))?;
     let options = Options::parse("options", common::text(args, 3, "options")?, OPTIONS, WithSettings::No)?;
     let overwrite = if options.flag("overwrite") { Overwrite::Replace } else { Overwrite::Refuse };

@@ -1,7 +1,7 @@
 //! `walrust_verify`: the report, and its findings as rows.
 
 use super::common::{self, int};
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, quoted};
 use crate::replica::{Check, Mode, Report, VerifyOptions, verify};
 use crate::session::{self, engine};
 use crate::sqlite::{Connection, Rows, Value};
@@ -38,7 +38,7 @@ fn run(conn: &Connection, args: &[Value]) -> Result<Report> {
     let mode = match common::text(args, 1, "the mode")? {
         None => Mode::Quick,
         Some(m) => Mode::parse(m).ok_or_else(|| {
-            Error::config(format!("the mode {m:?} is not known; allowed: quick, deep, fix"))
+            Error::config(format!("the mode {} is not known; allowed: quick, deep, fix", quoted(m)))
         })?,
     };
     let store = common::store(conn, common::text(args, 0, "the replica URL")?)?;

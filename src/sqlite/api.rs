@@ -110,6 +110,7 @@ slots! {
     3_024_000 197 malloc64(n: u64) -> *mut c_void;
     3_024_000 201 result_blob64(c: *mut Context, p: *const c_void, n: u64, d: Destructor);
     3_024_000 202 result_text64(c: *mut Context, p: *const c_char, n: u64, d: Destructor, encoding: u8);
+    3_031_000 245 uri_key(name: *const c_char, n: c_int) -> *const c_char;
     3_032_000 249 create_filename(db: *const c_char, journal: *const c_char, wal: *const c_char, n: c_int, kv: *const *const c_char) -> *const c_char;
     3_032_000 250 free_filename(name: *const c_char);
 }

@@ -184,6 +184,20 @@ impl FileInfo<'_> {
             if value.is_null() { None } else { CStr::from_ptr(value).to_str().ok().map(str::to_string) }
         }
     }
+
+    /// Names of the URI parameters, as far as SQLite can tell them (from 3.31 on) and they are UTF-8.
+    pub fn uri_keys(&self) -> Vec<String> {
+        if !api::at_least(3_031_000) {
+            return Vec::new();
+        }
+        // SAFETY: as in `uri_parameter`; "sqlite3_uri_key(F,N) returns a pointer to the name (not the value) of the N-th query
+        // parameter […] or NULL if N is […] greater than the number of query parameters minus 1".
+        let key = |n| unsafe {
+            let key = api::uri_key(self.filename, n);
+            (!key.is_null()).then(|| CStr::from_ptr(key).to_str().ok().map(str::to_string))
+        };
+        (0..).map_while(key).flatten().collect()
+    }
 }
 
 /// Decides who observes a main database file. Process-wide.

@@ -13,9 +13,10 @@
 use super::{Body, ObjectInfo, Version};
 use crate::base::{Error, Kind, Result, Timestamp, clock, crash};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -104,18 +105,23 @@ impl LocalDir {
 
     /// The open file and its size.
     pub(super) fn open(&self, key: &str) -> Result<(File, u64)> {
-        let file = File::open(self.path(key)).map_err(|e| failed("get", key, e))?;
+        // (A FIFO in its place must not keep us waiting for a writer.)
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+            .open(self.path(key))
+            .map_err(|e| failed("get", key, e))?;
         let meta = file.metadata().map_err(|e| failed("get", key, e))?;
-        if meta.is_dir() {
-            return Err(Error::new(Kind::Missing, format!("cannot get {key}: it is a directory")));
+        if !meta.is_file() {
+            return Err(Error::new(Kind::Missing, format!("cannot get {key}: it is no file")));
         }
         Ok((file, meta.len()))
     }
 
     pub(super) fn head(&self, key: &str) -> Result<ObjectInfo> {
         let meta = fs::metadata(self.path(key)).map_err(|e| failed("look up", key, e))?;
-        if meta.is_dir() {
-            return Err(Error::new(Kind::Missing, format!("cannot look up {key}: it is a directory")));
+        if !meta.is_file() {
+            return Err(Error::new(Kind::Missing, format!("cannot look up {key}: it is no file")));
         }
         Ok(info(key.to_string(), &meta))
     }
@@ -125,7 +131,11 @@ impl LocalDir {
         let mut folders = vec![prefix.to_string()];
         while let Some(folder) = folders.pop() {
             for (key, meta) in self.entries(&folder)? {
-                if meta.is_dir() { folders.push(key) } else { out.push(info(key, &meta)) }
+                if meta.is_dir() {
+                    folders.push(key);
+                } else if meta.is_file() {
+                    out.push(info(key, &meta));
+                }
             }
         }
         Ok(out)

@@ -75,6 +75,45 @@ class BadInput(door.DoorTest):
                 self.p.rows(f"SELECT * FROM {call}" if "list" in call else f"SELECT {call}")
             self.assertNotIn("hunter2secret", str(caught.exception))
 
+    def test_a_url_where_none_belongs(self):
+        secret = "s3://AKIA:hunter2secret@bucket/x?secret_access_key=hunter2secret"
+        out = door.quote(self.path("never.db"))
+        with self.unchanged():
+            for function, call in (
+                ("walrust_restore", f"walrust_restore({out}, '{secret}')"),
+                ("walrust_restore", f"walrust_restore({door.quote(self.url)}, {out}, '{secret}')"),
+                ("walrust_replicate", f"walrust_replicate({out}, '{secret}')"),
+                ("walrust_unreplicate", f"walrust_unreplicate('{secret}')"),
+                ("walrust_verify", f"walrust_verify({door.quote(self.url)}, '{secret}')"),
+                ("walrust_sync", f"walrust_sync('{secret}')"),
+            ):
+                with self.subTest(call=call), self.assertRaises(door.SqlError) as caught:
+                    self.p.rows(f"SELECT {call}")
+                self.assertErrorLine(str(caught.exception), function)
+                self.assertNotIn("hunter2", str(caught.exception))
+
+    def test_an_error_is_short_whatever_was_given(self):
+        long = "zeroblob(200000)"
+        text = f"replace(hex({long}), '00', 'ab')"
+        url = door.quote(self.url)
+        with self.unchanged():
+            for call in (f"walrust_restore({url}, {text})", f"walrust_restore({url}, 'x.db', {text})", f"walrust_replicate({url}, {text})",
+                         f"walrust_unreplicate({text})", f"walrust_verify({url}, {text})", f"walrust_sync({text})", "walrust_sync(1e300)"):
+                with self.subTest(call=call), self.assertRaises(door.SqlError) as caught:
+                    self.p.rows(f"SELECT {call}")
+                self.assertErrorLine(str(caught.exception), "walrust_")
+                self.assertLess(len(str(caught.exception)), 500)
+
+    def test_a_misspelt_parameter_of_the_uri(self):
+        db = self.path("uri.db")
+        replica = self.path("replica of uri")
+        self.p.open(f"file:{db}?replica={replica}&intervall=5s", "u", uri=True)
+        self.p.sql("CREATE TABLE t(x)", conn="u")
+        row = self.p.status(database=db)
+        self.assertEqual(row["state"], "failed")
+        self.assertErrorLine(row["last_error"], "intervall", "did you mean", "interval")
+        self.assertFalse(os.path.exists(replica))
+
     def test_options(self):
         out = door.quote(self.path("never.db"))
         url = door.quote(self.url)

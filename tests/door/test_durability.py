@@ -100,9 +100,22 @@ class Sync(door.DoorTest):
         self.eventually(works, what="a commit after it", every=0.2)
         rows = p.rows("SELECT id FROM t")
         self.assertEqual(rows, [(1,), (3,)] if failed else [(1,), (2,), (3,)])
-        out, _ = self.restored()
+        out, at = self.restored()
         self.assertEqual(door.plain_rows(out, "SELECT id FROM t"), rows)
         self.assertSameBytes(self.db, out)
+        # What was refused is taken back: no TXID shows it, and nothing is left over in the replica.
+        url = self.s3.url("app")
+        self.eventually(lambda: p.sql("SELECT walrust_verify(?)", url).endswith("(all good)"), what="a clean replica", every=0.2)
+        shown = set()
+        for txid in range(2, at + 1):
+            try:
+                out, _ = self.restore(url, point=txid, env=self.s3.env())
+            except door.SqlError as error:
+                self.assertRegex(str(error), "not separately restorable")
+                continue
+            has_table = door.plain_rows(out, "SELECT count(*) FROM sqlite_schema") == [(1,)]
+            shown.add(tuple(door.plain_rows(out, "SELECT id FROM t")) if has_table else ())
+        self.assertLessEqual(shown, {(), ((1,),), tuple(rows)} | (set() if failed else {((1,), (2,))}))
 
     def test_an_ambiguous_put_and_a_restart(self):
         p = self.watched_sync(sync_timeout="400ms")
@@ -386,7 +399,8 @@ class Disk(door.DoorTest):
         if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=256k tmpfs {mount} 2>/dev/null") != 0:
             self.skipTest("needs to mount a tmpfs")
         self.addCleanup(os.system, f"umount -l {mount}")
-        p, db, url = self.watched(interval="0s", spool_dir=os.path.join(mount, "spool"))
+        hook = door.Hook(self)
+        p, db, url = self.watched(interval="0s", spool_dir=os.path.join(mount, "spool"), webhooks=[{"url": hook.url}])
         p.sync()
         filler = os.path.join(mount, "filler")
         with open(filler, "wb", buffering=0) as f:
@@ -400,18 +414,48 @@ class Disk(door.DoorTest):
         self.assertEqual(p.sql("SELECT count(*) FROM t"), 10)
         row = self.eventually(lambda: (lambda r: r if r["last_error"] else None)(p.status()), what="the state tells")
         self.assertErrorLine(row["last_error"], "space|full")
+        self.eventually(lambda: p.status()["state"] == "failed", what="the state")
+        # And goes on telling, in state and webhook, as long as nothing has changed.
+        for i in range(20):
+            p.sql("INSERT INTO t(v) VALUES('more')")
+            self.assertEqual(p.status()["state"], "failed")
+            time.sleep(0.1)
+        self.assertRegex(self.eventually(lambda: hook.events("upload_error"), what="a webhook")[0]["message"], "space|full")
         os.unlink(filler)
+        self.heals(p, db, url)
+        self.assertEqual(p.status()["state"], "streaming")
 
-        def healed():
-            try:
-                p.sql("INSERT INTO t(v) VALUES('poke')")
-                txid = p.sync(5)
-                out, at = self.restore(url)
-                return at == txid and door.image(out) == door.image(db)
-            except door.SqlError:
-                return False
+    def test_a_file_in_the_spools_place(self):
+        p, db, url = self.watched(interval="0s")
+        p.sync()
+        spool = db + "-walrust"
+        os.rename(spool, self.path("moved"))
+        with open(spool, "w") as f:
+            f.write("a file")
+        for i in range(10):
+            p.sql("INSERT INTO t(v) VALUES(?)", "y" * 20000)
+        row = self.eventually(lambda: (lambda r: r if r and r["state"] == "failed" else None)(p.status()), what="the state tells")
+        self.assertErrorLine(row["last_error"], "app.db-walrust")
+        os.unlink(spool)
+        self.heals(p, db, url)
 
-        self.eventually(healed, timeout=40, what="recovery by itself", every=0.3)
+    def test_the_spools_position_lost(self):
+        hook = door.Hook(self)
+        for how in (os.unlink, lambda path: os.truncate(path, 0)):
+            p, db, url = self.watched(self.path(f"{how.__name__}.db"), self.path(f"replica of {how.__name__}"),
+                                      interval="0s", webhooks=[{"url": hook.url}])
+            p.sync()
+            gaps = len(hook.events("history_gap"))
+            how(os.path.join(db + "-walrust", "position.json"))
+            p.sql("INSERT INTO t(v) VALUES('after it')")
+
+            def arrived():
+                out, _ = self.restore(url)
+                return door.image(out) == door.image(db)
+
+            self.eventually(arrived, timeout=20, what="recovery without a call", every=0.3)
+            self.eventually(lambda: len(hook.events("history_gap")) > gaps, what="history_gap")
+            self.assertEqual(p.status()["state"], "streaming")
 
     def small_disk(self, size):
         mount = self.path("small")

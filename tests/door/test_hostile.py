@@ -77,6 +77,16 @@ class Directory(Memory):
             self.bounded(p, call)
         p.end()
 
+    def test_fifos_where_files_belong(self):
+        _, url = self.replica()
+        for victim in (door.ltx_files(url, 0)[-1][-1], *(os.path.join(url, "walrust", n) for n in os.listdir(os.path.join(url, "walrust")))):
+            if os.path.isfile(victim):
+                os.rename(victim, victim + ".moved")
+                os.mkfifo(victim)
+                self.everything(url)
+                os.unlink(victim)
+                os.rename(victim + ".moved", victim)
+
     def test_objects_that_claim_to_be_huge(self):
         """Lease and manifest of 64 GB (sparse): they are named as what they are, and not read."""
         _, url = self.replica()

@@ -103,6 +103,22 @@ class Processes(door.DoorTest):
 
                 self.eventually(arrived, timeout=10, what="the last commit in the replica", every=0.2)
 
+    def test_the_lag_of_a_standby(self):
+        db, url = self.path("app.db"), self.path("r")
+        first, = self.start(db, url, 1)
+        first.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        second, = self.start(db, url, 1)
+        second.sql("INSERT INTO t(v) VALUES('shipped')")
+        second.sync()
+        os.kill(first.pid, signal.SIGSTOP)
+        try:
+            second.sql("INSERT INTO t(v) VALUES('waits')")
+            self.eventually(lambda: second.status()["lag_seconds"] > 0.5, timeout=5, what="lag")
+        finally:
+            os.kill(first.pid, signal.SIGCONT)
+        second.sync()
+        self.eventually(lambda: second.status()["lag_seconds"] == 0, timeout=5, what="no lag")
+
     @pytest.mark.campaign
     def test_four_processes_one_killed_again_and_again(self):
         """Every commit that any walrust_sync acknowledged is in the replica; at the end the two are equal."""
@@ -495,6 +511,80 @@ class ForeignWriters(door.DoorTest):
         q.sync()
         with_rows = door.plain_rows(self.restore(url)[0], "SELECT name FROM sqlite_schema")
         self.assertIn(with_rows, ([("other",)], [("t",)]))
+
+    def test_connections_that_have_only_the_old_file(self):
+        """What they write goes to a file without a name: that is told at once, and the new file is followed when it is opened."""
+        hook = door.Hook(self)
+        p, db, url = self.watched(interval="0s", webhooks=[{"url": hook.url}])
+        p.sync()
+        # (In rollback mode, as every copy that VACUUM INTO makes.)
+        other = self.path("other.db")
+        self.stock(other, "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE other(x); INSERT INTO other VALUES(1);")
+        for suffix in ("-wal", "-shm"):
+            os.rename(db + suffix, self.path("moved" + suffix))
+        os.replace(other, db)
+        row = self.eventually(lambda: (lambda r: r if r and r["state"] == "failed" else None)(p.status()), timeout=5, what="the state")
+        self.assertErrorLine(row["last_error"], "replaced", "open it again")
+        self.eventually(lambda: hook.events("history_gap"), timeout=5, what="history_gap")
+        with self.assertRaisesRegex(door.SqlError, "open it again"):
+            p.sync()
+        p.close()
+        p.open(db)
+        p.sql("INSERT INTO other VALUES(2)")
+        self.check(p, db, url)
+        self.assertEqual(p.status()["state"], "streaming")
+        self.assertEqual(p.sql("PRAGMA journal_mode"), "wal")
+
+    def test_copied_over_while_open(self):
+        """Of the same size, over a file whose WAL is empty: no lock and no counter of SQLite's tells."""
+        hook = door.Hook(self)
+        p, db, url = self.watched(interval="0s", webhooks=[{"url": hook.url}])
+        p.many("INSERT INTO t(v) VALUES(?)", [("first" * 50,) for _ in range(100)])
+        old = self.check(p, db, url)
+        p.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        other = self.path("other.db")
+        shutil.copyfile(db, other)
+        self.stock(other, "UPDATE t SET v = replace(v, 'first', 'other'); PRAGMA wal_checkpoint(TRUNCATE);")
+        self.assertEqual(os.path.getsize(other), os.path.getsize(db))
+        kept = door.image(db)
+        time.sleep(1)
+        shutil.copyfile(other, db)
+
+        def noticed():
+            return door.image(self.restore(url)[0]) == door.image(other)
+
+        self.eventually(noticed, timeout=10, what="the copy in the replica", every=0.2)
+        self.assertEqual(len(hook.events("history_gap")), 1)
+        self.assertEqual(door.image(self.restore(url, point=old)[0]), kept)
+
+    def test_a_file_that_is_only_touched(self):
+        hook = door.Hook(self)
+        p, db, url = self.watched(interval="0s", webhooks=[{"url": hook.url}])
+        p.sql("INSERT INTO t(v) VALUES('before')")
+        p.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        p.sync()
+        time.sleep(0.6)
+        os.utime(db)
+        time.sleep(1)
+        p.sql("INSERT INTO t(v) VALUES('after')")
+        self.check(p, db, url)
+        self.assertEqual(hook.events("history_gap"), [])
+
+    def test_the_app_leaves_wal_mode(self):
+        hook = door.Hook(self)
+        p, db, url = self.watched(interval="0s", webhooks=[{"url": hook.url}])
+        p.sync()
+        self.assertEqual(p.sql("PRAGMA journal_mode=delete"), "delete")
+        p.sql("INSERT INTO t(v) VALUES('in rollback mode')")
+        row = self.eventually(lambda: (lambda r: r if r["state"] == "failed" else None)(p.status()), timeout=10, what="the state")
+        self.assertErrorLine(row["last_error"], "WAL mode", "journal_mode=WAL")
+        self.eventually(lambda: hook.events("history_gap"), timeout=5, what="history_gap")
+        with self.assertRaisesRegex(door.SqlError, "journal_mode=WAL"):
+            p.sync()
+        p.sql("PRAGMA journal_mode=wal")
+        p.sql("INSERT INTO t(v) VALUES('in WAL mode')")
+        self.check(p, db, url)
+        self.assertEqual(p.status()["state"], "streaming")
 
     def test_checkpoints_while_a_replaced_file_is_read(self):
         """The database must be read anew, and the app checkpoints it without pause: it hears next to nothing of that."""

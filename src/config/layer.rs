@@ -73,6 +73,11 @@ impl Layer {
         self.0.is_empty()
     }
 
+    /// Whether it says which replica.
+    pub fn names_replica(&self) -> bool {
+        self.has(Id::Replica)
+    }
+
     /// The URL given to an SQL call.
     #[must_use]
     pub fn with_replica(mut self, url: &str) -> Layer {

@@ -197,12 +197,6 @@ impl Entry {
         self.note_inode(inode_of(&self.path))
     }
 
-    /// Whether another file lies at the path than the last that was taken note of.
-    pub(super) fn is_another_file(&self) -> bool {
-        let inode = inode_of(&self.path);
-        inode != 0 && inode != self.inode.load(Ordering::Relaxed)
-    }
-
     /// The database is about to be read whole: if that is another file than before, no second read is due for it.
     pub(super) fn note_inode(&self, inode: u64) -> bool {
         let replaced = inode != 0 && self.inode.swap(inode, Ordering::Relaxed) != inode;

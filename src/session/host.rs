@@ -51,16 +51,7 @@ fn auto_watch(conn: &Connection) {
     if conn.is_read_only() {
         return;
     }
-    if let Some(w) = engine().find(&path) {
-        // Another file was put in place of the one that is watched, and many a copy (VACUUM INTO) is not in WAL mode.
-        if w.awaits_new_file()
-            && let Err(e) = conn.set_wal_mode()
-        {
-            log::warn!("walrust: {}: {e}", path.display());
-        }
-        return;
-    }
-    if super::follow::is_follower(&path) {
+    if engine().find(&path).is_some() || super::follow::is_follower(&path) {
         return;
     }
     if let Err(e) = try_auto_watch(conn, &path) {

@@ -160,6 +160,12 @@ impl Watched {
         }
         let store = Store::open(&req.replica)?;
         let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
+        if req.replica.dir().is_some_and(|r| std::path::absolute(r).is_ok_and(|r| r.starts_with(&dir))) {
+            return Err(Error::config(format!(
+                "the replica {replica} lies in the spool {}, which may be deleted; give another directory",
+                dir.display()
+            )));
+        }
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open(&dir)?);
         let ship_lock = LockFile::open(&dir.join("lock.ship"))?;
@@ -320,12 +326,8 @@ impl Watched {
 
     /// Whether it must be read anew, and this process has it not open.
     pub(super) fn is_unreadable(&self) -> bool {
-        !self.entry.can_read() && self.is_place_lost()
-    }
-
-    /// Whether no process knows where the WAL goes on.
-    pub(super) fn is_place_lost(&self) -> bool {
-        self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_none()))
+        let lost = || self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_none()));
+        !self.entry.can_read() && lost()
     }
 
     /// Writes down whose spool this is, so that the next start knows it.

@@ -378,11 +378,6 @@ impl Watched {
         now.zip(last).is_some_and(|((place, file), (then, file_then))| place == then && file != file_then)
     }
 
-    /// Whether another file lies at the path than the one that is followed, and was not read yet.
-    pub(super) fn awaits_new_file(&self) -> bool {
-        self.entry.is_another_file() || self.role() == Role::Standby && self.is_place_lost()
-    }
-
     /// Why nothing is captured until the app does something about it.
     fn why_not_captured(&self) -> Option<String> {
         if self.not_wal.load(Ordering::Acquire) && is_in_rollback_mode(&self.path) {
@@ -596,6 +591,7 @@ impl Watched {
 
     /// Returns when every commit made before the call is durable in the replica.
     pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
+        self.link.refuse_fenced()?;
         self.sync_until(timeout, Until::Deadline)
     }
 
@@ -806,7 +802,7 @@ impl Watched {
 
     /// Ships what is pending and stops.
     pub fn unwatch(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
-        let shipped = self.sync(timeout);
+        let shipped = self.sync_until(timeout, Until::Deadline);
         self.end(engine());
         shipped
     }

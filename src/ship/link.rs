@@ -210,6 +210,12 @@ impl Link {
         waited
     }
 
+    /// An error when another writer has the replica: nothing of ours counts there any more, whatever it has.
+    pub fn refuse_fenced(&self) -> Result<()> {
+        let s = self.lock();
+        if s.state == State::Fenced { Err(stopped(&s)) } else { Ok(()) }
+    }
+
     fn wait_until_durable(&self, txid: TxId, timeout: Duration) -> Result<()> {
         let end = clock::uptime() + timeout;
         let mut s = self.lock();

@@ -28,6 +28,11 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
                 "the replica URL is empty; give s3://, gs://, az://, file:// or a directory",
             ));
         }
+        if layer.names_replica() {
+            return Err(Error::config(
+                "the replica is given twice, as the first argument and as option \"replica\"; give one",
+            ));
+        }
         // A plain path given in SQL is relative to where the process is, as in SQL's other file arguments.
         ReplicaUrl::parse(url)?;
         layer = layer.with_replica(url);

@@ -185,6 +185,19 @@ class BadInput(door.DoorTest):
         self.refused(f"walrust_watch({door.quote(self.path('m'))})", "walrust_watch|not a database", conn="text")
         self.assertFalse(os.path.exists(self.path("m")) and door.tree(self.path("m")))
 
+    def test_a_replica_that_cannot_be_one(self):
+        p = self.peer().open(self.path("second.db"))
+        spool = self.path("second.db-walrust")
+        for call, fragment in (
+            (f"walrust_watch({door.quote(spool)})", "spool"),
+            (f"walrust_watch({door.quote(os.path.join(spool, 'replica'))})", "spool"),
+            (f"walrust_watch({door.quote(self.path('r2'))}, '{{\"replica\":\"/elsewhere\"}}')", "twice"),
+        ):
+            with self.assertRaises(door.SqlError) as caught:
+                p.rows(f"SELECT {call}")
+            self.assertErrorLine(str(caught.exception), "walrust_watch", fragment)
+        self.assertFalse(os.path.exists(spool) or os.path.exists(self.path("r2")))
+
     def test_watch_inside_a_transaction(self):
         self.p.open(self.path("tx.db"), "o")
         self.p.sql("CREATE TABLE x(y)", conn="o")

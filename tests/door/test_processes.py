@@ -531,9 +531,10 @@ class ForeignWriters(door.DoorTest):
         p.close()
         p.open(db)
         p.sql("INSERT INTO other VALUES(2)")
+        self.eventually(lambda: "journal_mode=WAL" in str((p.status() or {}).get("last_error")), timeout=5, what="what to do")
+        self.assertEqual(p.sql("PRAGMA journal_mode=wal"), "wal")
         self.check(p, db, url)
         self.assertEqual(p.status()["state"], "streaming")
-        self.assertEqual(p.sql("PRAGMA journal_mode"), "wal")
 
     def test_copied_over_while_open(self):
         """Of the same size, over a file whose WAL is empty: no lock and no counter of SQLite's tells."""

@@ -119,6 +119,9 @@ class Webhooks(door.DoorTest):
         self.assertTrue(event["message"])
         row = self.eventually(lambda: (lambda r: r["state"] == "fenced" and r)(p.status()), what="the state")
         self.assertNamesTheHolder(row["last_error"], q)
+        with self.assertRaises(door.SqlError) as caught:
+            p.sync()
+        self.assertNamesTheHolder(str(caught.exception), q)
         for i in range(5):
             p.sql("INSERT INTO t(v) VALUES(?)", i)
         q.sql("INSERT INTO t(v) VALUES('goes on')")

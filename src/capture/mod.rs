@@ -282,12 +282,11 @@ impl Tracker {
 
     /// Takes up the position that another process may have moved on. One that is gone, or is none, is not made up.
     pub fn refresh(&self) {
-        let position = self.spool.position();
         let mut s = self.lock();
         if s.sync != Sync::Kept {
             return;
         }
-        match position {
+        match self.spool.position() {
             Ok(Some(p)) => s.position = Some(p),
             Ok(None) if !self.spool.is_gone() => s.sync = Sync::Lost(NO_POSITION.to_string()),
             // The spool as a whole is looked after elsewhere.
@@ -432,6 +431,13 @@ impl Tracker {
         let (Some(h), Some((before, known))) = (h, s.at_lock.take()) else {
             return Noticed::Nothing;
         };
+        let changed = h.max_frame != before.max_frame || h.salt != before.salt;
+        if let Some(Ahead::Prepared(p)) = &ahead
+            && changed
+        {
+            // It came to be, whatever becomes of our place: nothing of it is to be taken back.
+            drop(self.spool.forget_asked(p.position.txid));
+        }
         if s.sync != Sync::Kept {
             s.seen = Some(h);
             return if matches!(s.sync, Sync::Lost(_)) { Noticed::Lost } else { Noticed::Nothing };
@@ -444,7 +450,6 @@ impl Tracker {
             s.seen = Some(h);
             return Noticed::Lost;
         }
-        let changed = h.max_frame != before.max_frame || h.salt != before.salt;
         if h.salt != before.salt {
             // The seal lock comes before the state's mutex, always: the sealer takes them in that order.
             drop(s);
@@ -632,8 +637,6 @@ impl Tracker {
         self.spool.set_position(&position).map_err(|e| e.to_string())?;
         self.spool.end_change().map_err(|e| e.to_string())?;
         self.lock().position = Some(position);
-        // What fails here is made up for when the shipper looks: the position counts it.
-        drop(self.spool.forget_asked(txid));
         Ok(())
     }
 
@@ -688,6 +691,7 @@ impl Tracker {
         if let Err(e) = self.spool.make_durable() {
             return self.cannot_seal(SealError::Failed(e), wal_bytes());
         }
+        self.lock().seal_error = None;
         self.refusing.store(false, Ordering::Relaxed);
         Permit::Granted
     }
@@ -812,7 +816,9 @@ impl Tracker {
             return Err(SealError::OutOfSync(format!("salt {} is not that of the position", h.salt)));
         };
         if from == h.max_frame {
-            self.lock().position = Some(p);
+            let mut s = self.lock();
+            s.position = Some(p);
+            s.seal_error = None;
             return Ok(Sealed::default());
         }
         if self.spool.is_ahead()? {

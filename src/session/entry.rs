@@ -168,6 +168,14 @@ impl Entry {
         *lock(&self.uri) = Some(said.map_err(|e| e.to_string()));
     }
 
+    /// The database was opened again without a URI that cannot be used.
+    pub(super) fn forget_bad_uri(&self) {
+        let mut uri = lock(&self.uri);
+        if matches!(*uri, Some(Err(_))) {
+            *uri = None;
+        }
+    }
+
     /// What an open's URI said.
     pub(super) fn uri(&self) -> crate::base::Result<Option<Layer>> {
         match lock(&self.uri).as_ref() {

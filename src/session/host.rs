@@ -31,6 +31,8 @@ impl Host for EngineHost {
         let ours = Layer::from_uri(said.iter().map(|(n, v)| (n.as_str(), v.as_str())));
         if ours.as_ref().map_or(true, |l| !l.is_empty()) {
             entry.set_uri(ours);
+        } else {
+            entry.forget_bad_uri();
         }
         Some(entry)
     }

@@ -296,7 +296,7 @@ fn seal_step(w: &Arc<Watched>, (dirty, hurried): (bool, bool), full_look: bool) 
     let cut = !has_pending && w.link.slot_open(w.settings.interval) && (unsealed > 0 || pieces > 0);
     if let Some(h) = &header
         && unsealed > 0
-        && (cut || hurried || unsealed >= PRESSURE)
+        && (cut || hurried || unsealed >= PRESSURE || w.has_spool_failed())
     {
         if !cut && w.spool.backlog_bytes() >= w.settings.spool_limit.0 {
             w.give_up_backlog();

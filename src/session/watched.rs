@@ -133,6 +133,8 @@ pub(super) struct Waiting {
     cut: VecDeque<(TxId, Timestamp)>,
     /// The first since the last cut.
     open: Option<Timestamp>,
+    /// A standby's: the newest TXID at its last look.
+    looked: TxId,
 }
 
 impl Waiting {
@@ -348,6 +350,10 @@ impl Watched {
         }
     }
 
+    pub(super) fn has_spool_failed(&self) -> bool {
+        lock(&self.spool_failure).is_some()
+    }
+
     /// All that was committed is sealed.
     pub(super) fn spool_works(&self) {
         *lock(&self.spool_failure) = None;
@@ -367,7 +373,12 @@ impl Watched {
     /// checkpoint tells before its first page that it begins (`nBackfillAttempted`) and after its last that it is done
     /// (`nBackfill`, which within a generation only grows): <https://sqlite.org/walformat.html>, "The WAL-Index Header".
     pub(super) fn is_written_past_wal(&self) -> bool {
-        let settled = |h: &IndexHeader| h.backfilled == h.backfill_attempted && !self.entry.is_exclusive();
+        // (A wal-index that no writer has used yet is like the next one made anew; of those the last close's stamp tells.)
+        let settled = |h: &IndexHeader| {
+            h.backfilled == h.backfill_attempted
+                && (h.salt.salt1, h.salt.salt2) != (0, 0)
+                && !self.entry.is_exclusive()
+        };
         let place = || Some(self.entry.header().filter(settled)?).map(|h| (h.salt, h.backfilled));
         // (Both before the file and after it: else a checkpoint may have come and gone, or have begun, in between.)
         let before = place();
@@ -670,12 +681,22 @@ impl Watched {
     pub(super) fn note_waiting(&self) {
         self.dirty.store(false, Ordering::Release);
         self.tracker.refresh();
-        let all_there =
-            self.unsealed_bytes() == 0 && is_shipped(self.tracker.position().as_ref(), self.replicated());
+        let unsealed = self.unsealed_bytes() > 0;
+        let Some(p) = self.tracker.position() else { return };
+        let replicated = self.replicated();
         let mut waiting = lock(&self.waiting);
-        if all_there {
+        if !unsealed && is_shipped(Some(&p), replicated) {
             *waiting = Waiting::default();
-        } else {
+        }
+        if p.txid > waiting.looked {
+            // Cut by the process that ships, since the last look.
+            waiting.looked = p.txid;
+            if p.txid > replicated {
+                waiting.commit(clock::now());
+            }
+            waiting.cut(p.txid);
+        }
+        if unsealed || p.pieces > 0 {
             waiting.commit(clock::now());
         }
     }

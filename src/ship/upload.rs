@@ -232,36 +232,66 @@ impl Shipper {
     }
 
     /// A COMMIT under sync durability failed, but its file may be in the replica, or arrive there yet: a state that never was.
-    /// When a snapshot of what came instead is there, it is removed. Whether anything was.
+    /// When a snapshot of what came instead is there, it is removed. Whether there was such a file. What fails is tried again
+    /// later: it keeps nobody from shipping.
     async fn take_back(&mut self) -> Result<bool> {
-        let now = clock::uptime();
-        let base = self.plan.link.status().snapshot;
-        if now < self.take_back_at {
+        if clock::uptime() < self.take_back_at || self.plan.link.is_lease_unwanted() {
             return Ok(false);
         }
+        match self.take_back_first().await {
+            Err(e) if e.kind() != Kind::Fenced => {
+                log::warn!("walrust: what a refused COMMIT left in the replica is not removed yet: {e}");
+                self.take_back_at = clock::uptime() + LOOK_FOR_LATE;
+                Ok(false)
+            }
+            done => done,
+        }
+    }
+
+    async fn take_back_first(&mut self) -> Result<bool> {
+        let base = self.plan.link.status().snapshot;
         for q in self.plan.spool.refused()?.into_iter().filter(|q| q.txid < base) {
+            let entry = match check(&q, Level::L0).await {
+                Err(e) if e.is_corrupt() => {
+                    self.plan.spool.forget_asked(q.txid)?;
+                    return Ok(true);
+                }
+                entry => entry?,
+            };
             self.keep_lease().await?;
-            let id = FileId { level: Level::L0, min: q.txid, max: q.txid };
-            let key = id.key(self.plan.store.layout());
-            let held = self.plan.store.compare(&key, Body::File(q.path.clone())).await?;
-            if held == Holds::This {
+            let key = entry.id.key(self.plan.store.layout());
+            let held = self.plan.store.compare(&key, q.bytes, entry.sha256).await?;
+            if held == Holds::This && !self.is_built_upon(q.txid).await? {
                 if self.manifest.is_none() {
                     self.manifest = Some(ManifestWriter::load(&self.plan.store).await?);
                 }
                 if let Some(m) = &mut self.manifest {
-                    m.remove(&self.plan.store, &BTreeSet::from([id])).await?;
+                    m.remove(&self.plan.store, &BTreeSet::from([entry.id])).await?;
                 }
                 self.plan.store.delete(std::slice::from_ref(&key)).await?;
-                remove(&self.plan.spool.merge_path(Level::L0, &id.name()))?;
+                remove(&self.plan.spool.merge_path(Level::L0, &entry.id.name()))?;
             }
             // One that is not there may be on its way, and is looked for again.
             if held != Holds::Nothing || is_older(&q.path, LONGEST_REQUEST) {
                 self.plan.spool.forget_asked(q.txid)?;
                 return Ok(true);
             }
-            self.take_back_at = now + LOOK_FOR_LATE;
+            self.take_back_at = clock::uptime() + LOOK_FOR_LATE;
         }
         Ok(false)
+    }
+
+    /// Whether the replica goes on from `txid`, or has it in a merged file: it came to be, though this disk, which was put back
+    /// to an earlier time, says otherwise. (What follows a refused one is a snapshot of the next TXID.)
+    async fn is_built_upon(&self, txid: TxId) -> Result<bool> {
+        let files = Inventory::read(&self.plan.store).await?.files;
+        let own = (Level::L0, txid, txid);
+        Ok(files.iter().any(|f| {
+            f.level != Level::SNAPSHOT
+                && (f.level, f.min, f.max) != own
+                && f.min <= txid.next()
+                && f.max >= txid
+        }))
     }
 
     /// With nothing to upload: renews the lease, or gives it back when the app has closed the database, so that

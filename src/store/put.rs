@@ -185,11 +185,9 @@ impl Store {
         Ok(if same { Found::Mine } else { Found::Rival })
     }
 
-    /// Whether what lies at `key` is `body`, something else, or nothing.
-    pub async fn compare(&self, key: &str, body: impl Into<Body>) -> Result<Holds> {
+    /// Whether what lies at `key` are the `length` bytes of that digest, something else, or nothing.
+    pub async fn compare(&self, key: &str, length: u64, sha256: Digest32) -> Result<Holds> {
         check_key(key)?;
-        let body = body.into();
-        let (length, sha256) = (body.len()?, body.sha256()?);
         let tags = Tags { put_id: clock::random_u64(), sha256, timestamp: None };
         let found = || self.found(key, length, &tags);
         Ok(match self.retry.run(|_| found()).await? {

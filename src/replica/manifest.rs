@@ -327,8 +327,15 @@ impl ManifestWriter {
     }
 
     async fn read_newest(store: &Store) -> Result<Segment> {
-        let Some(number) = segment_numbers(store).await?.pop() else { return Ok(Segment::first()) };
-        let found = store.get_versioned(&layout::manifest_key(number)).await;
+        let mut tries = 0;
+        let (number, found) = loop {
+            let Some(number) = segment_numbers(store).await?.pop() else { return Ok(Segment::first()) };
+            match store.get_versioned(&layout::manifest_key(number)).await {
+                // Another writer has packed it since it was listed: this process may have stood still for long.
+                Err(e) if e.is_missing() && tries < RESTARTS => tries += 1,
+                found => break (number, found),
+            }
+        };
         match found.and_then(|(bytes, version)| Ok((decode_segment(number, &bytes)?, version))) {
             Ok((entries, version)) => Ok(Segment { number, entries, version: Some(version) }),
             Err(e) if e.is_corrupt() => {

@@ -7,7 +7,7 @@ use crate::base::{Error, Kind, Result, TxId, clock, crash};
 use crate::ltx::{FileName, Level};
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::replica::{FileId, Inventory};
-use crate::spool::{Queued, Shipped, Spool};
+use crate::spool::{Queued, Shipped, Spool, remove_if_there};
 use crate::store::{Body, Breaker, BreakerState, Change, Conditions, Holds, Permit, PutMeta, Retry, Store};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -269,7 +269,7 @@ impl Shipper {
                     m.remove(&self.plan.store, &BTreeSet::from([entry.id])).await?;
                 }
                 self.plan.store.delete(std::slice::from_ref(&key)).await?;
-                remove(&self.plan.spool.merge_path(Level::L0, &entry.id.name()))?;
+                remove_if_there(&self.plan.spool.merge_path(Level::L0, &entry.id.name()))?;
             }
             // One that is not there may be on its way, and is looked for again.
             if held != Holds::Nothing || is_older(&q.path, LONGEST_REQUEST) {
@@ -376,7 +376,7 @@ impl Shipper {
         if level == Level::L0 && self.merger.wants_l0() {
             self.merger.keep(&self.plan.spool, &q.path, entry.id.level, entry.id.name())?;
         } else {
-            remove(&q.path)?;
+            remove_if_there(&q.path)?;
         }
         if level == Level::SNAPSHOT {
             (self.plan.on_event)(Event::Snapshot { txid: q.txid, bytes: q.bytes });
@@ -589,11 +589,4 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 fn is_older(path: &std::path::Path, age: Duration) -> bool {
     let made = std::fs::metadata(path).and_then(|m| m.modified());
     made.is_ok_and(|t| t.elapsed().is_ok_and(|d| d > age))
-}
-
-fn remove(path: &std::path::Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
-        _ => Ok(()),
-    }
 }

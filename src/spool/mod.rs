@@ -572,7 +572,7 @@ impl Spool {
                     }
                 }
                 // Shipped and removed, or folded, meanwhile.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) if is_missing(&e) => {}
                 Err(e) => {
                     lock(&self.unsynced).extend(files.iter().cloned());
                     return Err(Error::io("sync", path, e));
@@ -795,7 +795,7 @@ pub fn db_checksum(page_size: PageSize, sums: impl Iterator<Item = (Pgno, u64)>)
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read(path) {
         Ok(text) => Ok(serde_json::from_slice(&text).ok()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) if is_missing(&e) => Ok(None),
         Err(e) => Err(Error::io("read", path, e)),
     }
 }
@@ -820,7 +820,8 @@ fn queued_in(dir: &Path) -> Result<Vec<Queued>> {
     Ok(out)
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
+/// Removes a file of the spool that another process, or an earlier try, may have removed already.
+pub fn remove_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if !is_missing(&e) => Err(Error::io("remove", path, e)),
         _ => Ok(()),

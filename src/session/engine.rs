@@ -146,6 +146,11 @@ impl Engine {
             .clone()
     }
 
+    /// Every file that was opened here.
+    pub(super) fn all_entries(&self) -> Vec<Arc<Entry>> {
+        lock(&self.entries).values().cloned().collect()
+    }
+
     /// Every watched database.
     pub fn watched(&self) -> Vec<Arc<Watched>> {
         lock(&self.watched).clone()

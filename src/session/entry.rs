@@ -2,6 +2,7 @@
 //!
 //! App's threads, inside SQLite. Without a watched database every call is one load of a flag.
 
+use super::begin::{self, Moment, Wish};
 use super::engine::{generation, lock};
 use super::gate::Gate;
 use super::resync::LARGEST_HELD;
@@ -16,7 +17,7 @@ use crate::wal::IndexHeader;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 const WRITE: SlotRange = SlotRange::WRITE;
@@ -71,6 +72,9 @@ pub struct Entry {
     patient_until: AtomicU64,
     /// Held by the thread that begins to watch.
     starting: Mutex<()>,
+    /// Configured, and not watched yet.
+    pub(super) wish: Wish,
+    me: Weak<Entry>,
 }
 
 /// Handles of ours on the file: they exist only while the app has it open, too. Otherwise a file that the app
@@ -130,6 +134,8 @@ impl Entry {
             own_changed: Condvar::new(),
             patient_until: AtomicU64::new(0),
             starting: Mutex::new(()),
+            wish: Wish::default(),
+            me: me.clone(),
         })
     }
 
@@ -138,14 +144,32 @@ impl Entry {
         &self.path
     }
 
-    /// Waits until nobody else of this process begins to watch it. (In a simulation, where threads take turns on one stack, one
-    /// that waits for another would wait for ever.)
-    pub(super) fn start_alone(&self) -> Option<MutexGuard<'_, ()>> {
+    /// Of the engine that it belongs to.
+    pub(super) fn generation(&self) -> usize {
+        self.generation
+    }
+
+    fn wish_at(&self, f: &HookedFile, moment: Moment) {
+        if self.is_wished()
+            && let Some(me) = self.me.upgrade()
+        {
+            begin::happened(&me, f, moment);
+        }
+    }
+
+    /// The right to begin to watch it, which one thread of the process has at a time. Whoever must not wait has an error
+    /// ([`Kind::Retry`]) where another thread has it. (In a simulation, where threads take turns on one stack, one that waits for
+    /// another would wait for ever.)
+    pub(super) fn start_alone(&self, may_wait: bool) -> crate::base::Result<Option<MutexGuard<'_, ()>>> {
         #[cfg(feature = "sim")]
         if crate::base::sim::world().is_some() {
-            return None;
+            return Ok(None);
         }
-        Some(lock(&self.starting))
+        if may_wait {
+            return Ok(Some(lock(&self.starting)));
+        }
+        let busy = || Error::new(Kind::Retry, "another thread begins to watch it");
+        self.starting.try_lock().map(Some).map_err(|_| busy())
     }
 
     pub(super) fn set(&self, w: Option<Arc<Watched>>) {
@@ -214,6 +238,16 @@ impl Entry {
         replaced
     }
 
+    /// Inode of the file that the handle has open, as it is met; [`MOVED`] if that is not the one at the path any more: the
+    /// handle may have been open for hours when the extension is loaded.
+    fn inode_now_under(&self, f: &HookedFile) -> u64 {
+        if f.has_moved() {
+            self.was_replaced.store(true, Ordering::Relaxed);
+            return MOVED;
+        }
+        inode_of(&self.path)
+    }
+
     /// Inode of the file that the handle was opened on.
     fn inode_under(&self, f: &HookedFile) -> u64 {
         lock(&self.open).get(&f.id()).copied().unwrap_or_default()
@@ -222,7 +256,7 @@ impl Entry {
     /// Whether the app has the file that lies at the path now open. Otherwise it can neither be read nor snapshot by this process.
     pub(super) fn can_read(&self) -> bool {
         let inode = inode_of(&self.path);
-        lock(&self.open).values().any(|i| *i == inode)
+        inode != 0 && lock(&self.open).values().any(|i| *i == inode)
     }
 
     /// Whether the app has a file open that was at the path, and only such: the one there now it has not.
@@ -233,7 +267,7 @@ impl Entry {
     /// Whether the file that the handle was opened on is still the one at the path, which is what others of ours read.
     fn is_at_path(&self, f: &HookedFile) -> bool {
         let inode = self.inode_under(f);
-        inode != 0 && inode == inode_of(&self.path)
+        inode != 0 && inode != MOVED && inode == inode_of(&self.path)
     }
 
     fn is_stale(&self, f: &HookedFile) -> bool {
@@ -389,10 +423,13 @@ impl Entry {
     }
 }
 
-/// 0 when there is no file.
+/// Stands for the inode of a file that has no name any more, or another one.
+const MOVED: u64 = u64::MAX;
+
+/// A number for the file at `path`, of its inode and device; 0 when there is no file.
 fn inode_of(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).map(|m| m.ino()).unwrap_or(0)
+    std::fs::metadata(path).map(|m| m.ino() ^ m.dev().rotate_left(48)).unwrap_or(0)
 }
 
 fn is_in_wal_mode(f: &HookedFile) -> bool {
@@ -411,7 +448,7 @@ impl DbObserver for Entry {
 
     fn hooked(&self, f: &HookedFile) {
         if self.generation == generation() {
-            lock(&self.open).insert(f.id(), inode_of(&self.path));
+            lock(&self.open).insert(f.id(), self.inode_now_under(f));
         }
     }
 
@@ -422,9 +459,10 @@ impl DbObserver for Entry {
         }
         lock(&self.handles).entry(f.id()).or_insert_with(|| Handle {
             peek: f.peek(),
-            inode: inode_of(&self.path),
+            inode: self.inode_now_under(f),
             has_ckpt: false,
         });
+        self.wish_at(f, Moment::Mapped);
         if let Some(w) = self.watched() {
             w.link.want_lease();
             w.opened();
@@ -530,6 +568,13 @@ impl DbObserver for Entry {
             return PragmaVerdict::Refuse(format!("locking_mode=EXCLUSIVE: {why}"));
         }
         if name.eq_ignore_ascii_case("journal_mode")
+            && let Some(mode) = arg
+            && self.is_wished()
+        {
+            let is_wal = mode.trim_matches(['\'', '"', ' ']).eq_ignore_ascii_case("wal");
+            self.wish.note(|said| said.other_mode = !is_wal);
+        }
+        if name.eq_ignore_ascii_case("journal_mode")
             && arg.is_some()
             && super::follow::is_followed(&self.path)
         {
@@ -539,7 +584,10 @@ impl DbObserver for Entry {
         PragmaVerdict::Pass
     }
 
-    fn before_file_lock(&self, _f: &HookedFile, level: FileLock) {
+    fn before_file_lock(&self, f: &HookedFile, level: FileLock) {
+        if begin::is_first_lock(f) {
+            self.wish_at(f, Moment::BeforeLock);
+        }
         // In WAL mode EXCLUSIVE is wanted by the last close and by a change of journal mode.
         let ours = self.generation == generation() && self.is_watched.load(Ordering::Acquire);
         if level == FileLock::Exclusive && ours && self.handles() <= 1 {
@@ -576,7 +624,16 @@ impl DbObserver for Entry {
         }
     }
 
+    fn after_file_unlock(&self, f: &HookedFile, level: FileLock) {
+        if level == FileLock::None {
+            self.wish_at(f, Moment::AfterUnlock);
+        }
+    }
+
     fn wrote_db(&self, f: &HookedFile, _offset: u64, _len: usize) {
+        if self.is_wished() {
+            self.wish.note(|said| said.wrote = true);
+        }
         if self.is_followed.load(Ordering::Relaxed)
             && self.exclusive.load(Ordering::Relaxed) == f.id()
             && let Some(w) = self.watched_through(f)
@@ -612,6 +669,13 @@ impl DbObserver for Entry {
     fn closing(&self, f: &HookedFile) {
         if self.generation != generation() {
             return;
+        }
+        let is_last_open = lock(&self.open).len() == 1;
+        if is_last_open {
+            self.wish.close();
+            if let Some(w) = self.watched() {
+                w.finish_beginning();
+            }
         }
         if self.handles() <= 1 {
             self.recall_own();

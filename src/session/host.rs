@@ -1,9 +1,9 @@
-//! What the process does with files and connections that SQLite opens: every main database gets an entry;
-//! those that are configured are watched as soon as a connection can turn WAL mode on.
+//! What the process does with files and connections that SQLite opens: every main database gets an entry; [`begin`] watches those
+//! that are configured.
 
+use super::begin::{self, WishRow};
 use super::engine::{Engine, engine, lock};
 use super::start::WatchRequest;
-use super::watched::Watched;
 use crate::base::{Error, Result};
 use crate::config::{Config, Layer, Resolved, TABLE};
 use crate::sqlite::{Access, Connection, DbObserver, FileInfo, Host};
@@ -38,50 +38,12 @@ impl Host for EngineHost {
     }
 
     fn connection_opened(&self, conn: &Connection) {
-        auto_watch(conn);
+        begin::opened(conn);
     }
 
     fn connection_loaded(&self, conn: &Connection) {
-        auto_watch(conn);
+        begin::opened(conn);
     }
-}
-
-/// Watches the connection's main database if somebody configured that.
-fn auto_watch(conn: &Connection) {
-    let Some(path) = conn.main_db_path() else { return };
-    // One that cannot write has nothing to tell, and its first read makes a WAL that it cannot remove.
-    if conn.is_read_only() {
-        return;
-    }
-    if engine().find(&path).is_some() || super::follow::is_follower(&path) {
-        return;
-    }
-    if let Err(e) = try_auto_watch(conn, &path) {
-        log::error!("walrust: {} is not replicated: {e}", path.display());
-        engine().note_failure(&path, &e);
-    }
-}
-
-fn try_auto_watch(conn: &Connection, path: &Path) -> Result<()> {
-    let inherited = lock(&engine().inherited).iter().find(|i| i.path == path).cloned();
-    if let Some(i) = inherited {
-        let replica = ReplicaUrl::parse(&i.replica)?;
-        let req = WatchRequest { path, settings: i.settings, replica, takeover: false };
-        Watched::start(req, &|| conn.set_wal_mode())?;
-        return conn.hook("main").map(drop);
-    }
-    let resolved = engine().resolve(path, None)?;
-    if !resolved.is_chosen() {
-        return Ok(());
-    }
-    let req = request(path, &resolved, false)?;
-    let (w, _) = Watched::start(req, &|| conn.set_wal_mode())?;
-    w.automatic.store(true, std::sync::atomic::Ordering::Release);
-    conn.hook("main")?;
-    engine().clear_failure(path);
-    engine().use_process_settings()?;
-    log::info!("walrust: {} → {}", path.display(), w.replica());
-    Ok(())
 }
 
 /// A watch request out of resolved settings.
@@ -120,6 +82,11 @@ impl Engine {
     /// A configured database that could not be watched: shown in `walrust_status` until it is.
     pub(super) fn note_failure(&self, path: &Path, e: &Error) {
         lock(&self.failures).insert(path.to_path_buf(), e.to_string());
+    }
+
+    /// Configured databases that are open here and not watched yet, with what is waited for, or wrong.
+    pub fn wishes(&self) -> Vec<WishRow> {
+        self.all_entries().iter().filter_map(|e| e.wish.row(e.path())).collect()
     }
 
     pub(super) fn clear_failure(&self, path: &Path) {

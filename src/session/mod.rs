@@ -25,6 +25,7 @@
 
 mod access;
 mod alone;
+mod begin;
 mod care;
 mod copy;
 mod engine;
@@ -33,6 +34,7 @@ mod exit;
 mod follow;
 mod gate;
 mod host;
+mod joined;
 mod observe;
 mod resync;
 mod sealer;
@@ -40,6 +42,7 @@ mod start;
 mod watched;
 
 pub use alone::{Alone, alone};
+pub use begin::{WishRow, begin_now};
 pub use care::{compact, damage, details, policy};
 pub use engine::{Engine, engine, fork_hooks};
 pub use entry::Entry;

@@ -132,12 +132,19 @@ impl Engine {
                 },
             );
         }
-        for (path, why) in self.failures() {
-            status = HealthStatus::Unhealthy;
+        let failed = self.failures().into_iter().map(|(path, why)| (path, State::Failed, why));
+        let wished = self
+            .wishes()
+            .into_iter()
+            .map(|w| (w.database, if w.is_failed { State::Failed } else { State::CatchingUp }, w.why));
+        for (path, state, why) in failed.chain(wished) {
+            if state == State::Failed {
+                status = HealthStatus::Unhealthy;
+            }
             databases.insert(
                 series(&path),
                 DatabaseHealth {
-                    state: State::Failed.as_str().to_string(),
+                    state: state.as_str().to_string(),
                     lag_seconds: 0.0,
                     pending_bytes: 0,
                     txid: 0,

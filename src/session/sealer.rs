@@ -123,6 +123,13 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
     if full_look {
         w.looked.store(now.as_millis() as u64, Ordering::Relaxed);
     }
+    if w.role() == Role::Joining {
+        // A thread finds out whose replica it is; what the app commits is sealed when a reset wants that.
+        if full_look {
+            w.note_waiting();
+        }
+        return (false, LOOK);
+    }
     if w.role() == Role::Standby {
         if full_look && !lost_spool(w) {
             super::start::try_take_over(w);

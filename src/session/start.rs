@@ -34,6 +34,14 @@ use std::time::Duration;
 /// streaming; a large one goes on in the background.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 
+/// How long a call of the app that needs the replica waits until it is known whose that is.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries to find that out: doubled after each, up to the second.
+const JOIN_PAUSE: Duration = Duration::from_millis(250);
+const JOIN_LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// The same where the answer was a plain no, which only a person changes, and a try reads the database.
+const JOIN_LONGEST_PAUSE_REFUSED: Duration = Duration::from_secs(300);
+
 /// Why a process that has closed the database does not ship it.
 pub(super) const UNREADABLE: &str = "the database must be read anew, and is not open in this process";
 
@@ -85,11 +93,57 @@ struct Taken {
     base: TxId,
 }
 
+/// The replica's lease, just taken: given back as it was found unless the watch begins ([`LeaseTaken::settle`]). `None` where the
+/// store has no conditions, or did not answer.
+struct LeaseTaken<'a> {
+    lease: Option<Lease>,
+    store: &'a Store,
+}
+
+impl LeaseTaken<'_> {
+    fn is_held(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    fn how(&self, over: bool) -> Taken {
+        let lease = self.lease.as_ref();
+        Taken {
+            over,
+            evicted: lease.is_some_and(Lease::evicted),
+            from_another: lease.is_some_and(|l| l.taken_from().is_some()),
+            base: lease.map(Lease::base).unwrap_or_default(),
+        }
+    }
+
+    /// Keeps it: what was there before is settled. Errors when there is no runtime to say so with.
+    fn settle(mut self) -> Result<Option<Lease>> {
+        let Some(mut lease) = self.lease.take() else { return Ok(None) };
+        let store = self.store.clone();
+        block_on(async move {
+            // If that does not arrive, the next renewal says it.
+            drop(lease.settled(&store).await);
+            Some(lease)
+        })
+    }
+}
+
+impl Drop for LeaseTaken<'_> {
+    fn drop(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        let store = self.store.clone();
+        if let Err(e) = block_on(async move { lease.undo(&store).await }) {
+            log::warn!("walrust: the lease just taken ends by itself: {e}");
+        }
+    }
+}
+
 /// Who starts a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    /// The app.
+    /// The app, which waits for the answer.
     Asked,
+    /// The configuration, at the file's first use: the app must not wait for the store, so a thread looks at the replica.
+    Configured,
     /// This process, in place of its own watch before: as what, and whether what is in the replica is its own, so that it may
     /// begin anew over it, at once or when it comes to ship.
     Again { wish: Role, reclaims: bool },
@@ -101,6 +155,9 @@ enum Begin {
 }
 
 impl Begin {
+    /// No place is known.
+    const NOTHING: Begin = Begin::Resync(Expected { txid: TxId::ZERO, attested: None }, Reason::First);
+
     /// A place that no WAL generation names, left without a stamp of the file (unwatch before the first commit, or
     /// a kill): a WAL may have come and gone since, and only the content tells.
     fn or_doubt(self) -> Begin {
@@ -123,7 +180,25 @@ impl Watched {
         req: WatchRequest<'_>,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
-        Self::start_as(Start::Asked, req, make_wal)
+        // What the configuration wishes stands back: the call goes before it.
+        let entry = engine().entry(req.path);
+        let wish = entry.wish.take();
+        let started = Self::start_as(Start::Asked, req, make_wal);
+        if started.is_err() {
+            entry.wish.put_back(wish);
+        }
+        started
+    }
+
+    /// Starts watching a database that is configured and in WAL mode. The local part only: the app's thread, inside SQLite, must
+    /// not wait for a store. Capture begins where the spool knows the place; whose replica it is, a thread finds out, and tries
+    /// again until it knows.
+    ///
+    /// Errors when the spool cannot be used, or the database must not be watched ([`Kind::Config`]); nothing is changed then.
+    pub(super) fn start_configured(req: WatchRequest<'_>) -> Result<Arc<Watched>> {
+        let (w, _) = Self::start_as(Start::Configured, req, &|| Ok(()))?;
+        w.automatic.store(true, Ordering::Release);
+        Ok(w)
     }
 
     fn start_as(
@@ -135,12 +210,13 @@ impl Watched {
         super::follow::refuse_followed(path)?;
         // The app may open the database while it is being watched again: who comes second finds it watched.
         let entry = engine().entry(path);
-        let _alone = entry.start_alone();
+        let _alone = entry.start_alone(how != Start::Configured)?;
         if let Some(w) = engine().find(req.path) {
             if w.replica() == replica && !req.takeover {
                 // Somebody may have turned WAL mode off since.
                 make_wal()?;
-                return Ok((w, Identity::Already));
+                let begun = if how == Start::Asked { w.wait_joined(JOIN_PATIENCE)? } else { None };
+                return Ok((w, begun.unwrap_or(Identity::Already)));
             }
             if w.replica() != replica && w.automatic.load(Ordering::Acquire) {
                 // The call goes before the configuration: what is pending there is shipped first.
@@ -174,9 +250,16 @@ impl Watched {
             engine().metrics().remove(&observe::series(path));
         }
         match &started {
-            Ok(_) => super::follow::forget_followed(path),
+            Ok(_) => {
+                super::follow::forget_followed(path);
+                engine().clear_failure(path);
+            }
             // Unless another process has begun to use it meanwhile, as those do that watched with a spool that was deleted.
-            Err(_) if how == Start::Asked && !had_spool && ship_lock.try_process().unwrap_or(false) => {
+            Err(_)
+                if !matches!(how, Start::Again { .. })
+                    && !had_spool
+                    && ship_lock.try_process().unwrap_or(false) =>
+            {
                 drop(std::fs::remove_dir_all(&dir));
                 ship_lock.release();
             }
@@ -194,7 +277,7 @@ impl Watched {
     ) -> Result<(Arc<Watched>, Identity)> {
         let may_ship = !matches!(how, Start::Again { wish: Role::Standby, .. });
         let ships = may_ship && spool.ship_lock().try_process()?;
-        let role = if ships { Role::Shipper } else { Role::Standby };
+        let role = if ships { Role::Joining } else { Role::Standby };
         let w = Watched::new(req.path, req.settings, store, spool, role);
         if role == Role::Standby {
             w.reclaims.store(matches!(how, Start::Again { reclaims: true, .. }), Ordering::Release);
@@ -203,52 +286,85 @@ impl Watched {
             resume_standby(&w);
             return Ok((w, Identity::Standby));
         }
+        if how == Start::Configured {
+            let local = w.capture_locally();
+            return match local.and_then(|()| join(&w)) {
+                Ok(()) => Ok((w, Identity::New)),
+                Err(e) => {
+                    w.abandon();
+                    Err(e)
+                }
+            };
+        }
         let begun = w.begin(req.takeover, make_wal);
         match begun {
-            Ok(identity) => Ok((w, identity)),
+            Ok(identity) => {
+                w.joined.tell(identity);
+                Ok((w, identity))
+            }
             Err(e) => {
-                w.tracker.stop();
-                w.spool.ship_lock().release();
-                engine().drop_watched(&w);
+                w.abandon();
                 Err(e)
             }
         }
     }
 
-    /// This process holds the ship lock: find out where to begin and go.
+    /// A watch that could not begin: nothing of it stays.
+    fn abandon(self: &Arc<Self>) {
+        self.tracker.stop();
+        self.spool.ship_lock().release();
+        engine().drop_watched(self);
+    }
+
+    /// Follows commits from where the spool stands, if it is known to be that of this replica; without the store.
+    fn capture_locally(self: &Arc<Self>) -> Result<()> {
+        let recorded = self.spool.shipped()?.filter(|s| s.replica == self.replica());
+        let known = recorded.or(self.identified()?);
+        let place = self.local_place(known.as_ref())?;
+        if let Begin::Resume(p) =
+            place.filter(|p| p.wal.is_some()).map_or(Begin::NOTHING, Begin::Resume).or_doubt()
+        {
+            self.tracker.resume(p);
+        }
+        engine().adopt(self)
+    }
+
+    /// Waits until it is known whose replica it is. `None`: it was known before. Errors with what keeps it from being known when
+    /// `patience` is over, or at once when that is the store's plain no.
+    pub(super) fn wait_joined(&self, patience: Duration) -> Result<Option<Identity>> {
+        if self.role() != Role::Joining {
+            return Ok(None);
+        }
+        self.joined.hurry();
+        self.joined.wait(patience).map(Some)
+    }
+
+    /// This process holds the ship lock: find out whose replica it is and where to begin, and go. Talks to the store, so an app's
+    /// thread calls it only where the app asked for an answer. Errors leave lease, queue and position as they were.
     fn begin(self: &Arc<Self>, takeover: bool, make_wal: &dyn Fn() -> Result<()>) -> Result<Identity> {
         let recorded = self.spool.shipped()?.filter(|s| s.replica == self.replica());
         let known = recorded.clone().or(self.identified()?);
-        let local = {
-            let _held = self.spool.seal_lock().hold()?;
-            match &known {
-                Some(_) => self.spool.recover()?,
-                None => None,
-            }
-        };
         let looked = look(&self.store);
         let me = self.me()?;
         let (remote, lease) = match looked {
             Ok(remote) => {
                 let lease = self.lease(&me, takeover, remote.map(|r| r.txid).unwrap_or_default())?;
+                let lease = LeaseTaken { lease, store: &self.store };
                 // Its last holder may have added to it meanwhile.
-                let remote = if lease.is_some() { look(&self.store)? } else { remote };
+                let remote = if lease.is_held() { look(&self.store)? } else { remote };
                 (remote, lease)
             }
             // Known and continuing: an outage at start is no reason not to capture.
-            Err(e) if e.is_retry() && local.is_some() && recorded.is_some() => {
+            Err(e) if e.is_retry() && recorded.is_some() && self.local_place(known.as_ref())?.is_some() => {
                 log::warn!("walrust: {}: starting without its replica: {e}", self.path().display());
-                (known.as_ref().and_then(remembered), None)
+                (known.as_ref().and_then(remembered), LeaseTaken { lease: None, store: &self.store })
             }
             Err(e) => return Err(e),
         };
         make_wal()?;
-        let taken = Taken {
-            over: takeover,
-            evicted: lease.as_ref().is_some_and(Lease::evicted),
-            from_another: lease.as_ref().is_some_and(|l| l.taken_from().is_some()),
-            base: lease.as_ref().map(Lease::base).unwrap_or_default(),
-        };
+        let taken = lease.how(takeover);
+        // (Read after the store has answered: what was committed meanwhile was sealed by this process or another.)
+        let local = self.local_place(known.as_ref())?;
         let begin = match (remote, &recorded) {
             // How far it had come is not known, so a replica that holds nothing is begun anew.
             (None, None) => self.decide(None, None, known.as_ref(), taken)?,
@@ -259,10 +375,6 @@ impl Watched {
             // Another process may be able to, and that it must be done is found in the spool.
             let _held = self.spool.hold_seal()?;
             self.spool.forget_place()?;
-            if let Some(lease) = lease {
-                let store = self.store.clone();
-                block_on(async move { lease.undo(&store).await })?;
-            }
             return Err(Error::new(Kind::Retry, UNREADABLE));
         }
         let identity = match &begin {
@@ -287,13 +399,7 @@ impl Watched {
             Begin::Resume(p) => self.tracker.resume(p),
             Begin::Resync(expected, Reason::Refuse) => {
                 self.spool.clear()?;
-                if let Err(e) = resync::run(self, expected, Reason::Refuse) {
-                    if let Some(lease) = lease {
-                        let store = self.store.clone();
-                        block_on(async move { lease.undo(&store).await })?;
-                    }
-                    return Err(e);
-                }
+                resync::run(self, expected, Reason::Refuse)?;
                 self.snapshotting.store(false, Ordering::Release);
             }
             Begin::Resync(expected, reason) => {
@@ -310,18 +416,22 @@ impl Watched {
         }
         self.remember(remote)?;
         self.reclaims.store(false, Ordering::Release);
-        let store = self.store.clone();
-        let lease = block_on(async move {
-            let mut lease = lease?;
-            // If that does not arrive, the next renewal says it.
-            drop(lease.settled(&store).await);
-            Some(lease)
-        })?;
+        let lease = lease.settle()?;
+        *lock(&self.role) = Role::Shipper;
         self.ship(me, lease, takeover)?;
         // (What was committed while this was a standby is cut at once.)
         self.dirty.store(true, Ordering::Release);
         engine().sealer.wake();
         Ok(identity)
+    }
+
+    /// Where the spool stands, if it is known to be that of this replica. Settles what a process that died left half done.
+    fn local_place(&self, known: Option<&Shipped>) -> Result<Option<Position>> {
+        if known.is_none() {
+            return Ok(None);
+        }
+        let _held = self.spool.seal_lock().hold()?;
+        self.spool.recover()
     }
 
     /// Whether it must be read anew, and this process has it not open.
@@ -622,47 +732,79 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
             return;
         }
     }
-    if w.busy.swap(true, Ordering::AcqRel) {
-        return;
+    *lock(&w.role) = Role::Joining;
+    if let Err(e) = join(w) {
+        log::error!("walrust: {}: {e}", w.path().display());
+        *lock(&w.role) = Role::Standby;
+        w.spool.ship_lock().release();
     }
-    *lock(&w.role) = Role::Shipper;
+}
+
+/// Finds out on a thread of its own whose replica it is, and begins to ship; tries until that is so, or the watch ends. The caller
+/// has the ship lock and the role [`Role::Joining`]. Errors when there is no thread.
+fn join(w: &Arc<Watched>) -> Result<()> {
     let mine = w.clone();
-    let spawned = thread::spawn("walrust-takeover", 512 << 10, move || {
-        mine.busy.store(false, Ordering::Release);
+    let work = move || {
+        let mut pause = JOIN_PAUSE;
         loop {
-            let begun = mine.begin(mine.reclaims.load(Ordering::Acquire), &|| Ok(()));
-            if begun.is_err() && mine.tracker.sync_state() == Sync::Resyncing {
+            let begun = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                mine.begin(mine.reclaims.load(Ordering::Acquire), &|| Ok(()))
+            }));
+            let failed = match begun {
+                Ok(Ok(identity)) => {
+                    mine.joined.tell(identity);
+                    engine().sealer.wake();
+                    return;
+                }
+                Ok(Err(e)) => e,
+                Err(_) => Error::new(Kind::Bug, "an internal error stopped replication"),
+            };
+            if mine.link.is_stopped() {
+                mine.joined.refuse(super::watched::ended());
+                return;
+            }
+            if mine.tracker.sync_state() == Sync::Resyncing {
                 // Nobody looks at the WAL until the next try: it need not stay as it is.
                 mine.tracker.stop();
             }
-            match begun {
-                Ok(_) => return,
-                // A full disk passes, too, and credentials come back.
-                Err(e) if !matches!(e.kind(), Kind::Fenced | Kind::Config | Kind::Bug) => {
-                    if mine.is_unreadable() {
-                        *lock(&mine.role) = Role::Standby;
-                        mine.spool.ship_lock().release();
-                        return;
-                    }
-                    mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
-                    if mine.link.is_stopped() {
-                        return;
-                    }
-                    clock::sleep(Duration::from_millis(500));
-                }
-                Err(e) => {
-                    mine.link.update(|s| {
-                        s.state =
-                            if e.kind() == Kind::Fenced { ship::State::Fenced } else { ship::State::Failed };
-                        s.last_error = Some((e.kind(), e.to_string()));
-                    });
-                    return;
-                }
+            if mine.is_unreadable() {
+                // Another process may have it open; this one waits for the app to open it.
+                *lock(&mine.role) = Role::Standby;
+                mine.spool.ship_lock().release();
+                mine.joined.refuse(failed);
+                return;
             }
+            let longest = longest_pause(failed.kind());
+            mine.cannot_join(failed);
+            mine.joined.pause(pause);
+            pause = (pause * 2).min(longest);
         }
-    });
-    if spawned.is_err() {
-        w.busy.store(false, Ordering::Release);
+    };
+    thread::spawn("walrust-join", 512 << 10, work)
+        .map_err(|e| Error::new(Kind::Retry, "cannot start a thread").because(e))
+}
+
+fn longest_pause(kind: Kind) -> Duration {
+    match kind {
+        Kind::Config | Kind::Corrupt | Kind::Bug => JOIN_LONGEST_PAUSE_REFUSED,
+        _ => JOIN_LONGEST_PAUSE,
+    }
+}
+
+impl Watched {
+    /// Says why it is not known yet whose replica it is. It is tried again.
+    fn cannot_join(&self, e: Error) {
+        let state = match e.kind() {
+            Kind::Fenced => ship::State::Fenced,
+            Kind::Retry | Kind::Timeout => ship::State::CatchingUp,
+            _ => ship::State::Failed,
+        };
+        log::warn!("walrust: {}: {e}", self.path().display());
+        self.link.update(|s| {
+            s.state = state;
+            s.last_error = Some((e.kind(), e.to_string()));
+        });
+        self.joined.refuse(e);
     }
 }
 

@@ -4,6 +4,7 @@ use super::access::{Access, Held, is_in_rollback_mode};
 use super::care::Care;
 use super::engine::{Engine, engine, lock};
 use super::entry::Entry;
+use super::joined::Joined;
 use super::observe;
 use crate::base::event::EventKind;
 use crate::base::{Error, Kind, Lineage, Result, Timestamp, TxId, clock};
@@ -33,6 +34,9 @@ const SPOOL_PATIENCE: Duration = Duration::from_secs(1);
 /// What this process does for the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// It has the right to ship among the processes of this machine, and finds out whose replica it is. Commits are followed
+    /// meanwhile if the spool knows the place.
+    Joining,
     /// It ships.
     Shipper,
     /// Another process of this machine ships.
@@ -64,6 +68,8 @@ pub struct Watched {
     pub link: Arc<Link>,
     pub(super) entry: Arc<Entry>,
     pub(super) role: Mutex<Role>,
+    /// What waits while the role is [`Role::Joining`].
+    pub(super) joined: Joined,
     /// Something was noticed since the sealer last looked.
     pub(super) dirty: AtomicBool,
     /// Something waits for the upload slot.
@@ -224,6 +230,7 @@ impl Watched {
             link: Arc::new(Link::default()),
             entry,
             role: Mutex::new(role),
+            joined: Joined::default(),
             dirty: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             full: AtomicBool::new(false),
@@ -430,6 +437,7 @@ impl Watched {
     /// Seals and cuts everything committed so far and returns the TXID that holds it. Where the database must be read
     /// anew for that, waits only as long as somebody can.
     fn cut_now(self: &Arc<Self>, deadline: Duration, until: Until) -> Result<(Lineage, TxId)> {
+        let tries = self.joined.tries();
         loop {
             match self.tracker.sync_state() {
                 Sync::Kept => match self.seal_and_cut(until) {
@@ -462,10 +470,20 @@ impl Watched {
                 return Err(Error::new(Kind::Retry, "it must be read anew, when it is opened again"));
             }
             let status = self.link.status();
+            let is_joining = self.role() == Role::Joining;
+            // (What kept it from joining before the call may have passed: the call has it tried.)
             if let State::Fenced | State::Failed = status.state
+                && (!is_joining || clock::uptime() >= deadline || self.joined.tries() > tries)
                 && let Some((kind, e)) = status.last_error
             {
                 return Err(Error::new(kind, format!("replication is {}: {e}", status.state.as_str())));
+            }
+            if is_joining && clock::uptime() >= deadline {
+                let why = status.last_error.map_or("it has not answered yet".to_string(), |(_, e)| e);
+                return Err(Error::new(
+                    Kind::Timeout,
+                    format!("{}: the replica {} is not reached: {why}", self.path.display(), self.replica),
+                ));
             }
             if clock::uptime() >= deadline && !self.entry.can_read() && self.tracker.wal_goes_on() {
                 let why = "the WAL may hold commits of others, and this process has the database not open to read them";
@@ -602,7 +620,11 @@ impl Watched {
 
     /// Returns when every commit made before the call is durable in the replica.
     pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
-        self.link.refuse_fenced()?;
+        if self.role() == Role::Joining {
+            self.joined.hurry();
+        } else {
+            self.link.refuse_fenced()?;
+        }
         self.sync_until(timeout, Until::Deadline)
     }
 
@@ -630,23 +652,29 @@ impl Watched {
     pub(super) fn wait_shipped(self: &Arc<Self>, txid: TxId, deadline: Duration) -> Result<()> {
         match self.role() {
             Role::Shipper => self.link.wait_for(txid, deadline.saturating_sub(clock::uptime())),
-            Role::Standby => self.wait_as_standby(txid, deadline),
+            Role::Joining | Role::Standby => self.wait_for_shipper(txid, deadline),
         }
     }
 
-    fn wait_as_standby(self: &Arc<Self>, txid: TxId, deadline: Duration) -> Result<()> {
+    fn wait_for_shipper(self: &Arc<Self>, txid: TxId, deadline: Duration) -> Result<()> {
         loop {
             if self.spool.shipped()?.is_some_and(|s| s.txid >= txid) {
                 return Ok(());
             }
             let left = deadline.saturating_sub(clock::uptime());
-            if self.role() == Role::Shipper {
+            let role = self.role();
+            if role == Role::Shipper {
                 return self.link.wait_for(txid, left);
             }
             if left.is_zero() {
+                let why = match (role, self.link.status().last_error) {
+                    (Role::Joining, Some((_, e))) => e,
+                    (Role::Joining, None) => "the replica has not answered yet".to_string(),
+                    _ => "another process of this machine ships".to_string(),
+                };
                 return Err(Error::new(
                     Kind::Timeout,
-                    format!("TXID {txid} is not in the replica yet; another process of this machine ships"),
+                    format!("TXID {txid} is not in the replica yet; {why}"),
                 ));
             }
             engine().sealer.wake();
@@ -704,7 +732,9 @@ impl Watched {
     fn replicated(&self) -> TxId {
         match self.role() {
             Role::Shipper => self.link.status().replicated,
-            Role::Standby => self.spool.shipped().ok().flatten().map(|s| s.txid).unwrap_or_default(),
+            Role::Joining | Role::Standby => {
+                self.spool.shipped().ok().flatten().map(|s| s.txid).unwrap_or_default()
+            }
         }
     }
 
@@ -733,8 +763,10 @@ impl Watched {
             return State::Failed;
         }
         let status = self.link.status();
-        if self.role() == Role::Standby {
-            return State::Standby;
+        match self.role() {
+            Role::Standby => return State::Standby,
+            Role::Joining => return status.state,
+            Role::Shipper => {}
         }
         if self.overflow().is_some() {
             return State::Failed;
@@ -812,6 +844,7 @@ impl Watched {
 
     /// A full snapshot now; returns its TXID when it is in the replica. Writers go on meanwhile.
     pub fn snapshot_now(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
+        self.wait_joined(timeout)?;
         if self.role() == Role::Standby {
             return Err(Error::new(
                 Kind::Config,
@@ -832,6 +865,7 @@ impl Watched {
     pub(super) fn end(self: &Arc<Self>, engine: &Engine) {
         self.tracker.stop();
         self.link.stop();
+        self.joined.hurry();
         engine.drop_watched(self);
         engine.metrics().remove(&observe::series(&self.path));
         // The lease is given back by the shipper as it ends; wait for that a moment, then free the local lock.
@@ -839,7 +873,7 @@ impl Watched {
         while Arc::strong_count(&self.link) > 1 && clock::uptime() < end {
             clock::sleep(Duration::from_millis(1));
         }
-        if self.role() == Role::Shipper {
+        if self.role() != Role::Standby {
             self.spool.ship_lock().release();
         }
     }

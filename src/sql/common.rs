@@ -2,7 +2,7 @@
 
 use crate::base::{Error, Result, Timestamp, quoted};
 use crate::config::Settings;
-use crate::session::{Watched, engine};
+use crate::session::{Watched, begin_now, engine};
 use crate::sqlite::{Connection, Value};
 use crate::store::{ReplicaUrl, Store};
 use std::path::{Path, PathBuf};
@@ -55,10 +55,22 @@ pub(super) fn main_path(conn: &Connection) -> Result<PathBuf> {
     })
 }
 
-/// The watched database of this connection. Of one whose own database is no file: the only one there is.
+/// The watched database of this connection, if it is watched; nothing is begun.
+fn found(conn: &Connection) -> Option<Arc<Watched>> {
+    match conn.main_db_path() {
+        Some(path) => engine().find(&path),
+        None => engine().only().ok(),
+    }
+}
+
+/// The watched database of this connection, or the one that is configured for it and begins now. Of one whose own database is no file: the only one there is.
 pub(super) fn watched(conn: &Connection) -> Result<Arc<Watched>> {
     let Some(path) = conn.main_db_path() else { return engine().only() };
-    engine().find(&path).ok_or_else(|| {
+    if let Some(w) = engine().find(&path) {
+        return Ok(w);
+    }
+    // One that is configured and waits for its first use: this is one.
+    begin_now(conn, &path)?.ok_or_else(|| {
         let which =
             if engine().watched().is_empty() { "no database is watched" } else { "it is not watched" };
         Error::config(format!("{}: {which}; call walrust_watch() first", path.display()))
@@ -73,7 +85,7 @@ pub(super) fn store(conn: &Connection, url: Option<&str>) -> Result<Store> {
         }
         return Store::open(&ReplicaUrl::parse(url)?);
     }
-    if let Ok(w) = watched(conn) {
+    if let Some(w) = found(conn) {
         return Ok(w.store.clone());
     }
     let path = main_path(conn).map_err(|_| Error::config("name a replica URL: no database is watched"))?;
@@ -84,10 +96,10 @@ pub(super) fn store(conn: &Connection, url: Option<&str>) -> Result<Store> {
 /// The settings that hold for this connection's database: those it is watched with, else what is configured for it,
 /// else the process's.
 pub(super) fn settings(conn: &Connection) -> Result<Settings> {
-    match (watched(conn), conn.main_db_path()) {
-        (Ok(w), _) => Ok(w.settings.clone()),
-        (Err(_), Some(path)) => Ok(engine().resolve(&path, None)?.settings),
-        (Err(_), None) => Ok(engine().config()?.process()?.settings),
+    match (found(conn), conn.main_db_path()) {
+        (Some(w), _) => Ok(w.settings.clone()),
+        (None, Some(path)) => Ok(engine().resolve(&path, None)?.settings),
+        (None, None) => Ok(engine().config()?.process()?.settings),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::base::Result;
 use crate::session::engine;
 use crate::sqlite::{Connection, Rows, Value};
 
-/// One row per watched database, per followed file, and per configured database that could not be watched. Of a followed file
+/// One row per watched database, per followed file, and per configured database that is open and not watched yet. Of a followed file
 /// `txid` is what it shows, `replicated_txid` the newest that the replica is known to hold, `last_upload` when the commit it
 /// shows was captured at the source.
 pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows> {
@@ -43,9 +43,11 @@ pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows
             f.last_error.map_or(Value::Null, Value::Text),
         ]));
     }
-    for (path, why) in engine().failures() {
-        let mut row =
-            vec![Value::Text(path.display().to_string()), Value::Null, Value::Text("failed".into())];
+    let failed = engine().failures().into_iter().map(|(path, why)| (path, true, why));
+    let wished = engine().wishes().into_iter().map(|w| (w.database, w.is_failed, w.why));
+    for (path, is_failed, why) in failed.chain(wished) {
+        let state = if is_failed { "failed" } else { "catching up" };
+        let mut row = vec![Value::Text(path.display().to_string()), Value::Null, Value::Text(state.into())];
         row.extend([Value::Integer(0), Value::Integer(0), Value::Null, Value::Integer(0), Value::Integer(0)]);
         row.extend([Value::Integer(0), Value::Text("closed".into()), Value::Null, Value::Text(why)]);
         rows.push(Ok(row));

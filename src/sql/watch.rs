@@ -47,6 +47,18 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
     conn.hook("main")?;
     let req = request(&path, &resolved, options.flag("takeover"))?;
     let same = engine().find(&path).is_some_and(|w| w.replica() == req.replica.to_string() && !req.takeover);
+    if conn.has_moved() {
+        return Err(Error::config(format!(
+            "{}: the file was replaced or deleted since this connection opened it; close the connection and open the database again",
+            path.display()
+        )));
+    }
+    if !same && !conn.autocommit() && !is_wal(conn)? {
+        return Err(Error::config(format!(
+            "{}: WAL mode must be turned on, and cannot be inside a transaction; COMMIT first, or run PRAGMA journal_mode=WAL once",
+            path.display()
+        )));
+    }
     let locking = conn.query_value("PRAGMA main.locking_mode")?;
     if !same && locking.as_text().is_some_and(|m| m.eq_ignore_ascii_case("exclusive")) {
         return Err(Error::config(
@@ -73,6 +85,11 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
         _ => String::new(),
     };
     Ok(Value::Text(format!("{} → {} ({how}{at})", path.display(), w.replica())))
+}
+
+fn is_wal(conn: &Connection) -> Result<bool> {
+    let mode = conn.query_value("PRAGMA main.journal_mode")?;
+    Ok(mode.as_text().is_some_and(|m| m.eq_ignore_ascii_case("wal")))
 }
 
 /// Ships what is pending and stops.

@@ -183,6 +183,17 @@ impl Connection {
         unsafe { api::db_readonly(self.db, c"main".as_ptr()) == 1 }
     }
 
+    /// Whether the file at the path of `main` is another than the one this connection has open, or there is none.
+    pub fn has_moved(&self) -> bool {
+        let mut moved: c_int = 0;
+        // SAFETY: the connection is open; the control stores one int.
+        let rc = unsafe {
+            let arg = (&raw mut moved).cast::<c_void>();
+            api::file_control(self.db, c"main".as_ptr(), ffi::FCNTL_HAS_MOVED, arg)
+        };
+        rc == ffi::OK && moved != 0
+    }
+
     /// Takes in the handle of database `name`, and its WAL's if the observer asks for that (which may read
     /// from the database). Harmless to repeat.
     pub fn hook(&self, name: &str) -> Result<Hooked> {

@@ -239,14 +239,17 @@ pub const IOERR_FSYNC: c_int = IOERR | (4 << 8);
 
 pub(super) const OPEN_READONLY: c_int = 0x1;
 pub(super) const OPEN_READWRITE: c_int = 0x2;
+pub(super) const OPEN_CREATE: c_int = 0x4;
 pub(super) const OPEN_MAIN_DB: c_int = 0x100;
 pub(super) const OPEN_FULLMUTEX: c_int = 0x10000;
+pub(super) const OPEN_PRIVATECACHE: c_int = 0x40000;
 pub(super) const OPEN_WAL: c_int = 0x80000;
 
 pub(super) const FCNTL_FILE_POINTER: c_int = 7;
 pub(super) const FCNTL_PERSIST_WAL: c_int = 10;
 pub(super) const FCNTL_VFSNAME: c_int = 12;
 pub(super) const FCNTL_PRAGMA: c_int = 14;
+pub(super) const FCNTL_HAS_MOVED: c_int = 20;
 pub(super) const FCNTL_COMMIT_PHASETWO: c_int = 22;
 pub(super) const FCNTL_VFS_POINTER: c_int = 27;
 pub(super) const FCNTL_JOURNAL_POINTER: c_int = 28;

@@ -96,6 +96,18 @@ impl HookedFile {
         unsafe { file_size(self.file, self.original, &self.path) }
     }
 
+    /// Whether the file that lies at the path is another than the one this handle has open, or there is none. `false` where the
+    /// lower VFS cannot tell (<https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html#sqlitefcntlhasmoved>).
+    pub fn has_moved(&self) -> bool {
+        let mut moved: c_int = 0;
+        // SAFETY: inside a callback, on the app's thread; the file is open, and this control stores one int.
+        let rc = unsafe {
+            let arg = (&raw mut moved).cast::<c_void>();
+            self.original.x_file_control().map_or(ffi::NOTFOUND, |f| f(self.file, ffi::FCNTL_HAS_MOVED, arg))
+        };
+        rc == ffi::OK && moved != 0
+    }
+
     fn lower(&self) -> Methods {
         self.original
     }
@@ -284,6 +296,7 @@ unsafe extern "C" fn x_unlock(file: *mut File, level: c_int) -> c_int {
         h.tell((), |o, h| o.before_file_unlock(h, FileLock::from_raw(level)));
         let rc = h.lower().x_unlock().map_or(ffi::IOERR, |f| f(file, level));
         h.lock_level.fetch_min(level, Ordering::Relaxed);
+        h.tell((), |o, h| o.after_file_unlock(h, FileLock::from_raw(level)));
         rc
     }
 }

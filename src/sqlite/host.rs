@@ -263,6 +263,8 @@ pub trait DbObserver: Any + Send + Sync {
     fn committed_exclusive(&self, file: &HookedFile) {}
     /// The file's own lock is about to be lowered to `level`.
     fn before_file_unlock(&self, file: &HookedFile, level: FileLock) {}
+    /// The file's own lock was lowered to `level`.
+    fn after_file_unlock(&self, file: &HookedFile, level: FileLock) {}
     /// Bytes of the main file were written (checkpoint, rollback-mode writer), or a write of them failed.
     fn wrote_db(&self, file: &HookedFile, offset: u64, len: usize) {}
     /// The main file's size was set, or that failed.

@@ -8,7 +8,7 @@
 //! * I-HOOK-1..4 (`hook`, `wal_hook`): what is not of interest is the lower VFS's own pointer.
 //! * I-JOIN-1..2 (`wal_join`): a frame goes to the WAL as SQLite wrote it, in one call.
 //! * I-VFS-1..2 (`vfs`): the VFS `walrust` is the lower VFS with one method changed.
-//! * I-RAW-1 (`raw`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..3 (`fork`): our own handles.
+//! * I-RAW-1 (`raw`), I-EWAL-1 (`empty_wal`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..3 (`fork`): our own handles.
 //!
 //! Called by SQLite on the app's threads, and by the rooms above on any. Nothing here keeps state on disk:
 //! a crash leaves behind what SQLite leaves behind.
@@ -20,6 +20,7 @@ mod api;
 mod connection;
 #[cfg(feature = "crash-points")]
 pub mod debug;
+mod empty_wal;
 mod entry;
 mod error;
 mod exit;
@@ -49,6 +50,7 @@ mod wal_join;
 
 pub use api::version as libversion;
 pub use connection::{Connection, Hooked};
+pub use empty_wal::put_empty_wal;
 pub use entry::{Wiring, auto_load, load};
 pub use exit::on_exit;
 pub use ffi::{ApiRoutines, IOERR_FSYNC, IOERR_TRUNCATE, IOERR_WRITE, Sqlite3};

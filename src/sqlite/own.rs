@@ -54,7 +54,8 @@ impl SqlConnection {
         // SAFETY: the lower VFS is registered and lives for good; `db` is closed in any case
         // ("whether or not an error occurs … should be passed to sqlite3_close()").
         let rc = entry::unseen(|| unsafe {
-            let flags = ffi::OPEN_READWRITE | ffi::OPEN_FULLMUTEX;
+            // (The app's shared cache, if it has one on, is not ours to be in.)
+            let flags = ffi::OPEN_READWRITE | ffi::OPEN_FULLMUTEX | ffi::OPEN_PRIVATECACHE;
             api::open_v2(name.as_ptr(), &raw mut db, flags, (*lower).name)
         });
         if db.is_null() {
@@ -72,6 +73,12 @@ impl SqlConnection {
             }
         }
         Ok(own)
+    }
+
+    /// From now on, a lock that somebody else holds is an error ([`Kind::Retry`]) at once.
+    pub fn give_up_at_once(&self) {
+        // SAFETY: an open connection.
+        unsafe { api::busy_timeout(self.conn.raw(), 0) };
     }
 
     /// Checks the structure of the database. Errors with [`Kind::Corrupt`] and SQLite's first findings.

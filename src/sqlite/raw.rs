@@ -348,7 +348,7 @@ impl Drop for RawDb {
 
 /// # Safety
 /// `file` is a `sqlite3_file` whose methods are null or valid.
-unsafe fn close(file: *mut File) {
+pub(super) unsafe fn close(file: *mut File) {
     // SAFETY: caller.
     unsafe {
         if !(*file).methods.is_null() {
@@ -385,7 +385,7 @@ fn raw_level(level: FileLock) -> c_int {
 
 /// A `sqlite3_filename`: the path with what SQLite keeps around it, without which
 /// `sqlite3_uri_parameter` in the VFS would read wild memory (<https://sqlite.org/c3ref/filename.html>).
-enum Filename {
+pub(super) enum Filename {
     /// From `sqlite3_create_filename` (3.32 and newer).
     Sqlite(*const c_char),
     /// The older layout, by hand: four zeros, path, empty parameter list.
@@ -395,7 +395,7 @@ enum Filename {
 impl Filename {
     const LEAD: usize = 4;
 
-    fn new(path: &Path) -> Result<Filename> {
+    pub(super) fn new(path: &Path) -> Result<Filename> {
         let name = c_path(path)?;
         if api::at_least(3_032_000) {
             let with = |suffix: &str| CString::new([name.as_bytes(), suffix.as_bytes()].concat());
@@ -417,7 +417,7 @@ impl Filename {
         Ok(Filename::Own(bytes))
     }
 
-    fn as_ptr(&self) -> *const c_char {
+    pub(super) fn as_ptr(&self) -> *const c_char {
         match self {
             Filename::Sqlite(p) => *p,
             Filename::Own(bytes) => bytes.as_ptr().wrapping_add(Self::LEAD).cast(),

@@ -1,0 +1,283 @@
+"""When a configured database comes to be watched: after the program's own first words, and never at its cost.
+
+A new file keeps the page size, the key and the journal mode that the program says before its first write; an encrypted one is
+streamed under configuration; a start that fails leaves no lease; a file that was replaced is not taken for the one at the path.
+"""
+
+import contextlib
+import os
+import unittest
+
+import door
+
+POOL = """
+import os, sqlite3, sys, time
+m = sqlite3.connect(":memory:"); m.enable_load_extension(True); m.load_extension(sys.argv[1])
+sys.stdin.readline()
+c = sqlite3.connect(sys.argv[2], timeout=20, isolation_level=None)
+c.execute("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)")
+for i in range(10):
+    c.execute("INSERT INTO t(v) VALUES(?)", (os.getpid(),))
+end = time.time() + 30
+while True:
+    rows = c.execute("SELECT state, last_error FROM walrust_status").fetchall()
+    if rows and rows[0][0] in ("streaming", "standby") or time.time() > end:
+        break
+    time.sleep(0.05)
+try:
+    c.execute("SELECT walrust_sync(20)").fetchone()
+    print("synced", rows, flush=True)
+except Exception as e:
+    print("failed", rows, e, flush=True)
+sys.stdin.readline()
+"""
+
+
+class FirstWords(door.DoorTest):
+    def configured(self, **kwargs):
+        return self.peer(env={"WALRUST_REPLICA": self.path("replicas", "{name}"), "WALRUST_INTERVAL": "0s", **kwargs.pop("env", {})}, **kwargs)
+
+    def replica(self, name="app"):
+        return self.path("replicas", name)
+
+    def assertStreams(self, p, db, replica):
+        p.sync()
+        self.assertEqual(p.status(database=db)["state"], "streaming")
+        restored, _ = self.restore(replica)
+        self.assertSameBytes(db, restored)
+        self.assertSound(restored)
+
+    def test_what_is_said_of_a_new_file_holds(self):
+        for module in ("sqlite3", "apsw"):
+            p = self.configured(module=module).open(":memory:")
+            p.load()
+            for i, (said, wanted) in enumerate((
+                ("page_size=8192", 8192), ("page_size=65536", 65536), ("page_size=512", 512), ("auto_vacuum=1", 1), ("auto_vacuum=2", 2),
+                ("encoding='UTF-16le'", "UTF-16le"), ("application_id=7", 7), ("user_version=3", 3),
+            )):
+                with self.subTest(module=module, said=said):
+                    db = self.path(f"{module}{i}.db")
+                    p.open(db, "c")
+                    p.rows(f"PRAGMA {said}", conn="c")
+                    self.assertEqual(os.path.getsize(db) if os.path.exists(db) and "id" not in said and "version" not in said else 0, 0)
+                    p.sql("CREATE TABLE t(x)", conn="c")
+                    p.sql("INSERT INTO t VALUES(1)", conn="c")
+                    self.assertEqual(p.sql(f"PRAGMA {said.split('=')[0]}", conn="c"), wanted)
+                    p.sync(conn="c")
+                    self.assertEqual(p.sql("PRAGMA journal_mode", conn="c"), "wal")
+                    self.assertSameBytes(db, self.restore(self.replica(f"{module}{i}"))[0])
+                    p.close("c")
+
+    def test_a_file_that_is_opened_and_not_used_stays_as_it_is(self):
+        db = self.path("app.db")
+        p = self.configured().open(":memory:")
+        p.load()
+        p.open(db, "c")
+        row = p.status(database=db)
+        self.assertEqual(row["state"], "catching up")
+        self.assertIn("empty", row["last_error"])
+        p.sql("SELECT 1", conn="c")
+        p.close("c")
+        self.assertEqual([(n, os.path.getsize(self.path(n))) for n in os.listdir(self.dir) if n.startswith("app")], [("app.db", 0)])
+        self.assertFalse(os.path.exists(self.path("replicas")))
+
+    def test_one_transaction_then_the_end(self):
+        """A script that makes its database in one transaction and ends: it is in the replica, with nothing left beside the file."""
+        script = "BEGIN; CREATE TABLE t(x); INSERT INTO t VALUES(42); COMMIT;"
+        db = self.path("app.db")
+        self.shell(f".open {db}\n{script}\n", env={"WALRUST_REPLICA": self.replica()})
+        self.assertEqual(door.plain_rows(self.restore(self.replica())[0], "SELECT x FROM t"), [(42,)])
+        self.shell(f".open {db}\nINSERT INTO t VALUES(43);\n", env={"WALRUST_REPLICA": self.replica()})
+        self.assertEqual(door.plain_rows(self.restore(self.replica())[0], "SELECT x FROM t"), [(42,), (43,)])
+        self.assertEqual(door.plain_rows(db, "SELECT count(*) FROM t"), [(2,)])
+
+    def test_an_idle_program_is_replicated_too(self):
+        """Its schema made in one transaction, a program waits for its first request with the connection open."""
+        db = self.path("app.db")
+        p = self.configured().open(":memory:")
+        p.load()
+        p.open(db, "c")
+        for sql in ("BEGIN", "CREATE TABLE t(x)", "INSERT INTO t VALUES(1)", "COMMIT"):
+            p.sql(sql, conn="c")
+        self.eventually(lambda: p.status(database=db)["state"] == "streaming", what="streaming without another statement")
+        self.assertEqual(door.plain_rows(self.restore(self.replica())[0], "SELECT x FROM t"), [(1,)])
+
+    def test_another_journal_mode_stays_and_is_told(self):
+        db = self.path("app.db")
+        p = self.configured().open(":memory:")
+        p.load()
+        p.open(db, "c")
+        self.assertEqual(p.sql("PRAGMA journal_mode=TRUNCATE", conn="c"), "truncate")
+        p.sql("CREATE TABLE t(x)", conn="c")
+        p.sql("INSERT INTO t VALUES(1)", conn="c")
+        self.assertEqual(p.sql("PRAGMA journal_mode", conn="c"), "truncate")
+        row = p.status(database=db)
+        self.assertEqual(row["state"], "failed")
+        self.assertRegex(row["last_error"], "journal_mode=WAL")
+        self.assertEqual(p.sql("PRAGMA journal_mode=WAL", conn="c"), "wal")
+        p.sql("INSERT INTO t VALUES(2)", conn="c")
+        p.sync(conn="c")
+        self.assertSameBytes(db, self.restore(self.replica())[0])
+
+    def test_a_database_that_is_locked_at_the_open(self):
+        """Another program writes in rollback mode at that moment: the open succeeds, and the watch begins with a later use."""
+        db = self.path("app.db")
+        other = door.plain_connect(db)
+        self.addCleanup(other.close)
+        other.execute("CREATE TABLE t(x)")
+        other.execute("BEGIN IMMEDIATE")
+        p = self.configured().open(":memory:")
+        p.load()
+        p.open(db, "c")
+        row = p.status(database=db)
+        self.assertEqual(row["state"], "catching up")
+        self.assertIn("locked", row["last_error"])
+        other.execute("INSERT INTO t VALUES(0)")
+        other.execute("COMMIT")
+        p.sql("INSERT INTO t VALUES(1)", conn="c")
+        p.sync(conn="c")
+        self.assertSameBytes(db, self.restore(self.replica())[0])
+
+    def test_workers_at_their_first_start(self):
+        """Eight processes open one new database at the same moment: none ends failed, and the replica has all rows."""
+        for n in range(door.rounds(2)):
+            db, replica = self.path(f"app{n}.db"), self.path(f"replica{n}")
+            env = door.clean_env(self.dir, {"WALRUST_REPLICA": replica, "WALRUST_INTERVAL": "0s"})
+            workers = door.run_python(self, POOL, [door.SO, db], env, count=8)
+            for w in workers:
+                w.stdin.write("go\n")
+                w.stdin.flush()
+            said = [w.stdout.readline() for w in workers]
+            self.assertEqual([s for s in said if not s.startswith("synced")], [])
+            rows = door.plain_rows(self.restore(replica)[0], "SELECT count(*) FROM t")
+            self.assertEqual(rows, [(80,)])
+            for w in workers:
+                w.communicate("end\n", timeout=30)
+                self.assertEqual(w.returncode, 0)
+
+    def test_durability_sync_from_the_first_transaction_on(self):
+        """It is made in rollback mode, so it cannot be refused: but its COMMIT returns when the replica has it."""
+        db = self.path("app.db")
+        p = self.configured(env={"WALRUST_DURABILITY": "sync"}).open(":memory:")
+        p.load()
+        p.open(db, "c")
+        p.sql("CREATE TABLE t(x)", conn="c")
+        self.assertEqual(door.plain_rows(self.restore(self.replica())[0], "SELECT count(*) FROM t"), [(0,)])
+        p.sql("INSERT INTO t VALUES(1)", conn="c")
+        self.assertEqual(door.plain_rows(self.restore(self.replica())[0], "SELECT count(*) FROM t"), [(1,)])
+
+
+class Encrypted(FirstWords):
+    """SQLCipher under configuration: the key comes after the open, and no page is ever seen in the clear."""
+
+    MODULE = "sqlcipher3.dbapi2"
+
+    def keyed(self, p, db, conn="c"):
+        p.open(db, conn)
+        p.rows("PRAGMA key='secret'", conn=conn)
+
+    def rows_of(self, path):
+        q = self.peer(module=self.MODULE, so=None)
+        self.keyed(q, path)
+        self.assertEqual(q.sql("PRAGMA integrity_check", conn="c"), "ok")
+        rows = q.rows("SELECT * FROM t ORDER BY 1", conn="c")
+        q.end()
+        return rows
+
+    def check(self, db, make):
+        p = self.configured(module=self.MODULE).open(":memory:")
+        p.load()
+        self.keyed(p, db)
+        make(p)
+        for i in range(20):
+            p.sql("INSERT INTO t VALUES(?)", f"clear text {i}", conn="c")
+        p.sync(conn="c")
+        restored, _ = self.restore(self.replica(), check="none")
+        self.assertEqual(self.rows_of(restored), p.rows("SELECT * FROM t ORDER BY 1", conn="c"))
+        for top, _, names in os.walk(self.dir):
+            for name in names:
+                with open(os.path.join(top, name), "rb") as f:
+                    self.assertNotIn(b"clear text", f.read(), os.path.join(top, name))
+        p.end()
+        self.assertEqual(len(self.rows_of(db)), 20)
+
+    def test_a_new_database(self):
+        self.check(self.path("app.db"), lambda p: p.sql("CREATE TABLE t(x)", conn="c"))
+
+    def test_an_existing_database(self):
+        for mode in ("delete", "wal"):
+            with self.subTest(mode=mode):
+                db = self.path("app.db")
+                q = self.peer(module=self.MODULE, so=None)
+                self.keyed(q, db)
+                q.sql(f"PRAGMA journal_mode={mode}", conn="c")
+                q.sql("CREATE TABLE t(x)", conn="c")
+                q.end()
+                self.check(db, lambda p: None)
+                door.remove_database(db)
+                door.remove_tree(self.path("replicas"))
+                door.remove_tree(db + "-walrust")
+
+
+class FailedStarts(door.DoorTest):
+    def test_a_watch_inside_a_transaction_leaves_no_lease(self):
+        for begin in ("BEGIN IMMEDIATE", "BEGIN"):
+            with self.subTest(begin=begin):
+                name = begin.replace(" ", "")
+                p = self.peer().open(self.path(name + ".db"))
+                p.sql("CREATE TABLE x(y)")
+                p.sql(begin)
+                with self.assertRaises(door.SqlError) as caught:
+                    p.watch(self.path(name))
+                self.assertErrorLine(str(caught.exception), "WAL mode", "COMMIT first")
+                p.sql("COMMIT")
+                self.assertIn("streaming", p.watch(self.path(name)))
+                p.end()
+
+    def test_a_locked_database_leaves_no_lease(self):
+        db = self.path("app.db")
+        other = door.plain_connect(db)
+        self.addCleanup(other.close)
+        other.execute("CREATE TABLE t(x)")
+        other.execute("BEGIN IMMEDIATE")
+        p = self.peer().open(db)
+        with self.assertRaises(door.SqlError) as caught:
+            p.watch(self.path("replica"))
+        self.assertErrorLine(str(caught.exception), "locked")
+        other.execute("COMMIT")
+        self.assertIn("streaming", p.watch(self.path("replica")))
+
+    def test_a_connection_whose_file_was_replaced(self):
+        """Loaded before or after: the watch is refused, and the program goes on as without walrust."""
+        for loaded in ("before", "after"):
+            with self.subTest(loaded=loaded):
+                db = self.path(loaded + ".db")
+                for path, word in ((db, "old"), (db + ".new", "new")):
+                    with contextlib.closing(door.plain_connect(path)) as c:
+                        c.execute("PRAGMA journal_mode=WAL")
+                        c.execute("CREATE TABLE t(x)")
+                        c.execute("INSERT INTO t VALUES(?)", (word,))
+                        if word == "new":
+                            c.execute("CREATE TABLE more AS SELECT zeroblob(30000)")
+                p = self.peer(so=door.SO if loaded == "before" else None).open(db)
+                p.sql("SELECT * FROM t")
+                p.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                os.rename(db + ".new", db)
+                if loaded == "after":
+                    p.load()
+                with self.assertRaises(door.SqlError) as caught:
+                    p.watch(self.path(loaded))
+                self.assertErrorLine(str(caught.exception), "replaced", "open")
+                p.sql("INSERT INTO t VALUES('by the app')")
+                self.assertEqual(p.rows("SELECT x FROM t"), [("old",), ("by the app",)])
+                self.assertFalse(os.path.exists(self.path(loaded)))
+                # The new file can be watched through a connection of its own.
+                p.open(db, "again")
+                p.watch(self.path(loaded), conn="again")
+                p.sync(conn="again")
+                self.assertEqual(door.plain_rows(self.restore(self.path(loaded))[0], "SELECT x FROM t"), [("new",)])
+                p.end()
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,6 +1,7 @@
 """A process with SQLite in it, driven one JSON line at a time (see door.Peer).
 
-Started as `python peer.py MODULE [EXTENSION]`, where MODULE is `sqlite3` (the system's SQLite) or `apsw` (a newer one).
+Started as `python peer.py MODULE [EXTENSION]`, where MODULE is `sqlite3` (the system's SQLite), `apsw` (a newer one) or
+`sqlcipher3` (SQLCipher).
 With EXTENSION it loads that on a :memory: connection, closes the connection, and says so: everything opened later is
 opened by plain path, as an application does. Each request is one line, each answer is one line.
 """
@@ -43,7 +44,10 @@ if MODULE == "apsw":
     def sqlite_version():
         return apsw.sqlite_lib_version()
 else:
-    import sqlite3
+    if MODULE == "sqlcipher3":
+        from sqlcipher3 import dbapi2 as sqlite3
+    else:
+        import sqlite3
 
     class Connection(sqlite3.Connection):
         def load(self, path):

@@ -6,6 +6,9 @@ streamed under configuration; a start that fails leaves no lease; a file that wa
 
 import contextlib
 import os
+import shutil
+import subprocess
+import sys
 import unittest
 
 import door
@@ -33,24 +36,23 @@ sys.stdin.readline()
 """
 
 
-class FirstWords(door.DoorTest):
+class Configured(door.DoorTest):
     def configured(self, **kwargs):
         return self.peer(env={"WALRUST_REPLICA": self.path("replicas", "{name}"), "WALRUST_INTERVAL": "0s", **kwargs.pop("env", {})}, **kwargs)
 
     def replica(self, name="app"):
         return self.path("replicas", name)
 
-    def assertStreams(self, p, db, replica):
-        p.sync()
-        self.assertEqual(p.status(database=db)["state"], "streaming")
-        restored, _ = self.restore(replica)
-        self.assertSameBytes(db, restored)
-        self.assertSound(restored)
+    def worker(self, env, *args):
+        w = subprocess.Popen([sys.executable, "-c", POOL, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.addCleanup(w.kill)
+        return w
 
+
+class FirstWords(Configured):
     def test_what_is_said_of_a_new_file_holds(self):
         for module in ("sqlite3", "apsw"):
             p = self.configured(module=module).open(":memory:")
-            p.load()
             for i, (said, wanted) in enumerate((
                 ("page_size=8192", 8192), ("page_size=65536", 65536), ("page_size=512", 512), ("auto_vacuum=1", 1), ("auto_vacuum=2", 2),
                 ("encoding='UTF-16le'", "UTF-16le"), ("application_id=7", 7), ("user_version=3", 3),
@@ -71,7 +73,6 @@ class FirstWords(door.DoorTest):
     def test_a_file_that_is_opened_and_not_used_stays_as_it_is(self):
         db = self.path("app.db")
         p = self.configured().open(":memory:")
-        p.load()
         p.open(db, "c")
         row = p.status(database=db)
         self.assertEqual(row["state"], "catching up")
@@ -95,7 +96,6 @@ class FirstWords(door.DoorTest):
         """Its schema made in one transaction, a program waits for its first request with the connection open."""
         db = self.path("app.db")
         p = self.configured().open(":memory:")
-        p.load()
         p.open(db, "c")
         for sql in ("BEGIN", "CREATE TABLE t(x)", "INSERT INTO t VALUES(1)", "COMMIT"):
             p.sql(sql, conn="c")
@@ -105,7 +105,6 @@ class FirstWords(door.DoorTest):
     def test_another_journal_mode_stays_and_is_told(self):
         db = self.path("app.db")
         p = self.configured().open(":memory:")
-        p.load()
         p.open(db, "c")
         self.assertEqual(p.sql("PRAGMA journal_mode=TRUNCATE", conn="c"), "truncate")
         p.sql("CREATE TABLE t(x)", conn="c")
@@ -127,7 +126,6 @@ class FirstWords(door.DoorTest):
         other.execute("CREATE TABLE t(x)")
         other.execute("BEGIN IMMEDIATE")
         p = self.configured().open(":memory:")
-        p.load()
         p.open(db, "c")
         row = p.status(database=db)
         self.assertEqual(row["state"], "catching up")
@@ -143,7 +141,7 @@ class FirstWords(door.DoorTest):
         for n in range(door.rounds(2)):
             db, replica = self.path(f"app{n}.db"), self.path(f"replica{n}")
             env = door.clean_env(self.dir, {"WALRUST_REPLICA": replica, "WALRUST_INTERVAL": "0s"})
-            workers = door.run_python(self, POOL, [door.SO, db], env, count=8)
+            workers = [self.worker(env, door.SO, db) for _ in range(8)]
             for w in workers:
                 w.stdin.write("go\n")
                 w.stdin.flush()
@@ -159,7 +157,6 @@ class FirstWords(door.DoorTest):
         """It is made in rollback mode, so it cannot be refused: but its COMMIT returns when the replica has it."""
         db = self.path("app.db")
         p = self.configured(env={"WALRUST_DURABILITY": "sync"}).open(":memory:")
-        p.load()
         p.open(db, "c")
         p.sql("CREATE TABLE t(x)", conn="c")
         self.assertEqual(door.plain_rows(self.restore(self.replica())[0], "SELECT count(*) FROM t"), [(0,)])
@@ -167,10 +164,10 @@ class FirstWords(door.DoorTest):
         self.assertEqual(door.plain_rows(self.restore(self.replica())[0], "SELECT count(*) FROM t"), [(1,)])
 
 
-class Encrypted(FirstWords):
+class Encrypted(Configured):
     """SQLCipher under configuration: the key comes after the open, and no page is ever seen in the clear."""
 
-    MODULE = "sqlcipher3.dbapi2"
+    MODULE = "sqlcipher3"
 
     def keyed(self, p, db, conn="c"):
         p.open(db, conn)
@@ -186,7 +183,6 @@ class Encrypted(FirstWords):
 
     def check(self, db, make):
         p = self.configured(module=self.MODULE).open(":memory:")
-        p.load()
         self.keyed(p, db)
         make(p)
         for i in range(20):
@@ -214,9 +210,9 @@ class Encrypted(FirstWords):
                 q.sql("CREATE TABLE t(x)", conn="c")
                 q.end()
                 self.check(db, lambda p: None)
-                door.remove_database(db)
-                door.remove_tree(self.path("replicas"))
-                door.remove_tree(db + "-walrust")
+                os.remove(db)
+                shutil.rmtree(self.path("replicas"))
+                shutil.rmtree(db + "-walrust")
 
 
 class FailedStarts(door.DoorTest):

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod crash;
 pub mod error;
 pub mod event;
+pub mod fork;
 pub mod ids;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -14,4 +15,5 @@ pub mod thread;
 pub use clock::{Clock, Timestamp};
 pub use error::{Error, Kind, Result, quoted};
 pub use event::{EventKind, Secret, Severity, Webhook};
+pub use fork::ForkSafe;
 pub use ids::{DbChecksum, Lineage, PageSize, Pgno, TxId};

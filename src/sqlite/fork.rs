@@ -14,8 +14,7 @@
 
 use super::guard::guard;
 use super::registry;
-use crate::base::{Error, Kind, Result};
-use std::sync::atomic::{AtomicU32, Ordering};
+use crate::base::{Error, Kind, Result, fork};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -116,13 +115,6 @@ unsafe extern "C" fn prepare() {
     });
 }
 
-static FORKS: AtomicU32 = AtomicU32::new(0);
-
-/// How many forks lie between this process and the one that loaded us.
-pub(super) fn count() -> u32 {
-    FORKS.load(Ordering::Relaxed)
-}
-
 /// Lets go; in the child the handles of threads that no longer exist are forgotten.
 fn release(forget_handles: bool) {
     guard((), || {
@@ -150,7 +142,7 @@ unsafe extern "C" fn parent() {
 }
 
 unsafe extern "C" fn child() {
-    FORKS.fetch_add(1, Ordering::Relaxed);
+    fork::in_child();
     release(true);
     guard((), || {
         if let Some(h) = HOOKS.get() {

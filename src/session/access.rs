@@ -4,7 +4,7 @@ use super::engine::engine;
 use super::entry::{FORMAT_VERSIONS, OwnPermit};
 use crate::base::{Error, Kind, Result};
 use crate::capture::{Database, Pinned};
-use crate::sqlite::{Pins, RawDb, ReadMark};
+use crate::sqlite::{Pins, RawDb, ReadMark, recalled};
 use crate::wal::IndexHeader;
 use std::path::{Path, PathBuf};
 
@@ -63,7 +63,12 @@ impl Pinned for HeldView {
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.go_on()?;
         self.db.read_at(buf, offset).map(drop)
+    }
+
+    fn go_on(&self) -> Result<()> {
+        recalled()
     }
 
     fn db_size(&self) -> Result<u64> {
@@ -122,10 +127,15 @@ impl Pinned for Mark {
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.go_on()?;
+        self.mark.read_at(buf, offset).map(drop)
+    }
+
+    fn go_on(&self) -> Result<()> {
         if self.permit.is_recalled() {
             return Err(Error::new(Kind::Retry, "the database is being closed"));
         }
-        self.mark.read_at(buf, offset).map(drop)
+        recalled()
     }
 
     fn db_size(&self) -> Result<u64> {

@@ -12,6 +12,7 @@ use crate::ltx::Level;
 use crate::replica::inventory::read_header;
 use crate::replica::{Inventory, ManifestEntry, ManifestWriter};
 use crate::spool::Position;
+use crate::sqlite::despite_forks;
 use crate::store::{Body, PutMeta, ReplicaUrl, Store, block_on};
 use std::path::Path;
 use std::sync::Arc;
@@ -49,9 +50,11 @@ impl Watched {
     }
 
     fn write_copy(self: &Arc<Watched>, path: &Path) -> Result<Position> {
-        let (view, p) = at_a_txid(self)?;
-        view.snapshot_at(path, &self.spool, p.txid, p.lineage, p.checksum, p.timestamp, |_, _| {})?;
-        Ok(p)
+        despite_forks(|| {
+            let (view, p) = at_a_txid(self)?;
+            view.snapshot_at(path, &self.spool, p.txid, p.lineage, p.checksum, p.timestamp, |_, _| {})?;
+            Ok(p)
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use crate::capture::resync::{View, anchor};
 use crate::capture::{SealError, Sync};
 use crate::ltx::Packing;
 use crate::spool::{Handoff, Position, Queued};
+use crate::sqlite::despite_forks;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -109,10 +110,13 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
     w.entry.note_file();
-    w.entry.reading_begins();
-    w.tracker.begin_resync();
-    let view = pinned(w, &Access::new(w.path()))?;
-    find_place(w, view, expected, reason)
+    let mut left = None;
+    despite_forks(|| {
+        w.entry.reading_begins();
+        w.tracker.begin_resync();
+        let view = pinned(w, &Access::new(w.path()))?;
+        find_place(w, view, expected, &reason, &mut left)
+    })
 }
 
 /// The same where a connection has the database for itself, on its thread, which waits: nobody else can read it, so it is
@@ -135,8 +139,11 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     w.full.store(false, Ordering::Release);
     w.entry.note_inode(held.inode());
     w.tracker.begin_resync();
-    let done = View::open(&held, w.tracker.wal_path())
-        .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string())));
+    let (mut left, reason) = (None, Reason::Gap(why.to_string()));
+    let done = despite_forks(|| {
+        let view = View::open(&held, w.tracker.wal_path())?;
+        find_place(w, view, expected, &reason, &mut left)
+    });
     w.snapshotting.store(false, Ordering::Release);
     if let Err(e) = &done {
         log::warn!("walrust: {}: {e}", w.path().display());
@@ -146,10 +153,21 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     done.is_ok()
 }
 
-fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) -> Result<()> {
+/// `left`: where the old lineage was left, found out at the first of several tries.
+fn find_place(
+    w: &Arc<Watched>,
+    view: View,
+    expected: Expected,
+    reason: &Reason,
+    left: &mut Option<Option<Position>>,
+) -> Result<()> {
     // Sealed files end the old lineage where it was left. Pieces that can't be cut are not in any TXID: then the position
     // proves nothing. Nobody seals from here on while the sums are made anew, nor waits for that.
-    let old = w.tracker.forget_place()?.filter(|p| p.pieces == 0 && expected.attested.is_none());
+    let old = match left {
+        Some(old) => old.clone(),
+        None => left.insert(w.tracker.forget_place()?).clone(),
+    };
+    let old = old.filter(|p| p.pieces == 0 && expected.attested.is_none());
     let checksum = view.scan(w.spool.sums(), |_, _| {})?;
     let attested = expected.attested.or(old.as_ref().map(|p| (p.lineage, p.checksum)));
     let now = clock::now();
@@ -181,7 +199,7 @@ fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) 
                 expected.txid
             )));
         }
-        _ => begin_lineage(w, &view, expected.txid.max(newest_known(w)), &place, &reason)?,
+        _ => begin_lineage(w, &view, expected.txid.max(newest_known(w)), &place, reason)?,
     };
     w.spool.own(w.replica(), position.lineage)?;
     let _held = w.spool.hold_seal()?;
@@ -266,6 +284,10 @@ pub(super) fn schedule(w: &Arc<Watched>) {
 
 /// A full snapshot of the database at a TXID of its own making; writers go on. Returns the TXID it holds.
 pub(super) fn snapshot(w: &Arc<Watched>) -> Result<TxId> {
+    despite_forks(|| snapshot_once(w))
+}
+
+fn snapshot_once(w: &Arc<Watched>) -> Result<TxId> {
     let (view, position) = at_a_txid(w)?;
     if w.link.status().snapshot >= position.txid {
         return Ok(position.txid);

@@ -8,6 +8,7 @@ pub mod error;
 pub mod event;
 pub mod fork;
 pub mod ids;
+pub mod panics;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod thread;

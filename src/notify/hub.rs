@@ -3,7 +3,7 @@
 use super::post::{self, Clients, Outcome, Tries};
 use super::queue::{Hurry, Pace, Pending, Queue};
 use super::{Answer, Event, payload};
-use crate::base::{ForkSafe, Webhook, clock};
+use crate::base::{ForkSafe, Webhook, clock, panics};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
@@ -270,7 +270,8 @@ impl Drop for Busy {
 async fn deliver(hub: Arc<Hub>, clients: Arc<Clients>, hook: Webhook, pending: Pending) {
     let busy = Busy { hub, hook };
     let body = payload::body(&pending);
-    if let Err(why) = post::deliver(&clients, &busy.hook, &body, busy.hub.policy.tries).await {
+    let sent = panics::caught_async(post::deliver(&clients, &busy.hook, &body, busy.hub.policy.tries)).await;
+    if let Err(why) = sent.unwrap_or_else(|said| Err(panics::error(&said).to_string())) {
         let (event, host) = (pending.event.kind, busy.hook.host());
         log::warn!("webhook {host}: {event} of {} not delivered: {why}", pending.event.database);
     }

@@ -7,7 +7,8 @@
 use super::alone::alone;
 use super::resync::at_a_txid;
 use super::watched::{Role, Watched};
-use crate::base::{Error, Kind, Result, TxId, clock};
+use super::work::Work;
+use crate::base::{Error, Kind, Result, TxId};
 use crate::ltx::Level;
 use crate::replica::inventory::read_header;
 use crate::replica::{Inventory, ManifestEntry, ManifestWriter};
@@ -29,13 +30,9 @@ impl Watched {
             ));
         }
         let store = Store::open(url)?;
-        let end = clock::uptime() + timeout;
-        while self.busy.swap(true, Ordering::AcqRel) {
-            if clock::uptime() >= end {
-                return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
-            }
-            clock::sleep(Duration::from_millis(5));
-        }
+        let Some(ticket) = Work::take_within(self, timeout) else {
+            return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
+        };
         let path = self.spool.dir().join(".tmp-copy.ltx");
         let made = self.write_copy(&path);
         self.snapshotting.store(false, Ordering::Release);
@@ -45,7 +42,7 @@ impl Watched {
             Ok(position.txid)
         });
         drop(std::fs::remove_file(&path));
-        self.busy.store(false, Ordering::Release);
+        drop(ticket);
         sent
     }
 

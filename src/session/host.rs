@@ -4,7 +4,7 @@
 use super::engine::{Engine, engine, lock};
 use super::start::WatchRequest;
 use super::watched::Watched;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, panics};
 use crate::config::{Config, Layer, Resolved, TABLE};
 use crate::sqlite::{Access, Connection, DbObserver, FileInfo, Host};
 use crate::store::ReplicaUrl;
@@ -56,7 +56,8 @@ fn auto_watch(conn: &Connection) {
     if engine().find(&path).is_some() || super::follow::is_follower(&path) {
         return;
     }
-    if let Err(e) = try_auto_watch(conn, &path) {
+    let tried = panics::caught(|| try_auto_watch(conn, &path));
+    if let Err(e) = tried.unwrap_or_else(|said| Err(panics::error(&said))) {
         log::error!("walrust: {} is not replicated: {e}", path.display());
         engine().note_failure(&path, &e);
     }

@@ -38,6 +38,7 @@ mod resync;
 mod sealer;
 mod start;
 mod watched;
+mod work;
 
 pub use alone::{Alone, alone};
 pub use care::{compact, damage, details, policy};

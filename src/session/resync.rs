@@ -3,8 +3,9 @@
 
 use super::access::{Access, Held, is_in_rollback_mode};
 use super::watched::{Role, Watched};
+use super::work::Work;
 use crate::base::event::EventKind;
-use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
+use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
 use crate::capture::resync::{View, anchor};
 use crate::capture::{SealError, Sync};
 use crate::ltx::Packing;
@@ -37,28 +38,30 @@ pub(super) enum Reason {
 
 /// Starts a resync thread unless one is at work.
 pub(super) fn start(w: &Arc<Watched>, why: String) {
-    if w.role() != Role::Shipper || w.busy.swap(true, Ordering::AcqRel) {
-        return;
+    if w.role() == Role::Shipper
+        && let Some(ticket) = Work::take(w)
+    {
+        let expected = Expected { txid: newest_known(w), attested: None };
+        spawn(ticket, "walrust-resync", move |w| run(w, expected, Reason::Gap(why)));
     }
-    let expected = Expected { txid: newest_known(w), attested: None };
-    spawn(w, "walrust-resync", move |w| run(w, expected, Reason::Gap(why)));
 }
 
 /// Runs a resync on a thread of its own.
 pub(super) fn start_with(w: &Arc<Watched>, expected: Expected, reason: Reason) {
-    if !w.busy.swap(true, Ordering::AcqRel) {
-        spawn(w, "walrust-resync", move |w| run(w, expected, reason));
+    if let Some(ticket) = Work::take(w) {
+        spawn(ticket, "walrust-resync", move |w| run(w, expected, reason));
     }
 }
 
-fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()> + Send + 'static) {
-    let mine = w.clone();
-    let started = thread::spawn(name, 512 << 10, move || {
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mine)));
+fn spawn(ticket: Work, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()> + Send + 'static) {
+    let w = ticket.of().clone();
+    let started = ticket.start(name, move |ticket| {
+        let mine = ticket.of();
+        let done = work(mine);
         mine.snapshotting.store(false, Ordering::Release);
         match done {
-            Ok(Ok(())) => mine.not_wal.store(false, Ordering::Release),
-            Ok(Err(e)) => {
+            Ok(()) => mine.not_wal.store(false, Ordering::Release),
+            Err(e) => {
                 mine.note_journal_mode(e.is_missing() && is_in_rollback_mode(mine.path()));
                 // (Nobody has read the database since it was opened, or somebody closes it: when it is read, it is tried again.)
                 let unread = e.is_missing() && !mine.spool.is_gone() && !mine.spool.is_replaced();
@@ -74,17 +77,11 @@ fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Resul
                     clock::sleep(Duration::from_millis(300));
                 }
             }
-            Err(_) => {
-                mine.tracker.stop();
-                mine.fail("an internal error stopped replication".to_string());
-            }
         }
-        mine.busy.store(false, Ordering::Release);
-        super::engine().sealer.wake();
     });
-    if let Err(e) = started {
-        w.busy.store(false, Ordering::Release);
-        log::error!("walrust: cannot start a thread: {e}");
+    if !started && w.tracker.sync_state() == Sync::Resyncing {
+        // The sealer tries again.
+        w.tracker.lose("no thread could be started to read the database");
     }
 }
 
@@ -128,13 +125,7 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
         return false;
     }
     // A thread that had begun has been told to let go.
-    let end = clock::uptime() + Duration::from_secs(1);
-    while w.busy.swap(true, Ordering::AcqRel) {
-        if clock::uptime() >= end {
-            return false;
-        }
-        clock::sleep(Duration::from_millis(1));
-    }
+    let Some(_ticket) = Work::take_within(w, Duration::from_secs(1)) else { return false };
     let expected = Expected { txid: newest_known(w), attested: None };
     w.full.store(false, Ordering::Release);
     w.entry.note_inode(held.inode());
@@ -144,12 +135,10 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
         let view = View::open(&held, w.tracker.wal_path())?;
         find_place(w, view, expected, &reason, &mut left)
     });
-    w.snapshotting.store(false, Ordering::Release);
     if let Err(e) = &done {
         log::warn!("walrust: {}: {e}", w.path().display());
         w.tracker.lose(e.to_string());
     }
-    w.busy.store(false, Ordering::Release);
     done.is_ok()
 }
 
@@ -277,8 +266,8 @@ pub(super) fn schedule(w: &Arc<Watched>) {
     if newest.0 <= w.link.status().snapshot.0 + 1 {
         return;
     }
-    if !w.busy.swap(true, Ordering::AcqRel) {
-        spawn(w, "walrust-snapshot", |w| snapshot(w).map(drop));
+    if let Some(ticket) = Work::take(w) {
+        spawn(ticket, "walrust-snapshot", |w| snapshot(w).map(drop));
     }
 }
 
@@ -355,15 +344,11 @@ fn place_at(w: &Watched, view: &View) -> std::result::Result<Position, SealError
 /// is in the replica.
 pub(super) fn snapshot_now(w: &Arc<Watched>, timeout: Duration) -> Result<TxId> {
     let end = clock::uptime() + timeout;
-    while w.busy.swap(true, Ordering::AcqRel) {
-        if clock::uptime() >= end {
-            return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
-        }
-        clock::sleep(Duration::from_millis(5));
-    }
+    let Some(ticket) = Work::take_within(w, timeout) else {
+        return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
+    };
     let taken = snapshot(w);
-    w.snapshotting.store(false, Ordering::Release);
-    w.busy.store(false, Ordering::Release);
+    drop(ticket);
     let txid = taken?;
     loop {
         let status = w.link.status();

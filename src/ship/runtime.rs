@@ -2,7 +2,7 @@
 //!
 //! After fork() the child has no such thread: its first use starts another.
 
-use crate::base::{Error, ForkSafe, Kind, Result};
+use crate::base::{Error, ForkSafe, Kind, Result, clock, panics};
 use std::sync::Mutex;
 use tokio::runtime::Handle;
 
@@ -40,7 +40,13 @@ pub fn handle() -> Result<Handle> {
     std::thread::Builder::new()
         .name("walrust-ship".into())
         .stack_size(512 << 10)
-        .spawn(move || rt.block_on(std::future::pending::<()>()))
+        .spawn(move || {
+            // A panic of a task is the task's; should the runtime itself panic, its tasks go on with the next turn.
+            while let Err(said) = panics::caught(|| rt.block_on(std::future::pending::<()>())) {
+                log::error!("walrust: internal error in the shipping thread: {said}");
+                clock::sleep(std::time::Duration::from_millis(100));
+            }
+        })
         .map_err(|e| Error::new(Kind::Io, "cannot start the shipping thread").because(e))?;
     *at = Some(h.clone());
     Ok(h)

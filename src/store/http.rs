@@ -10,7 +10,7 @@
 //! another runtime than the one that drives its connections, nor a forked child. I-HTTP-3: redirects are not
 //! followed: a signed request sent elsewhere is at best refused.
 
-use crate::base::{Error, ForkSafe, Kind, Result};
+use crate::base::{Error, ForkSafe, Kind, Result, panics};
 use async_trait::async_trait;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
@@ -58,6 +58,24 @@ pub(super) async fn witnessed<F: Future>(future: F) -> (F::Output, Seen) {
     let out = SEEN.scope(seen.clone(), future).await;
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     (out, seen)
+}
+
+/// Runs `future`, a request of object_store's, which panics where it builds a header out of what no header may hold (a line break
+/// in keys that a server handed out), or where the system refuses it a thread for a name look-up.
+pub(super) async fn survived<F: Future>(future: F) -> Result<F::Output> {
+    panics::caught_async(future).await.map_err(|said| panicked(&said))
+}
+
+/// What [`survived`] says.
+pub(super) fn panicked(said: &str) -> Error {
+    let e = panics::error(said);
+    if said.contains("HeaderValue") {
+        return Error::new(
+            e.kind(),
+            "internal error: the credentials hold a line break or another character that a request cannot carry",
+        );
+    }
+    e
 }
 
 fn note(update: impl FnOnce(&mut Seen)) {

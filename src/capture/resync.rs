@@ -99,6 +99,11 @@ impl View {
         self.pinned.header()
     }
 
+    /// An error when the view had to be given back: what was read is a state of the database, which others may have gone on from.
+    pub fn is_held(&self) -> Result<()> {
+        self.pinned.go_on()
+    }
+
     /// Size of the database in pages.
     pub fn commit(&self) -> u32 {
         self.pages

@@ -4,7 +4,7 @@ use super::engine::engine;
 use super::entry::{FORMAT_VERSIONS, OwnPermit};
 use crate::base::{Error, Kind, Result};
 use crate::capture::{Database, Pinned};
-use crate::sqlite::{Pins, RawDb, ReadMark, recalled};
+use crate::sqlite::{Pins, RawDb, ReadMark, Revocable};
 use crate::wal::IndexHeader;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub(super) struct Held {
 }
 
 struct HeldView {
-    db: RawDb,
+    db: Revocable<RawDb>,
     header: IndexHeader,
 }
 
@@ -41,7 +41,8 @@ impl Held {
 
 impl Database for Held {
     fn pin(&self) -> Result<Box<dyn Pinned>> {
-        Ok(Box::new(HeldView { db: RawDb::open(&self.path)?, header: self.header }))
+        let db = Revocable::new(RawDb::open(&self.path)?);
+        Ok(Box::new(HeldView { db, header: self.header }))
     }
 
     fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
@@ -63,23 +64,23 @@ impl Pinned for HeldView {
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.go_on()?;
-        self.db.read_at(buf, offset).map(drop)
+        self.db.with(|db| db.read_at(buf, offset).map(drop))
     }
 
     fn go_on(&self) -> Result<()> {
-        recalled()
+        self.db.with(|_| Ok(()))
     }
 
     fn db_size(&self) -> Result<u64> {
-        self.db.size()
+        self.db.with(RawDb::size)
     }
 }
 
 /// A read mark with the permission to hold it.
 struct Mark {
     // Declared first: dropped first.
-    mark: ReadMark,
+    mark: Revocable<ReadMark>,
+    pins: Pins,
     header: IndexHeader,
     permit: OwnPermit,
 }
@@ -105,7 +106,8 @@ impl Database for Access {
         let mark = ReadMark::begin(&self.path)?;
         let header = IndexHeader::decode(mark.header())
             .ok_or_else(|| Error::new(Kind::Retry, "the wal-index is being changed"))?;
-        Ok(Box::new(Mark { mark, header, permit }))
+        let pins = mark.pins();
+        Ok(Box::new(Mark { mark: Revocable::new(mark), pins, header, permit }))
     }
 
     fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
@@ -117,28 +119,35 @@ impl Database for Access {
     }
 }
 
+impl Mark {
+    fn is_wanted(&self) -> Result<()> {
+        if self.permit.is_recalled() {
+            return Err(Error::new(Kind::Retry, "the database is being closed"));
+        }
+        Ok(())
+    }
+}
+
 impl Pinned for Mark {
     fn header(&self) -> &IndexHeader {
         &self.header
     }
 
     fn is_db_only(&self) -> bool {
-        self.mark.pins() == Pins::DbOnly
+        self.pins == Pins::DbOnly
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.go_on()?;
-        self.mark.read_at(buf, offset).map(drop)
+        self.is_wanted()?;
+        self.mark.with(|m| m.read_at(buf, offset).map(drop))
     }
 
     fn go_on(&self) -> Result<()> {
-        if self.permit.is_recalled() {
-            return Err(Error::new(Kind::Retry, "the database is being closed"));
-        }
-        recalled()
+        self.is_wanted()?;
+        self.mark.with(|_| Ok(()))
     }
 
     fn db_size(&self) -> Result<u64> {
-        self.mark.file_size()
+        self.mark.with(ReadMark::file_size)
     }
 }

@@ -192,6 +192,7 @@ fn find_place(
     };
     w.spool.own(w.replica(), position.lineage)?;
     let _held = w.spool.hold_seal()?;
+    view.is_held()?;
     w.spool.set_position(&position)?;
     w.spool.end_change()?;
     w.tracker.resume(position);

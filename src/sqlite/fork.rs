@@ -8,8 +8,8 @@
 //! Rules:
 //! * I-FORK-1: no handle that we opened ourselves ([`super::RawDb`], [`super::SqlConnection`]) is open
 //!   across a fork: the prepare handler stops new ones and recalls the live ones, which are given back within milliseconds. What
-//!   reads or writes for long asks [`recalled`] at each step, an SQL statement of ours is interrupted, and [`despite_forks`]
-//!   begins the work again after the fork.
+//!   is read through for long is [`Revocable`] and taken away, what writes for long asks [`recalled`] at each step, an SQL
+//!   statement of ours is interrupted, and [`despite_forks`] begins the work again after the fork.
 //! * I-FORK-2: the mutexes of this room are held by the forking thread across the fork; all other locks in statics are
 //!   [`crate::base::ForkSafe`].
 //! * I-FORK-3: the hooks from above run before this room's step in `prepare`, after it in parent and child.
@@ -22,11 +22,11 @@
 use super::ffi::Sqlite3;
 use super::guard::guard;
 use super::{api, registry};
-use crate::base::{Error, Kind, Result, clock, fork};
+use crate::base::{Error, ForkSafe, Kind, Result, clock, fork};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 /// What the rooms above do around a fork. Each runs on the forking thread.
@@ -96,7 +96,11 @@ pub fn recalled_for(grace: Duration) -> Result<()> {
     if since == 0 || now_ms().saturating_sub(since) < grace.as_millis() as u64 {
         return Ok(());
     }
-    Err(Error::new(Kind::Retry, "the process forks: the database is let go of, and read again afterwards"))
+    Err(taken_away())
+}
+
+fn taken_away() -> Error {
+    Error::new(Kind::Retry, "the process forks: the database is let go of, and read again afterwards")
 }
 
 /// Does `work`, and again from its beginning if it failed because handles were recalled meanwhile.
@@ -118,6 +122,49 @@ fn now_ms() -> u64 {
 /// Waits while a fork is under way.
 fn wait_for_fork() -> MutexGuard<'static, Own> {
     CHANGED.wait_while(own(), |o| o.frozen).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A handle that the forking thread itself takes away, whatever its owner does at the moment (which may be to wait for a disk).
+pub struct Revocable<T: Send + 'static>(Arc<Slot<T>>);
+
+struct Slot<T>(Mutex<Option<T>>);
+
+trait Revoke: Send + Sync {
+    /// Drops the handle, unless it is in use.
+    fn revoke(&self);
+}
+
+impl<T: Send> Revoke for Slot<T> {
+    fn revoke(&self) {
+        let taken = match self.0.try_lock() {
+            Ok(mut slot) => slot.take(),
+            Err(_) => None,
+        };
+        drop(taken);
+    }
+}
+
+static REVOCABLE: ForkSafe<Mutex<Vec<Weak<dyn Revoke>>>> = ForkSafe::new(Mutex::default);
+
+impl<T: Send + 'static> Revocable<T> {
+    /// From now on a fork takes it away.
+    pub fn new(handle: T) -> Revocable<T> {
+        let slot = Arc::new(Slot(Mutex::new(Some(handle))));
+        let mut all = REVOCABLE.lock();
+        all.retain(|r| r.strong_count() > 0);
+        let weak: Weak<dyn Revoke> = Arc::<Slot<T>>::downgrade(&slot);
+        all.push(weak);
+        Revocable(slot)
+    }
+
+    /// Uses it. Errors when a fork has taken it away, or waits for it.
+    pub fn with<R>(&self, f: impl FnOnce(&T) -> Result<R>) -> Result<R> {
+        recalled()?;
+        match &*self.0.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(handle) => f(handle),
+            None => Err(taken_away()),
+        }
+    }
 }
 
 /// A database handle of ours is open as long as this lives.
@@ -226,6 +273,15 @@ fn recall() -> MutexGuard<'static, Own> {
     WAITS_SINCE.store(now_ms(), Ordering::Release);
     let end = clock::uptime() + PATIENCE;
     while !o.live.is_empty() && clock::uptime() < end {
+        // (A handle's drop takes the mutex.)
+        drop(o);
+        let revocable: Vec<_> = REVOCABLE.lock().iter().filter_map(Weak::upgrade).collect();
+        revocable.iter().for_each(|r| r.revoke());
+        drop(revocable);
+        o = own();
+        if o.live.is_empty() {
+            break;
+        }
         for l in &o.live {
             if let Some(Interruptible(db)) = l.sql {
                 // SAFETY: open as long as it stands here, and we hold the mutex under which it is taken away.
@@ -291,6 +347,8 @@ pub(super) fn register() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     #[cfg(unix)]
     ONCE.call_once(|| {
+        // Its first use fills a static, over which no fork may come.
+        let _ = clock::uptime();
         // SAFETY: the library is loaded permanently, so the handlers stay mapped.
         let rc = unsafe { pthread_atfork(Some(prepare), Some(parent), Some(child)) };
         if rc != 0 {

@@ -24,6 +24,11 @@ pub async fn caught_async<F: Future>(f: F) -> std::result::Result<F::Output, Str
 }
 
 fn text(payload: Box<dyn Any + Send>) -> String {
+    // A simulated process that is killed unwinds to whoever runs it.
+    #[cfg(feature = "sim")]
+    if super::sim::world().is_some() && !payload.is::<&str>() && !payload.is::<String>() {
+        std::panic::resume_unwind(payload);
+    }
     let said = payload
         .downcast_ref::<&str>()
         .map(|s| (*s).to_string())

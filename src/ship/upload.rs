@@ -653,6 +653,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     panics::blocking(work).await?
 }
 
+#[cfg(test)]
+#[test]
+fn rests_after_panics_grow_to_half_a_minute() {
+    let rests: Vec<u64> = (1..=7).map(|n| rest_after_panic(n).as_secs()).collect();
+    assert_eq!(rests, [2, 4, 8, 16, 30, 30, 30]);
+    assert_eq!(rest_after_panic(u32::MAX), LONGEST_AFTER_PANIC);
+}
+
 fn is_older(path: &std::path::Path, age: Duration) -> bool {
     let made = std::fs::metadata(path).and_then(|m| m.modified());
     made.is_ok_and(|t| t.elapsed().is_ok_and(|d| d > age))

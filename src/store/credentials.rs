@@ -422,6 +422,19 @@ mod tests {
     }
 
     #[test]
+    fn white_space_at_the_end_does_not_count_and_control_characters_are_refused() {
+        let e = Env::of([("A_KEY", "k\r\n"), ("A_BLANK", " \n"), ("A_TWO", "x\ny"), ("B", "\u{1}z")]);
+        assert_eq!((e.get("A_KEY"), e.get("A_BLANK")), (Some("k"), None));
+        assert!(e.refuse_control(|n| n == "A_KEY" || n == "A_BLANK").is_ok());
+        let said = |name: &str| e.refuse_control(|n| n == name).unwrap_err().to_string();
+        assert!(said("A_TWO").starts_with("A_TWO holds a line break"), "{}", said("A_TWO"));
+        assert!(said("B").starts_with("B holds a control character"), "{}", said("B"));
+        let bad = br#"{"Version":1,"AccessKeyId":"A","SecretAccessKey":"S","SessionToken":"hun\nter"}"#;
+        let Err(why) = parse_process_output(bad) else { panic!() };
+        assert!(why.contains("line break") && !why.contains("hun"), "{why}");
+    }
+
+    #[test]
     fn words() {
         assert_eq!(split_words(r#"a 'b c' "d \" e" f\ g """#).unwrap(), ["a", "b c", "d \" e", "f g", ""]);
         assert_eq!(split_words("'a"), None);

@@ -119,9 +119,6 @@ impl ReplicaUrl {
             url.bucket = bucket(kind, authority)?;
         }
         url.take_query(query)?;
-        if url.bucket_in == Some(BucketIn::Host) && url.endpoint.is_some() {
-            host_for(&url.bucket, url.endpoint.as_deref())?;
-        }
         Ok(url)
     }
 

@@ -95,6 +95,9 @@ fn newest_known(w: &Watched) -> TxId {
     cut.max(shipped).max(last(w.spool.pending())).max(last(w.spool.snapshots())).max(ventured)
 }
 
+/// Readings that forks interrupted, one after the other, after which the status says so.
+const OFTEN: u32 = 5;
+
 /// Bytes of the largest database, and WAL, that is read on an app's thread: less than a second's work.
 pub(super) const LARGEST_HELD: u64 = 256 << 20;
 
@@ -107,8 +110,13 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
     w.entry.note_file();
-    let mut left = None;
+    let (mut left, mut tries) = (None, 0);
     despite_forks(|| {
+        tries += 1;
+        if tries > OFTEN {
+            let why = "the database cannot be read whole: the process forks again before that is done";
+            w.link.update(|s| s.last_error = Some((Kind::Retry, why.to_string())));
+        }
         w.entry.reading_begins();
         w.tracker.begin_resync();
         let view = pinned(w, &Access::new(w.path()))?;

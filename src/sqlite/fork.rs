@@ -17,7 +17,9 @@
 //!   child: its SQLite would believe in locks that nobody holds.
 //!
 //! Refused: a pid check at each use. It notices the child but can repair neither mutexes nor lock counts. To keep the place of an
-//! interrupted reading: what it has read is a state of the database only as long as its read mark is held.
+//! interrupted reading: what it has read is a state of the database only as long as its read mark is held. To leave the handle open in
+//! the parent and close it in the child: that takes mutexes of SQLite's, which a thread of the program may have held at the fork, and
+//! a child that only wants to exec would hang.
 
 use super::ffi::Sqlite3;
 use super::guard::guard;

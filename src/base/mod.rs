@@ -6,7 +6,9 @@ pub mod clock;
 pub mod crash;
 pub mod error;
 pub mod event;
+pub mod fork;
 pub mod ids;
+pub mod panics;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod thread;
@@ -14,4 +16,5 @@ pub mod thread;
 pub use clock::{Clock, Timestamp};
 pub use error::{Error, Kind, Result, quoted};
 pub use event::{EventKind, Secret, Severity, Webhook};
+pub use fork::ForkSafe;
 pub use ids::{DbChecksum, Lineage, PageSize, Pgno, TxId};

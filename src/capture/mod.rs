@@ -90,6 +90,10 @@ pub trait Pinned {
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()>;
     /// Size of the database file in bytes.
     fn db_size(&self) -> Result<u64>;
+    /// Asked at each step of what takes long: an error when the view must be given back at once.
+    fn go_on(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether the WAL is known to go on from the position.

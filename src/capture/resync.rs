@@ -12,9 +12,10 @@ use super::{Database, Pinned, pages};
 use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Pgno, Result, Timestamp, TxId};
 use crate::ltx::{self, Attest, Encoder, Header, Summary, WalRange};
 use crate::spool::{FileStamp, Handoff, PageSums, Spool, WalPoint};
-use crate::wal::{self, IndexHeader, WalPos};
+use crate::wal::{self, IndexHeader, ReadAt, WalPos};
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 /// A pinned view with its WAL frames looked up.
@@ -26,6 +27,23 @@ pub struct View {
     wal: Option<File>,
     /// Newest frame of each page, up to the mark.
     frames: HashMap<Pgno, u32>,
+}
+
+/// A WAL that is read no further once the view must be given back.
+struct Walked<'a> {
+    wal: &'a File,
+    pinned: &'a dyn Pinned,
+}
+
+impl ReadAt for Walked<'_> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.pinned.go_on().map_err(io::Error::other)?;
+        ReadAt::read_exact_at(self.wal, buf, offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        ReadAt::size(self.wal)
+    }
 }
 
 /// The newest frame of each page up to frame `last`, as the wal-index has it: all that a reader of SQLite's goes by. It does
@@ -55,7 +73,8 @@ impl View {
         }
         let file = File::open(wal_path).map_err(|e| Error::io("open", wal_path, e))?;
         let start = WalPos { frame: 0, ..h.position() };
-        let frames = match wal::read_frames(&file, start, h.position(), |_| {}) {
+        let walked = Walked { wal: &file, pinned: pinned.as_ref() };
+        let frames = match wal::read_frames(&walked, start, h.position(), |_| {}) {
             Ok(proved) => proved.pages.into_iter().collect(),
             // Restarted between the two: look again.
             Err(e @ wal::ReadError::Reset(_)) => return Err(Error::new(Kind::Retry, e.to_string())),
@@ -67,7 +86,10 @@ impl View {
                 );
                 frames
             }
-            Err(e) => return Err(e.into()),
+            Err(e) => {
+                pinned.go_on()?;
+                return Err(e.into());
+            }
         };
         Ok(View { pinned, page_size, pages, wal: Some(file), frames })
     }
@@ -75,6 +97,11 @@ impl View {
     /// The wal-index header of the view.
     pub fn header(&self) -> &IndexHeader {
         self.pinned.header()
+    }
+
+    /// An error when the view had to be given back: what was read is a state of the database, which others may have gone on from.
+    pub fn is_held(&self) -> Result<()> {
+        self.pinned.go_on()
     }
 
     /// Size of the database in pages.
@@ -111,6 +138,7 @@ impl View {
     pub fn page(&self, pgno: Pgno, page: &mut [u8]) -> Result<()> {
         let size = self.page_size;
         if let (Some(frame), Some(wal)) = (self.frames.get(&pgno), &self.wal) {
+            self.pinned.go_on()?;
             return pages::read_frame(wal, size, *frame, page);
         }
         self.pinned.read_db(page, pgno.offset(size))

@@ -4,7 +4,7 @@
 //! Refused: an HTTP library. Two pages without parameters need a request line; what a library would
 //! add in a guest's process is attack surface.
 
-use crate::base::{Error, Kind, Result, Timestamp};
+use crate::base::{Error, Kind, Result, Timestamp, clock, panics};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -147,20 +147,25 @@ pub fn serve(address: &str, pages: Arc<dyn Pages>) -> Result<Server> {
     let stopped = Arc::clone(&stop);
     let thread = std::thread::Builder::new().name("walrust-metrics".into());
     let thread = thread.spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                () = accept(listener, pages) => {}
-                () = stopped.notified() => {}
-            }
-        });
+        while let Err(said) = panics::caught(|| {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(listener.try_clone(), &pages) => {}
+                    () = stopped.notified() => {}
+                }
+            });
+        }) {
+            log::error!("metrics_listen: internal error: {said}; goes on");
+            clock::sleep(Duration::from_millis(100));
+        }
         runtime.shutdown_background();
     });
     let thread = Some(thread.map_err(no_thread)?);
     Ok(Server { address: bound, stop, thread, process: std::process::id() })
 }
 
-async fn accept(listener: std::net::TcpListener, pages: Arc<dyn Pages>) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
+async fn accept(listener: std::io::Result<std::net::TcpListener>, pages: &Arc<dyn Pages>) {
+    let listener = match listener.and_then(tokio::net::TcpListener::from_std) {
         Ok(listener) => listener,
         Err(e) => return log::warn!("metrics_listen: {e}"),
     };
@@ -169,7 +174,7 @@ async fn accept(listener: std::net::TcpListener, pages: Arc<dyn Pages>) {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let pages = Arc::clone(&pages);
+                let pages = Arc::clone(pages);
                 tokio::spawn(async move {
                     // Too slow, or gone: either way the connection ends here.
                     let _ = timeout(LONGEST_TIME, connection(stream, pages)).await;

@@ -3,10 +3,9 @@
 use super::post::{self, Clients, Outcome, Tries};
 use super::queue::{Hurry, Pace, Pending, Queue};
 use super::{Answer, Event, payload};
-use crate::base::{Webhook, clock};
+use crate::base::{ForkSafe, Webhook, clock, panics};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 /// How a hub behaves.
@@ -271,7 +270,8 @@ impl Drop for Busy {
 async fn deliver(hub: Arc<Hub>, clients: Arc<Clients>, hook: Webhook, pending: Pending) {
     let busy = Busy { hub, hook };
     let body = payload::body(&pending);
-    if let Err(why) = post::deliver(&clients, &busy.hook, &body, busy.hub.policy.tries).await {
+    let sent = panics::caught_async(post::deliver(&clients, &busy.hook, &body, busy.hub.policy.tries)).await;
+    if let Err(why) = sent.unwrap_or_else(|said| Err(panics::error(&said).to_string())) {
         let (event, host) = (pending.event.kind, busy.hook.host());
         log::warn!("webhook {host}: {event} of {} not delivered: {why}", pending.event.database);
     }
@@ -286,49 +286,10 @@ async fn try_once(clients: &Clients, hook: &Webhook, timeout: Duration) -> Answe
     Answer { endpoint: hook.host(), outcome, took: clock::uptime().saturating_sub(start) }
 }
 
-/// The hub of a process, and after a fork the one of its child: a list, because the parent's mutex may be
-/// locked for ever in the child, and so must not be touched there, not even to replace it.
-struct Generation {
-    hub: OnceLock<Arc<Hub>>,
-    next: OnceLock<Box<Generation>>,
-}
-
-impl Generation {
-    const fn new() -> Generation {
-        Generation { hub: OnceLock::new(), next: OnceLock::new() }
-    }
-}
-
-static FIRST: Generation = Generation::new();
-static FORKS: AtomicUsize = AtomicUsize::new(0);
-
-fn current() -> &'static Generation {
-    let mut at = &FIRST;
-    for _ in 0..FORKS.load(Ordering::Acquire) {
-        match at.next.get() {
-            Some(next) => at = next,
-            None => break,
-        }
-    }
-    at
-}
+/// A child starts with empty queues and no thread. What the parent had queued, the parent sends.
+static HUB: ForkSafe<Arc<Hub>> = ForkSafe::new(|| Hub::new(Policy::USUAL));
 
 /// The hub of this process.
 pub(super) fn of_this_process() -> Arc<Hub> {
-    Arc::clone(current().hub.get_or_init(|| Hub::new(Policy::USUAL)))
-}
-
-/// To be called in the child after a fork, before anything else here: the child starts with empty queues
-/// and no thread. What the parent had queued, the parent sends.
-pub fn after_fork_child() {
-    // Made here, where the child has one thread, so that no later fork can find it half made.
-    current().next.get_or_init(|| Box::new(Generation::new()));
-    FORKS.fetch_add(1, Ordering::Release);
-}
-
-#[cfg(test)]
-impl Hub {
-    pub(super) fn hold_for_ever(&self) -> impl Sized + '_ {
-        self.lock()
-    }
+    Arc::clone(HUB.get())
 }

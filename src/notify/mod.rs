@@ -32,8 +32,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use hub::after_fork_child;
-
 /// Something to tell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {

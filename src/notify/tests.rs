@@ -369,24 +369,6 @@ fn a_certificate_nobody_vouches_for_is_refused() {
 }
 
 #[test]
-fn a_forked_child_starts_afresh_even_if_the_parent_held_the_lock() {
-    let (url, got) = server(ok);
-    let n = Notifier::new(vec![hook(&url)]);
-    n.send(&event("parent"));
-    assert_eq!(n.flush(LONG), 0);
-    assert_eq!(got.recv_timeout(LONG).unwrap().json()["message"], "parent");
-    let before = hub::of_this_process();
-    // What fork does to a mutex that another thread holds: nobody will ever unlock it.
-    let held = before.hold_for_ever();
-    after_fork_child();
-    assert!(!Arc::ptr_eq(&before, &hub::of_this_process()));
-    n.send(&event("child"));
-    assert_eq!(n.flush(LONG), 0);
-    assert_eq!(got.recv_timeout(LONG).unwrap().json()["message"], "child");
-    drop(held);
-}
-
-#[test]
 fn messages_are_cut_not_refused() {
     let e = event(&"é".repeat(100_000));
     assert_eq!(e.message.chars().count(), LONGEST_MESSAGE + 1);

@@ -22,7 +22,9 @@ use super::manifest::{Manifest, ManifestEntry};
 use super::plan::{Plan, plan};
 use super::point::Point;
 use super::target::{Overwrite, Target};
-use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Result, Timestamp, TxId, clock, crash};
+use crate::base::{
+    DbChecksum, Error, Kind, Lineage, PageSize, Result, Timestamp, TxId, clock, crash, panics,
+};
 use crate::store::Store;
 use futures_util::{StreamExt, TryStreamExt};
 use std::collections::{BTreeSet, VecDeque};
@@ -260,12 +262,12 @@ async fn attempt(
         let id = file.id();
         let fetched = fetched.map_err(|e| (Some(id), e))?;
         let known = manifest.get(id).copied();
-        let (back, applied) = tokio::task::spawn_blocking(move || {
+        let (back, applied) = panics::blocking(move || {
             let applied = fetched.apply(&mut applier, id, known);
             (applier, applied)
         })
         .await
-        .map_err(|_| plain(Error::new(Kind::Bug, "applying a file panicked")))?;
+        .map_err(plain)?;
         applier = back;
         last = Some(applied.map_err(|e| (Some(id), e))?);
         bytes += file.bytes;

@@ -4,7 +4,7 @@ use super::engine::engine;
 use super::entry::{FORMAT_VERSIONS, OwnPermit};
 use crate::base::{Error, Kind, Result};
 use crate::capture::{Database, Pinned};
-use crate::sqlite::{Pins, RawDb, ReadMark};
+use crate::sqlite::{Pins, RawDb, ReadMark, Revocable, SqlConnection, SqlMode};
 use crate::wal::IndexHeader;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub(super) struct Held {
 }
 
 struct HeldView {
-    db: RawDb,
+    db: Revocable<RawDb>,
     header: IndexHeader,
 }
 
@@ -41,7 +41,8 @@ impl Held {
 
 impl Database for Held {
     fn pin(&self) -> Result<Box<dyn Pinned>> {
-        Ok(Box::new(HeldView { db: RawDb::open(&self.path)?, header: self.header }))
+        let db = Revocable::new(RawDb::open(&self.path)?);
+        Ok(Box::new(HeldView { db, header: self.header }))
     }
 
     fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
@@ -63,18 +64,25 @@ impl Pinned for HeldView {
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.db.read_at(buf, offset).map(drop)
+        self.db.with(|db| db.read_at(buf, offset).map(drop))
+    }
+
+    fn go_on(&self) -> Result<()> {
+        self.db.with(|_| Ok(()))
     }
 
     fn db_size(&self) -> Result<u64> {
-        self.db.size()
+        self.db.with(RawDb::size)
     }
 }
 
 /// A read mark with the permission to hold it.
 struct Mark {
     // Declared first: dropped first.
-    mark: ReadMark,
+    mark: Revocable<ReadMark>,
+    /// What keeps the wal-index there while no connection of the app has it mapped.
+    _wal: Option<Revocable<SqlConnection>>,
+    pins: Pins,
     header: IndexHeader,
     permit: OwnPermit,
 }
@@ -97,10 +105,18 @@ impl Access {
 impl Database for Access {
     fn pin(&self) -> Result<Box<dyn Pinned>> {
         let permit = engine().entry(&self.path).permit_own()?;
-        let mark = ReadMark::begin(&self.path)?;
+        let (mark, wal) = match ReadMark::begin(&self.path) {
+            // In WAL mode, and nobody has read it since it was opened.
+            Err(e) if e.is_missing() => {
+                let wal = Revocable::new(recover_wal_index(&self.path)?);
+                (ReadMark::begin(&self.path).map_err(|_| e)?, Some(wal))
+            }
+            mark => (mark?, None),
+        };
         let header = IndexHeader::decode(mark.header())
             .ok_or_else(|| Error::new(Kind::Retry, "the wal-index is being changed"))?;
-        Ok(Box::new(Mark { mark, header, permit }))
+        let pins = mark.pins();
+        Ok(Box::new(Mark { mark: Revocable::new(mark), _wal: wal, pins, header, permit }))
     }
 
     fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
@@ -112,23 +128,44 @@ impl Database for Access {
     }
 }
 
+/// A connection of our own that has read the database, if it can: that makes the wal-index. (Of an encrypted file it cannot read the
+/// first page, but by then SQLite has opened the WAL that it found.)
+pub(super) fn recover_wal_index(path: &Path) -> Result<SqlConnection> {
+    let own = SqlConnection::open(path, SqlMode::Guest)?;
+    own.give_up_at_once();
+    drop(own.query_value("PRAGMA schema_version"));
+    Ok(own)
+}
+
+impl Mark {
+    fn is_wanted(&self) -> Result<()> {
+        if self.permit.is_recalled() {
+            return Err(Error::new(Kind::Retry, "the database is being closed"));
+        }
+        Ok(())
+    }
+}
+
 impl Pinned for Mark {
     fn header(&self) -> &IndexHeader {
         &self.header
     }
 
     fn is_db_only(&self) -> bool {
-        self.mark.pins() == Pins::DbOnly
+        self.pins == Pins::DbOnly
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        if self.permit.is_recalled() {
-            return Err(Error::new(Kind::Retry, "the database is being closed"));
-        }
-        self.mark.read_at(buf, offset).map(drop)
+        self.is_wanted()?;
+        self.mark.with(|m| m.read_at(buf, offset).map(drop))
+    }
+
+    fn go_on(&self) -> Result<()> {
+        self.is_wanted()?;
+        self.mark.with(|_| Ok(()))
     }
 
     fn db_size(&self) -> Result<u64> {
-        self.mark.file_size()
+        self.mark.with(ReadMark::file_size)
     }
 }

@@ -27,7 +27,7 @@ use super::entry::{Entry, FORMAT_VERSIONS};
 use super::host::request;
 use super::start::WatchRequest;
 use super::watched::{Role, Watched};
-use crate::base::{Error, Result, clock};
+use crate::base::{Error, Result, clock, panics};
 use crate::config::{Durability, Settings};
 use crate::sqlite::{Connection, FileLock, HookedFile, RawDb, SqlConnection, SqlMode, put_empty_wal};
 use crate::store::ReplicaUrl;
@@ -345,9 +345,9 @@ fn at(entry: &Arc<Entry>, moment: Moment, kind: impl FnOnce() -> Result<FileKind
             wanted.last = Last::Waits(why);
             return;
         }
-        Step::SwitchBySql => wal_by_sql(entry.path()).and_then(|()| start(entry, wanted)),
-        Step::SwitchByWal => put_empty_wal(entry.path()).and_then(|()| start(entry, wanted)),
-        Step::Start => start(entry, wanted),
+        Step::SwitchBySql => caught(|| wal_by_sql(entry.path()).and_then(|()| start(entry, wanted))),
+        Step::SwitchByWal => caught(|| put_empty_wal(entry.path()).and_then(|()| start(entry, wanted))),
+        Step::Start => caught(|| start(entry, wanted)),
     };
     match begun {
         Ok(w) => {
@@ -360,6 +360,11 @@ fn at(entry: &Arc<Entry>, moment: Moment, kind: impl FnOnce() -> Result<FileKind
         }
         Err(e) => wanted.fails(entry, e),
     }
+}
+
+/// A panic of ours is an error, and so a row of the status.
+fn caught<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    panics::caught(f).unwrap_or_else(|said| Err(panics::error(&said)))
 }
 
 impl Wish {
@@ -392,6 +397,13 @@ fn wal_by_sql(path: &Path) -> Result<()> {
     let own = SqlConnection::open(path, SqlMode::Guest)?;
     own.give_up_at_once();
     own.set_wal_mode()
+}
+
+/// Our reading may have made a WAL after the program's last close removed its own: ours removes it as that did.
+fn remove_unused_wal(path: &Path) -> Result<()> {
+    let own = SqlConnection::open(path, SqlMode::Owner)?;
+    own.give_up_at_once();
+    own.query_value("PRAGMA schema_version").map(drop)
 }
 
 fn start(entry: &Arc<Entry>, wanted: &Wanted) -> Result<Arc<Watched>> {
@@ -445,6 +457,9 @@ impl Watched {
         let done = self.wait_joined(patience).and_then(|_| self.sync(end.saturating_sub(clock::uptime())));
         if let Err(e) = done {
             log::warn!("walrust: {}: closed before it was in the replica: {e}", self.path().display());
+        }
+        if self.entry.handles() == 0 {
+            drop(remove_unused_wal(self.path()));
         }
     }
 }

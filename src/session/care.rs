@@ -16,7 +16,7 @@ use super::alone::alone;
 use super::engine::{engine, lock};
 use super::watched::Watched;
 use crate::base::event::EventKind;
-use crate::base::{Result, clock, thread};
+use crate::base::{Result, clock, panics, thread};
 use crate::config::Settings;
 use crate::replica::compact::{Action, Compacted};
 use crate::replica::retention::Policy;
@@ -94,14 +94,17 @@ pub(super) fn after_snapshot(w: &Arc<Watched>) {
 fn ask(w: &Arc<Watched>, task: Task) {
     let mut q = lock(&engine().care);
     let me = Arc::downgrade(w);
-    if q.waiting.iter().any(|(o, t)| *t == task && Weak::ptr_eq(o, &me)) {
-        return;
+    if !q.waiting.iter().any(|(o, t)| *t == task && Weak::ptr_eq(o, &me)) {
+        q.waiting.push_back((me, task));
     }
-    q.waiting.push_back((me, task));
     if !q.at_work {
         match thread::spawn("walrust-care", 1 << 20, run) {
             Ok(()) => q.at_work = true,
-            Err(e) => log::error!("walrust: cannot start a thread: {e}"),
+            // It stays in the queue, and whoever asks next tries again.
+            Err(e) => {
+                log::error!("walrust: cannot start a thread: {e}");
+                w.care.set(Some(format!("validation and retention wait: no thread can be started: {e}")));
+            }
         }
     }
 }
@@ -120,10 +123,10 @@ fn run() {
             Task::Validate => validate(&w),
             Task::Retain => retain(&w),
         };
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+        if let Err(said) = panics::caught(work) {
             let what = if task == Task::Validate { "validation" } else { "retention" };
-            log::error!("walrust: {}: an internal error stopped {what}", w.path().display());
-            w.care.set(Some(format!("an internal error stopped {what}")));
+            log::error!("walrust: {}: an internal error stopped {what}: {said}", w.path().display());
+            w.care.set(Some(format!("an internal error stopped {what}: {said}")));
         }
     }
 }

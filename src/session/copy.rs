@@ -7,11 +7,13 @@
 use super::alone::alone;
 use super::resync::at_a_txid;
 use super::watched::{Role, Watched};
-use crate::base::{Error, Kind, Result, TxId, clock};
+use super::work::Work;
+use crate::base::{Error, Kind, Result, TxId};
 use crate::ltx::Level;
 use crate::replica::inventory::read_header;
 use crate::replica::{Inventory, ManifestEntry, ManifestWriter};
 use crate::spool::Position;
+use crate::sqlite::despite_forks;
 use crate::store::{Body, PutMeta, ReplicaUrl, Store, block_on};
 use std::path::Path;
 use std::sync::Arc;
@@ -28,13 +30,9 @@ impl Watched {
             ));
         }
         let store = Store::open(url)?;
-        let end = clock::uptime() + timeout;
-        while self.busy.swap(true, Ordering::AcqRel) {
-            if clock::uptime() >= end {
-                return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
-            }
-            clock::sleep(Duration::from_millis(5));
-        }
+        let Some(ticket) = Work::take_within(self, timeout) else {
+            return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
+        };
         let path = self.spool.dir().join(".tmp-copy.ltx");
         let made = self.write_copy(&path);
         self.snapshotting.store(false, Ordering::Release);
@@ -44,14 +42,16 @@ impl Watched {
             Ok(position.txid)
         });
         drop(std::fs::remove_file(&path));
-        self.busy.store(false, Ordering::Release);
+        drop(ticket);
         sent
     }
 
     fn write_copy(self: &Arc<Watched>, path: &Path) -> Result<Position> {
-        let (view, p) = at_a_txid(self)?;
-        view.snapshot_at(path, &self.spool, p.txid, p.lineage, p.checksum, p.timestamp, |_, _| {})?;
-        Ok(p)
+        despite_forks(|| {
+            let (view, p) = at_a_txid(self)?;
+            view.snapshot_at(path, &self.spool, p.txid, p.lineage, p.checksum, p.timestamp, |_, _| {})?;
+            Ok(p)
+        })
     }
 }
 

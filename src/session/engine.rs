@@ -4,14 +4,14 @@ use super::entry::Entry;
 use super::follow::Followers;
 use super::sealer::Sealer;
 use super::watched::Watched;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, ForkSafe, Kind, Result, fork};
 use crate::config::{Config, Resolved, Settings};
 use crate::metrics::Metrics;
 use crate::sqlite::ForkHooks;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Everything of ours in this process.
 pub struct Engine {
@@ -29,10 +29,7 @@ pub struct Engine {
     metrics: Arc<Metrics>,
 }
 
-/// Forks that may follow one another from parent to child; the last one's engine serves all below it.
-const GENERATIONS: usize = 32;
-static ENGINES: [OnceLock<Engine>; GENERATIONS] = [const { OnceLock::new() }; GENERATIONS];
-static GENERATION: AtomicUsize = AtomicUsize::new(0);
+static ENGINE: ForkSafe<Engine> = ForkSafe::new(|| Engine::new(generation()));
 
 /// The engine, made at first use. A forked child has another one: its parent's locks may be held by threads
 /// that do not exist in it.
@@ -41,9 +38,7 @@ pub fn engine() -> &'static Engine {
     if let Some(e) = STAND_IN.get() {
         return e;
     }
-    let at = generation();
-    let slot = ENGINES.get(at).unwrap_or(&ENGINES[GENERATIONS - 1]);
-    slot.get_or_init(|| Engine::new(at))
+    ENGINE.get()
 }
 
 #[cfg(feature = "sim")]
@@ -53,7 +48,7 @@ thread_local! {
 
 /// How many forks lie between this process and the one that loaded us.
 pub(super) fn generation() -> usize {
-    GENERATION.load(Ordering::Acquire)
+    fork::generation()
 }
 
 /// A database that the parent watched when it forked: the child watches it, too, once it opens it.
@@ -64,8 +59,10 @@ pub(super) struct Inherited {
     pub(super) replica: String,
 }
 
-/// What the parent watched at the fork under way.
-static AT_FORK: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
+thread_local! {
+    /// What the parent watched at the fork under way. The forking thread is the one that lives on in the child.
+    static AT_FORK: RefCell<Vec<Inherited>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What is done around fork(). Prepare: note what is watched. Child: leave the parent's engine, threads and
 /// connections alone for good and begin with an empty engine; the local locks are the parent's, so the child
@@ -80,15 +77,12 @@ fn before_fork() {
         settings: w.settings.clone(),
         replica: w.replica().to_string(),
     };
-    *lock(&AT_FORK) = engine().watched().iter().map(inherited).collect();
+    let list = engine().watched().iter().map(inherited).collect();
+    AT_FORK.set(list);
 }
 
 fn in_child() {
-    let list = AT_FORK.try_lock().map(|mut l| std::mem::take(&mut *l)).unwrap_or_default();
-    GENERATION.store((generation() + 1).min(GENERATIONS - 1), Ordering::Release);
-    crate::ship::runtime::forget();
-    crate::notify::after_fork_child();
-    *lock(&engine().inherited) = list;
+    *lock(&engine().inherited) = AT_FORK.take();
 }
 
 impl Engine {

@@ -18,7 +18,7 @@
 //! keeps the wal-index; readers of a follower wait for each other for milliseconds at most, so a busy timeout serves them).
 
 use super::engine::{Engine, engine, lock};
-use crate::base::{Error, Kind, Result, TxId, clock};
+use crate::base::{Error, Kind, Result, TxId, clock, panics};
 use crate::replica::Overwrite;
 use crate::ship;
 use crate::spool::LockFile;
@@ -120,8 +120,16 @@ impl Followers {
     }
 }
 
-/// The thread.
+/// The thread. What panics outside of one follower's turn is every follower's failure, and tried again.
 fn run(rx: &Receiver<()>) {
+    while let Err(said) = panics::caught(|| follow_all(rx)) {
+        let all = engine().followers.inner().all.clone();
+        all.iter().for_each(|f| f.failed(&panics::error(&said)));
+        clock::sleep(Duration::from_millis(100));
+    }
+}
+
+fn follow_all(rx: &Receiver<()>) {
     loop {
         let now = clock::uptime();
         let (due, soonest) = {

@@ -40,6 +40,7 @@ mod resync;
 mod sealer;
 mod start;
 mod watched;
+mod work;
 
 pub use alone::{Alone, alone};
 pub use begin::{WishRow, begin_now};

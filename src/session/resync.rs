@@ -3,12 +3,14 @@
 
 use super::access::{Access, Held, is_in_rollback_mode};
 use super::watched::{Role, Watched};
+use super::work::Work;
 use crate::base::event::EventKind;
-use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
+use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
 use crate::capture::resync::{View, anchor};
 use crate::capture::{SealError, Sync};
 use crate::ltx::Packing;
 use crate::spool::{Handoff, Position, Queued};
+use crate::sqlite::despite_forks;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,28 +38,30 @@ pub(super) enum Reason {
 
 /// Starts a resync thread unless one is at work.
 pub(super) fn start(w: &Arc<Watched>, why: String) {
-    if w.role() != Role::Shipper || w.busy.swap(true, Ordering::AcqRel) {
-        return;
+    if w.role() == Role::Shipper
+        && let Some(ticket) = Work::take(w)
+    {
+        let expected = Expected { txid: newest_known(w), attested: None };
+        spawn(ticket, "walrust-resync", move |w| run(w, expected, Reason::Gap(why)));
     }
-    let expected = Expected { txid: newest_known(w), attested: None };
-    spawn(w, "walrust-resync", move |w| run(w, expected, Reason::Gap(why)));
 }
 
 /// Runs a resync on a thread of its own.
 pub(super) fn start_with(w: &Arc<Watched>, expected: Expected, reason: Reason) {
-    if !w.busy.swap(true, Ordering::AcqRel) {
-        spawn(w, "walrust-resync", move |w| run(w, expected, reason));
+    if let Some(ticket) = Work::take(w) {
+        spawn(ticket, "walrust-resync", move |w| run(w, expected, reason));
     }
 }
 
-fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()> + Send + 'static) {
-    let mine = w.clone();
-    let started = thread::spawn(name, 512 << 10, move || {
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mine)));
+fn spawn(ticket: Work, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()> + Send + 'static) {
+    let w = ticket.of().clone();
+    let started = ticket.start(name, move |ticket| {
+        let mine = ticket.of();
+        let done = work(mine);
         mine.snapshotting.store(false, Ordering::Release);
         match done {
-            Ok(Ok(())) => mine.not_wal.store(false, Ordering::Release),
-            Ok(Err(e)) => {
+            Ok(()) => mine.not_wal.store(false, Ordering::Release),
+            Err(e) => {
                 mine.note_journal_mode(e.is_missing() && is_in_rollback_mode(mine.path()));
                 // (Nobody has read the database since it was opened, or somebody closes it: when it is read, it is tried again.)
                 let unread = e.is_missing() && !mine.spool.is_gone() && !mine.spool.is_replaced();
@@ -73,17 +77,11 @@ fn spawn(w: &Arc<Watched>, name: &str, work: impl FnOnce(&Arc<Watched>) -> Resul
                     clock::sleep(Duration::from_millis(300));
                 }
             }
-            Err(_) => {
-                mine.tracker.stop();
-                mine.fail("an internal error stopped replication".to_string());
-            }
         }
-        mine.busy.store(false, Ordering::Release);
-        super::engine().sealer.wake();
     });
-    if let Err(e) = started {
-        w.busy.store(false, Ordering::Release);
-        log::error!("walrust: cannot start a thread: {e}");
+    if !started && w.tracker.sync_state() == Sync::Resyncing {
+        // The sealer tries again.
+        w.tracker.lose("no thread could be started to read the database");
     }
 }
 
@@ -97,6 +95,9 @@ fn newest_known(w: &Watched) -> TxId {
     cut.max(shipped).max(last(w.spool.pending())).max(last(w.spool.snapshots())).max(ventured)
 }
 
+/// Readings that forks interrupted, one after the other, after which the status says so.
+const OFTEN: u32 = 5;
+
 /// Bytes of the largest database, and WAL, that is read on an app's thread: less than a second's work.
 pub(super) const LARGEST_HELD: u64 = 256 << 20;
 
@@ -109,10 +110,18 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
     w.entry.note_file();
-    w.entry.reading_begins();
-    w.tracker.begin_resync();
-    let view = pinned(w, &Access::new(w.path()))?;
-    find_place(w, view, expected, reason)
+    let (mut left, mut tries) = (None, 0);
+    despite_forks(|| {
+        tries += 1;
+        if tries > OFTEN {
+            let why = "the database cannot be read whole: the process forks again before that is done";
+            w.link.update(|s| s.last_error = Some((Kind::Retry, why.to_string())));
+        }
+        w.entry.reading_begins();
+        w.tracker.begin_resync();
+        let view = pinned(w, &Access::new(w.path()))?;
+        find_place(w, view, expected, &reason, &mut left)
+    })
 }
 
 /// The same where a connection has the database for itself, on its thread, which waits: nobody else can read it, so it is
@@ -124,32 +133,38 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
         return false;
     }
     // A thread that had begun has been told to let go.
-    let end = clock::uptime() + Duration::from_secs(1);
-    while w.busy.swap(true, Ordering::AcqRel) {
-        if clock::uptime() >= end {
-            return false;
-        }
-        clock::sleep(Duration::from_millis(1));
-    }
+    let Some(_ticket) = Work::take_within(w, Duration::from_secs(1)) else { return false };
     let expected = Expected { txid: newest_known(w), attested: None };
     w.full.store(false, Ordering::Release);
     w.entry.note_inode(held.inode());
     w.tracker.begin_resync();
-    let done = View::open(&held, w.tracker.wal_path())
-        .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string())));
-    w.snapshotting.store(false, Ordering::Release);
+    let (mut left, reason) = (None, Reason::Gap(why.to_string()));
+    let done = despite_forks(|| {
+        let view = View::open(&held, w.tracker.wal_path())?;
+        find_place(w, view, expected, &reason, &mut left)
+    });
     if let Err(e) = &done {
         log::warn!("walrust: {}: {e}", w.path().display());
         w.tracker.lose(e.to_string());
     }
-    w.busy.store(false, Ordering::Release);
     done.is_ok()
 }
 
-fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) -> Result<()> {
+/// `left`: where the old lineage was left, found out at the first of several tries.
+fn find_place(
+    w: &Arc<Watched>,
+    view: View,
+    expected: Expected,
+    reason: &Reason,
+    left: &mut Option<Option<Position>>,
+) -> Result<()> {
     // Sealed files end the old lineage where it was left. Pieces that can't be cut are not in any TXID: then the position
     // proves nothing. Nobody seals from here on while the sums are made anew, nor waits for that.
-    let old = w.tracker.forget_place()?.filter(|p| p.pieces == 0 && expected.attested.is_none());
+    let old = match left {
+        Some(old) => old.clone(),
+        None => left.insert(w.tracker.forget_place()?).clone(),
+    };
+    let old = old.filter(|p| p.pieces == 0 && expected.attested.is_none());
     let checksum = view.scan(w.spool.sums(), |_, _| {})?;
     let attested = expected.attested.or(old.as_ref().map(|p| (p.lineage, p.checksum)));
     let now = clock::now();
@@ -181,10 +196,11 @@ fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) 
                 expected.txid
             )));
         }
-        _ => begin_lineage(w, &view, expected.txid.max(newest_known(w)), &place, &reason)?,
+        _ => begin_lineage(w, &view, expected.txid.max(newest_known(w)), &place, reason)?,
     };
     w.spool.own(w.replica(), position.lineage)?;
     let _held = w.spool.hold_seal()?;
+    view.is_held()?;
     w.spool.set_position(&position)?;
     w.spool.end_change()?;
     w.tracker.resume(position);
@@ -259,13 +275,17 @@ pub(super) fn schedule(w: &Arc<Watched>) {
     if newest.0 <= w.link.status().snapshot.0 + 1 {
         return;
     }
-    if !w.busy.swap(true, Ordering::AcqRel) {
-        spawn(w, "walrust-snapshot", |w| snapshot(w).map(drop));
+    if let Some(ticket) = Work::take(w) {
+        spawn(ticket, "walrust-snapshot", |w| snapshot(w).map(drop));
     }
 }
 
 /// A full snapshot of the database at a TXID of its own making; writers go on. Returns the TXID it holds.
 pub(super) fn snapshot(w: &Arc<Watched>) -> Result<TxId> {
+    despite_forks(|| snapshot_once(w))
+}
+
+fn snapshot_once(w: &Arc<Watched>) -> Result<TxId> {
     let (view, position) = at_a_txid(w)?;
     if w.link.status().snapshot >= position.txid {
         return Ok(position.txid);
@@ -333,15 +353,11 @@ fn place_at(w: &Watched, view: &View) -> std::result::Result<Position, SealError
 /// is in the replica.
 pub(super) fn snapshot_now(w: &Arc<Watched>, timeout: Duration) -> Result<TxId> {
     let end = clock::uptime() + timeout;
-    while w.busy.swap(true, Ordering::AcqRel) {
-        if clock::uptime() >= end {
-            return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
-        }
-        clock::sleep(Duration::from_millis(5));
-    }
+    let Some(ticket) = Work::take_within(w, timeout) else {
+        return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
+    };
     let taken = snapshot(w);
-    w.snapshotting.store(false, Ordering::Release);
-    w.busy.store(false, Ordering::Release);
+    drop(ticket);
     let txid = taken?;
     loop {
         let status = w.link.status();

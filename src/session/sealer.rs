@@ -8,11 +8,11 @@
 use super::engine::{engine, lock};
 use super::resync;
 use super::watched::{Role, Watched};
-use crate::base::{clock, thread};
+use crate::base::{clock, panics, thread};
 use crate::capture::{Noticed, SealError, Sync};
 use crate::ltx::Packing;
 use crate::spool::{FileStamp, Handoff};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,6 +41,8 @@ const ASTRAY: Duration = Duration::from_millis(700);
 pub(super) struct Sealer {
     to: Mutex<Option<(u32, Sender<()>)>>,
     awake: AtomicBool,
+    /// Why the thread could not be started.
+    refused: Mutex<Option<String>>,
 }
 
 impl Sealer {
@@ -62,18 +64,44 @@ impl Sealer {
         if let Some((pid, tx)) = to.as_ref()
             && *pid == std::process::id()
         {
-            let _ = tx.try_send(());
-            return;
+            // (Full: it will look anyway. Disconnected: there is no such thread any more.)
+            if !matches!(tx.try_send(()), Err(TrySendError::Disconnected(()))) {
+                return;
+            }
         }
         let (tx, rx) = crossbeam_channel::bounded(1);
         let _ = tx.try_send(());
-        match thread::spawn("walrust-seal", 512 << 10, move || run(&rx)) {
-            Ok(()) => *to = Some((std::process::id(), tx)),
+        match thread::spawn("walrust-seal", 512 << 10, move || guarded(&rx)) {
+            Ok(()) => {
+                *to = Some((std::process::id(), tx));
+                *lock(&self.refused) = None;
+            }
             Err(e) => {
+                *to = None;
                 self.awake.store(false, Ordering::Release);
                 log::error!("walrust: cannot start the sealer thread: {e}");
+                let why = format!(
+                    "nothing is captured: the thread walrust-seal cannot be started: {e}; tried again"
+                );
+                *lock(&self.refused) = Some(why);
             }
         }
+    }
+
+    /// Why there is no thread, if one was wanted and could not be started. Tries again.
+    pub(super) fn refused(&self) -> Option<String> {
+        if lock(&self.refused).is_some() {
+            self.hurry();
+        }
+        lock(&self.refused).clone()
+    }
+}
+
+/// [`run`], which is never over: what panics in it outside of the look at one database is logged.
+fn guarded(rx: &Receiver<()>) {
+    while let Err(said) = panics::caught(|| run(rx)) {
+        log::error!("walrust: internal error in the sealer: {said}");
+        clock::sleep(LOOK);
     }
 }
 
@@ -108,9 +136,8 @@ fn run(rx: &Receiver<()>) {
 
 /// [`step`], after which the database is not replicated any more if it panicked (I-SES-2).
 pub(super) fn look_at(w: &Arc<Watched>) -> (bool, Duration) {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(w))).unwrap_or_else(|_| {
-        w.tracker.stop();
-        w.fail("an internal error stopped replication".to_string());
+    panics::caught(|| step(w)).unwrap_or_else(|said| {
+        w.panicked(&said);
         (false, LOOK)
     })
 }

@@ -16,8 +16,9 @@ use super::engine::{engine, lock};
 use super::observe;
 use super::resync::{self, Expected, Reason};
 use super::watched::{REPLACED, Role, Watched};
+use super::work::Work;
 use crate::base::event::EventKind;
-use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
+use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, panics, thread};
 use crate::capture::Sync;
 use crate::config::Settings;
 use crate::replica;
@@ -654,18 +655,23 @@ pub(super) fn hand_over(w: &Arc<Watched>) {
 
 /// Whether it begins, on a thread of its own: not when one is at work.
 fn begin_again(w: &Arc<Watched>, takeover: bool, wish: Role) -> bool {
-    if w.link.status().state == ship::State::Fenced || w.busy.swap(true, Ordering::AcqRel) {
+    if w.link.status().state == ship::State::Fenced {
         return false;
     }
-    let mine = w.clone();
-    let spawned = thread::spawn("walrust-restart", 512 << 10, move || {
+    let Some(ticket) = Work::take(w) else { return false };
+    ticket.start("walrust-restart", move |ticket| {
+        let mine = ticket.of();
         mine.end(engine());
         let mut wish = wish;
         loop {
-            let Ok(replica) = ReplicaUrl::parse(mine.replica()) else { return };
-            let settings = mine.settings.clone();
-            let req = WatchRequest { path: mine.path(), settings, replica, takeover };
-            match Watched::start_as(Start::Again { wish, reclaims: takeover }, req, &|| Ok(())) {
+            // Nobody else tries, nor shows in the status: a panic is an error like another here.
+            let begun = panics::caught(|| {
+                let replica = ReplicaUrl::parse(mine.replica())?;
+                let settings = mine.settings.clone();
+                let req = WatchRequest { path: mine.path(), settings, replica, takeover };
+                Watched::start_as(Start::Again { wish, reclaims: takeover }, req, &|| Ok(()))
+            });
+            match begun.unwrap_or_else(|said| Err(panics::error(&said))) {
                 Ok(_) => {
                     engine().clear_failure(mine.path());
                     return;
@@ -679,22 +685,17 @@ fn begin_again(w: &Arc<Watched>, takeover: bool, wish: Role) -> bool {
             }
             clock::sleep(Duration::from_secs(2));
         }
-    });
-    if spawned.is_err() {
-        w.busy.store(false, Ordering::Release);
-    }
-    spawned.is_ok()
+    })
 }
 
 /// A power cut took a part of a file that waits to be shipped: it and what follows are given up, and a snapshot under a
 /// new lineage takes their place, above every TXID they had.
 pub(super) fn queue_damaged(w: &Arc<Watched>, why: String) {
     // What is being made for the queue at the moment would go, too, and be counted on. The shipper meets the file again.
-    if w.busy.swap(true, Ordering::AcqRel) {
-        return;
-    }
-    let mine = w.clone();
-    let spawned = thread::spawn("walrust-restart", 512 << 10, move || {
+    let Some(ticket) = Work::take(w) else { return };
+    // (If no thread can be started, the shipper meets the file again.)
+    ticket.start("walrust-restart", move |ticket| {
+        let mine = ticket.of();
         let cut = mine.tracker.position().map(|p| p.txid).unwrap_or_default();
         let waiting = mine.spool.pending().ok().and_then(|p| p.last().map(|q| q.txid)).unwrap_or_default();
         let cleared = mine.spool.hold_seal().and_then(|_held| {
@@ -705,14 +706,8 @@ pub(super) fn queue_damaged(w: &Arc<Watched>, why: String) {
             Ok(()) => mine.tracker.lose(format!("a file of the spool is damaged: {why}")),
             Err(e) => log::warn!("walrust: {}: the queue cannot be cleared: {e}", mine.path().display()),
         }
-        mine.busy.store(false, Ordering::Release);
         mine.dirty.store(true, Ordering::Release);
-        engine().sealer.wake();
     });
-    if let Err(e) = spawned {
-        w.busy.store(false, Ordering::Release);
-        log::error!("walrust: cannot start a thread: {e}");
-    }
 }
 
 /// A standby looks whether the shipper's process has ended, and follows its position.
@@ -747,17 +742,14 @@ fn join(w: &Arc<Watched>) -> Result<()> {
     let work = move || {
         let mut pause = JOIN_PAUSE;
         loop {
-            let begun = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                mine.begin(mine.reclaims.load(Ordering::Acquire), &|| Ok(()))
-            }));
-            let failed = match begun {
-                Ok(Ok(identity)) => {
+            let begun = panics::caught(|| mine.begin(mine.reclaims.load(Ordering::Acquire), &|| Ok(())));
+            let failed = match begun.unwrap_or_else(|said| Err(panics::error(&said))) {
+                Ok(identity) => {
                     mine.joined.tell(identity);
                     engine().sealer.wake();
                     return;
                 }
-                Ok(Err(e)) => e,
-                Err(_) => Error::new(Kind::Bug, "an internal error stopped replication"),
+                Err(e) => e,
             };
             if mine.link.is_stopped() {
                 mine.joined.refuse(super::watched::ended());

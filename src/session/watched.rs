@@ -794,7 +794,7 @@ impl Watched {
         let all_there = unsealed == 0 && is_shipped(position.as_ref(), replicated);
         // What was changed past us is noticed within a second, and read anew.
         let changed = self.is_changed_past_us(self.entry.header().as_ref()) || self.spool.is_gone();
-        let not_captured = self.why_not_captured();
+        let not_captured = self.why_not_captured().or_else(|| engine().sealer.refused());
         let state = match self.state() {
             State::Snapshotting | State::Standby | State::Streaming | State::CatchingUp
                 if not_captured.is_some() =>

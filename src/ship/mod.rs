@@ -14,6 +14,7 @@
 //! * I-SHIP-3: a failed upload is never skipped; it is tried again until it is there, or the state says why not.
 //! * I-SHIP-4: what the replica holds is not deleted before what replaces it is there and in the manifest.
 //! * I-SHIP-5: no page of a backlog is held in memory: one file's bytes at a time, large ones in parts.
+//! * I-SHIP-6: a panic of the shipper is the database's state and is told; it begins again after a rest.
 //!
 //! # Crash
 //!

@@ -1,12 +1,12 @@
 //! The one runtime: a current-thread tokio runtime on a thread of its own, started at first use.
 //!
-//! After fork() the child has no such thread: [`forget`] makes the next use start another.
+//! After fork() the child has no such thread: its first use starts another.
 
-use crate::base::{Error, Kind, Result};
-use std::sync::{Mutex, PoisonError};
+use crate::base::{Error, ForkSafe, Kind, Result, clock, panics};
+use std::sync::Mutex;
 use tokio::runtime::Handle;
 
-static RUNTIME: Mutex<Option<(u32, Handle)>> = Mutex::new(None);
+static RUNTIME: ForkSafe<Mutex<Option<Handle>>> = ForkSafe::new(Mutex::default);
 
 #[cfg(feature = "sim")]
 thread_local! {
@@ -25,10 +25,8 @@ pub fn handle() -> Result<Handle> {
     if let Some(h) = STAND_IN.with(|s| s.borrow().clone()) {
         return Ok(h);
     }
-    let mut at = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((pid, h)) = at.as_ref()
-        && *pid == std::process::id()
-    {
+    let mut at = RUNTIME.lock();
+    if let Some(h) = at.as_ref() {
         return Ok(h.clone());
     }
     let rt = tokio::runtime::Builder::new_current_thread()
@@ -42,16 +40,14 @@ pub fn handle() -> Result<Handle> {
     std::thread::Builder::new()
         .name("walrust-ship".into())
         .stack_size(512 << 10)
-        .spawn(move || rt.block_on(std::future::pending::<()>()))
+        .spawn(move || {
+            // A panic of a task is the task's; should the runtime itself panic, its tasks go on with the next turn.
+            while let Err(said) = panics::caught(|| rt.block_on(std::future::pending::<()>())) {
+                log::error!("walrust: internal error in the shipping thread: {said}");
+                clock::sleep(std::time::Duration::from_millis(100));
+            }
+        })
         .map_err(|e| Error::new(Kind::Io, "cannot start the shipping thread").because(e))?;
-    *at = Some((std::process::id(), h.clone()));
+    *at = Some(h.clone());
     Ok(h)
-}
-
-/// In a forked child: the thread is not here. The parent's runtime is leaked, not dropped: dropping it would
-/// wait for threads that do not exist.
-pub fn forget() {
-    if let Ok(mut at) = RUNTIME.try_lock() {
-        std::mem::forget(at.take());
-    }
 }

@@ -3,7 +3,7 @@
 use super::lease::{Lease, Me};
 use super::link::{Link, State};
 use super::merge::Merger;
-use crate::base::{Error, Kind, Result, TxId, clock, crash};
+use crate::base::{Error, Kind, Result, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::replica::{FileId, Inventory};
@@ -96,8 +96,77 @@ enum Rest {
     BetweenTries,
 }
 
-/// Ships until [`Link::stop`], then gives the lease back.
-pub async fn run(plan: Plan) {
+/// A shipper that panicked begins again after this long, and after twice that the next time.
+const AFTER_PANIC: Duration = Duration::from_secs(2);
+const LONGEST_AFTER_PANIC: Duration = Duration::from_secs(30);
+/// One that had worked for this long begins with the shortest again.
+const WORKED: Duration = Duration::from_secs(120);
+
+/// How long a shipper rests that has panicked `times` times in a row.
+fn rest_after_panic(times: u32) -> Duration {
+    AFTER_PANIC.saturating_mul(1 << times.saturating_sub(1).min(8)).min(LONGEST_AFTER_PANIC)
+}
+
+impl Plan {
+    /// For a shipper that comes after one that panicked. (The lease is found in the replica, under our name.)
+    fn again(&self) -> Plan {
+        Plan {
+            spool: self.spool.clone(),
+            store: self.store.clone(),
+            link: self.link.clone(),
+            me: self.me.clone(),
+            evict: false,
+            lease: None,
+            replica: self.replica.clone(),
+            retry: self.retry,
+            breaker: self.breaker.clone(),
+            levels: self.levels.clone(),
+            on_event: self.on_event.clone(),
+            on_slot: self.on_slot.clone(),
+        }
+    }
+
+    /// What a panic of the shipper leaves for others to see (I-SHIP-6).
+    fn panicked(&self, said: &str, times: u32, rest: Duration) {
+        let e = panics::error(said);
+        let error = format!("{e}; uploads begin again in {}", humantime::format_duration(rest));
+        self.link.update(|s| {
+            s.uploading = false;
+            s.state = State::Failed;
+            s.failures += 1;
+            s.last_error = Some((e.kind(), error.clone()));
+        });
+        let told =
+            || (self.on_event)(Event::Failed { kind: e.kind(), error: error.clone(), attempts: times });
+        if panics::caught(told).is_err() {
+            log::error!("walrust: {}: {error}", self.replica);
+        }
+    }
+}
+
+/// Ships until [`Link::stop`], then gives the lease back. Begins again, after a rest, if it panics (I-SHIP-6).
+pub async fn run(mut plan: Plan) {
+    let mut times = 0;
+    loop {
+        let next = plan.again();
+        let began = clock::uptime();
+        let Err(said) = panics::caught_async(ship(plan)).await else { return };
+        times = if clock::uptime().saturating_sub(began) >= WORKED { 1 } else { times + 1 };
+        let rest = rest_after_panic(times);
+        next.panicked(&said, times, rest);
+        let end = clock::uptime() + rest;
+        while clock::uptime() < end && !next.link.is_stopped() {
+            let left = end.saturating_sub(clock::uptime());
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                () = next.link.work.notified() => {}
+            }
+        }
+        plan = next;
+    }
+}
+
+async fn ship(plan: Plan) {
     let mut s = Shipper {
         merger: Merger::new(plan.levels.clone(), clock::uptime()),
         manifest: None,
@@ -581,9 +650,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     if crate::base::sim::world().is_some() {
         return work();
     }
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::new(Kind::Bug, "work on a file was cut short").because(e))?
+    panics::blocking(work).await?
+}
+
+#[cfg(test)]
+#[test]
+fn rests_after_panics_grow_to_half_a_minute() {
+    let rests: Vec<u64> = (1..=7).map(|n| rest_after_panic(n).as_secs()).collect();
+    assert_eq!(rests, [2, 4, 8, 16, 30, 30, 30]);
+    assert_eq!(rest_after_panic(u32::MAX), LONGEST_AFTER_PANIC);
 }
 
 fn is_older(path: &std::path::Path, age: Duration) -> bool {

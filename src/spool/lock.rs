@@ -5,7 +5,7 @@
 //! file is closed in it, so a lock file that was opened stays open until it is deleted, and opening it
 //! again gives the same one.
 
-use crate::base::{Error, Result};
+use crate::base::{Error, ForkSafe, Result};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -32,12 +32,12 @@ pub(super) enum Mark {
 /// Process, device, inode, and the lock file opened on them.
 type Opened = (u32, u64, u64, Arc<LockFile>);
 
-static OPEN: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
+static OPEN: ForkSafe<Mutex<Vec<Opened>>> = ForkSafe::new(Mutex::default);
 
 /// The processes of a simulated world are gone, and their lock files with them.
 #[cfg(feature = "sim")]
 pub fn forget_all() {
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    OPEN.lock().clear();
 }
 
 /// Held until dropped.
@@ -61,7 +61,7 @@ impl Drop for Held<'_> {
 impl LockFile {
     /// Opens the file, creating it; takes no lock.
     pub fn open(path: &Path) -> Result<Arc<LockFile>> {
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = OPEN.lock();
         // Of a spool that is deleted nobody asks for the lock any more: a watch that is tried again and again makes one each time.
         open.retain(|(_, _, _, l)| {
             Arc::strong_count(l) > 1 || l.file.metadata().is_ok_and(|m| m.nlink() > 0)

@@ -5,7 +5,7 @@ use crate::base::{Error, Kind, Result, clock};
 use crate::config::{OptionSpec, Options, WithSettings};
 use crate::replica::{self, Check, Overwrite, Point, Progress, RestoreOptions};
 use crate::session::engine;
-use crate::sqlite::{Connection, SqlConnection, SqlMode, Value};
+use crate::sqlite::{Connection, SqlConnection, SqlMode, Value, despite_forks};
 use crate::store::{ReplicaUrl, Store, block_on};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -74,10 +74,12 @@ fn point(v: Option<&Value>) -> Result<Point> {
 
 /// `PRAGMA quick_check` or `integrity_check` of a file that nobody else uses.
 pub(super) fn check_file(path: &Path, check: Check) -> Result<()> {
-    let conn = SqlConnection::open(path, SqlMode::Owner)?;
-    match check {
-        Check::None => Ok(()),
-        Check::Quick => conn.quick_check(),
-        Check::Full => conn.integrity_check(),
-    }
+    despite_forks(|| {
+        let conn = SqlConnection::open(path, SqlMode::Owner)?;
+        match check {
+            Check::None => Ok(()),
+            Check::Quick => conn.quick_check(),
+            Check::Full => conn.integrity_check(),
+        }
+    })
 }

@@ -77,6 +77,7 @@ slots! {
     3_024_000 57  finalize(s: *mut Stmt) -> c_int;
     3_024_000 58  free(p: *mut c_void);
     3_024_000 60  get_autocommit(db: *mut Sqlite3) -> c_int;
+    3_024_000 64  interruptx(db: *mut Sqlite3);
     3_024_000 66  libversion() -> *const c_char;
     3_024_000 67  libversion_number() -> c_int;
     3_024_000 79  result_double(c: *mut Context, v: c_double);

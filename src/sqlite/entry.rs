@@ -16,9 +16,10 @@ use super::guard::{caught, guard, report_panics_to_log};
 use super::host::{Host, add_host, hosts};
 use super::table::{self, TableFunction};
 use super::{api, fork, log as to_sqlite, vfs};
+use crate::base::ForkSafe;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// What the rooms above bring.
 #[derive(Default)]
@@ -32,7 +33,7 @@ pub struct Wiring {
 }
 
 static WIRING: OnceLock<Wiring> = OnceLock::new();
-static LOADING: Mutex<()> = Mutex::new(());
+static LOADING: ForkSafe<Mutex<()>> = ForkSafe::new(Mutex::default);
 
 thread_local! {
     /// Set while this thread opens a connection of our own.
@@ -103,7 +104,7 @@ pub unsafe fn auto_load(db: *mut Sqlite3, table: *const ApiRoutines, wiring: fn(
 /// # Safety
 /// As [`load`].
 unsafe fn start(table: *const ApiRoutines, wiring: fn() -> Wiring, route: Route) -> Result<(), String> {
-    let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one_at_a_time = LOADING.lock();
     // SAFETY: caller.
     unsafe { api::adopt(table)? };
     if WIRING.get().is_none() {

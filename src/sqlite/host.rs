@@ -11,10 +11,11 @@ use super::connection::Connection;
 use super::hook::HookedFile;
 use super::wal_hook::WalFile;
 use super::{api, registry};
+use once_cell::race::OnceBox;
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 /// What `xShmLock` is asked to do (<https://sqlite.org/c3ref/io_methods.html>).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -306,22 +307,37 @@ pub trait WalObserver: Send + Sync {
     fn closing(&self, file: &WalFile) {}
 }
 
-static HOSTS: RwLock<Vec<Arc<dyn Host>>> = RwLock::new(Vec::new());
+/// A host, and those added after it: a list that is only ever added to, and read without a lock, since a forked child goes on
+/// with its parent's.
+struct Listed {
+    host: Arc<dyn Host>,
+    next: OnceBox<Listed>,
+}
+
+static HOSTS: OnceBox<Listed> = OnceBox::new();
 
 /// Adds a host, behind those already there. The first that wants a file has it. A process has one; tests
 /// add more.
 pub fn add_host(host: Arc<dyn Host>) {
-    HOSTS.write().unwrap_or_else(PoisonError::into_inner).push(host);
+    let mut new = Box::new(Listed { host, next: OnceBox::new() });
+    let mut end = &HOSTS;
+    while let Err(back) = end.set(new) {
+        new = back;
+        match end.get() {
+            Some(there) => end = &there.next,
+            None => return,
+        }
+    }
 }
 
 /// Asks the hosts in turn.
 pub(super) fn observer_for(file: &FileInfo<'_>) -> Option<Arc<dyn DbObserver>> {
-    hosts().iter().find_map(|h| h.opened(file))
+    hosts().find_map(|h| h.opened(file))
 }
 
-/// The hosts, so that none is called with the list locked.
-pub(super) fn hosts() -> Vec<Arc<dyn Host>> {
-    HOSTS.read().unwrap_or_else(PoisonError::into_inner).clone()
+/// The hosts, in the order in which they were added.
+pub(super) fn hosts() -> impl Iterator<Item = &'static Arc<dyn Host>> {
+    std::iter::successors(HOSTS.get(), |h| h.next.get()).map(|h| &h.host)
 }
 
 /// Number of hooked handles on this path in this process.

@@ -8,6 +8,7 @@
 //! does not: it aborts the process). So what threads of ours have to say waits here until the program itself calls into SQLite.
 
 use super::{api, ffi};
+use crate::base::ForkSafe;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::collections::VecDeque;
 use std::ffi::{CString, c_int};
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Lines that wait at most; of more the oldest go.
 const MOST: usize = 100;
 
-static WAITING: Mutex<VecDeque<(c_int, CString)>> = Mutex::new(VecDeque::new());
+static WAITING: ForkSafe<Mutex<VecDeque<(c_int, CString)>>> = ForkSafe::new(Mutex::default);
 static SOME_WAIT: AtomicBool = AtomicBool::new(false);
 
 /// Whether this thread is one that we started: all of them are named so.
@@ -34,13 +35,13 @@ pub(super) fn deliver() {
 
 #[cold]
 fn deliver_now() {
-    // A thread that does not exist after a fork may hold it for ever.
-    let lines = match WAITING.try_lock() {
-        Ok(mut waiting) if api::is_set() => {
-            SOME_WAIT.store(false, Ordering::Relaxed);
-            std::mem::take(&mut *waiting)
-        }
-        _ => return,
+    if !api::is_set() {
+        return;
+    }
+    let lines = {
+        let mut waiting = WAITING.lock();
+        SOME_WAIT.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *waiting)
     };
     for (code, text) in lines {
         // SAFETY: the table is set.
@@ -64,13 +65,12 @@ impl Log for SqliteLog {
         text.retain(|&b| b != 0);
         let Ok(text) = CString::new(text) else { return };
         if is_ours() {
-            if let Ok(mut waiting) = WAITING.lock() {
-                waiting.push_back((code, text));
-                while waiting.len() > MOST {
-                    waiting.pop_front();
-                }
-                SOME_WAIT.store(true, Ordering::Relaxed);
+            let mut waiting = WAITING.lock();
+            waiting.push_back((code, text));
+            while waiting.len() > MOST {
+                waiting.pop_front();
             }
+            SOME_WAIT.store(true, Ordering::Relaxed);
             return;
         }
         deliver();

@@ -54,7 +54,7 @@ pub use empty_wal::put_empty_wal;
 pub use entry::{Wiring, auto_load, load};
 pub use exit::on_exit;
 pub use ffi::{ApiRoutines, IOERR_FSYNC, IOERR_TRUNCATE, IOERR_WRITE, Sqlite3};
-pub use fork::{ForkHooks, on_fork, own_handles};
+pub use fork::{ForkHooks, Revocable, despite_forks, on_fork, own_handles, recalled};
 pub use function::ScalarFunction;
 pub use hook::HookedFile;
 pub use host::{

@@ -29,10 +29,11 @@ pub enum Check {
     Full,
 }
 
-/// An SQL connection of our own. One at a time in a thread: a fork waits for it (I-FORK-1).
+/// An SQL connection of our own. One at a time in a thread. A fork interrupts its statement and waits until it is closed: what runs
+/// for long runs in [`super::despite_forks`] (I-FORK-1).
 pub struct SqlConnection {
     conn: Connection,
-    _own: OwnHandle,
+    own: OwnHandle,
 }
 
 // SAFETY: opened with SQLITE_OPEN_FULLMUTEX, so any thread may use it; not shared between two (no Sync).
@@ -49,7 +50,7 @@ impl SqlConnection {
             ));
         }
         let name = c_path(path)?;
-        let own = OwnHandle::new();
+        let own = OwnHandle::new(path);
         let mut db = std::ptr::null_mut();
         // SAFETY: the lower VFS is registered and lives for good; `db` is closed in any case
         // ("whether or not an error occurs … should be passed to sqlite3_close()").
@@ -62,10 +63,11 @@ impl SqlConnection {
             return Err(error::from_code(ffi::NOMEM, &format!("cannot open {}", path.display())));
         }
         // SAFETY: a handle to close, at the least.
-        let own = SqlConnection { conn: unsafe { Connection::borrowed(db) }, _own: own };
+        let own = SqlConnection { conn: unsafe { Connection::borrowed(db) }, own };
         error::check(rc, || format!("cannot open {}", path.display()))?;
-        // SAFETY: an open connection.
+        // SAFETY: an open connection, until this value's drop, which spares it before.
         unsafe {
+            own.own.interrupt(db);
             api::busy_timeout(db, 5000);
             if mode == SqlMode::Guest {
                 api::wal_autocheckpoint(db, 0);
@@ -112,6 +114,7 @@ impl Deref for SqlConnection {
 
 impl Drop for SqlConnection {
     fn drop(&mut self) {
+        self.own.spare();
         // SAFETY: open, and not used after; every statement was finalized.
         unsafe { api::close_v2(self.conn.raw()) };
     }

@@ -10,7 +10,7 @@
 
 use super::error;
 use super::ffi::{self, File, IoMethods, Vfs};
-use super::fork::OwnHandle;
+use super::fork::{OwnHandle, recalled};
 use super::host::{Access, FileLock, LockOp, SlotRange};
 use super::methods::{Methods, REGION, ReadExtent, file_size, read_file};
 use super::own::c_path;
@@ -26,7 +26,8 @@ use std::time::Duration;
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
 /// An open main database file of ours. May move between threads, is used by one at a time. While it lives a
-/// fork waits for it (I-FORK-1), so it should not live long; do not open a second one while holding one.
+/// fork waits for it: whoever keeps it for long asks [`super::recalled`] at each step (I-FORK-1). Do not open a second one while
+/// holding one.
 pub struct RawDb {
     /// `szOsFile` bytes, aligned; holds the `sqlite3_file`.
     body: Box<[u64]>,
@@ -62,7 +63,7 @@ impl RawDb {
                 "the extension is not loaded, there is no SQLite to open with",
             ));
         }
-        let own = OwnHandle::new();
+        let own = OwnHandle::new(path);
         let name = Filename::new(path)?;
         // SAFETY: the lower VFS is registered and lives for good.
         let (open, size, access) = unsafe { ((*lower).x_open, (*lower).sz_os_file, (*lower).x_access) };
@@ -209,6 +210,7 @@ impl RawDb {
             if !failed.is_retry() || clock::uptime() >= end {
                 return Err(failed);
             }
+            recalled()?;
             clock::sleep(BETWEEN_TRIES);
         }
     }

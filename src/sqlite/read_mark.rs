@@ -13,6 +13,7 @@
 //! I-MARK-1: the header given out is what shared memory held after the lock was taken, both copies equal
 //! and its checksum right.
 
+use super::fork::recalled;
 use super::host::{FileLock, LockOp, SlotRange};
 use super::methods::ReadExtent;
 use super::raw::RawDb;
@@ -56,6 +57,7 @@ impl ReadMark {
         db.lock(FileLock::Shared)?;
         let mut last = Error::new(Kind::Retry, format!("{} is busy", path.display()));
         for n in 0..TRIES {
+            recalled()?;
             if n > 4 {
                 clock::sleep(Duration::from_micros(u64::from(n) * u64::from(n) * 30));
             }

@@ -18,6 +18,7 @@
 //! `sqlite_dbpage` (most builds of SQLite leave it out); frames appended to a WAL by hand (the wal-index would have to be kept by
 //! hand too, in shared memory that others map); a rename (readers keep the old file, for ever).
 
+use super::fork::{self, despite_forks};
 use super::own::{SqlConnection, SqlMode};
 use super::raw::RawDb;
 use super::{Access, FileLock};
@@ -39,6 +40,8 @@ const COUNT_AT: u64 = 8;
 /// How often a leftover (hot journal, WAL mode) is seen to before giving up.
 const TRIES: usize = 3;
 const DEFAULT_PAGE: u32 = 4096;
+/// How long a fork waits for the writes of a transaction.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Header and size of a database file at rest, for a look that costs one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +174,7 @@ impl Rewrite {
 
     /// Reads from the file. What lies past its end reads as zero.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.recalled()?;
         self.db()?.read_at(buf, offset).map(drop)
     }
 
@@ -222,6 +226,7 @@ impl Rewrite {
     /// Writes into the file.
     pub fn write_at(&mut self, data: &[u8], offset: u64) -> Result<()> {
         self.expect(Stage::Writing)?;
+        self.recalled()?;
         self.db_mut()?.write_at(data, offset)?;
         crash::point("rewrite.page");
         Ok(())
@@ -248,6 +253,13 @@ impl Rewrite {
         let durable = sync_dir(&self.journal_path);
         self.db = None;
         durable
+    }
+
+    /// A fork ends the transaction: before its first write nothing has happened, and after it SQLite rolls it back (in this
+    /// process or the child, whoever reads first). One that is nearly done is not given up.
+    fn recalled(&self) -> Result<()> {
+        let grace = if self.stage == Stage::Writing { GRACE } else { Duration::ZERO };
+        fork::recalled_for(grace)
     }
 
     fn db(&self) -> Result<&RawDb> {
@@ -341,14 +353,19 @@ fn is_hot(journal: &Path) -> Result<bool> {
 
 /// Lets SQLite read the file, which rolls a hot journal back.
 fn settle(path: &Path) -> Result<()> {
-    let conn = SqlConnection::open(path, SqlMode::Owner)?;
-    conn.query_value("SELECT count(*) FROM sqlite_master").map(drop).map_err(|e| e.context(path.display()))
+    despite_forks(|| {
+        let conn = SqlConnection::open(path, SqlMode::Owner)?;
+        conn.query_value("SELECT count(*) FROM sqlite_master")
+            .map(drop)
+            .map_err(|e| e.context(path.display()))
+    })
 }
 
 /// Lets SQLite take the file out of WAL mode.
 fn leave_wal(path: &Path) -> Result<()> {
-    let conn = SqlConnection::open(path, SqlMode::Owner)?;
-    let mode = conn.query_value("PRAGMA journal_mode=DELETE")?;
+    let mode = despite_forks(|| {
+        SqlConnection::open(path, SqlMode::Owner)?.query_value("PRAGMA journal_mode=DELETE")
+    })?;
     if mode.as_text() == Some("delete") {
         return Ok(());
     }

@@ -11,7 +11,7 @@
 use super::ffi::{self, AnyFn, File, Vfs};
 use super::guard::{caught, guard};
 use super::host::{Access, FileInfo, How, WalHook, observer_for};
-use super::{api, hook, registry, wal_hook, wal_join};
+use super::{api, fork, hook, registry, wal_hook, wal_join};
 use std::ffi::{CStr, OsStr, c_char, c_double, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -157,6 +157,9 @@ unsafe extern "C" fn x_open(
     // SAFETY: I-VFS-1; SQLite gave a buffer of szOsFile bytes, which is the lower's size.
     unsafe {
         let Some(open) = (*lower).x_open else { return ffi::CANTOPEN };
+        if flags & ffi::OPEN_MAIN_DB != 0 && !name.is_null() && fork::is_spoiled(path_of(name)) {
+            return ffi::CANTOPEN;
+        }
         let mut granted = flags;
         let rc = open(lower, name, file, flags, &raw mut granted);
         if !out_flags.is_null() {

@@ -18,8 +18,8 @@
 //! descriptor of our own and `pwritev`, which would go past the lower VFS.
 
 use super::ffi::{self, File, IoMethods};
-use super::fork;
 use super::methods::{Methods, is_closed_by};
+use crate::base::fork;
 use std::ffi::{c_int, c_void};
 
 /// Bytes of a frame header.
@@ -41,7 +41,7 @@ struct Join {
     frame: Option<Box<[u8]>>,
     held: Option<i64>,
     /// How many forks had been when it was held.
-    forks: u32,
+    forks: usize,
     /// A header that passed just now.
     passed: Option<i64>,
     /// Where the last frame ended that went through here.
@@ -59,7 +59,7 @@ impl Join {
         self.passed = None;
         match self.held.take() {
             // SAFETY: caller; the header's bytes are there.
-            Some(at) if self.forks == fork::count() => unsafe { self.write(file, HEADER, at) },
+            Some(at) if self.forks == fork::generation() => unsafe { self.write(file, HEADER, at) },
             _ => ffi::OK,
         }
     }
@@ -214,7 +214,7 @@ unsafe extern "C" fn x_write(file: *mut File, data: *const c_void, len: c_int, o
                 && let Some(header) = j.frame.as_mut().and_then(|f| f.get_mut(..HEADER))
             {
                 header.copy_from_slice(bytes);
-                (j.held, j.forks) = (Some(offset), fork::count());
+                (j.held, j.forks) = (Some(offset), fork::generation());
                 return ffi::OK;
             }
             j.passed = Some(offset);

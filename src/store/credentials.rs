@@ -6,7 +6,7 @@
 //! neither type derives `Debug`.
 //! <https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-files.html>
 
-use crate::base::{Error, Kind, Result, Timestamp, clock};
+use crate::base::{Error, Kind, Result, Timestamp, clock, panics};
 use async_trait::async_trait;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
@@ -40,13 +40,26 @@ impl Env {
         Env(vars.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect())
     }
 
-    /// A variable that is set and not empty.
+    /// A variable that is set and not empty, without the white space at its end: a secret that was made of a file ends with the
+    /// file's line break.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|v| !v.is_empty())
+        self.0.get(name).map(|v| v.trim_end()).filter(|v| !v.is_empty())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+        self.0.iter().map(|(k, v)| (k.as_str(), v.trim_end()))
+    }
+
+    /// An error if a variable that is `used` holds what no request can carry: a line break in its middle (two lines pasted as one
+    /// key), or another control character. Names the variable, not its value.
+    pub(super) fn refuse_control(&self, used: impl Fn(&str) -> bool) -> Result<()> {
+        match self.iter().find(|(name, value)| value.chars().any(char::is_control) && used(name)) {
+            Some((name, value)) => Err(Error::config(format!(
+                "{name} holds {}; give it as one line of plain text",
+                if value.contains(['\n', '\r']) { "a line break" } else { "a control character" }
+            ))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -148,10 +161,10 @@ impl Profile {
             ));
         };
         let command = command.to_string();
-        let run = tokio::task::spawn_blocking(move || run_process(&command));
+        let run = panics::blocking(move || run_process(&command));
         let output = match tokio::time::timeout(PROCESS_TIMEOUT, run).await {
             Ok(Ok(output)) => output,
-            Ok(Err(_)) => Err("it panicked".to_string()),
+            Ok(Err(e)) => Err(e.to_string()),
             Err(_) => Err(format!("no answer within {PROCESS_TIMEOUT:?}")),
         };
         output.and_then(|json| parse_process_output(&json)).map_err(|why| {
@@ -259,10 +272,12 @@ fn parse_process_output(json: &[u8]) -> Result<(AwsCredential, Option<Timestamp>
             Some(Timestamp(at.timestamp_millis()))
         }
     };
+    let plain = |text: String| Some(text.trim_end().to_string()).filter(|t| !t.chars().any(char::is_control));
+    let bad = || "its output holds a key or token with a line break or control character".to_string();
     let credential = AwsCredential {
-        key_id: out.access_key_id,
-        secret_key: out.secret_access_key,
-        token: out.session_token,
+        key_id: plain(out.access_key_id).ok_or_else(bad)?,
+        secret_key: plain(out.secret_access_key).ok_or_else(bad)?,
+        token: out.session_token.map(|t| plain(t).ok_or_else(bad)).transpose()?,
     };
     Ok((credential, expires))
 }
@@ -404,6 +419,19 @@ mod tests {
             assert!(e.kind() == Kind::Denied && e.to_string().contains(why), "{e}");
             assert!(!e.to_string().contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn white_space_at_the_end_does_not_count_and_control_characters_are_refused() {
+        let e = Env::of([("A_KEY", "k\r\n"), ("A_BLANK", " \n"), ("A_TWO", "x\ny"), ("B", "\u{1}z")]);
+        assert_eq!((e.get("A_KEY"), e.get("A_BLANK")), (Some("k"), None));
+        assert!(e.refuse_control(|n| n == "A_KEY" || n == "A_BLANK").is_ok());
+        let said = |name: &str| e.refuse_control(|n| n == name).unwrap_err().to_string();
+        assert!(said("A_TWO").starts_with("A_TWO holds a line break"), "{}", said("A_TWO"));
+        assert!(said("B").starts_with("B holds a control character"), "{}", said("B"));
+        let bad = br#"{"Version":1,"AccessKeyId":"A","SecretAccessKey":"S","SessionToken":"hun\nter"}"#;
+        let Err(why) = parse_process_output(bad) else { panic!() };
+        assert!(why.contains("line break") && !why.contains("hun"), "{why}");
     }
 
     #[test]

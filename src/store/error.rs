@@ -25,7 +25,7 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Verb::Put => "put",
             Verb::Get => "get",

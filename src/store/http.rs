@@ -10,7 +10,7 @@
 //! another runtime than the one that drives its connections, nor a forked child. I-HTTP-3: redirects are not
 //! followed: a signed request sent elsewhere is at best refused.
 
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, ForkSafe, Kind, Result, panics};
 use async_trait::async_trait;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
@@ -60,6 +60,24 @@ pub(super) async fn witnessed<F: Future>(future: F) -> (F::Output, Seen) {
     (out, seen)
 }
 
+/// Runs `future`, a request of object_store's, which panics where it builds a header out of what no header may hold (a line break
+/// in keys that a server handed out), or where the system refuses it a thread for a name look-up.
+pub(super) async fn survived<F: Future>(future: F) -> Result<F::Output> {
+    panics::caught_async(future).await.map_err(|said| panicked(&said))
+}
+
+/// What [`survived`] says.
+pub(super) fn panicked(said: &str) -> Error {
+    let e = panics::error(said);
+    if said.contains("HeaderValue") {
+        return Error::new(
+            e.kind(),
+            "internal error: the credentials hold a line break or another character that a request cannot carry",
+        );
+    }
+    e
+}
+
 fn note(update: impl FnOnce(&mut Seen)) {
     let _ = SEEN.try_with(|seen| update(&mut seen.lock().unwrap_or_else(PoisonError::into_inner)));
 }
@@ -92,12 +110,10 @@ pub(super) struct Witness {
 impl Witness {
     /// Builds a client the first time in a process, so that a missing CA store is told now.
     pub(super) fn new(tls: Tls, complete: Complete) -> Result<Witness> {
-        static GOOD: Mutex<Vec<Tls>> = Mutex::new(Vec::new());
-        if !GOOD.try_lock().is_ok_and(|good| good.contains(&tls)) {
+        static GOOD: ForkSafe<Mutex<Vec<Tls>>> = ForkSafe::new(Mutex::default);
+        if !GOOD.lock().contains(&tls) {
             build(&tls)?;
-            if let Ok(mut good) = GOOD.try_lock() {
-                good.push(tls.clone());
-            }
+            GOOD.lock().push(tls.clone());
         }
         Ok(Witness { tls, complete })
     }
@@ -306,25 +322,23 @@ pub(super) fn root_cause(e: &(dyn std::error::Error + 'static)) -> String {
 }
 
 struct Pool {
-    process: u32,
     runtime: tokio::runtime::Id,
     tls: Tls,
     client: reqwest::Client,
 }
 
-static POOLS: Mutex<Vec<Pool>> = Mutex::new(Vec::new());
+static POOLS: ForkSafe<Mutex<Vec<Pool>>> = ForkSafe::new(Mutex::default);
 
 /// The pool of this process, runtime and kind of TLS (I-HTTP-1, I-HTTP-2).
 fn client(tls: &Tls) -> Result<reqwest::Client> {
     let runtime = tokio::runtime::Handle::try_current()
         .map_err(|_| Error::new(Kind::Bug, "a remote store was used outside of an I/O runtime"))?;
-    let (process, runtime) = (std::process::id(), runtime.id());
-    // A child forked while the lock was held must not wait for it: it builds a client of its own.
-    let Ok(mut pools) = POOLS.try_lock() else { return build(tls) };
-    let found = pools.iter().position(|p| p.process == process && p.runtime == runtime && p.tls == *tls);
+    let runtime = runtime.id();
+    let mut pools = POOLS.lock();
+    let found = pools.iter().position(|p| p.runtime == runtime && p.tls == *tls);
     let pool = match found {
         Some(i) => pools.remove(i),
-        None => Pool { process, runtime, tls: tls.clone(), client: build(tls)? },
+        None => Pool { runtime, tls: tls.clone(), client: build(tls)? },
     };
     let client = pool.client.clone();
     pools.push(pool);
@@ -336,9 +350,7 @@ fn client(tls: &Tls) -> Result<reqwest::Client> {
 
 /// Drops the pools of a runtime that is about to end.
 pub(super) fn forget(runtime: tokio::runtime::Id) {
-    if let Ok(mut pools) = POOLS.try_lock() {
-        pools.retain(|p| p.runtime != runtime);
-    }
+    POOLS.lock().retain(|p| p.runtime != runtime);
 }
 
 fn build(tls: &Tls) -> Result<reqwest::Client> {

@@ -11,14 +11,14 @@
 //! Blocking: the caller runs it on a blocking thread.
 
 use super::{Body, ObjectInfo, Version};
-use crate::base::{Error, Kind, Result, Timestamp, clock, crash};
+use crate::base::{Error, ForkSafe, Kind, Result, Timestamp, clock, crash};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const TEMP: &str = ".walrust-tmp-";
@@ -186,8 +186,8 @@ impl LocalDir {
     }
 
     fn lock(&self) -> Result<Lock> {
-        static WITHIN_PROCESS: Mutex<()> = Mutex::new(());
-        let within = WITHIN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+        static WITHIN_PROCESS: ForkSafe<Mutex<()>> = ForkSafe::new(Mutex::default);
+        let within = WITHIN_PROCESS.lock();
         let path = self.root.join("walrust").join(".walrust-lock");
         make_parent(&path)?;
         let file = File::options()

@@ -48,7 +48,7 @@ pub use put::{Holds, Put, PutMeta};
 pub use retry::Retry;
 pub use url::{BucketIn, LayoutKind, ReplicaUrl, StoreKind};
 
-use crate::base::{Error, Kind, Result, Timestamp};
+use crate::base::{Error, Kind, Result, Timestamp, panics};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use local::LocalDir;
@@ -481,14 +481,13 @@ where
     F: FnOnce(&LocalDir, &str) -> Result<T> + Send + 'static,
 {
     let (dir, key) = (dir.clone(), key.to_string());
-    let done = tokio::task::spawn_blocking(move || verb(&dir, &key)).await;
-    done.unwrap_or_else(|e| Err(Error::new(Kind::Bug, format!("a local store operation ended early: {e}"))))
+    panics::blocking(move || verb(&dir, &key)).await?
 }
 
 fn file_stream(file: std::fs::File) -> ByteStream {
     const PIECE: usize = 256 << 10;
     Box::pin(futures_util::stream::try_unfold(file, |mut file| async move {
-        let read = tokio::task::spawn_blocking(move || {
+        let read = panics::blocking(move || {
             let mut piece = Vec::with_capacity(PIECE);
             let n = std::io::Read::read_to_end(&mut std::io::Read::take(&mut file, PIECE as u64), &mut piece);
             n.map(|_| (piece, file))
@@ -497,7 +496,7 @@ fn file_stream(file: std::fs::File) -> ByteStream {
             Ok(Ok((piece, _))) if piece.is_empty() => Ok(None),
             Ok(Ok((piece, file))) => Ok(Some((Bytes::from(piece), file))),
             Ok(Err(e)) => Err(Error::new(Kind::Retry, "cannot read a replica file").because(e)),
-            Err(e) => Err(Error::new(Kind::Bug, format!("a local store operation ended early: {e}"))),
+            Err(e) => Err(e),
         }
     }))
 }

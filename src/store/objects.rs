@@ -1,11 +1,11 @@
 //! The remote kinds, and memory, through object_store. Knows its types; nothing above this file does.
 
 use super::error::{Place, Verb, classify, may_have_happened};
-use super::http::{ANSWER_TIMEOUT, NoAnswer, Seen, without_condition, witnessed};
+use super::http::{ANSWER_TIMEOUT, NoAnswer, Seen, panicked, survived, without_condition, witnessed};
 use super::{Body, ByteStream, Digest32, ObjectInfo, StoreKind, Version};
-use crate::base::{Error, Kind, Result, Timestamp};
+use crate::base::{Error, Kind, Result, Timestamp, panics};
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Attribute, AttributeValue, Attributes, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, PutMode,
@@ -14,7 +14,6 @@ use object_store::{
 use std::future::Future;
 use std::io::Read;
 use std::ops::Range;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -77,6 +76,10 @@ pub(super) struct Objects {
     pub(super) place: Place,
 }
 
+fn in_verb(verb: Verb, key: &str, e: Error) -> Error {
+    e.context(format!("cannot {} {}", verb.as_str(), if key.is_empty() { "/" } else { key }))
+}
+
 impl Objects {
     fn path(&self, key: &str) -> Result<Path> {
         let full = match (self.prefix.as_str(), key) {
@@ -110,8 +113,16 @@ impl Objects {
                 }
             }
         };
-        let (r, seen) = witnessed(limited).await;
-        r.map_err(|e| self.failure(verb, key, &e, &seen))
+        let (r, seen) = witnessed(survived(limited)).await;
+        match r {
+            Ok(r) => r.map_err(|e| self.failure(verb, key, &e, &seen)),
+            Err(e) => Err(Failure {
+                error: in_verb(verb, key, e),
+                may_have_happened: may_have_happened(&seen),
+                not_implemented: false,
+                unexplained: false,
+            }),
+        }
     }
 
     fn failure(&self, verb: Verb, key: &str, e: &object_store::Error, seen: &Seen) -> Failure {
@@ -201,7 +212,7 @@ impl Objects {
         .await;
         if result.is_err() {
             // Best effort: parts that stay behind are what a bucket's lifecycle rule is for.
-            let _ = tokio::time::timeout(ANSWER_TIMEOUT, upload.abort()).await;
+            let _ = survived(tokio::time::timeout(ANSWER_TIMEOUT, upload.abort())).await;
         }
         result
     }
@@ -290,7 +301,8 @@ impl Objects {
                 }
             }
         };
-        let (r, seen) = witnessed(all).await;
+        let (r, seen) = witnessed(survived(all)).await;
+        let r: object_store::Result<()> = r.map_err(|e| in_verb(Verb::List, prefix, e))?;
         r.map_err(|e| self.failure(Verb::List, prefix, &e, &seen).error)?;
         Ok(out)
     }
@@ -325,13 +337,16 @@ impl Objects {
         let limit = ANSWER_TIMEOUT * 2 + Duration::from_millis(paths.len() as u64 * 50);
         let results = store.delete_stream(futures_util::stream::iter(all).boxed()).collect::<Vec<_>>();
         // object_store panics on an answer that names a key which was not asked for.
-        let results = AssertUnwindSafe(tokio::time::timeout(limit, results)).catch_unwind();
+        let results = panics::caught_async(tokio::time::timeout(limit, results));
         let (outcome, seen) = witnessed(results).await;
         let first = self.key(paths.first().unwrap_or(&Path::ROOT));
         let lost = |why: String| {
             (Error::new(Kind::Retry, format!("cannot delete {first}: {} {why}", self.place.endpoint)), None)
         };
         match outcome {
+            Err(said) if said.contains("HeaderValue") || panics::error(&said).is_retry() => {
+                Err((in_verb(Verb::Delete, &first, panicked(&said)), None))
+            }
             Err(_) => Err(lost("answered about other objects than asked".into())),
             Ok(Err(_)) => Err(lost(format!("gave no answer within {limit:?}"))),
             Ok(Ok(results)) => {

@@ -2,26 +2,36 @@
 
 use super::credentials::{Env, Profile, ProfileProvider};
 use super::error::{Place, one_line};
-use super::http::{Complete, Tls, Witness};
+use super::http::{Complete, Tls, Witness, panicked};
 use super::objects::Objects;
-use super::url::{BucketIn, ReplicaUrl, StoreKind, endpoint};
-use crate::base::{Error, Result};
+use super::url::{BucketIn, ReplicaUrl, StoreKind, endpoint, host_for};
+use crate::base::{Error, Result, panics};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{ObjectStore, RetryConfig};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub(super) fn open(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
-    let objects = match url.kind() {
+    let objects = panics::caught(|| match url.kind() {
         StoreKind::S3 => s3(url, env),
         StoreKind::Gs => gs(url, env),
         StoreKind::Azure => azure(url, env),
         StoreKind::Local => Err(Error::config("a directory has no client")),
-    };
-    objects.map_err(|e| e.context(url))
+    });
+    objects.unwrap_or_else(|said| Err(panicked(&said))).map_err(|e| e.context(url))
+}
+
+/// Whether object_store takes up the variable.
+fn is_key<K: std::str::FromStr>(name: &str) -> bool {
+    name.to_ascii_lowercase().parse::<K>().is_ok()
+}
+
+/// A region goes into host names and signatures; stores other than AWS have names of their own.
+fn is_region(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 /// The retries are ours (`retry.rs`).
@@ -55,6 +65,13 @@ pub(super) fn s3_target(url: &ReplicaUrl, env: &Env, profile: Option<&Profile>) 
     };
     let region =
         url.region().or(env.get("AWS_REGION")).or(env.get("AWS_DEFAULT_REGION")).or(profile("region"));
+    if let Some(r) = region
+        && !is_region(r)
+    {
+        let said = ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().find(|n| env.get(n) == Some(r));
+        let place = said.unwrap_or("region in the AWS profile");
+        return Err(Error::config(format!("{place} is not a region name such as us-east-1")));
+    }
     let bucket_in = url.bucket_in().unwrap_or(match &given {
         // A dot in the bucket's name does not match AWS's wildcard certificate.
         None if url.bucket().contains('.') => BucketIn::Path,
@@ -64,10 +81,14 @@ pub(super) fn s3_target(url: &ReplicaUrl, env: &Env, profile: Option<&Profile>) 
         Some(e) if e.ends_with("tigris.dev") || e.ends_with("storage.dev") => BucketIn::Host,
         Some(_) => BucketIn::Path,
     });
+    if bucket_in == BucketIn::Host {
+        host_for(url.bucket(), given.as_deref())?;
+    }
     Ok(S3Target { endpoint: given, region: region.unwrap_or("us-east-1").to_string(), bucket_in })
 }
 
 fn s3(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
+    env.refuse_control(|n| n.starts_with("AWS_") && is_key::<AmazonS3ConfigKey>(n))?;
     let static_keys = env.get("AWS_ACCESS_KEY_ID").is_some() || env.get("AWS_SECRET_ACCESS_KEY").is_some();
     let web_identity = env.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() && env.get("AWS_ROLE_ARN").is_some();
     let unsigned = env.get("AWS_SKIP_SIGNATURE") == Some("true");
@@ -128,6 +149,11 @@ fn s3(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
 }
 
 fn gs(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
+    // (The key is a JSON document, often of many lines.)
+    let used = |n: &str| {
+        n.starts_with("GOOGLE_") && n != "GOOGLE_SERVICE_ACCOUNT_KEY" && is_key::<GoogleConfigKey>(n)
+    };
+    env.refuse_control(used)?;
     let mut builder = GoogleCloudStorageBuilder::new();
     for (name, value) in env.iter().filter(|(name, _)| name.starts_with("GOOGLE_")) {
         if let Ok(key) = name.to_ascii_lowercase().parse() {
@@ -144,6 +170,7 @@ fn gs(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
 }
 
 fn azure(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
+    env.refuse_control(|n| n.starts_with("AZURE_") && is_key::<AzureConfigKey>(n))?;
     let mut builder = MicrosoftAzureBuilder::new();
     for (name, value) in env.iter().filter(|(name, _)| name.starts_with("AZURE_")) {
         if let Ok(key) = name.to_ascii_lowercase().parse() {

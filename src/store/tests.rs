@@ -652,6 +652,22 @@ fn where_s3_requests_go() {
         (Some("https://y".into()), "q".into(), BucketIn::Path)
     );
     assert_eq!(target("s3://b/p?endpoint=https://fly.storage.tigris.dev", none()).2, BucketIn::Host);
+    let refused = |url: &str, env: Env| {
+        let Err(e) = s3_target(&ReplicaUrl::parse(url).unwrap(), &env, None) else { panic!("{url}") };
+        e.to_string()
+    };
+    for address in ["127.0.0.1:9000", "[::1]:9000", "10.0.0.1"] {
+        let said = refused(&format!("s3://b/p?path_style=false&endpoint=http://{address}"), none());
+        assert!(said.contains("IP address") && said.contains("path_style"), "{said}");
+    }
+    let env = Env::of([("AWS_ENDPOINT_URL", "http://127.0.0.1")]);
+    assert!(refused("s3://b/p?path_style=false", env.clone()).contains("IP address"));
+    assert_eq!(target("s3://b/p", env).2, BucketIn::Path);
+    assert_eq!(target("s3://b/p?path_style=false&endpoint=http://localhost:1", none()).2, BucketIn::Host);
+    for region in ["eu west", "a/b", "a\nb"] {
+        assert!(refused("s3://b/p", Env::of([("AWS_REGION", region)])).contains("AWS_REGION"));
+    }
+    assert_eq!(target("s3://b/p", Env::of([("AWS_REGION", "eu-1\n")])).1, "eu-1");
     let secret = Env::of([("AWS_ENDPOINT_URL", "http://u:hunter2@h")]);
     let Err(e) = s3_target(&ReplicaUrl::parse("s3://b").unwrap(), &secret, None) else { panic!() };
     assert!(!e.to_string().contains("hunter2"), "{e}");

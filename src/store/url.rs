@@ -326,6 +326,24 @@ fn bucket(kind: StoreKind, authority: &str) -> Result<String> {
     Ok(authority.to_string())
 }
 
+/// An error if the bucket cannot be a part of the endpoint's host name (`path_style=false`); without endpoint, of AWS's.
+pub(super) fn host_for(bucket: &str, endpoint: Option<&str>) -> Result<()> {
+    let endpoint = endpoint.unwrap_or("https://s3.amazonaws.com");
+    let is_name = url::Url::parse(endpoint).is_ok_and(|u| matches!(u.host(), Some(url::Host::Domain(_))));
+    if !is_name {
+        return Err(Error::config(format!(
+            "the bucket cannot be part of the host name of {endpoint}, which is an IP address: path_style must be true there"
+        )));
+    }
+    let full = endpoint.replacen("://", &format!("://{bucket}."), 1);
+    if !url::Url::parse(&full).is_ok_and(|u| matches!(u.host(), Some(url::Host::Domain(_)))) {
+        return Err(Error::config(format!(
+            "the bucket {bucket} cannot be part of a host name; give path_style=true"
+        )));
+    }
+    Ok(())
+}
+
 /// An endpoint as users write it, with or without scheme (https), to `scheme://host[:port][/path]`.
 pub(super) fn endpoint(value: &str) -> Result<String> {
     let bad = |why: &str| {

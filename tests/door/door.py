@@ -396,9 +396,9 @@ def free_port():
 
 
 class S3:
-    """moto in its authenticating mode: signatures are checked, conditional writes are honoured."""
+    """moto in its authenticating mode: signatures are checked, conditional writes are honoured. Without `auth` every key will do."""
 
-    def __init__(self, test, bucket="bucket"):
+    def __init__(self, test, bucket="bucket", auth=True):
         self.test, self.bucket = test, bucket
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
@@ -406,7 +406,7 @@ class S3:
         test.addCleanup(self.log.close)
         self.proc = subprocess.Popen(
             [os.path.join(BIN, "moto_server"), "-H", "127.0.0.1", "-p", str(self.port)], stdout=self.log, stderr=self.log,
-            env=clean_env(test.dir, {"INITIAL_NO_AUTH_ACTION_COUNT": "3"}),
+            env=clean_env(test.dir, {"INITIAL_NO_AUTH_ACTION_COUNT": "3"} if auth else {}),
         )
         test.addCleanup(self.stop)
         test.eventually(self._answers, what="moto")

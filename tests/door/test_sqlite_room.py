@@ -364,6 +364,38 @@ result = [waited, os.waitpid(pid, 0)[1], c.execute("SELECT walrust_debug_own()")
         self.assertEqual((status, left), (0, 0))
         self.assertTrue(0.5 < waited < 4, waited)
 
+    def test_a_file_that_could_not_be_let_go_of_is_refused_in_the_child(self):
+        """A handle that stays open for longer than a fork waits: SQLite in the child would believe in locks that nobody holds."""
+        p = self.room().open(self.path("app.db"))
+        p.sql("CREATE TABLE t(x)")
+        p.sql("SELECT walrust_debug_hold(?, 7000)", self.path("app.db"))
+        waited, said = p.code(
+            """
+r, w = os.pipe()
+start = time.monotonic()
+pid = os.fork()
+if pid == 0:
+    said = []
+    for db in args["dbs"]:
+        try:
+            mine = connect(db)
+            mine.execute("CREATE TABLE u(x)")
+            said.append("ok")
+        except Exception as e:
+            said.append(str(e))
+    os.write(w, "|".join(said).encode())
+    os._exit(0)
+waited = time.monotonic() - start
+os.waitpid(pid, 0)
+result = [waited, os.read(r, 1000).decode().split("|")]
+""",
+            dbs=[self.path("app.db"), self.path("other.db")],
+        )
+        self.assertEqual(said, ["unable to open database file", "ok"])
+        self.assertTrue(4 < waited < 6.5, waited)
+        p.sql("CREATE TABLE v(x)")
+        self.assertSound(self.path("app.db"))
+
     def test_fork_while_threads_work(self):
         """Parent forks again and again while threads commit; each child opens the database for itself and commits."""
         p = self.room().open(self.path("app.db"))

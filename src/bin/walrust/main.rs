@@ -37,10 +37,18 @@ fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     let unable = if matches!(cli.command, Command::Verify(_)) { UNJUDGED } else { 1 };
-    match run(cli) {
-        Ok(status) => ExitCode::from(status),
-        Err(e) => {
+    // A panic is an error with one line like another (I-CLI-1): not a text of Rust's, nor its exit status 101.
+    std::panic::set_hook(Box::new(|info| {
+        log::error!("panic at {}", info.location().map(ToString::to_string).unwrap_or_default());
+    }));
+    match walrust::base::panics::caught(|| run(cli)) {
+        Ok(Ok(status)) => ExitCode::from(status),
+        Ok(Err(e)) => {
             show::complain(&e.to_string());
+            ExitCode::from(unable)
+        }
+        Err(said) => {
+            show::complain(&format!("internal error: {said}"));
             ExitCode::from(unable)
         }
     }

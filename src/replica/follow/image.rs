@@ -89,8 +89,9 @@ impl Image {
         }
     }
 
-    /// Counter and schema cookie that no reader of the old content has seen.
+    /// Begins the first pass, perhaps again: counter and schema cookie that no reader of the old content has seen.
     fn shift(&mut self, header: &[u8; 100], pages: u32) {
+        self.differs.clear();
         if pages > 0 {
             self.place.counter = fresh_counter(word(header, COUNTER));
             self.place.cookie_shift = (clock::random_u64() & 0x7fff_ffff) as u32 | 1;

@@ -2,7 +2,7 @@
 
 use super::judge::{Facts, judge, rule};
 use super::{Finding, ROUNDS, Rule, Severity, VerifyOptions, settled};
-use crate::base::{Error, Kind, Result, TxId, clock};
+use crate::base::{Error, Kind, Result, TxId, clock, panics};
 use crate::replica::inventory::FileInfo;
 use crate::replica::layout::FileId;
 use crate::replica::manifest::ManifestEntry;
@@ -98,9 +98,7 @@ async fn prove_files(store: &Store, facts: &Facts, proved: &mut Proved, base: &P
         let id = file.id();
         let entry = facts.manifest.get(id).copied();
         let verdict = match fetched {
-            Ok(fetched) => tokio::task::spawn_blocking(move || prove(&fetched, id, entry))
-                .await
-                .map_err(|_| Error::new(Kind::Bug, "proving a file panicked"))?,
+            Ok(fetched) => panics::blocking(move || prove(&fetched, id, entry)).await?,
             Err(e) if e.is_missing() => {
                 gone = Gone::Some;
                 continue;

@@ -5,7 +5,7 @@ use crate::base::{Error, Kind, PageSize, Pgno, Result, crash};
 use crate::replica::follow::{Disk, Image, Incoming, Place, Record};
 use crate::replica::{Overwrite, Restored};
 use crate::session::engine::lock;
-use crate::sqlite::{Rewrite, peek};
+use crate::sqlite::{Rewrite, despite_forks, peek};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -32,6 +32,10 @@ pub(super) enum Here {
 impl Follower {
     /// Applies one file in one transaction. The inner error says why a rebuild is needed.
     pub(super) fn apply(&self, file: &Incoming, at: &Place) -> Result<std::result::Result<(), String>> {
+        despite_forks(|| self.apply_once(file, at))
+    }
+
+    fn apply_once(&self, file: &Incoming, at: &Place) -> Result<std::result::Result<(), String>> {
         let mut tx = Rewrite::begin(&self.path)?;
         if !at.is(&tx.before().header, tx.before().size) {
             // Written meanwhile: the next look at the file finds out.
@@ -60,7 +64,7 @@ impl Follower {
     pub(super) fn put(&self, new: &Path, restored: &Restored) -> Result<()> {
         let mut image = Image::open(new, restored)?;
         if fs::symlink_metadata(&self.path).is_ok() {
-            self.put_into(&mut image)?;
+            despite_forks(|| self.put_into(&mut image))?;
         } else {
             image.localize()?;
             let inode = fs::metadata(new).map_err(|e| Error::io("look at", new, e))?.ino();

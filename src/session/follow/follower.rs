@@ -2,14 +2,13 @@
 
 use super::file::{Here, IMAGE, PART, beside, load};
 use super::{Begun, millis};
-use crate::base::{Error, Kind, Result, Timestamp, TxId, clock};
+use crate::base::{Error, Result, Timestamp, TxId, clock, panics};
 use crate::replica::follow::{self, Feed, Look, Next, Place, Record};
 use crate::replica::{self, Overwrite, Point, RestoreOptions, Restored};
 use crate::session::engine::{engine, lock};
 use crate::ship::State;
 use crate::spool::LockFile;
 use crate::store::{Store, block_on};
-use futures_util::FutureExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -174,10 +173,10 @@ impl Follower {
     pub(super) async fn turn(self: Arc<Self>) {
         self.at_work.store(true, Ordering::SeqCst);
         if !self.is_stopped() {
-            match std::panic::AssertUnwindSafe(self.poll()).catch_unwind().await {
+            match panics::caught_async(self.poll()).await {
                 Ok(Ok(())) => self.succeeded(),
                 Ok(Err(e)) => self.failed(&e),
-                Err(_) => self.failed(&Error::new(Kind::Bug, "an internal error")),
+                Err(said) => self.failed(&panics::error(&said)),
             }
         }
         self.at_work.store(false, Ordering::SeqCst);

@@ -25,11 +25,12 @@
 use super::engine::{Inherited, engine, generation, lock};
 use super::entry::{Entry, FORMAT_VERSIONS};
 use super::host::request;
-use super::start::WatchRequest;
+use super::start::{WatchRequest, default_spool};
 use super::watched::{Role, Watched};
 use crate::base::{Error, Result, clock, panics};
 use crate::config::{Durability, Settings};
 use crate::sqlite::{Connection, FileLock, HookedFile, RawDb, SqlConnection, SqlMode, put_empty_wal};
+use crate::spool::Spool;
 use crate::store::ReplicaUrl;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,7 +75,7 @@ pub(super) enum Moment {
 /// What the program has done and said, as far as it matters here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Said {
-    /// It has written to the file in rollback mode.
+    /// It has written to the file in rollback mode, or was streamed from this machine before.
     pub(super) wrote: bool,
     /// It has asked for a journal mode other than WAL.
     pub(super) other_mode: bool,
@@ -233,7 +234,11 @@ impl Wish {
 pub(super) fn opened(conn: &Connection) {
     let Some(path) = conn.main_db_path() else { return };
     // One that cannot write has nothing to tell, and its first read makes a WAL that it cannot remove.
-    if conn.is_read_only() || engine().find(&path).is_some() || super::follow::is_follower(&path) {
+    if conn.is_read_only() || super::follow::is_follower(&path) {
+        return;
+    }
+    if engine().find(&path).is_some() {
+        keep_in_wal_mode(&path);
         return;
     }
     let entry = engine().entry(&path);
@@ -263,8 +268,10 @@ pub(super) fn opened(conn: &Connection) {
         not_before: Duration::ZERO,
         pause: PAUSE,
     }));
-    let kind = RawDb::open(&path).and_then(|db| kind_of(|buf, at| db.read_at(buf, at).map(drop), db.size()?));
-    let Ok(kind) = kind else { return };
+    let Ok(kind) = kind_at(&path) else { return };
+    if kind == FileKind::Opaque && was_streamed(&path) {
+        entry.wish.note(|said| said.wrote = true);
+    }
     match decide(Moment::Opened, kind, Said::default()) {
         // On the connection itself, which then has the wal-index mapped from the start: else one that asks for
         // locking_mode=EXCLUSIVE before its first read would keep it to itself.
@@ -280,6 +287,27 @@ pub(super) fn opened(conn: &Connection) {
         }
         step => entry.wish.waits(step),
     }
+}
+
+/// An encrypted file is in rollback mode again after each last close.
+fn keep_in_wal_mode(path: &Path) {
+    if kind_at(path).is_ok_and(|kind| kind == FileKind::Opaque)
+        && let Err(e) = put_empty_wal(path)
+    {
+        log::info!("walrust: {}: not in WAL mode yet: {e}", path.display());
+    }
+}
+
+/// Whether this machine has streamed the database before, so that its program is known to have the key.
+fn was_streamed(path: &Path) -> bool {
+    let dir = engine().resolve(path, None).ok().and_then(|r| r.settings.spool_dir);
+    let dir = dir.unwrap_or_else(|| default_spool(path));
+    dir.exists() && Spool::open(&dir).and_then(|s| s.position()).is_ok_and(|p| p.is_some())
+}
+
+fn kind_at(path: &Path) -> Result<FileKind> {
+    let db = RawDb::open(path)?;
+    kind_of(|buf, at| db.read_at(buf, at).map(drop), db.size()?)
 }
 
 /// Begins the watch that is configured for this connection's database, where a function needs it, and waits for the store's answer.

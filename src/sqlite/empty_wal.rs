@@ -2,13 +2,15 @@
 //!
 //! Each connection looks for a `-wal` whenever it takes its first lock, and opens what it finds (`pagerOpenWalIfPresent` in SQLite's
 //! pager.c); the version bytes of page 1 are not asked. So this works for a file whose bytes only its program can read. When the last
-//! connection closes, SQLite deletes the WAL, and the file is in rollback mode again.
+//! connection closes, SQLite deletes the WAL, and the file is in rollback mode again. SQLite's unix VFS takes a file of no bytes for
+//! none, so this one has a byte: less than a WAL's header, and so no frame (`walIndexRecover` in wal.c).
 //!
 //! I-EWAL-1: the WAL is made under the file's EXCLUSIVE lock and where no rollback journal is, so nobody is reading or writing in
 //! rollback mode at that moment.
 
 use super::ffi::{self, File};
 use super::host::FileLock;
+use super::methods::Methods;
 use super::raw::{Filename, RawDb, close};
 use super::{error, vfs};
 use crate::base::{Error, Kind, Result};
@@ -38,7 +40,11 @@ pub fn put_empty_wal(path: &Path) -> Result<()> {
     let mut granted = 0;
     // SAFETY: a zeroed body of szOsFile bytes; `name` is a sqlite3_filename that outlives the file, which is closed in any case.
     let rc = unsafe {
-        let rc = open(lower, name.as_ptr(), file, flags, &raw mut granted);
+        let mut rc = open(lower, name.as_ptr(), file, flags, &raw mut granted);
+        if rc == ffi::OK {
+            let write = Methods::of(file).x_write();
+            rc = write.map_or(ffi::IOERR, |f| f(file, [0u8].as_ptr().cast(), 1, 0));
+        }
         close(file);
         rc
     };

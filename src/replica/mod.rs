@@ -40,5 +40,5 @@ pub use plan::{Plan, plan, restorable};
 pub use point::Point;
 pub use restore::{Check, Progress, RestoreOptions, Restored, restore};
 pub use retention::{Policy, Retention, retention};
-pub use target::Overwrite;
+pub use target::{Occupied, Occupier, Overwrite};
 pub use verify::{Finding, Mode, Report, Severity, VerifyOptions, verify};

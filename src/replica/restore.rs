@@ -21,7 +21,7 @@ use super::layout::FileId;
 use super::manifest::{Manifest, ManifestEntry};
 use super::plan::{Plan, plan};
 use super::point::Point;
-use super::target::{Overwrite, Target};
+use super::target::{Occupier, Overwrite, Target};
 use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Result, Timestamp, TxId, clock, crash};
 use crate::store::Store;
 use futures_util::{StreamExt, TryStreamExt};
@@ -74,6 +74,8 @@ pub struct RestoreOptions<'a> {
     pub check: Check,
     /// Called with the temporary file, unless `check` is `None`.
     pub checker: Option<Checker<'a>>,
+    /// Asked for leave to replace the target: before anything is fetched, and again when it is replaced.
+    pub occupier: Option<Occupier<'a>>,
     /// Downloads at once, 1 or more.
     pub parallel: usize,
     /// Called after each file.
@@ -86,6 +88,7 @@ impl Default for RestoreOptions<'_> {
             overwrite: Overwrite::Refuse,
             check: Check::None,
             checker: None,
+            occupier: None,
             parallel: 8,
             progress: None,
         }
@@ -119,7 +122,8 @@ pub struct Restored {
 
 /// Restores the database at `point` to `path`.
 ///
-/// Errors: `Missing` for a point outside the history or an absent directory; `Exists` for an existing target; `Corrupt` if the
+/// Errors: `Missing` for a point outside the history or an absent directory; `Exists` for an existing target; `Config` for one that
+/// is in use; `Corrupt` if the
 /// replica's files do not give that state; `Io`; and the store's. The target is untouched after any of them.
 pub async fn restore(
     store: &Store,
@@ -128,6 +132,7 @@ pub async fn restore(
     options: &RestoreOptions<'_>,
 ) -> Result<Restored> {
     let target = Target::prepare(path, options.overwrite)?;
+    target.refuse_used(options.occupier)?;
     let (mut inventory, manifest) = Inventory::read_with_manifest(store).await?;
     if matches!(point, Point::Time(_)) {
         inventory.learn_times(store).await?;
@@ -145,7 +150,7 @@ pub async fn restore(
         checker(target.temp(), options.check)?;
     }
     crash::point("restore.checked");
-    target.commit()?;
+    target.commit(options.occupier)?;
     let header = built.last.header;
     Ok(Restored {
         txid: header.max,

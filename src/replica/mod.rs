@@ -20,6 +20,7 @@ pub mod inventory;
 pub mod layout;
 pub mod list;
 pub mod manifest;
+pub mod place;
 pub mod plan;
 pub mod point;
 pub mod probe;

@@ -19,6 +19,7 @@ use super::apply::{Applied, Applier};
 use super::inventory::{FileInfo, Inventory};
 use super::layout::FileId;
 use super::manifest::{Manifest, ManifestEntry};
+use super::place::{self, Found};
 use super::plan::{Plan, plan};
 use super::point::Point;
 use super::target::{Occupier, Overwrite, Target};
@@ -133,7 +134,8 @@ pub async fn restore(
 ) -> Result<Restored> {
     let target = Target::prepare(path, options.overwrite)?;
     target.refuse_used(options.occupier)?;
-    let (mut inventory, manifest) = Inventory::read_with_manifest(store).await?;
+    let Found { store, mut inventory, manifest } = place::find(store).await?;
+    let store = &store;
     if matches!(point, Point::Time(_)) {
         inventory.learn_times(store).await?;
     }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Params};
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use walrust::replica::{Inventory, target};
+use walrust::replica::{place, target};
 use walrust::store::{ReplicaUrl, Store, block_on};
 
 /// A connection whose `main` is the database, if one was named, and the URL, if that was.
@@ -167,8 +167,8 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
 /// else (I-PLACE-1): whoever is told that there is none begins empty.
 fn holds_anything(url: &str) -> Result<bool, Failure> {
     let store = Store::open(&ReplicaUrl::parse(url)?)?;
-    let found = block_on(async move { Inventory::read(&store).await })??;
-    Ok(!found.is_empty())
+    let found = block_on(async move { place::find(&store).await })??;
+    Ok(!found.inventory.is_empty())
 }
 
 /// 16 hex digits are a TXID as file names have it, other digits a TXID, everything else a time.

@@ -1,9 +1,10 @@
 //! What every room shares: ids and sizes, the error, and the doors to time, chance and threads.
 //!
-//! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`] and [`crash`].
+//! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`], [`crash`] and [`durable`].
 
 pub mod clock;
 pub mod crash;
+pub mod durable;
 pub mod error;
 pub mod event;
 pub mod fork;

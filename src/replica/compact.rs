@@ -8,9 +8,10 @@
 //! A crash between manifest and store leaves objects without entry: sound files, removed by the next run. Refused: trusting the store's
 //! lifecycle rules with this (they know ages, not chains).
 
-use super::inventory::{FileInfo, Inventory};
+use super::inventory::FileInfo;
 use super::layout::FileId;
 use super::manifest::ManifestWriter;
+use super::place::{self, Found};
 use super::retention::{Policy, Retention, Why, retention};
 use crate::base::{Result, Timestamp, TxId, crash};
 use crate::ltx::Level;
@@ -69,7 +70,8 @@ pub async fn compact(
     now: Timestamp,
     writer: Option<&mut ManifestWriter>,
 ) -> Result<Compacted> {
-    let (mut inventory, _) = Inventory::read_with_manifest(store).await?;
+    let Found { store, mut inventory, .. } = place::find(store).await?;
+    let store = &store;
     inventory.learn_times(store).await?;
     let decided = retention(&inventory.files, policy, now)?;
     if action == Action::Force && !decided.remove.is_empty() {

@@ -21,9 +21,10 @@
 //! in between, which readers may want, never exist, and one more copy of every page would); a place recorded inside the database
 //! (a follower's file is the source's, nothing else).
 
-use super::inventory::{FileInfo, Inventory};
+use super::inventory::FileInfo;
 use super::layout::FileId;
 use super::manifest::Manifest;
+use super::place::{self, Found};
 use super::plan::walk;
 use super::restore::{Ahead, Fetched};
 use crate::base::{Error, Kind, PageSize, Pgno, Result, TxId, clock};
@@ -106,6 +107,7 @@ pub struct Look {
     /// Bytes of the files to apply.
     pub bytes: u64,
     manifest: Manifest,
+    store: Store,
 }
 
 /// Looks at all of the replica. A gap counts only if it is seen twice: files are merged away while a listing runs.
@@ -115,7 +117,7 @@ pub async fn look(store: &Store, at: &Place) -> Result<Look> {
         seen = look_once(store, at).await?;
     }
     if let Next::Behind(id) = seen.next {
-        let header = super::inventory::read_header(store, id).await?;
+        let header = super::inventory::read_header(&seen.store, id).await?;
         if header.lineage == at.lineage {
             return Err(Error::corrupt(format!(
                 "the replica ends at TXID {}, before TXID {} that was applied here: its newest files are gone",
@@ -128,13 +130,13 @@ pub async fn look(store: &Store, at: &Place) -> Result<Look> {
 }
 
 async fn look_once(store: &Store, at: &Place) -> Result<Look> {
-    let (inventory, manifest) = Inventory::read_with_manifest(store).await?;
+    let Found { store, inventory, manifest } = place::find(store).await?;
     let (next, newest) = (next(&inventory.files, at)?, inventory.newest());
     let bytes = match &next {
         Next::Apply(files) => files.iter().map(|f| f.bytes).sum(),
         _ => 0,
     };
-    Ok(Look { next, newest, bytes, manifest })
+    Ok(Look { next, newest, bytes, manifest, store })
 }
 
 /// Fetches the level-0 file after `txid`, if it is there (I-FOL-5). A large one goes to `part` meanwhile.
@@ -161,12 +163,12 @@ pub struct Feed {
 
 impl Feed {
     /// Large files go to `<part>.<n>` meanwhile.
-    pub fn new(store: &Store, look: Look, part: PathBuf) -> Feed {
+    pub fn new(look: Look, part: PathBuf) -> Feed {
         let files = match look.next {
             Next::Apply(files) => files,
             _ => Vec::new(),
         };
-        Feed { ahead: Ahead::beside(store, files, part, AHEAD), manifest: look.manifest }
+        Feed { ahead: Ahead::beside(&look.store, files, part, AHEAD), manifest: look.manifest }
     }
 
     /// The next one; `None` after the last.

@@ -4,12 +4,13 @@
 //! read (100 bytes each) for its times; per file nothing that the manifest tells. Refused: an index object of all databases, which would be
 //! wrong from the first copied bucket on.
 
-use super::inventory::{FileInfo, Inventory};
+use super::inventory::FileInfo;
 use super::layout::{FileId, split_root};
 use super::manifest::Manifest;
+use super::place::{self, Found, There};
 use super::plan::restorable;
 use super::probe::{AskMetadata, Probed, probe};
-use crate::base::{Result, Timestamp, TxId};
+use crate::base::{Error, Kind, Result, Timestamp, TxId};
 use crate::ltx::{HEADER_LEN, Header};
 use crate::store::{LayoutKind, ReplicaUrl, Store, hex};
 use futures_util::{StreamExt, TryStreamExt};
@@ -62,15 +63,31 @@ pub struct FileRow {
 
 /// The databases at and below `url`, whose store is `store`. One listing of everything below it.
 pub async fn list(store: &Store, url: &ReplicaUrl) -> Result<Vec<DatabaseRow>> {
-    let kind = store.layout();
-    let mut found: BTreeMap<String, Vec<FileInfo>> = BTreeMap::new();
-    for o in store.list("").await? {
-        if let Some((root, id)) = split_root(kind, &o.key) {
-            found.entry(root.to_string()).or_default().push(FileInfo::listed(id, o.size, o.modified));
+    let own = store.layout();
+    let mut found: BTreeMap<String, (LayoutKind, Vec<FileInfo>)> = BTreeMap::new();
+    let objects = store.list("").await?;
+    // A copied one (I-PLACE-2) only where none lies as this kind of store has it.
+    for kind in [own, place::other(own)] {
+        let mut of_kind: BTreeMap<String, Vec<FileInfo>> = BTreeMap::new();
+        for o in &objects {
+            if let Some((root, id)) = split_root(kind, &o.key) {
+                of_kind.entry(root.to_string()).or_default().push(FileInfo::listed(id, o.size, o.modified));
+            }
+        }
+        for (root, files) in of_kind {
+            found.entry(root).or_insert((kind, files));
+        }
+    }
+    if found.is_empty() {
+        let there = place::judge(own, objects.iter().map(|o| o.key.as_str()));
+        if let There::Litestream03 | There::Within = there
+            && let Some(why) = there.refusal(store.url())
+        {
+            return Err(Error::new(Kind::Missing, why));
         }
     }
     futures_util::stream::iter(found)
-        .map(|(root, files)| async move { row(store, url, kind, &root, &files).await })
+        .map(|(root, (kind, files))| async move { row(store, url, kind, &root, &files).await })
         .buffered(PARALLEL)
         .try_collect()
         .await
@@ -113,8 +130,8 @@ async fn row(
 
 /// The LTX files of one replica, ordered by level and TXID.
 pub async fn files(store: &Store) -> Result<Vec<FileRow>> {
-    let (inventory, manifest) = Inventory::read_with_manifest(store).await?;
-    let manifest = &manifest;
+    let Found { store, inventory, manifest } = place::find(store).await?;
+    let (store, manifest) = (&store, &manifest);
     let rows: Vec<Option<FileRow>> = futures_util::stream::iter(inventory.files)
         .map(|f| async move { file_row(store, manifest, f).await })
         .buffered(PARALLEL)

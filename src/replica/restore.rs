@@ -19,9 +19,10 @@ use super::apply::{Applied, Applier};
 use super::inventory::{FileInfo, Inventory};
 use super::layout::FileId;
 use super::manifest::{Manifest, ManifestEntry};
+use super::place::{self, Found};
 use super::plan::{Plan, plan};
 use super::point::Point;
-use super::target::{Overwrite, Target};
+use super::target::{Occupier, Overwrite, Target};
 use crate::base::{
     DbChecksum, Error, Kind, Lineage, PageSize, Result, Timestamp, TxId, clock, crash, panics,
 };
@@ -76,6 +77,8 @@ pub struct RestoreOptions<'a> {
     pub check: Check,
     /// Called with the temporary file, unless `check` is `None`.
     pub checker: Option<Checker<'a>>,
+    /// Asked for leave to replace the target: before anything is fetched, and again when it is replaced.
+    pub occupier: Option<Occupier<'a>>,
     /// Downloads at once, 1 or more.
     pub parallel: usize,
     /// Called after each file.
@@ -88,6 +91,7 @@ impl Default for RestoreOptions<'_> {
             overwrite: Overwrite::Refuse,
             check: Check::None,
             checker: None,
+            occupier: None,
             parallel: 8,
             progress: None,
         }
@@ -121,7 +125,8 @@ pub struct Restored {
 
 /// Restores the database at `point` to `path`.
 ///
-/// Errors: `Missing` for a point outside the history or an absent directory; `Exists` for an existing target; `Corrupt` if the
+/// Errors: `Missing` for a point outside the history or an absent directory; `Exists` for an existing target; `Config` for one that
+/// is in use; `Corrupt` if the
 /// replica's files do not give that state; `Io`; and the store's. The target is untouched after any of them.
 pub async fn restore(
     store: &Store,
@@ -130,7 +135,9 @@ pub async fn restore(
     options: &RestoreOptions<'_>,
 ) -> Result<Restored> {
     let target = Target::prepare(path, options.overwrite)?;
-    let (mut inventory, manifest) = Inventory::read_with_manifest(store).await?;
+    target.refuse_used(options.occupier)?;
+    let Found { store, mut inventory, manifest } = place::find(store).await?;
+    let store = &store;
     if matches!(point, Point::Time(_)) {
         inventory.learn_times(store).await?;
     }
@@ -147,7 +154,7 @@ pub async fn restore(
         checker(target.temp(), options.check)?;
     }
     crash::point("restore.checked");
-    target.commit()?;
+    target.commit(options.occupier)?;
     let header = built.last.header;
     Ok(Restored {
         txid: header.max,

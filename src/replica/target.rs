@@ -7,12 +7,16 @@
 //!   overwrite they are a refusal. With it, they go before the rename.
 //! * I-TGT-3 A crash between those two loses nothing: the old database and its `-wal`/`-journal` were hard-linked together under
 //!   `<target>.walrust-old-<id>` first, a complete database of its own, and are removed only after the rename is durable.
+//! * I-TGT-4 A file that somebody has open is not replaced. That is asked before the work begins, and again right before the change,
+//!   from when on nobody is let in until the new file has the name ([`Occupier`]). Who opened the old file in between is seen then, and
+//!   finds it in its place again.
+//! * I-TGT-5 A file of 0 bytes without a filled `-wal` or `-journal` is no database: it is replaced without leave to overwrite.
 //!
 //! A crash leaves `<target>.walrust-restore-<id>*` (garbage; swept by the next restore to that target once an hour old) or the
 //! complete old pair (kept, for a person to look at). Refused: removing the `-wal` after the rename (a crash between poisons the
 //! new database), and checkpointing it away (a restore must not need the old database to be sound).
 
-use crate::base::{Error, Kind, Result, clock, crash};
+use crate::base::{Error, Kind, Result, clock, crash, durable};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -28,8 +32,24 @@ pub enum Overwrite {
     Replace,
 }
 
+/// A target that others are kept out of, until this is dropped.
+pub trait Occupied {
+    /// Whether there is a file.
+    fn is_there(&self) -> bool;
+    /// Asked right after another file has taken its name: an error if somebody opened the old one in the last moment, who has to find it
+    /// under its name again.
+    fn stayed_alone(&self) -> Result<()>;
+    /// Told when the change is there to stay.
+    fn replaced(&mut self);
+}
+
+/// Gives leave to replace a file, or says who has it open.
+pub type Occupier<'a> = &'a (dyn Fn(&Path) -> Result<Box<dyn Occupied>> + Sync);
+
 /// What SQLite keeps beside a database file.
 const SIDECARS: [&str; 3] = ["-wal", "-journal", "-shm"];
+/// A second name of the old database while it loses its own.
+const OLD: &str = ".old";
 /// Temporary files of ours older than this belong to nobody alive.
 const STALE: Duration = Duration::from_secs(3600);
 
@@ -66,7 +86,7 @@ impl Target {
                     "restore target {shown} is a directory; give a file name"
                 )));
             }
-            Ok(_) if overwrite == Overwrite::Refuse => {
+            Ok(_) if overwrite == Overwrite::Refuse && !is_placeholder(path) => {
                 let text = format!(
                     "restore target {shown} exists; choose another path, or pass overwrite to replace it"
                 );
@@ -80,7 +100,7 @@ impl Target {
             Err(e) => return Err(Error::io("look at", path, e)),
         }
         if overwrite == Overwrite::Refuse
-            && let Some(left) = SIDECARS.iter().take(2).map(|s| with_suffix(path, s)).find(|p| p.exists())
+            && let Some(left) = SIDECARS.iter().take(2).map(|s| with_suffix(path, s)).find(|p| is_filled(p))
         {
             let text = format!(
                 "{} lies beside the restore target and would be replayed into it; remove it, or pass overwrite",
@@ -93,6 +113,11 @@ impl Target {
         temp_name.push(format!(".walrust-restore-{id}"));
         sweep(&dir, &name.to_string_lossy());
         Ok(Target { path: path.to_path_buf(), temp: dir.join(temp_name), id, overwrite, committed: false })
+    }
+
+    /// I-TGT-4, before the work.
+    pub fn refuse_used(&self, occupier: Option<Occupier<'_>>) -> Result<()> {
+        occupier.map_or(Ok(()), |ask| ask(&self.path).map(drop))
     }
 
     /// Where the new database is built.
@@ -110,57 +135,80 @@ impl Target {
         with_suffix(&self.temp, &format!(".{n}"))
     }
 
-    /// Puts the finished, durable temporary file in the target's place (I-TGT-1..3).
-    pub fn commit(mut self) -> Result<()> {
+    /// Puts the finished, durable temporary file in the target's place (I-TGT-1..5).
+    pub fn commit(mut self, occupier: Option<Occupier<'_>>) -> Result<()> {
         for s in SIDECARS {
             remove(&with_suffix(&self.temp, s))?;
         }
+        let mut occupied = occupier.map(|ask| ask(&self.path)).transpose()?;
+        let replaces = match &occupied {
+            Some(o) => o.is_there(),
+            None => fs::symlink_metadata(&self.path).is_ok(),
+        };
+        if replaces && self.overwrite == Overwrite::Refuse && !is_placeholder(&self.path) {
+            return Err(self.appeared());
+        }
         let old = self.set_old_pair_aside()?;
         crash::point("restore.aside");
-        if let Err(e) = self.swap() {
+        if let Err(e) = self.swap(replaces, occupied.as_deref()) {
             old.put_back();
             return Err(e);
         }
         self.committed = true;
         crash::point("restore.renamed");
-        sync_dir(&parent(&self.path))?;
-        old.forget()
+        let durable = sync_dir(&parent(&self.path)).and_then(|()| old.forget());
+        if let Some(o) = &mut occupied {
+            o.replaced();
+        }
+        durable
+    }
+
+    fn appeared(&self) -> Error {
+        let text = format!("restore target {} appeared while it was restored", self.path.display());
+        Error::new(Kind::Exists, text)
     }
 
     /// Takes over the old file's permissions, takes its sidecars away, renames.
-    fn swap(&self) -> Result<()> {
+    fn swap(&self, replaces: bool, occupied: Option<&dyn Occupied>) -> Result<()> {
         if let Ok(m) = fs::metadata(&self.path) {
             fs::set_permissions(&self.temp, m.permissions())
                 .map_err(|e| Error::io("set permissions of", &self.temp, e))?;
         }
-        if self.overwrite == Overwrite::Replace {
+        if replaces || self.overwrite == Overwrite::Replace {
             for s in SIDECARS {
                 remove(&with_suffix(&self.path, s))?;
             }
         }
         crash::point("restore.sidecars-removed");
-        if self.overwrite == Overwrite::Refuse {
+        if !replaces {
             // A link does not replace what somebody else has put there meanwhile; a rename would.
             match fs::hard_link(&self.temp, &self.path) {
                 Ok(()) => return remove(&self.temp),
-                Err(_) if fs::symlink_metadata(&self.path).is_ok() => {
-                    let text =
-                        format!("restore target {} appeared while it was restored", self.path.display());
-                    return Err(Error::new(Kind::Exists, text));
-                }
+                Err(_) if fs::symlink_metadata(&self.path).is_ok() => return Err(self.appeared()),
                 // A file system without links.
                 Err(_) => {}
             }
         }
+        // (Where a file system makes no links, or not of this file, what is done here cannot be taken back.)
+        let old = with_suffix(&self.temp, OLD);
+        let can_undo = replaces && occupied.is_some() && fs::hard_link(&self.path, &old).is_ok();
         fs::rename(&self.temp, &self.path)
-            .map_err(|e| Error::io("rename the restored database to", &self.path, e))
+            .map_err(|e| Error::io("rename the restored database to", &self.path, e))?;
+        if can_undo {
+            if let Some(Err(e)) = occupied.map(Occupied::stayed_alone) {
+                fs::rename(&old, &self.path)
+                    .map_err(|e| Error::io("give its name back to", &self.path, e))?;
+                return Err(e);
+            }
+            remove(&old)?;
+        }
+        Ok(())
     }
 
     /// I-TGT-3. Only needed where there is a `-wal` or `-journal` with content.
     fn set_old_pair_aside(&self) -> Result<Aside> {
         let mut aside = Aside { links: Vec::new() };
-        let filled = |s: &str| fs::metadata(with_suffix(&self.path, s)).is_ok_and(|m| m.len() > 0);
-        if !self.path.exists() || !SIDECARS.iter().take(2).any(|s| filled(s)) {
+        if !self.path.exists() || !SIDECARS.iter().take(2).any(|s| is_filled(&with_suffix(&self.path, s))) {
             return Ok(aside);
         }
         let base = with_suffix(&self.path, &format!(".walrust-old-{}", self.id));
@@ -181,12 +229,22 @@ impl Target {
     }
 }
 
+/// I-TGT-5: what touch(1), a mount of a single file, or a program that only opened it leaves.
+pub fn is_placeholder(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() == 0)
+        && !SIDECARS.iter().take(2).any(|s| is_filled(&with_suffix(path, s)))
+}
+
+fn is_filled(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|m| m.len() > 0)
+}
+
 impl Drop for Target {
     fn drop(&mut self) {
         if self.committed {
             return;
         }
-        for s in ["", "-wal", "-journal", "-shm"] {
+        for s in ["", "-wal", "-journal", "-shm", OLD] {
             if let Err(e) = remove(&with_suffix(&self.temp, s)) {
                 log::warn!("walrust: {e}");
             }
@@ -261,5 +319,5 @@ fn sync_dir(dir: &Path) -> Result<()> {
     if cfg!(windows) {
         return Ok(());
     }
-    fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync the directory", dir, e))
+    durable::sync_dir(dir).map_err(|e| Error::io("sync the directory", dir, e))
 }

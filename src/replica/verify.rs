@@ -21,6 +21,7 @@ mod tests;
 use super::inventory::{FileInfo, Inventory};
 use super::layout::FileId;
 use super::manifest::ManifestWriter;
+use super::place::{self, There};
 use super::probe::{AskMetadata, Probed, probe};
 use super::restore::{Checker, confirm_lost};
 use crate::base::{Error, Kind, Result, TxId};
@@ -199,9 +200,26 @@ impl Report {
     }
 }
 
-/// Verifies the replica in `store`. Errors are the store's, and `Io` of the work directory (I-VER-3).
+/// Verifies the replica in `store`. Errors are the store's, `Io` of the work directory (I-VER-3), and `Missing` where something that
+/// is no replica lies (I-PLACE-1).
 pub async fn verify(store: &Store, options: &VerifyOptions<'_>) -> Result<Report> {
-    let (facts, mut findings) = settled(store, options.pause).await?;
+    let (mut facts, mut findings) = settled(store, options.pause).await?;
+    let mut located = store.clone();
+    if facts.files.is_empty() {
+        match place::look(store).await? {
+            There::OtherLayout => {
+                located = store.in_layout(place::other(store.layout()));
+                (facts, findings) = settled(&located, options.pause).await?;
+            }
+            there if facts.manifest.entries().next().is_none() => {
+                if let Some(why) = there.refusal(store.url()) {
+                    return Err(Error::new(Kind::Missing, why));
+                }
+            }
+            _ => {}
+        }
+    }
+    let store = &located;
     let mut removed = Vec::new();
     if options.mode == Mode::Fix && !facts.lost.is_empty() {
         let mut writer = ManifestWriter::load(store).await?;

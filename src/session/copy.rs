@@ -11,7 +11,7 @@ use super::work::Work;
 use crate::base::{Error, Kind, Result, TxId};
 use crate::ltx::Level;
 use crate::replica::inventory::read_header;
-use crate::replica::{Inventory, ManifestEntry, ManifestWriter};
+use crate::replica::{self, Inventory, ManifestEntry, ManifestWriter};
 use crate::spool::Position;
 use crate::sqlite::despite_forks;
 use crate::store::{Body, PutMeta, ReplicaUrl, Store, block_on};
@@ -66,6 +66,8 @@ async fn send(store: &Store, path: &Path, position: &Position) -> Result<()> {
                 newest.max
             )));
         }
+    } else {
+        replica::place::refuse_to_begin(store).await?;
     }
     let entry = ManifestEntry::of_file(Level::SNAPSHOT, path)?;
     let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };

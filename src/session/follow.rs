@@ -240,6 +240,21 @@ pub(super) fn is_follower(path: &Path) -> bool {
     beside(path, RECORD).exists()
 }
 
+/// An error while somebody keeps `path` up to date: it is not to be replaced.
+pub(super) fn refuse_target(path: &Path) -> Result<()> {
+    let here = engine().followers.find(path).is_some();
+    let who = match super::occupy::holder(&beside(path, LOCK)) {
+        _ if here => "this process".to_string(),
+        Some(process) => format!("process {process}"),
+        None => return Ok(()),
+    };
+    let text = format!(
+        "{} is kept up to date from a replica by {who}; stop that with walrust_unreplicate() first, or restore to another path",
+        path.display()
+    );
+    Err(Error::config(text))
+}
+
 /// An error while somebody keeps `path` up to date: it must not be a source too (I-SFOL-5).
 pub(super) fn refuse_followed(path: &Path) -> Result<()> {
     let refused = |who: &str| {

@@ -10,6 +10,8 @@
 //!                                                        TXID: continue; else refuse, or take over
 //! ```
 //!
+//! (Empty is a place without a replica of this kind of store; one that a replica of another kind was copied to is refused, I-PLACE-2.)
+//!
 //! Nothing is written to the replica, and the spool made here goes again, when the watch is refused.
 
 use super::engine::{engine, lock};
@@ -345,7 +347,13 @@ impl Watched {
     fn begin(self: &Arc<Self>, takeover: bool, make_wal: &dyn Fn() -> Result<()>) -> Result<Identity> {
         let recorded = self.spool.shipped()?.filter(|s| s.replica == self.replica());
         let known = recorded.clone().or(self.identified()?);
-        let looked = look(&self.store);
+        let looked = look(&self.store).and_then(|remote| {
+            if remote.is_none() && recorded.is_none() {
+                let store = self.store.clone();
+                block_on(async move { replica::place::refuse_to_begin(&store).await })??;
+            }
+            Ok(remote)
+        });
         let me = self.me()?;
         let (remote, lease) = match looked {
             Ok(remote) => {

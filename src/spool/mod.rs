@@ -58,7 +58,7 @@ pub use lock::{Held, LockFile};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPoint};
 pub use sums::PageSums;
 
-use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Pgno, Result, TxId, crash};
+use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Pgno, Result, TxId, crash, durable};
 use crate::ltx;
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
@@ -298,7 +298,8 @@ impl Spool {
         let name = lineage.to_string();
         let old = self.identity()?.filter(|i| i.replica == replica);
         if old.as_ref().is_some_and(|i| i.lineages.last() == Some(&name)) {
-            return Ok(());
+            // Written by a call whose sync of the names failed, perhaps.
+            return self.sync_names();
         }
         let mut lineages = old.map(|i| i.lineages).unwrap_or_default();
         lineages.retain(|l| *l != name);
@@ -312,7 +313,7 @@ impl Spool {
     /// Forces the names of the records to disk, and that of the directory, which may be new, too.
     fn sync_names(&self) -> Result<()> {
         for d in [Some(self.dir.as_path()), self.dir.parent()].into_iter().flatten() {
-            File::open(d).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", d, e))?;
+            durable::sync_dir(d).map_err(|e| Error::io("sync", d, e))?;
         }
         Ok(())
     }
@@ -582,7 +583,11 @@ impl Spool {
         if !files.is_empty() {
             for d in ["open", "pending"] {
                 let d = self.dir.join(d);
-                File::open(&d).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", &d, e))?;
+                if let Err(e) = durable::sync_dir(&d) {
+                    // The names are not safe yet, and the next call must not take them for it.
+                    lock(&self.unsynced).extend(files);
+                    return Err(Error::io("sync", &d, e));
+                }
             }
         }
         Ok(())

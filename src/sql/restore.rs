@@ -1,10 +1,10 @@
 //! `walrust_restore`
 
 use super::common;
-use crate::base::{Error, Kind, Result, clock};
+use crate::base::{Error, Result, clock};
 use crate::config::{OptionSpec, Options, WithSettings};
 use crate::replica::{self, Check, Overwrite, Point, Progress, RestoreOptions};
-use crate::session::engine;
+use crate::session::{engine, occupy};
 use crate::sqlite::{Connection, SqlConnection, SqlMode, Value, despite_forks};
 use crate::store::{ReplicaUrl, Store, block_on};
 use std::path::Path;
@@ -39,17 +39,19 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
         return Err(Error::config("the target ':memory:' is no file; give the path of a file to be made"));
     }
     let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
-    if engine().is_open(&absolute) {
-        return Err(Error::new(
-            Kind::Config,
-            format!("{} is open in this process; close it, or restore to another path", absolute.display()),
-        ));
-    }
     let store = Store::open(&ReplicaUrl::parse(url)?)?;
     let parallel = options.count("parallel").map_or(8, |n| n.max(1) as usize);
     let checker = |p: &Path, c: Check| check_file(p, c);
+
     let progress = PROGRESS.get().map(|f| f as &(dyn Fn(Progress) + Sync));
-    let wanted = RestoreOptions { overwrite, check, checker: Some(&checker), parallel, progress };
+    let wanted = RestoreOptions {
+        overwrite,
+        check,
+        checker: Some(&checker),
+        occupier: Some(&occupy),
+        parallel,
+        progress,
+    };
     let done = block_on(replica::restore(&store, point, &absolute, &wanted))?;
     if let Err(e) = &done
         && e.is_corrupt()

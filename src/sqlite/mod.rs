@@ -34,6 +34,7 @@ mod host;
 pub mod linked;
 mod log;
 mod methods;
+mod occupied;
 mod own;
 mod raw;
 mod read_mark;
@@ -62,6 +63,7 @@ pub use host::{
     WalHook, WalObserver, WalVerdict, add_host, hooked_handles,
 };
 pub use methods::ReadExtent;
+pub use occupied::Occupied;
 pub use own::{Check, SqlConnection, SqlMode};
 pub use raw::RawDb;
 pub use read_mark::{Pins, ReadMark};

@@ -22,7 +22,7 @@ use super::fork::{self, despite_forks};
 use super::own::{SqlConnection, SqlMode};
 use super::raw::RawDb;
 use super::{Access, FileLock};
-use crate::base::{Error, Kind, Pgno, Result, clock, crash};
+use crate::base::{Error, Kind, Pgno, Result, clock, crash, durable};
 use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -386,7 +386,7 @@ fn sync_dir(file: &Path) -> Result<()> {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync the directory", dir, e))
+    durable::sync_dir(dir).map_err(|e| Error::io("sync the directory", dir, e))
 }
 
 #[cfg(test)]

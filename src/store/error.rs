@@ -55,6 +55,9 @@ pub(super) fn classify(verb: Verb, key: &str, e: &object_store::Error, seen: &Se
 
 fn judge(verb: Verb, e: &object_store::Error, seen: &Seen, place: &Place) -> (Kind, String) {
     use object_store::Error as E;
+    if let Some(what) = &seen.foreign {
+        return (Kind::Retry, no_store(what, place));
+    }
     if is_credential_host(&seen.host) && seen.status.is_none_or(|s| s >= 300) {
         return credentials(seen);
     }
@@ -74,6 +77,14 @@ fn judge(verb: Verb, e: &object_store::Error, seen: &Seen, place: &Place) -> (Ki
             _ => without_status(e, seen, place),
         },
     }
+}
+
+/// It may pass: a maintenance page does.
+pub(super) fn no_store(what: &str, place: &Place) -> String {
+    format!(
+        "{} answered with {what}, which is no answer of a store: check the endpoint, and what stands before it",
+        place.endpoint
+    )
 }
 
 fn by_status(verb: Verb, status: u16, seen: &Seen, place: &Place) -> (Kind, String) {

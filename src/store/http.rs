@@ -8,8 +8,10 @@
 //! I-HTTP-1: one connection pool per process, runtime and kind of TLS: a thousand replicas share
 //! it, because each client holds its own copy of the CA store. I-HTTP-2: a client never serves
 //! another runtime than the one that drives its connections, nor a forked child. I-HTTP-3: redirects are not
-//! followed: a signed request sent elsewhere is at best refused.
+//! followed: a signed request sent elsewhere is at best refused. I-HTTP-4: what is answered to a listing is one, or an error
+//! (`answer`): nothing else with HTTP 200 says that a replica is empty.
 
+use super::answer::{Asked, Protocol, is_page, not_a_listing};
 use crate::base::{Error, ForkSafe, Kind, Result, panics};
 use async_trait::async_trait;
 use object_store::client::{
@@ -44,6 +46,8 @@ pub(super) struct Seen {
     pub(super) retry_after: Option<Duration>,
     /// The bucket's region, which S3 tells with a redirect.
     pub(super) region: Option<String>,
+    /// What was answered in place of a store's answer.
+    pub(super) foreign: Option<String>,
     /// No answer came.
     pub(super) transport: Option<(HttpErrorKind, String)>,
 }
@@ -129,7 +133,8 @@ impl HttpConnector for Witness {
 impl HttpService for Witness {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         spaces_as_percent_20(&mut request);
-        let host = request.uri().host().unwrap_or_default().to_string();
+        let uri = request.uri().clone();
+        let host = uri.host().unwrap_or_default().to_string();
         let query = request.uri().query().unwrap_or_default();
         let completes = request.method().as_str() == "POST" && query.starts_with("uploadId=");
         if completes && self.complete == Complete::Conditional && !OVERWRITE.try_with(|o| *o).unwrap_or(false)
@@ -139,6 +144,8 @@ impl HttpService for Witness {
             request.headers_mut().insert("if-none-match", HeaderValue::from_static("*"));
         }
         let listing = listing(&request);
+        let method = request.method().as_str().to_string();
+        let about_an_object = is_about_an_object(&method, uri.path(), uri.query().unwrap_or_default());
         let limit = if host.starts_with("169.254.") {
             METADATA_TIMEOUT
         } else {
@@ -155,7 +162,32 @@ impl HttpService for Witness {
                 (response, Some(tags)) if response.status().is_success() => {
                     let (parts, body) = response.into_parts();
                     let body = body.bytes().await?;
+                    let asked = Asked {
+                        host: uri.host().unwrap_or_default(),
+                        path: uri.path(),
+                        query: uri.query().unwrap_or_default(),
+                    };
+                    let protocol = if tags == AZURE { Protocol::Azure } else { Protocol::S3 };
+                    if let Some(what) = not_a_listing(protocol, &asked, &body) {
+                        note(|seen| seen.foreign = Some(what.clone()));
+                        return Err(HttpError::new(HttpErrorKind::Decode, NoStore(what)));
+                    }
                     Ok(HttpResponse::from_parts(parts, without_foreign_names(body, tags).into()))
+                }
+                (response, None) if about_an_object && is_html(&response) => {
+                    let (parts, body) = response.into_parts();
+                    // Some stores call their empty answer to a PUT HTML.
+                    let body = if matches!(method.as_str(), "GET" | "HEAD") {
+                        None
+                    } else {
+                        Some(body.bytes().await?).filter(|b| !is_page(b))
+                    };
+                    let Some(body) = body else {
+                        let what = "a web page".to_string();
+                        note(|seen| seen.foreign = Some(what.clone()));
+                        return Err(HttpError::new(HttpErrorKind::Decode, NoStore(what)));
+                    };
+                    Ok(HttpResponse::from_parts(parts, body.into()))
                 }
                 (response, _) => Ok(response),
             },
@@ -179,14 +211,30 @@ pub(super) async fn without_condition<F: Future>(future: F) -> F::Output {
 /// An element of a listing, and the one in it that holds the name.
 type Tags = [(&'static str, &'static str); 2];
 
+const S3: Tags = [("Contents", "Key"), ("CommonPrefixes", "Prefix")];
+const AZURE: Tags = [("Blob", "Name"), ("BlobPrefix", "Name")];
+
 /// What a listing's answer is made of, if this asks for one.
 fn listing(request: &HttpRequest) -> Option<Tags> {
     let has = |pair: &str| request.uri().query().is_some_and(|q| q.split('&').any(|p| p == pair));
     match request.method().as_str() {
-        "GET" if has("list-type=2") => Some([("Contents", "Key"), ("CommonPrefixes", "Prefix")]),
-        "GET" if has("comp=list") => Some([("Blob", "Name"), ("BlobPrefix", "Name")]),
+        "GET" if has("list-type=2") => Some(S3),
+        "GET" if has("comp=list") => Some(AZURE),
         _ => None,
     }
+}
+
+/// Requests for objects, and not for credentials.
+fn is_about_an_object(method: &str, path: &str, query: &str) -> bool {
+    path.ends_with(".ltx")
+        || path.contains("/walrust/")
+        || (method == "POST" && ["uploads", "uploadId=", "delete"].iter().any(|q| query.starts_with(q)))
+}
+
+/// HTTP 200 with HTML: nothing that we put there is of that type, and an ETag may come with a page as well.
+fn is_html(response: &HttpResponse) -> bool {
+    let kind = response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    response.status().is_success() && kind.trim_start().to_ascii_lowercase().starts_with("text/html")
 }
 
 /// A bucket may hold any name: `a//b`, `../x`, control characters. object_store refuses a listing that has one, as a
@@ -225,7 +273,7 @@ fn is_path(name: &str) -> bool {
 }
 
 /// XML's five names and its numbers (<https://www.w3.org/TR/xml/#sec-references>).
-fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('&') {
@@ -261,6 +309,10 @@ fn spaces_as_percent_20(request: &mut HttpRequest) {
         *request.uri_mut() = better;
     }
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0} instead of a store's answer")]
+struct NoStore(String);
 
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}")]

@@ -2,7 +2,8 @@
 //! Litestream keeps the timestamp), has no conditional update, and says little about what failed.
 //!
 //! I-LOCAL-1: a file appears under its name complete and synced, or not at all: temp file in the same
-//! directory, fsync, link (create-only) or rename, fsync of the directory and of every directory made.
+//! directory, fsync, link (create-only) or rename, fsync of the directory and of every directory made. What is found there
+//! counts as written only after the same syncs ([`LocalDir::settle`]): the try that put it there may have failed in them.
 //! I-LOCAL-2: an existing file is never replaced by a create-only put. I-LOCAL-3: conditional updates are
 //! serialised by an fcntl lock on `walrust/.walrust-lock` (between processes) and a mutex (within
 //! this one, where fcntl locks do not exclude).
@@ -11,14 +12,15 @@
 //! Blocking: the caller runs it on a blocking thread.
 
 use super::{Body, ObjectInfo, Version};
-use crate::base::{Error, ForkSafe, Kind, Result, Timestamp, clock, crash};
+use crate::base::{Error, ForkSafe, Kind, Result, Timestamp, clock, crash, durable};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const TEMP: &str = ".walrust-tmp-";
@@ -29,11 +31,20 @@ const STALE_TEMP: Duration = Duration::from_secs(86_400);
 #[derive(Clone, Debug)]
 pub(super) struct LocalDir {
     root: PathBuf,
+    /// Directories of the replica whose names are known to be durable.
+    durable: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+/// Directories above a replica that were made here and whose names could not be synced yet.
+static UNSYNCED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn held(set: &Mutex<BTreeSet<PathBuf>>) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+    set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl LocalDir {
     pub(super) fn new(root: &Path) -> LocalDir {
-        LocalDir { root: root.to_path_buf() }
+        LocalDir { root: root.to_path_buf(), durable: Arc::default() }
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -45,13 +56,14 @@ impl LocalDir {
         if path.symlink_metadata().is_ok() {
             return Err(exists(key));
         }
+        self.make_parent(&path)?;
         let temp = Temp::write(&path, body, timestamp)?;
         crash::point("store.local.before_link");
         match fs::hard_link(&temp.path, &path) {
             Ok(()) => drop(temp),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(exists(key)),
             // File systems without hard links: the lock stands in.
-            Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+            Err(e) if has_no_links(&e) => {
                 let _lock = self.lock()?;
                 if path.symlink_metadata().is_ok() {
                     return Err(exists(key));
@@ -66,8 +78,43 @@ impl LocalDir {
 
     pub(super) fn put_over(&self, key: &str, body: &Body) -> Result<()> {
         let path = self.path(key);
+        self.make_parent(&path)?;
         Temp::write(&path, body, None)?.rename(&path)?;
         sync_parent(&path)
+    }
+
+    /// Makes durable what lies at `key`: the file, its name, and those of its directories (I-LOCAL-1).
+    pub(super) fn settle(&self, key: &str) -> Result<()> {
+        let path = self.path(key);
+        self.make_parent(&path)?;
+        File::open(&path).and_then(|f| f.sync_all()).map_err(|e| failed("sync", key, e))?;
+        sync_parent(&path)
+    }
+
+    /// Makes the directories above `path`. Each directory's name is synced by this process once at the least: whoever made it may
+    /// have ended, or failed, before that.
+    fn make_parent(&self, path: &Path) -> Result<()> {
+        path.parent().map_or(Ok(()), |parent| self.make_dir(parent))
+    }
+
+    fn make_dir(&self, dir: &Path) -> Result<()> {
+        if dir.is_dir() && held(&self.durable).contains(dir) {
+            return Ok(());
+        }
+        let is_root = dir == self.root || !dir.starts_with(&self.root);
+        match dir.parent() {
+            Some(up) if is_root => make_above(up)?,
+            Some(up) => self.make_dir(up)?,
+            None => {}
+        }
+        let made = make_one(dir)?;
+        match durable::sync_parent(dir) {
+            // The directory above the replica is somebody else's, and so is the name in it, if that was there before.
+            Err(e) if is_root && !made && e.kind() == ErrorKind::PermissionDenied => {}
+            done => done.map_err(|e| failed("sync the directory of", &dir.display().to_string(), e))?,
+        }
+        held(&self.durable).insert(dir.to_path_buf());
+        Ok(())
     }
 
     pub(super) fn put_if(&self, key: &str, body: &Body, expected: Option<&Version>) -> Result<Version> {
@@ -141,6 +188,28 @@ impl LocalDir {
         Ok(out)
     }
 
+    /// Some files in `prefix` and below. A folder below it that may not be read, like a disk's `lost+found`, is passed over.
+    pub(super) fn sample(&self, prefix: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
+        let mut out = Vec::new();
+        let mut folders = vec![prefix.to_string()];
+        while let Some(folder) = folders.pop() {
+            let entries = match self.entries(&folder) {
+                Err(e) if e.kind() == Kind::Denied && folder != prefix => continue,
+                entries => entries?,
+            };
+            for (key, meta) in entries {
+                if meta.is_dir() {
+                    folders.push(key);
+                } else if out.len() >= limit {
+                    return Ok(out);
+                } else if meta.is_file() {
+                    out.push(info(key, &meta));
+                }
+            }
+        }
+        Ok(out)
+    }
+
     pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
         let entries = self.entries(prefix)?;
         Ok(entries.into_iter().filter(|(_, meta)| meta.is_dir()).map(|(key, _)| key).collect())
@@ -189,7 +258,7 @@ impl LocalDir {
         static WITHIN_PROCESS: ForkSafe<Mutex<()>> = ForkSafe::new(Mutex::default);
         let within = WITHIN_PROCESS.lock();
         let path = self.root.join("walrust").join(".walrust-lock");
-        make_parent(&path)?;
+        self.make_parent(&path)?;
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -215,7 +284,6 @@ struct Temp {
 
 impl Temp {
     fn write(target: &Path, body: &Body, timestamp: Option<Timestamp>) -> Result<Temp> {
-        make_parent(target)?;
         let parent = target.parent().unwrap_or(Path::new("/"));
         sweep(parent);
         let now = clock::now().0;
@@ -263,23 +331,49 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// Makes the directories above `path`, each synced into its parent.
-fn make_parent(path: &Path) -> Result<()> {
-    let Some(parent) = path.parent().filter(|p| !p.is_dir()) else { return Ok(()) };
-    make_parent(parent)?;
-    match fs::create_dir(parent) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-            Err(failed("make directory", &parent.display().to_string(), e))
-        }
-        _ => sync_parent(parent),
+/// Makes `dir` and what is missing above it, each synced into its parent. What is there is left as it is, unless it was made here
+/// and could not be synced.
+fn make_above(dir: &Path) -> Result<()> {
+    if dir.is_dir() && !held(&UNSYNCED).contains(dir) {
+        return Ok(());
+    }
+    dir.parent().map_or(Ok(()), make_above)?;
+    make_one(dir)?;
+    held(&UNSYNCED).insert(dir.to_path_buf());
+    sync_parent(dir)?;
+    held(&UNSYNCED).remove(dir);
+    Ok(())
+}
+
+/// Makes a directory; whether it was not there.
+fn make_one(dir: &Path) -> Result<bool> {
+    match fs::create_dir(dir) {
+        Ok(()) => Ok(true),
+        Err(_) if dir.is_dir() => Ok(false),
+        Err(e) => Err(failed("make directory", &dir.display().to_string(), e)),
     }
 }
 
 fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    File::open(parent)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| failed("sync", &parent.display().to_string(), e))
+    durable::sync_parent(path).map_err(|e| {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        failed("sync", &parent.display().to_string(), e)
+    })
+}
+
+/// Whether a link failed because the file system makes none: each has its own word for that.
+fn has_no_links(e: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let words = [
+        Errno::PERM,
+        Errno::ACCESS,
+        Errno::NOTSUP,
+        Errno::OPNOTSUPP,
+        Errno::NOSYS,
+        Errno::INVAL,
+        Errno::MLINK,
+    ];
+    Errno::from_io_error(e).is_some_and(|e| words.contains(&e))
 }
 
 /// The bytes of `range`, which the file was seen to have.

@@ -21,6 +21,7 @@
 //! object_store's own retries (they ignore `Retry-After` and multiply with ours) and its local store (no
 //! mtime, no conditional update); a metadata-only put id (Litestream's and local files have none: content decides).
 
+mod answer;
 mod block;
 mod breaker;
 mod credentials;
@@ -182,6 +183,8 @@ pub struct Store {
     retry: Retry,
     faults: Option<Arc<dyn Faults>>,
     conditions: Arc<AtomicU8>,
+    /// What [`Store::in_layout`] said.
+    layout: Option<LayoutKind>,
 }
 
 #[cfg(feature = "sim")]
@@ -254,6 +257,7 @@ impl Store {
             retry: Retry::BRIEF,
             faults: None,
             conditions: Arc::new(AtomicU8::new(conditions as u8)),
+            layout: None,
         }
     }
 
@@ -276,8 +280,17 @@ impl Store {
         &self.url
     }
 
+    /// The same store, with a replica that was copied from another kind of store: see [`Store::layout`]. To read from.
+    #[must_use]
+    pub fn in_layout(&self, kind: LayoutKind) -> Store {
+        Store { layout: Some(kind), ..self.clone() }
+    }
+
     /// How LTX objects are named in this kind of store; in memory as in S3.
     pub fn layout(&self) -> LayoutKind {
+        if let Some(kind) = self.layout {
+            return kind;
+        }
         match &*self.backend {
             Backend::Objects(o) if matches!(o.kind, None | Some(StoreKind::S3)) => LayoutKind::LevelHex,
             _ => LayoutKind::LevelDecimal,
@@ -421,13 +434,28 @@ impl Store {
                 self.attempt(Op::List, folder, async {
                     match &*self.backend {
                         Backend::Local(dir) => blocking(dir, folder, LocalDir::list).await,
-                        Backend::Objects(o) => o.list(folder).await,
+                        Backend::Objects(o) => o.list(folder, usize::MAX).await,
                     }
                 })
             })
             .await?;
         all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
+    }
+
+    /// Some objects in the folder `prefix` and below, `limit` at most: to tell what lies there.
+    pub async fn sample(&self, prefix: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
+        let folder = check_folder(prefix)?;
+        self.retry
+            .run(|_| {
+                self.attempt(Op::List, folder, async {
+                    match &*self.backend {
+                        Backend::Local(dir) => blocking(dir, folder, move |d, f| d.sample(f, limit)).await,
+                        Backend::Objects(o) => o.list(folder, limit).await,
+                    }
+                })
+            })
+            .await
     }
 
     /// The folders directly in the folder `prefix`, sorted, without a slash at the end.

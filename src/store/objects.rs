@@ -223,6 +223,15 @@ impl Objects {
         self.run(verb, key, ANSWER_TIMEOUT * 2, self.store.get_opts(&path, options)).await
     }
 
+    /// Each store names an object's content by an ETag; a page that something else answers with has none, as a rule.
+    fn is_a_stores(&self, verb: Verb, key: &str, meta: &ObjectMeta) -> Result<()> {
+        if meta.e_tag.is_some() {
+            return Ok(());
+        }
+        let why = super::error::no_store("HTTP 200 without an ETag", &self.place);
+        Err(Error::new(Kind::Retry, format!("cannot {} {key}: {why}", verb.as_str())))
+    }
+
     async fn ends_before(&self, key: &str, start: Option<u64>) -> bool {
         let Some(start) = start else { return false };
         self.head(key).await.is_ok_and(|info| start >= info.size)
@@ -246,6 +255,7 @@ impl Objects {
             }
             Err(f) => return Err(f.error),
         };
+        self.is_a_stores(Verb::Get, key, &result.meta)?;
         let length = result.range.end - result.range.start;
         let version = Version { etag: result.meta.e_tag.clone(), version: result.meta.version.clone() };
         let (this, key) = (self.clone(), key.to_string());
@@ -266,6 +276,7 @@ impl Objects {
     pub(super) async fn look(&self, key: &str) -> Result<Looked> {
         let options = GetOptions { head: true, ..GetOptions::default() };
         let result = self.get_result(key, options).await.map_err(|f| f.error)?;
+        self.is_a_stores(Verb::Head, key, &result.meta)?;
         let text = |name: &str| {
             let name = self.metadata_name(name);
             result.attributes.get(&Attribute::Metadata(name.into())).map(|v| v.as_ref().to_string())
@@ -282,7 +293,8 @@ impl Objects {
         Ok(self.look(key).await?.info)
     }
 
-    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+    /// Objects below a folder, `limit` at most.
+    pub(super) async fn list(&self, prefix: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
         let path = self.path(prefix)?;
         let mut pages = self.store.list(Some(&path));
         let mut out = Vec::new();
@@ -298,6 +310,9 @@ impl Objects {
                 match next {
                     Some(meta) => out.push(self.info(&meta)),
                     None => return Ok(()),
+                }
+                if out.len() >= limit {
+                    return Ok(());
                 }
             }
         };

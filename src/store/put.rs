@@ -5,7 +5,8 @@
 //! Each call of [`Store::put_new`] therefore writes a fresh put id into the object's metadata and keeps it over
 //! its tries; what it finds in its way is compared: (1) same put id: mine; (2) else same length and same
 //! SHA-256 (from metadata, else read and hashed): mine, from an earlier call or before a crash: content
-//! holds lineage and time, so equal content is no rival's; (3) else a rival's: [`Kind::Exists`].
+//! holds lineage and time, so equal content is no rival's; (3) else a rival's: [`Kind::Exists`], if it bears a put id of ours or is an
+//! LTX file: nothing else proves a rival.
 
 use super::objects::{Create, Failure, Tags, update_version};
 use super::{
@@ -78,7 +79,7 @@ impl Store {
                     return Err(error);
                 }
                 match self.found(key, length, &tags).await {
-                    Ok(Found::Mine) => Ok(Put::AlreadyMine),
+                    Ok(Found::Mine) => self.settle(key).await.map(|()| Put::AlreadyMine),
                     Ok(Found::Rival) => Err(Error::new(
                         Kind::Exists,
                         format!("cannot put {key}: other content is in its place in {}", self.url),
@@ -156,6 +157,8 @@ impl Store {
 
     /// What lies at `key`, compared with what this call wants there.
     async fn found(&self, key: &str, length: u64, tags: &Tags) -> Result<Found> {
+        // Whether it bears what each put of ours leaves with an object; a file cannot.
+        let mut tagged = true;
         let known = match &*self.backend {
             Backend::Local(dir) => match blocking(dir, key, LocalDir::head).await {
                 Ok(info) => (info.size, None),
@@ -164,7 +167,10 @@ impl Store {
             },
             Backend::Objects(o) => match o.look(key).await {
                 Ok(looked) if looked.put_id == Some(tags.put_id) => return Ok(Found::Mine),
-                Ok(looked) => (looked.info.size, looked.info.sha256),
+                Ok(looked) => {
+                    tagged = looked.put_id.is_some() || looked.info.sha256.is_some();
+                    (looked.info.size, looked.info.sha256)
+                }
                 Err(e) if e.is_missing() => return Ok(Found::Nothing),
                 Err(e) => return Err(e),
             },
@@ -182,7 +188,42 @@ impl Store {
                 there == tags.sha256
             }
         };
+        if !same && !tagged && key.ends_with(".ltx") {
+            self.refuse_no_ltx(key).await?;
+        }
         Ok(if same { Found::Mine } else { Found::Rival })
+    }
+
+    /// A rival is proved by what it wrote. What has the place of an LTX file and is none is a page that something answered in the
+    /// store's place, or somebody's mistake: looked at again later, for it is told for as long as it lasts.
+    async fn refuse_no_ltx(&self, key: &str) -> Result<()> {
+        const MAGIC: &[u8; 4] = b"LTX1";
+        let (mut stream, _) = self.open_stream(key).await?;
+        let mut head = Vec::new();
+        while head.len() < MAGIC.len()
+            && let Some(piece) = stream.next().await
+        {
+            head.extend_from_slice(&piece?);
+        }
+        if head.starts_with(MAGIC) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Retry,
+            format!(
+                "cannot put {key}: what is answered for it by {} is no LTX file and no writer's",
+                self.url
+            ),
+        ))
+    }
+
+    /// What was found there as ours was put there by a try that failed, or by a process that ended, perhaps before it was durable
+    /// (I-STORE-4).
+    async fn settle(&self, key: &str) -> Result<()> {
+        match &*self.backend {
+            Backend::Local(dir) => blocking(dir, key, LocalDir::settle).await,
+            Backend::Objects(_) => Ok(()),
+        }
     }
 
     /// Whether what lies at `key` are the `length` bytes of that digest, something else, or nothing.
@@ -243,7 +284,7 @@ impl Store {
                     done => return done,
                 };
                 match self.read_once(key).await {
-                    Ok((there, version)) if there == bytes => Ok(version),
+                    Ok((there, version)) if there == bytes => self.settle(key).await.map(|()| version),
                     _ => Err(error),
                 }
             })

@@ -248,6 +248,19 @@ impl ReplicaUrl {
         }
     }
 
+    /// The folder that this URL's last part lies in; `None` at the top.
+    pub fn parent(&self) -> Option<ReplicaUrl> {
+        let mut up = self.clone();
+        if self.kind == StoreKind::Local {
+            up.dir = self.dir.parent()?.to_path_buf();
+        } else if self.prefix.is_empty() {
+            return None;
+        } else {
+            up.prefix = self.prefix.rsplit_once('/').map_or_else(String::new, |(up, _)| up.to_string());
+        }
+        Some(up)
+    }
+
     /// The replica named `name` under this URL (`walrust_list`). `name` may hold slashes.
     pub fn child(&self, name: &str) -> Result<ReplicaUrl> {
         let mut child = self.clone();
@@ -539,6 +552,16 @@ mod tests {
         ] {
             refuse(s);
         }
+    }
+
+    #[test]
+    fn parent_takes_the_last_one_away() {
+        let up = |url: &str| parse(url).parent().map(|u| u.to_string());
+        assert_eq!(up("s3://b/p/q?region=x").as_deref(), Some("s3://b/p?region=x"));
+        assert_eq!(parse("gs://b/p").parent(), Some(parse("gs://b")));
+        assert_eq!(up("gs://b"), None);
+        assert_eq!(parse("/d/app").parent().unwrap().dir().unwrap(), Path::new("/d"));
+        assert_eq!(up("/"), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Params};
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use walrust::replica::Inventory;
+use walrust::replica::{place, target};
 use walrust::store::{ReplicaUrl, Store, block_on};
 
 /// A connection whose `main` is the database, if one was named, and the URL, if that was.
@@ -138,7 +138,7 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
         }
         Ok(0)
     };
-    if a.if_db_not_exists && std::fs::symlink_metadata(&a.path).is_ok() {
+    if a.if_db_not_exists && std::fs::symlink_metadata(&a.path).is_ok() && !target::is_placeholder(&a.path) {
         return skipped(format!("{} exists; nothing restored", a.path.display()));
     }
     if a.if_replica_exists && !holds_anything(&a.url)? {
@@ -163,11 +163,12 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
     Ok(0)
 }
 
-/// One listing. A bucket that is not there is an error, not an absent replica.
+/// Whether there is a replica. A bucket that is not there is an error, not an absent replica, and so is a place that holds something
+/// else (I-PLACE-1): whoever is told that there is none begins empty.
 fn holds_anything(url: &str) -> Result<bool, Failure> {
     let store = Store::open(&ReplicaUrl::parse(url)?)?;
-    let found = block_on(async move { Inventory::read(&store).await })??;
-    Ok(!found.is_empty())
+    let found = block_on(async move { place::find(&store).await })??;
+    Ok(!found.inventory.is_empty())
 }
 
 /// 16 hex digits are a TXID as file names have it, other digits a TXID, everything else a time.

@@ -237,7 +237,7 @@ fn looks_and_fetches() {
     let seen = block(look(&store, &at)).unwrap();
     assert_eq!(seen.newest, TxId(9));
     let got: Vec<Incoming> = block(async {
-        let mut feed = Feed::new(&store, seen, part.clone());
+        let mut feed = Feed::new(seen, part.clone());
         let mut got = Vec::new();
         while let Some(f) = feed.next().await {
             got.push(f.unwrap());

@@ -165,6 +165,7 @@ async fn rebuild(
         overwrite: Overwrite::Refuse,
         check: Check::Full,
         checker: Some(&check),
+        occupier: None,
         parallel: PARALLEL,
         progress: None,
     };

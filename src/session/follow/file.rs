@@ -1,7 +1,7 @@
 //! The followed file itself, and the record beside it: looked at, changed, put in place.
 
 use super::follower::Follower;
-use crate::base::{Error, Kind, PageSize, Pgno, Result, crash};
+use crate::base::{Error, Kind, PageSize, Pgno, Result, crash, durable};
 use crate::replica::follow::{Disk, Image, Incoming, Place, Record};
 use crate::replica::{Overwrite, Restored};
 use crate::session::engine::lock;
@@ -212,7 +212,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn sync_dir(file: &Path) -> Result<()> {
+pub(super) fn sync_dir(file: &Path) -> Result<()> {
     let dir = file.parent().unwrap_or(Path::new("/"));
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync the directory", dir, e))
+    durable::sync_dir(dir).map_err(|e| Error::io("sync the directory", dir, e))
 }

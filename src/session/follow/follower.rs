@@ -1,6 +1,6 @@
 //! One followed file: what the poll of it decides, and what its status shows.
 
-use super::file::{Here, IMAGE, PART, beside, load};
+use super::file::{Here, IMAGE, PART, beside, load, sync_dir};
 use super::{Begun, millis};
 use crate::base::{Error, Result, Timestamp, TxId, clock, panics};
 use crate::replica::follow::{self, Feed, Look, Next, Place, Record};
@@ -154,6 +154,8 @@ impl Follower {
     pub(super) fn begin(&self, overwrite: Overwrite) -> Result<Begun> {
         match self.here(overwrite)? {
             Here::At(place) => {
+                // A first copy whose last step failed, the sync of its name, is found here by the next try.
+                sync_dir(&self.path)?;
                 let mut v = lock(&self.view);
                 (v.even_at, v.newest) = (place.time, place.txid);
                 v.at = Some(place);
@@ -256,7 +258,7 @@ impl Follower {
         if let Next::Rebuild(why) = &look.next {
             return Ok(Some(why.clone()));
         }
-        let mut feed = Feed::new(&self.store, look, beside(&self.path, PART));
+        let mut feed = Feed::new(look, beside(&self.path, PART));
         let mut at = at.clone();
         while let Some(file) = feed.next().await {
             let file = match file {

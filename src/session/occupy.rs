@@ -1,0 +1,69 @@
+//! Leave to replace a file: nobody may have it open, stream it, or keep it up to date.
+//!
+//! What SQLite's handles tell is in [`Occupied`]; here is what walrust's own locks tell of processes whose connections are closed at
+//! the moment. Takes no lock of ours: it only asks who holds one. Refused: to take the ship lock for as long as the file is being
+//! replaced; a process that begins to stream meanwhile has opened the file, and that is seen.
+
+use super::engine::engine;
+use super::{follow, start};
+use crate::base::{Error, Kind, Result};
+use crate::replica;
+use crate::spool::LockFile;
+use crate::sqlite::Occupied;
+use std::path::Path;
+
+/// Keeps everybody out of the file at `path`, for a restore that replaces it.
+///
+/// Errors with `Config`, naming who, if the file is open in this process or another, streamed by another, or kept up to date from a
+/// replica.
+pub fn occupy(path: &Path) -> Result<Box<dyn replica::Occupied>> {
+    if engine().is_open(path) {
+        let text =
+            format!("{} is open in this process; close it there, or restore to another path", path.display());
+        return Err(Error::new(Kind::Config, text));
+    }
+    follow::refuse_target(path)?;
+    refuse_streamed(path)?;
+    Ok(Box::new(Held(Occupied::take(path)?)))
+}
+
+/// An error while another process ships the database, be it open there at the moment or not.
+fn refuse_streamed(path: &Path) -> Result<()> {
+    let set = engine().resolve(path, None).ok().and_then(|r| r.settings.spool_dir);
+    for dir in [Some(start::default_spool(path)), set].into_iter().flatten() {
+        if let Some(process) = holder(&dir.join("lock.ship")) {
+            let text = format!(
+                "{} is streamed by process {process}; stop that program, or restore to another path",
+                path.display()
+            );
+            return Err(Error::config(text));
+        }
+    }
+    Ok(())
+}
+
+/// Who else holds a lock file. One that is not there or cannot be opened tells nothing.
+pub(super) fn holder(lock_file: &Path) -> Option<i32> {
+    if !lock_file.exists() {
+        return None;
+    }
+    LockFile::open(lock_file).ok()?.holder().ok()?
+}
+
+struct Held(Option<Occupied>);
+
+impl replica::Occupied for Held {
+    fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn stayed_alone(&self) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), Occupied::stayed_alone)
+    }
+
+    fn replaced(&mut self) {
+        if let Some(file) = &mut self.0 {
+            file.replaced();
+        }
+    }
+}

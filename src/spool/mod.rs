@@ -54,7 +54,7 @@ mod sums;
 use lock::Mark;
 #[cfg(feature = "sim")]
 pub use lock::forget_all;
-pub use lock::{Held, LockFile};
+pub use lock::{Held, Keeper, Kept, LockFile, keep_with};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPoint};
 pub use sums::PageSums;
 
@@ -167,9 +167,10 @@ impl Spool {
         !self.dir.join("open").is_dir()
     }
 
-    /// Whether another directory lies in its place, made by another process.
+    /// Whether another directory lies in its place, made by another process, or something that belongs into it is not there.
     pub fn is_replaced(&self) -> bool {
-        self.seal_lock.is_replaced()
+        let lacks = || self.seal_lock.is_missing() || self.sums.is_missing();
+        self.seal_lock.is_replaced() || (lacks() && !self.is_gone())
     }
 
     /// Held by whoever seals: one thread of one process at a time.
@@ -243,7 +244,7 @@ impl Spool {
 
     /// Whether a process that lives has such a COMMIT under way.
     pub fn is_ahead_alive(&self) -> Result<bool> {
-        Ok(self.ahead_here.load(Ordering::Acquire) || self.ahead_lock()?.holder()?.is_some())
+        Ok(self.ahead_here.load(Ordering::Acquire) || self.ahead_lock()?.is_held_elsewhere()?)
     }
 
     /// Held for as long as this process ships this database.

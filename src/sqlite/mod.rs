@@ -9,6 +9,7 @@
 //! * I-JOIN-1..2 (`wal_join`): a frame goes to the WAL as SQLite wrote it, in one call.
 //! * I-VFS-1..2 (`vfs`): the VFS `walrust` is the lower VFS with one method changed.
 //! * I-RAW-1 (`raw`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..3 (`fork`): our own handles.
+//! * I-KEEP-1..2 (`keep`): a lock that lasts takes no descriptor.
 //!
 //! Called by SQLite on the app's threads, and by the rooms above on any. Nothing here keeps state on disk:
 //! a crash leaves behind what SQLite leaves behind.
@@ -29,6 +30,7 @@ mod function;
 mod guard;
 mod hook;
 mod host;
+mod keep;
 #[cfg(any(test, feature = "cli"))]
 pub mod linked;
 mod log;
@@ -59,6 +61,7 @@ pub use host::{
     Access, Again, DbObserver, FileInfo, FileLock, Host, How, LockOp, PragmaVerdict, SlotRange, Verdict,
     WalHook, WalObserver, WalVerdict, add_host, hooked_handles,
 };
+pub use keep::{KeptLock, is_locked, keep_lock};
 pub use methods::ReadExtent;
 pub use own::{Check, SqlConnection, SqlMode};
 pub use raw::RawDb;

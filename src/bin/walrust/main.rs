@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
+    walrust::session::keep_locks();
     let unable = if matches!(cli.command, Command::Verify(_)) { UNJUDGED } else { 1 };
     match run(cli) {
         Ok(status) => ExitCode::from(status),

@@ -2,7 +2,7 @@
 //!
 //! App's threads, inside SQLite. Without a watched database every call is one load of a flag.
 
-use super::engine::{generation, lock};
+use super::engine::{engine, generation, lock};
 use super::gate::Gate;
 use super::resync::LARGEST_HELD;
 use super::watched::Watched;
@@ -107,6 +107,15 @@ struct Handle {
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Entry").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Nobody has the file open through us, nor watches it: a program that opens a million files has no trace of them here.
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if self.generation == generation() {
+            engine().forget(self);
+        }
     }
 }
 
@@ -223,6 +232,16 @@ impl Entry {
     pub(super) fn can_read(&self) -> bool {
         let inode = inode_of(&self.path);
         lock(&self.open).values().any(|i| *i == inode)
+    }
+
+    /// Whether no handle of the app's is open on it.
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.open).is_empty()
+    }
+
+    /// Whether that is the file which was at the path at the last look.
+    pub(super) fn is_at(&self, inode: u64) -> bool {
+        self.inode.load(Ordering::Relaxed) == inode
     }
 
     /// Whether the app has a file open that was at the path, and only such: the one there now it has not.

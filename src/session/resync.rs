@@ -1,7 +1,7 @@
 //! Reading a whole database, to find the WAL's place again, or for a snapshot: on threads of their own, but for
 //! [`while_held`].
 
-use super::access::{Access, Held, is_in_rollback_mode};
+use super::access::{Access, Aside, Held, is_in_rollback_mode, still};
 use super::watched::{Role, Watched};
 use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
@@ -9,6 +9,7 @@ use crate::capture::resync::{View, anchor};
 use crate::capture::{SealError, Sync};
 use crate::ltx::Packing;
 use crate::spool::{Handoff, Position, Queued};
+use crate::wal::IndexHeader;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -111,8 +112,23 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     w.entry.note_file();
     w.entry.reading_begins();
     w.tracker.begin_resync();
+    if let Some(done) = run_aside(w, expected, &reason) {
+        return done;
+    }
     let view = pinned(w, &Access::new(w.path()))?;
-    find_place(w, view, expected, reason)
+    find_place(w, view, expected, reason, None)
+}
+
+/// The same for a small database without a handle on it; `None` when that cannot be done, or something came between: then it
+/// is read with one.
+fn run_aside(w: &Arc<Watched>, expected: Expected, reason: &Reason) -> Option<Result<()>> {
+    let aside = Aside::new(w.path())?;
+    let view = View::open(&aside, w.tracker.wal_path()).ok()?;
+    let done = find_place(w, view, expected, reason.clone(), Some(aside.header()));
+    match done {
+        Err(_) if !still(w.path(), aside.header()) => None,
+        done => Some(done),
+    }
 }
 
 /// The same where a connection has the database for itself, on its thread, which waits: nobody else can read it, so it is
@@ -136,7 +152,7 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     w.entry.note_inode(held.inode());
     w.tracker.begin_resync();
     let done = View::open(&held, w.tracker.wal_path())
-        .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string())));
+        .and_then(|view| find_place(w, view, expected, Reason::Gap(why.to_string()), None));
     w.snapshotting.store(false, Ordering::Release);
     if let Err(e) = &done {
         log::warn!("walrust: {}: {e}", w.path().display());
@@ -146,7 +162,14 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     done.is_ok()
 }
 
-fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) -> Result<()> {
+/// `unheld`: where nothing keeps the view as it is, what the wal-index was before it was read.
+fn find_place(
+    w: &Arc<Watched>,
+    view: View,
+    expected: Expected,
+    reason: Reason,
+    unheld: Option<&IndexHeader>,
+) -> Result<()> {
     // Sealed files end the old lineage where it was left. Pieces that can't be cut are not in any TXID: then the position
     // proves nothing. Nobody seals from here on while the sums are made anew, nor waits for that.
     let old = w.tracker.forget_place()?.filter(|p| p.pieces == 0 && expected.attested.is_none());
@@ -185,6 +208,10 @@ fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) 
     };
     w.spool.own(w.replica(), position.lineage)?;
     let _held = w.spool.hold_seal()?;
+    // (A reset in this process is refused from `begin_resync` to `resume`; another process's shows here.)
+    if unheld.is_some_and(|then| !still(w.path(), then)) {
+        return Err(Error::new(Kind::Retry, "the database file was changed while it was read"));
+    }
     w.spool.set_position(&position)?;
     w.spool.end_change()?;
     w.tracker.resume(position);

@@ -24,6 +24,9 @@ const LINGER: Duration = Duration::from_millis(2);
 const PATIENCE: u32 = 20;
 /// Between two looks at things that no hook tells.
 const LOOK: Duration = Duration::from_millis(250);
+/// Between two looks at a database that nobody has open here: twice as long after every [`VAIN`] that found nothing, up to 32
+/// times. What another process does to it is rarely news to this one.
+const VAIN: u32 = 8;
 /// Unsealed frames at which it does not wait for the upload slot: SQLite wants to reset at 1,000.
 const PRESSURE: u32 = 256;
 /// Pieces of one TXID at which they are folded into one.
@@ -119,7 +122,15 @@ pub(super) fn look_at(w: &Arc<Watched>) -> (bool, Duration) {
 fn step(w: &Arc<Watched>) -> (bool, Duration) {
     let now = clock::uptime();
     let last = Duration::from_millis(w.looked.load(Ordering::Relaxed));
-    let full_look = w.look_fully.swap(false, Ordering::AcqRel) || now.saturating_sub(last) >= LOOK;
+    let is_closed = w.entry.is_closed();
+    let every = if is_closed { rest(w.vain.load(Ordering::Relaxed)) } else { LOOK };
+    let is_due = now.saturating_sub(last) >= every;
+    if is_closed && !is_due && !is_called(w) {
+        return (false, LOOK);
+    }
+    let vain = if is_closed && !is_called(w) { w.vain.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+    w.vain.store(vain, Ordering::Relaxed);
+    let full_look = w.look_fully.swap(false, Ordering::AcqRel) || is_due;
     if full_look {
         w.looked.store(now.as_millis() as u64, Ordering::Relaxed);
     }
@@ -186,6 +197,16 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
             (did || dirty || hurried, next_look(w))
         }
     }
+}
+
+/// How long a closed database is left alone after so many looks in vain.
+fn rest(vain: u32) -> Duration {
+    LOOK * (1 << (vain / VAIN).min(5))
+}
+
+/// Whether somebody said that there is something to do.
+fn is_called(w: &Watched) -> bool {
+    [&w.look_fully, &w.dirty, &w.hurried, &w.waits].iter().any(|said| said.load(Ordering::Acquire))
 }
 
 fn has_work(w: &Watched) -> bool {
@@ -383,4 +404,17 @@ fn seal_failed(w: &Arc<Watched>, e: SealError) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_database_is_looked_at_ever_more_rarely() {
+        let table = [(0, 250), (7, 250), (8, 500), (16, 1000), (39, 4000), (40, 8000), (u32::MAX, 8000)];
+        for (vain, ms) in table {
+            assert_eq!(rest(vain), Duration::from_millis(ms), "after {vain} looks");
+        }
+    }
 }

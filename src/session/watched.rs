@@ -19,7 +19,7 @@ use crate::wal::{IndexHeader, Salt};
 use serde_json::json;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -84,6 +84,8 @@ pub struct Watched {
     pub(super) not_wal: AtomicBool,
     /// Uptime in ms of the last look at things that are not looked at on every commit.
     pub(super) looked: AtomicU64,
+    /// How many looks at it, closed, have found nothing.
+    pub(super) vain: AtomicU32,
     /// The next look is to be a full one, however short ago the last was.
     pub(super) look_fully: AtomicBool,
     pub(super) waiting: Mutex<Waiting>,
@@ -234,6 +236,7 @@ impl Watched {
             at_rest: Mutex::new(None),
             not_wal: AtomicBool::new(false),
             looked: AtomicU64::new(0),
+            vain: AtomicU32::new(0),
             look_fully: AtomicBool::new(true),
             waiting: Mutex::new(Waiting::default()),
             failure: Mutex::new(None),
@@ -657,6 +660,8 @@ impl Watched {
     /// Nothing waits any more: the lag is zero.
     pub(super) fn caught_up(&self) {
         let replicated = self.replicated();
+        // (What has arrived is not waited for, also while there is always more.)
+        lock(&self.waiting).since(replicated);
         let done = self.tracker.position().is_some_and(|p| p.pieces == 0 && p.txid <= replicated);
         let sealed = self.entry.header().is_none_or(|h| h.max_frame == 0 || self.tracker.is_sealed(&h));
         if done && sealed && !self.dirty.load(Ordering::Acquire) {
@@ -825,6 +830,7 @@ impl Watched {
     pub fn unwatch(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
         let shipped = self.sync_until(timeout, Until::Deadline);
         self.end(engine());
+        engine().forget_settings(&self.path);
         shipped
     }
 

@@ -61,7 +61,9 @@ pub fn keep_with(keeper: Keeper) {
 
 enum Taken {
     /// Held for its drop.
-    Kept { _lock: Box<dyn Kept> },
+    Kept {
+        _lock: Box<dyn Kept>,
+    },
     Used(Use),
 }
 
@@ -213,7 +215,8 @@ impl LockFile {
         {
             return Ok(l);
         }
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
         let id = file.metadata().map(|m| FileId::of(&m)).map_err(failed)?;
         let used = r.first(file, id);
         r.end(used);

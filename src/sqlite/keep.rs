@@ -85,7 +85,14 @@ mod sys {
     const WHOLE: Flock = Flock { l_type: F_WRLCK, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
 
     unsafe extern "C" {
-        fn mmap(at: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: c_long) -> *mut c_void;
+        fn mmap(
+            at: *mut c_void,
+            len: usize,
+            prot: c_int,
+            flags: c_int,
+            fd: c_int,
+            offset: c_long,
+        ) -> *mut c_void;
         fn munmap(at: *mut c_void, len: usize) -> c_int;
         fn madvise(at: *mut c_void, len: usize, advice: c_int) -> c_int;
         fn fcntl(fd: c_int, cmd: c_int, ...) -> c_int;
@@ -154,5 +161,34 @@ mod sys {
 
     pub(super) fn is_locked(_: &File) -> Result<bool> {
         Err(unsupported())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_lock_has_no_descriptor_and_ends_with_its_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("lock");
+        let file = File::create(&path).unwrap();
+        assert!(!is_locked(&file).unwrap());
+        let kept = keep_lock(&path).unwrap().unwrap();
+        drop(file);
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        assert_eq!(open.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == path)).count(), 0);
+        // Opening and closing the file takes nothing away.
+        let file = File::open(&path).unwrap();
+        assert!(is_locked(&file).unwrap() && keep_lock(&path).unwrap().is_none());
+        drop(file);
+        // Nor can POSIX locks be had of it, as an older build takes them.
+        let file = File::options().write(true).open(&path).unwrap();
+        let posix = || rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        assert!(posix().is_err());
+        drop(kept);
+        assert!(posix().is_ok() && keep_lock(&path).unwrap().is_none());
+        rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::Unlock).unwrap();
+        assert!(keep_lock(&path).unwrap().is_some());
     }
 }

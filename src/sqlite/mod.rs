@@ -9,7 +9,7 @@
 //! * I-JOIN-1..2 (`wal_join`): a frame goes to the WAL as SQLite wrote it, in one call.
 //! * I-VFS-1..2 (`vfs`): the VFS `walrust` is the lower VFS with one method changed.
 //! * I-RAW-1 (`raw`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..3 (`fork`): our own handles.
-//! * I-KEEP-1..2 (`keep`): a lock that lasts takes no descriptor.
+//! * I-KEEP-1..2 (`keep`), I-ASIDE-1 (`aside`): a lock that lasts, and the reading of a small file, take no descriptor.
 //!
 //! Called by SQLite on the app's threads, and by the rooms above on any. Nothing here keeps state on disk:
 //! a crash leaves behind what SQLite leaves behind.
@@ -18,6 +18,7 @@
 //! and a VFS with files of its own (cannot take in a connection that is already open).
 
 mod api;
+mod aside;
 mod connection;
 #[cfg(feature = "crash-points")]
 pub mod debug;
@@ -50,6 +51,7 @@ mod wal_hook;
 mod wal_join;
 
 pub use api::version as libversion;
+pub use aside::{Aside, read_aside};
 pub use connection::{Connection, Hooked};
 pub use entry::{Wiring, auto_load, load};
 pub use exit::on_exit;

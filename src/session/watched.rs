@@ -126,6 +126,8 @@ struct SpoolFailure {
     why: String,
     since: Duration,
     told: bool,
+    /// The process is short of something: nothing is wrong with the spool.
+    is_shortage: bool,
 }
 
 /// When commits that are not durable yet were noticed: for the lag.
@@ -345,9 +347,15 @@ impl Watched {
     pub(super) fn spool_fails(&self, e: &Error) {
         let now = clock::uptime();
         let mut at = lock(&self.spool_failure);
-        let failure = at.get_or_insert(SpoolFailure { why: String::new(), since: now, told: false });
+        let is_shortage = e.is_shortage();
+        let new = SpoolFailure { why: String::new(), since: now, told: false, is_shortage };
+        let failure = at.get_or_insert(new);
+        if failure.is_shortage && !is_shortage {
+            failure.since = now;
+        }
         failure.why = format!("spool: {e}");
-        if !failure.told && now.saturating_sub(failure.since) >= SPOOL_PATIENCE {
+        failure.is_shortage = is_shortage;
+        if !is_shortage && !failure.told && now.saturating_sub(failure.since) >= SPOOL_PATIENCE {
             failure.told = true;
             self.tell(EventKind::UploadError, failure.why.clone(), json!({}));
         }
@@ -398,6 +406,7 @@ impl Watched {
             return Some(NOT_WAL.to_string());
         }
         if let Some(f) = &*lock(&self.spool_failure)
+            && !f.is_shortage
             && clock::uptime().saturating_sub(f.since) >= SPOOL_PATIENCE
         {
             return Some(f.why.clone());
@@ -444,6 +453,7 @@ impl Watched {
                             engine().sealer.wake();
                         }
                     }
+                    Err(SealError::Failed(e)) if e.is_shortage() && clock::uptime() < deadline => {}
                     Err(SealError::Failed(e)) => return Err(e),
                 },
                 Sync::Idle if lock(&self.failure).is_some() => {

@@ -210,17 +210,18 @@ while time.time() < end:
     except Exception as e:
         errors += 1
     time.sleep(0.005)
+state = conns['main'].execute('SELECT state, last_error FROM walrust_status').fetchall()[0]
 for fd in taken:
     os.close(fd)
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-result = [len(taken) > 10, errors, n]
+result = [len(taken) > 10, errors, state[0] == 'failed', n, state]
 """)
-        self.assertEqual(short[:2], [True, 0], "the program goes on writing")
+        self.assertEqual(short[:3], [True, 0, False], f"the program goes on writing, and nothing is given up: {short}")
         self.eventually(lambda: p.status()["state"] == "streaming", what=f"streaming again ({p.status()})")
         p.sync()
         out, _ = self.restore(url)
         self.assertSameBytes(db, out)
-        self.assertEqual(len(plain(out)), short[2])
+        self.assertEqual(len(plain(out)), short[3])
 
     def test_files_that_were_opened_once_are_forgotten(self):
         p = self.peer().open(":memory:", conn="other")
@@ -239,12 +240,12 @@ def heap():
     libc = ctypes.CDLL(None)
     libc.mallinfo2.restype = Info
     return libc.mallinfo2().uordblks
-go(500)
+go(100)
 before = heap()
-go(2000)
-result = (heap() - before) / 1500
+go(500)
+result = (heap() - before) / 400
 """
-        # (The first five hundred are seen again: fifteen hundred new paths.)
+        # (The first hundred are seen again: four hundred new paths.)
         self.assertLess(p.code(grow, dir=self.dir), 100, "bytes a path that was seen")
 
 
@@ -261,4 +262,4 @@ class Campaign(Shared):
     def test_five_thousand_come_and_sixty_stay_on_s3(self):
         s3 = door.S3(self)
         url = s3.url("t/{name}")
-        self.check_tenants(256, min(5000, door.rounds(100)), 60, s3.env(WALRUST_REPLICA=url), url)
+        self.check_tenants(256, min(5000, door.rounds(30)), 60, s3.env(WALRUST_REPLICA=url), url)

@@ -24,7 +24,7 @@ const LINGER: Duration = Duration::from_millis(2);
 const PATIENCE: u32 = 20;
 /// Between two looks at things that no hook tells.
 const LOOK: Duration = Duration::from_millis(250);
-/// Between two looks at a database that nobody has open here: twice as long after every [`VAIN`] that found nothing, up to 32
+/// Between two looks at a database that nobody has open here: twice as long after every [`VAIN`] that found nothing, up to 16
 /// times. What another process does to it is rarely news to this one.
 const VAIN: u32 = 8;
 /// Unsealed frames at which it does not wait for the upload slot: SQLite wants to reset at 1,000.
@@ -201,7 +201,7 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
 
 /// How long a closed database is left alone after so many looks in vain.
 fn rest(vain: u32) -> Duration {
-    LOOK * (1 << (vain / VAIN).min(5))
+    LOOK * (1 << (vain / VAIN).min(4))
 }
 
 /// Whether somebody said that there is something to do.
@@ -311,6 +311,8 @@ fn seal_step(w: &Arc<Watched>, (dirty, hurried): (bool, bool), full_look: bool) 
         }
     };
     if has_pending {
+        // (Another process is at work.)
+        w.vain.store(0, Ordering::Relaxed);
         w.link.work.notify_one();
     }
     let mut is_sealed = unsealed == 0;
@@ -412,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_closed_database_is_looked_at_ever_more_rarely() {
-        let table = [(0, 250), (7, 250), (8, 500), (16, 1000), (39, 4000), (40, 8000), (u32::MAX, 8000)];
+        let table = [(0, 250), (7, 250), (8, 500), (16, 1000), (31, 2000), (32, 4000), (u32::MAX, 4000)];
         for (vain, ms) in table {
             assert_eq!(rest(vain), Duration::from_millis(ms), "after {vain} looks");
         }

@@ -25,6 +25,7 @@ fn wiring() -> sqlite::Wiring {
     if let Err(e) = sqlite::on_fork(session::fork_hooks()) {
         log::warn!("walrust: {e}");
     }
+    session::keep_locks();
     sqlite::on_exit(session::at_exit);
     #[cfg_attr(not(feature = "crash-points"), allow(unused_mut))]
     let mut wiring = sqlite::Wiring {

@@ -74,7 +74,11 @@ impl Error {
 
     /// A local I/O failure at `path`.
     pub fn io(what: &str, path: &std::path::Path, e: std::io::Error) -> Error {
-        let kind = if e.kind() == std::io::ErrorKind::NotFound { Kind::Missing } else { Kind::Io };
+        let kind = match e.kind() {
+            std::io::ErrorKind::NotFound => Kind::Missing,
+            _ if is_shortage(&e) => Kind::Retry,
+            _ => Kind::Io,
+        };
         Error::new(kind, format!("cannot {what} {}", path.display())).because(e)
     }
 
@@ -100,6 +104,20 @@ impl Error {
         self.kind == Kind::Retry
     }
 
+    /// Whether the process, or the machine, is short of descriptors, memory or threads: that passes, and says nothing of the file
+    /// or store that was asked for.
+    pub fn is_shortage(&self) -> bool {
+        let mut at: Option<&(dyn std::error::Error + 'static)> = self.source.as_deref().map(|e| e as _);
+        while let Some(e) = at {
+            let io = e.downcast_ref::<std::io::Error>();
+            if io.is_some_and(is_shortage) || e.downcast_ref::<Error>().is_some_and(Error::is_shortage) {
+                return true;
+            }
+            at = e.source();
+        }
+        false
+    }
+
     /// Whether the thing asked for is absent.
     pub fn is_missing(&self) -> bool {
         self.kind == Kind::Missing
@@ -109,6 +127,13 @@ impl Error {
     pub fn is_corrupt(&self) -> bool {
         self.kind == Kind::Corrupt
     }
+}
+
+/// EMFILE, ENFILE, ENOMEM and EAGAIN (of a thread that could not be started).
+pub fn is_shortage(e: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN].map(Errno::raw_os_error);
+    e.raw_os_error().is_some_and(|n| short.contains(&n))
 }
 
 /// One line, whatever stood in the path or answer that it tells of: control characters are shown escaped.
@@ -165,11 +190,31 @@ pub fn quoted(given: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
 
     #[test]
     fn a_text_is_one_line() {
         let e = Error::config("no file a\nb\u{1b}[31m").because("line one\r\nline two").context("x\ty");
         assert_eq!(e.to_string(), "x\\ty: no file a\\nb\\u{1b}[31m: line one\\r\\nline two");
         assert_eq!(Error::config("plain ä").to_string(), "plain ä");
+    }
+
+    #[test]
+    fn what_the_process_is_short_of_passes() {
+        let path = std::path::Path::new("x");
+        let table = [
+            (Errno::MFILE, Kind::Retry),
+            (Errno::NFILE, Kind::Retry),
+            (Errno::NOMEM, Kind::Retry),
+            (Errno::NOENT, Kind::Missing),
+            (Errno::NOSPC, Kind::Io),
+            (Errno::IO, Kind::Io),
+        ];
+        for (errno, kind) in table {
+            let e = Error::io("open", path, errno.into());
+            assert_eq!((e.kind(), e.is_shortage()), (kind, kind == Kind::Retry), "{e}");
+            assert_eq!(Error::new(Kind::Retry, "so").because(e).is_shortage(), kind == Kind::Retry);
+        }
+        assert!(!Error::new(Kind::Retry, "busy").is_shortage());
     }
 }

@@ -15,7 +15,7 @@ pub mod sim;
 pub mod thread;
 
 pub use clock::{Clock, Timestamp};
-pub use error::{Error, Kind, Result, quoted};
+pub use error::{Error, Kind, Result, is_shortage, quoted};
 pub use event::{EventKind, Secret, Severity, Webhook};
 pub use fork::ForkSafe;
 pub use ids::{DbChecksum, Lineage, PageSize, Pgno, TxId};

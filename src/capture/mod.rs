@@ -646,8 +646,8 @@ impl Tracker {
 
     /// The generation of `before`, sealed to its end, is followed by that of `h` under one WRITE lock.
     fn follow(&self, before: &IndexHeader, h: &IndexHeader) -> std::result::Result<(), String> {
-        let _held = self.spool.hold_seal().map_err(|e| e.to_string())?;
-        let p = match self.spool.position() {
+        let _held = patiently(|| self.spool.hold_seal()).map_err(|e| e.to_string())?;
+        let p = match patiently(|| self.spool.position()) {
             Ok(Some(p)) => p,
             Ok(None) => return Err(NO_POSITION.to_string()),
             Err(e) => return Err(e.to_string()),
@@ -662,7 +662,7 @@ impl Tracker {
             handoff: Handoff::Live,
             ..p
         };
-        self.spool.set_position(&next).map_err(|e| e.to_string())?;
+        patiently(|| self.spool.set_position(&next)).map_err(|e| e.to_string())?;
         self.lock().position = Some(next);
         Ok(())
     }
@@ -788,8 +788,8 @@ impl Tracker {
     }
 
     fn mark_closed(&self, h: Option<&IndexHeader>) -> std::result::Result<(), SealError> {
-        let _held = self.spool.hold_seal()?;
-        let Some(p) = self.spool.position()? else {
+        let _held = patiently(|| self.spool.hold_seal())?;
+        let Some(p) = patiently(|| self.spool.position())? else {
             return Err(SealError::OutOfSync(NO_POSITION.to_string()));
         };
         if h.is_some_and(|h| h.max_frame > 0 && sealed_frame(&p, h) != Some(h.max_frame)) {
@@ -797,7 +797,7 @@ impl Tracker {
         }
         let stamp = FileStamp::of(&self.path).map_err(|e| Error::io("look at", &self.path, e))?;
         let next = Position { handoff: Handoff::Closed(stamp), ..p };
-        self.spool.set_position(&next)?;
+        patiently(|| self.spool.set_position(&next))?;
         self.lock().position = Some(next);
         Ok(())
     }
@@ -895,6 +895,19 @@ impl std::fmt::Debug for Tracker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tracker").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// What the process is short of for a moment, descriptors above all, must not cost the history: tried again a few times, on the
+/// app's thread, milliseconds in all.
+fn patiently<T>(work: impl Fn() -> Result<T>) -> Result<T> {
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+    for _ in 0..10 {
+        match work() {
+            Err(e) if e.is_shortage() => crate::base::clock::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    work()
 }
 
 /// [`CHECKPOINT_TAIL`] in frames.

@@ -4,7 +4,7 @@ use super::engine::engine;
 use super::entry::{FORMAT_VERSIONS, OwnPermit};
 use crate::base::{Error, Kind, Result};
 use crate::capture::{Database, Pinned};
-use crate::sqlite::{Pins, RawDb, ReadMark, Revocable, SqlConnection, SqlMode};
+use crate::sqlite::{Pins, RawDb, ReadMark, Revocable, SqlConnection, SqlMode, read_aside};
 use crate::wal::IndexHeader;
 use std::path::{Path, PathBuf};
 
@@ -76,6 +76,98 @@ impl Pinned for HeldView {
     }
 }
 
+/// Bytes of the largest database that is read without a handle on it.
+const LARGEST_ASIDE: u64 = 4 << 20;
+
+/// A small database read into memory: no handle of ours, and so no descriptor that SQLite would keep until the app closes. What
+/// is not in memory, the frames of the WAL, nobody holds: [`Pinned::go_on`] tells whether they were there to the end.
+pub(super) struct Aside {
+    path: PathBuf,
+    header: IndexHeader,
+}
+
+struct AsideView {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    header: IndexHeader,
+}
+
+impl Aside {
+    /// `None` where nobody has the wal-index mapped, or it tells that the file is being changed.
+    pub(super) fn new(path: &Path) -> Option<Aside> {
+        let header = engine().entry(path).header().filter(is_settled)?;
+        let small = std::fs::metadata(path).is_ok_and(|m| m.len() <= LARGEST_ASIDE);
+        small.then(|| Aside { path: path.to_path_buf(), header })
+    }
+
+    /// An error when a checkpoint or reset came since it was made.
+    pub(super) fn still(&self) -> Result<()> {
+        still(&self.path, &self.header)
+    }
+}
+
+/// No checkpoint is under way, as its writer tells before the first page (see `Watched::is_written_past_wal`).
+fn is_settled(h: &IndexHeader) -> bool {
+    h.backfilled == h.backfill_attempted
+}
+
+/// An error ([`Kind::Retry`]) when a checkpoint or a reset came since `then`: file and frames are not what they were.
+fn still(path: &Path, then: &IndexHeader) -> Result<()> {
+    let entry = engine().entry(path);
+    let same = |h: IndexHeader| is_settled(&h) && (h.salt, h.backfilled) == (then.salt, then.backfilled);
+    if !entry.is_exclusive() && entry.header().is_some_and(same) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Retry, "the database file was changed while it was read"))
+}
+
+impl Database for Aside {
+    fn pin(&self) -> Result<Box<dyn Pinned>> {
+        let entry = engine().entry(&self.path);
+        let read = read_aside(&self.path, LARGEST_ASIDE).map_err(|e| Error::io("read", &self.path, e))?;
+        if !entry.is_at(&read) {
+            return Err(Error::new(Kind::Retry, "the database file was replaced while it was read"));
+        }
+        self.still()?;
+        Ok(Box::new(AsideView { path: self.path.clone(), bytes: read.bytes, header: self.header }))
+    }
+
+    fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
+        engine().entry(&self.path).frame_pages(from, to)
+    }
+
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        Access::new(&self.path).read_db(buf, offset)
+    }
+}
+
+impl Pinned for AsideView {
+    fn header(&self) -> &IndexHeader {
+        &self.header
+    }
+
+    fn is_db_only(&self) -> bool {
+        self.header.max_frame == self.header.backfilled
+    }
+
+    fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        buf.fill(0);
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (to, from) in buf.iter_mut().zip(self.bytes.get(at..).unwrap_or_default()) {
+            *to = *from;
+        }
+        Ok(())
+    }
+
+    fn go_on(&self) -> Result<()> {
+        still(&self.path, &self.header)
+    }
+
+    fn db_size(&self) -> Result<u64> {
+        Ok(self.bytes.len() as u64)
+    }
+}
+
 /// A read mark with the permission to hold it.
 struct Mark {
     // Declared first: dropped first.
@@ -124,6 +216,11 @@ impl Database for Access {
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        // (Past the end is the usual case, and needs no handle.)
+        if std::fs::metadata(&self.path).is_ok_and(|m| m.len() <= offset) {
+            buf.fill(0);
+            return Ok(());
+        }
         RawDb::open(&self.path)?.read_at(buf, offset).map(drop)
     }
 }

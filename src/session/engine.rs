@@ -11,11 +11,12 @@ use crate::sqlite::ForkHooks;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Everything of ours in this process.
 pub struct Engine {
-    entries: Mutex<HashMap<PathBuf, Arc<Entry>>>,
+    /// Of files that are open, or watched: an entry lives as long as somebody has it.
+    entries: Mutex<HashMap<PathBuf, Weak<Entry>>>,
     watched: Mutex<Vec<Arc<Watched>>>,
     pub(super) sealer: Sealer,
     pub(super) followers: Followers,
@@ -132,17 +133,29 @@ impl Engine {
         self.watched().iter().fold(false, |news, w| super::sealer::look_at(w).0 | news)
     }
 
-    /// The entry of a database file, made at first use.
+    /// The entry of a database file, made at first use. It goes when its last handle is closed and nobody watches it.
     pub fn entry(&self, path: &Path) -> Arc<Entry> {
-        lock(&self.entries)
-            .entry(path.to_path_buf())
-            .or_insert_with(|| Entry::new(path, self.generation))
-            .clone()
+        // (Nothing is let go of with the map locked: an entry that goes takes itself out of it.)
+        let mut entries = lock(&self.entries);
+        if let Some(known) = entries.get(path).and_then(Weak::upgrade) {
+            return known;
+        }
+        let made = Entry::new(path, self.generation);
+        entries.insert(path.to_path_buf(), Arc::downgrade(&made));
+        made
+    }
+
+    /// An entry goes.
+    pub(super) fn forget(&self, entry: &Entry) {
+        let mut entries = lock(&self.entries);
+        if entries.get(entry.path()).is_some_and(|known| std::ptr::eq(known.as_ptr(), entry)) {
+            entries.remove(entry.path());
+        }
     }
 
     /// Every file that was opened here.
     pub(super) fn all_entries(&self) -> Vec<Arc<Entry>> {
-        lock(&self.entries).values().cloned().collect()
+        lock(&self.entries).values().filter_map(Weak::upgrade).collect()
     }
 
     /// Every watched database.
@@ -207,6 +220,11 @@ impl Engine {
         self.use_process_settings()
     }
 
+    /// They are not needed any more.
+    pub(super) fn forget_settings(&self, path: &Path) {
+        lock(&self.settings).remove(path);
+    }
+
     /// The settings that a watch was made with.
     pub fn settings_of(&self, path: &Path) -> Option<Resolved> {
         self.find(path)?;
@@ -216,7 +234,8 @@ impl Engine {
     /// Whether SQLite has this file open as a main database in this process.
     pub fn is_open(&self, path: &Path) -> bool {
         let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        lock(&self.entries).get(&real).is_some_and(|e| e.handles() > 0)
+        let entry = lock(&self.entries).get(&real).and_then(Weak::upgrade);
+        entry.is_some_and(|e| e.handles() > 0)
     }
 
     /// The process's metrics.
@@ -227,4 +246,22 @@ impl Engine {
 
 pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_goes_with_its_last_user() {
+        let path = Path::new("/nowhere/once.db");
+        let has = || lock(&engine().entries).contains_key(path);
+        let first = engine().entry(path);
+        let second = engine().entry(path);
+        assert!(Arc::ptr_eq(&first, &second));
+        drop(first);
+        assert!(has());
+        drop(second);
+        assert!(!has());
+    }
 }

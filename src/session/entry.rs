@@ -3,7 +3,7 @@
 //! App's threads, inside SQLite. Without a watched database every call is one load of a flag.
 
 use super::begin::{self, Moment, Wish};
-use super::engine::{generation, lock};
+use super::engine::{engine, generation, lock};
 use super::gate::Gate;
 use super::resync::LARGEST_HELD;
 use super::watched::Watched;
@@ -111,6 +111,15 @@ struct Handle {
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Entry").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Nobody has the file open through us, nor watches it: a program that opens a million files has no trace of them here.
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if self.generation == generation() {
+            engine().forget(self);
+        }
     }
 }
 
@@ -257,6 +266,16 @@ impl Entry {
     pub(super) fn can_read(&self) -> bool {
         let inode = inode_of(&self.path);
         inode != 0 && lock(&self.open).values().any(|i| *i == inode)
+    }
+
+    /// Whether no handle of the app's is open on it.
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.open).is_empty()
+    }
+
+    /// Whether that is the file which was at the path at the last look.
+    pub(super) fn is_at(&self, read: &crate::sqlite::Aside) -> bool {
+        self.inode.load(Ordering::Relaxed) == number_of(read.inode, read.device)
     }
 
     /// Whether the app has a file open that was at the path, and only such: the one there now it has not.
@@ -429,7 +448,11 @@ const MOVED: u64 = u64::MAX;
 /// A number for the file at `path`, of its inode and device; 0 when there is no file.
 fn inode_of(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).map(|m| m.ino() ^ m.dev().rotate_left(48)).unwrap_or(0)
+    std::fs::metadata(path).map(|m| number_of(m.ino(), m.dev())).unwrap_or(0)
+}
+
+fn number_of(inode: u64, device: u64) -> u64 {
+    inode ^ device.rotate_left(48)
 }
 
 fn is_in_wal_mode(f: &HookedFile) -> bool {

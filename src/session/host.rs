@@ -11,6 +11,9 @@ use crate::store::ReplicaUrl;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Databases that could not be watched, of which the reason is remembered: a program may open any number.
+const FAILURES: usize = 1000;
+
 /// The host of a process: hand it to [`crate::sqlite`].
 #[derive(Debug, Default)]
 pub struct EngineHost;
@@ -81,7 +84,11 @@ impl Engine {
 
     /// A configured database that could not be watched: shown in `walrust_status` until it is.
     pub(super) fn note_failure(&self, path: &Path, e: &Error) {
-        lock(&self.failures).insert(path.to_path_buf(), e.to_string());
+        let mut failures = lock(&self.failures);
+        if failures.len() >= FAILURES && !failures.contains_key(path) {
+            failures.pop_first();
+        }
+        failures.insert(path.to_path_buf(), e.to_string());
     }
 
     /// Configured databases that are open here and not watched yet, with what is waited for, or wrong.

@@ -33,7 +33,7 @@ fn refuse_streamed(path: &Path) -> Result<()> {
     for dir in [Some(start::default_spool(path)), set].into_iter().flatten() {
         if let Some(process) = holder(&dir.join("lock.ship")) {
             let text = format!(
-                "{} is streamed by process {process}; stop that program, or restore to another path",
+                "{} is streamed by {process}; stop that program, or restore to another path",
                 path.display()
             );
             return Err(Error::config(text));
@@ -43,7 +43,7 @@ fn refuse_streamed(path: &Path) -> Result<()> {
 }
 
 /// Who else holds a lock file. One that is not there or cannot be opened tells nothing.
-pub(super) fn holder(lock_file: &Path) -> Option<i32> {
+pub(super) fn holder(lock_file: &Path) -> Option<String> {
     if !lock_file.exists() {
         return None;
     }

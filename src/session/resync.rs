@@ -1,7 +1,7 @@
 //! Reading a whole database, to find the WAL's place again, or for a snapshot: on threads of their own, but for
 //! [`while_held`].
 
-use super::access::{Access, Held, is_in_rollback_mode};
+use super::access::{Access, Aside, Held, is_in_rollback_mode};
 use super::watched::{Role, Watched};
 use super::work::Work;
 use crate::base::event::EventKind;
@@ -119,9 +119,28 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
         }
         w.entry.reading_begins();
         w.tracker.begin_resync();
+        if let Some(done) = run_aside(w, expected, &reason, &mut left) {
+            return done;
+        }
         let view = pinned(w, &Access::new(w.path()))?;
         find_place(w, view, expected, &reason, &mut left)
     })
+}
+
+/// The same for a small database without a handle on it; `None` when that cannot be done, or something came between: then it
+/// is read with one.
+fn run_aside(
+    w: &Arc<Watched>,
+    expected: Expected,
+    reason: &Reason,
+    left: &mut Option<Option<Position>>,
+) -> Option<Result<()>> {
+    let aside = Aside::new(w.path())?;
+    let view = View::open(&aside, w.tracker.wal_path()).ok()?;
+    match find_place(w, view, expected, reason, left) {
+        Err(_) if aside.still().is_err() => None,
+        done => Some(done),
+    }
 }
 
 /// The same where a connection has the database for itself, on its thread, which waits: nobody else can read it, so it is
@@ -200,6 +219,7 @@ fn find_place(
     };
     w.spool.own(w.replica(), position.lineage)?;
     let _held = w.spool.hold_seal()?;
+    // (Of a view without a handle: a reset in this process is refused from `begin_resync` to `resume`, another's shows here.)
     view.is_held()?;
     w.spool.set_position(&position)?;
     w.spool.end_change()?;

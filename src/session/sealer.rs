@@ -13,7 +13,7 @@ use crate::capture::{Noticed, SealError, Sync};
 use crate::ltx::Packing;
 use crate::spool::{FileStamp, Handoff};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +24,11 @@ const LINGER: Duration = Duration::from_millis(2);
 const PATIENCE: u32 = 20;
 /// Between two looks at things that no hook tells.
 const LOOK: Duration = Duration::from_millis(250);
+/// Between two looks at a database that nobody has open here: twice as long after every [`VAIN`] that found nothing, up to 16
+/// times. What another process does to it is rarely news to this one.
+const VAIN: u32 = 8;
+/// Of many that are closed, one is looked at in such a time at the most: a look takes a tenth of a millisecond.
+const EACH: Duration = Duration::from_millis(25);
 /// Unsealed frames at which it does not wait for the upload slot: SQLite wants to reset at 1,000.
 const PRESSURE: u32 = 256;
 /// Pieces of one TXID at which they are folded into one.
@@ -43,6 +48,8 @@ pub(super) struct Sealer {
     awake: AtomicBool,
     /// Why the thread could not be started.
     refused: Mutex<Option<String>>,
+    /// How many databases were watched at the last round.
+    crowd: AtomicUsize,
 }
 
 impl Sealer {
@@ -110,7 +117,9 @@ fn run(rx: &Receiver<()>) {
     loop {
         let mut news = false;
         let mut soonest = LOOK;
-        for w in engine().watched() {
+        let all = engine().watched();
+        engine().sealer.crowd.store(all.len(), Ordering::Relaxed);
+        for w in all {
             let (did, next) = look_at(&w);
             news |= did;
             soonest = soonest.min(next);
@@ -146,7 +155,19 @@ pub(super) fn look_at(w: &Arc<Watched>) -> (bool, Duration) {
 fn step(w: &Arc<Watched>) -> (bool, Duration) {
     let now = clock::uptime();
     let last = Duration::from_millis(w.looked.load(Ordering::Relaxed));
-    let full_look = w.look_fully.swap(false, Ordering::AcqRel) || now.saturating_sub(last) >= LOOK;
+    let is_closed = w.entry.is_closed();
+    let every = if is_closed {
+        rest(w.vain.load(Ordering::Relaxed), engine().sealer.crowd.load(Ordering::Relaxed))
+    } else {
+        LOOK
+    };
+    let is_due = now.saturating_sub(last) >= every;
+    if is_closed && !is_due && !is_called(w) {
+        return (false, LOOK);
+    }
+    let vain = if is_closed && !is_called(w) { w.vain.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+    w.vain.store(vain, Ordering::Relaxed);
+    let full_look = w.look_fully.swap(false, Ordering::AcqRel) || is_due;
     if full_look {
         w.looked.store(now.as_millis() as u64, Ordering::Relaxed);
     }
@@ -220,6 +241,18 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
             (did || dirty || hurried, next_look(w))
         }
     }
+}
+
+/// How long a closed database is left alone after so many looks in vain, one of so many that are watched.
+fn rest(vain: u32, watched: usize) -> Duration {
+    let longest = vain / VAIN >= 4;
+    let turn = if longest { EACH * u32::try_from(watched).unwrap_or(u32::MAX) } else { Duration::ZERO };
+    (LOOK * (1 << (vain / VAIN).min(4))).max(turn)
+}
+
+/// Whether somebody said that there is something to do.
+fn is_called(w: &Watched) -> bool {
+    [&w.look_fully, &w.dirty, &w.hurried, &w.waits].iter().any(|said| said.load(Ordering::Acquire))
 }
 
 fn has_work(w: &Watched) -> bool {
@@ -324,6 +357,8 @@ fn seal_step(w: &Arc<Watched>, (dirty, hurried): (bool, bool), full_look: bool) 
         }
     };
     if has_pending {
+        // (Another process is at work.)
+        w.vain.store(0, Ordering::Relaxed);
         w.link.work.notify_one();
     }
     let mut is_sealed = unsealed == 0;
@@ -417,4 +452,21 @@ fn seal_failed(w: &Arc<Watched>, e: SealError) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_database_is_looked_at_ever_more_rarely() {
+        let table = [(0, 250), (7, 250), (8, 500), (16, 1000), (31, 2000), (32, 4000), (u32::MAX, 4000)];
+        for (vain, ms) in table {
+            assert_eq!(rest(vain, 1), Duration::from_millis(ms), "after {vain} looks");
+        }
+        for (watched, s) in [(0, 4), (160, 4), (1_000, 25), (5_000, 125)] {
+            assert_eq!(rest(u32::MAX, watched), Duration::from_secs(s), "one of {watched}");
+        }
+        assert_eq!(rest(31, 5_000), Duration::from_secs(2), "just closed");
+    }
 }

@@ -20,7 +20,7 @@ use crate::wal::{IndexHeader, Salt};
 use serde_json::json;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -90,6 +90,8 @@ pub struct Watched {
     pub(super) not_wal: AtomicBool,
     /// Uptime in ms of the last look at things that are not looked at on every commit.
     pub(super) looked: AtomicU64,
+    /// How many looks at it, closed, have found nothing.
+    pub(super) vain: AtomicU32,
     /// The next look is to be a full one, however short ago the last was.
     pub(super) look_fully: AtomicBool,
     pub(super) waiting: Mutex<Waiting>,
@@ -130,6 +132,8 @@ struct SpoolFailure {
     why: String,
     since: Duration,
     told: bool,
+    /// The process is short of something: nothing is wrong with the spool.
+    is_shortage: bool,
 }
 
 /// When commits that are not durable yet were noticed: for the lag.
@@ -241,6 +245,7 @@ impl Watched {
             at_rest: Mutex::new(None),
             not_wal: AtomicBool::new(false),
             looked: AtomicU64::new(0),
+            vain: AtomicU32::new(0),
             look_fully: AtomicBool::new(true),
             waiting: Mutex::new(Waiting::default()),
             failure: Mutex::new(None),
@@ -349,9 +354,15 @@ impl Watched {
     pub(super) fn spool_fails(&self, e: &Error) {
         let now = clock::uptime();
         let mut at = lock(&self.spool_failure);
-        let failure = at.get_or_insert(SpoolFailure { why: String::new(), since: now, told: false });
+        let is_shortage = e.is_shortage();
+        let new = SpoolFailure { why: String::new(), since: now, told: false, is_shortage };
+        let failure = at.get_or_insert(new);
+        if failure.is_shortage && !is_shortage {
+            failure.since = now;
+        }
         failure.why = format!("spool: {e}");
-        if !failure.told && now.saturating_sub(failure.since) >= SPOOL_PATIENCE {
+        failure.is_shortage = is_shortage;
+        if !is_shortage && !failure.told && now.saturating_sub(failure.since) >= SPOOL_PATIENCE {
             failure.told = true;
             self.tell(EventKind::UploadError, failure.why.clone(), json!({}));
         }
@@ -402,6 +413,7 @@ impl Watched {
             return Some(NOT_WAL.to_string());
         }
         if let Some(f) = &*lock(&self.spool_failure)
+            && !f.is_shortage
             && clock::uptime().saturating_sub(f.since) >= SPOOL_PATIENCE
         {
             return Some(f.why.clone());
@@ -449,6 +461,7 @@ impl Watched {
                             engine().sealer.wake();
                         }
                     }
+                    Err(SealError::Failed(e)) if e.is_shortage() && clock::uptime() < deadline => {}
                     Err(SealError::Failed(e)) => return Err(e),
                 },
                 Sync::Idle if lock(&self.failure).is_some() => {
@@ -685,6 +698,8 @@ impl Watched {
     /// Nothing waits any more: the lag is zero.
     pub(super) fn caught_up(&self) {
         let replicated = self.replicated();
+        // (What has arrived is not waited for, also while there is always more.)
+        lock(&self.waiting).since(replicated);
         let done = self.tracker.position().is_some_and(|p| p.pieces == 0 && p.txid <= replicated);
         let sealed = self.entry.header().is_none_or(|h| h.max_frame == 0 || self.tracker.is_sealed(&h));
         if done && sealed && !self.dirty.load(Ordering::Acquire) {
@@ -858,6 +873,7 @@ impl Watched {
     pub fn unwatch(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
         let shipped = self.sync_until(timeout, Until::Deadline);
         self.end(engine());
+        engine().forget_settings(&self.path);
         shipped
     }
 

@@ -564,8 +564,12 @@ impl Shipper {
         }
         self.failures = self.failures.saturating_add(1);
         (self.plan.on_event)(Event::Failed { kind, error: text.clone(), attempts: self.failures });
-        let change =
-            if Breaker::counts(kind) { self.plan.breaker.failure(clock::uptime()) } else { Change::None };
+        let change = if Breaker::counts(kind) && !e.is_shortage() {
+            // (What this process is short of says nothing of the store.)
+            self.plan.breaker.failure(clock::uptime())
+        } else {
+            Change::None
+        };
         if change == Change::Opened {
             (self.plan.on_event)(Event::BreakerOpen { error: text.clone() });
         }

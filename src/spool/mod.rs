@@ -54,7 +54,7 @@ mod sums;
 use lock::Mark;
 #[cfg(feature = "sim")]
 pub use lock::forget_all;
-pub use lock::{Held, LockFile};
+pub use lock::{Held, Keeper, Kept, LockFile, keep_with};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPoint};
 pub use sums::PageSums;
 
@@ -68,6 +68,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 /// Lineages of ours that are remembered: more than could be under way to the replica at once.
 const LINEAGES: usize = 8;
+
+/// Files not forced to disk from which on it is asked whether they are still there.
+const UNSYNCED: usize = 128;
 
 /// A file waiting in the spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,9 +170,10 @@ impl Spool {
         !self.dir.join("open").is_dir()
     }
 
-    /// Whether another directory lies in its place, made by another process.
+    /// Whether another directory lies in its place, made by another process, or something that belongs into it is not there.
     pub fn is_replaced(&self) -> bool {
-        self.seal_lock.is_replaced()
+        let lacks = || self.seal_lock.is_missing() || self.sums.is_missing();
+        self.seal_lock.is_replaced() || (lacks() && !self.is_gone())
     }
 
     /// Held by whoever seals: one thread of one process at a time.
@@ -243,7 +247,7 @@ impl Spool {
 
     /// Whether a process that lives has such a COMMIT under way.
     pub fn is_ahead_alive(&self) -> Result<bool> {
-        Ok(self.ahead_here.load(Ordering::Acquire) || self.ahead_lock()?.holder()?.is_some())
+        Ok(self.ahead_here.load(Ordering::Acquire) || self.ahead_lock()?.is_held_elsewhere()?)
     }
 
     /// Held for as long as this process ships this database.
@@ -342,7 +346,7 @@ impl Spool {
             Ok(out)
         })();
         match &made {
-            Ok(_) => lock(&self.unsynced).push(path.to_path_buf()),
+            Ok(_) => self.is_unsynced(path),
             Err(_) => drop(fs::remove_file(&tmp)),
         }
         made
@@ -443,7 +447,7 @@ impl Spool {
         if p.pieces == 1 && !p.literal {
             let piece = self.piece_path(txid, 0);
             fs::rename(&piece, &target).map_err(|e| Error::io("rename piece to", &target, e))?;
-            lock(&self.unsynced).push(target.clone());
+            self.is_unsynced(&target);
         } else {
             self.fold_pieces(txid, p.pieces, &target)?;
         }
@@ -480,7 +484,7 @@ impl Spool {
         let next = Position { pieces: 1, literal: false, ..p.clone() };
         let first = self.piece_path(txid, 0);
         fs::rename(&folded, &first).map_err(|e| Error::io("rename fold to", &first, e))?;
-        lock(&self.unsynced).push(first);
+        self.is_unsynced(&first);
         crash::point("squash.after-rename");
         self.set_position(&next)?;
         for k in 1..p.pieces {
@@ -558,6 +562,18 @@ impl Spool {
     /// All bytes of the spool, what is kept for merging included.
     pub fn bytes(&self) -> u64 {
         self.bytes_waiting() + tree_bytes(&self.dir.join("merge")) + file_bytes(&self.dir.join("pages.sum"))
+    }
+
+    /// Notes a file that [`Spool::make_durable`] is to force to disk. Where nothing ever resets a WAL, nobody calls that: then
+    /// those that have left the spool are forgotten, and the list is no longer than the spool.
+    fn is_unsynced(&self, path: &Path) {
+        let mut unsynced = lock(&self.unsynced);
+        if unsynced.len() >= UNSYNCED && unsynced.len().is_power_of_two() {
+            unsynced.sort_unstable();
+            unsynced.dedup();
+            unsynced.retain(|p| p.exists());
+        }
+        unsynced.push(path.to_path_buf());
     }
 
     /// Forces everything written so far to disk: what the WAL loses next is then only here.

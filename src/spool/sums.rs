@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 
 const ENTRY: u64 = 8;
 
-/// The table. 0 = no such page.
+/// The table. 0 = no such page. Open only while it is read or written: a thousand databases at rest take no descriptor.
 #[derive(Debug)]
 pub struct PageSums {
     path: PathBuf,
-    file: File,
 }
 
 impl PageSums {
@@ -30,16 +29,32 @@ impl PageSums {
             .truncate(false)
             .open(path)
             .map_err(|e| Error::io("open page sums", path, e))?;
-        Ok(PageSums { path: path.to_path_buf(), file })
+        drop(file);
+        Ok(PageSums { path: path.to_path_buf() })
+    }
+
+    /// (Not made anew: sums that are all 0 are wrong ones.)
+    fn file(&self) -> Result<File> {
+        let opened = File::options().read(true).write(true).open(&self.path);
+        opened.map_err(|e| Error::io("open page sums", &self.path, e))
+    }
+
+    /// Whether it was deleted.
+    pub(super) fn is_missing(&self) -> bool {
+        std::fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
     }
 
     /// The sums of these pages (ascending), 0 for a page that has none. One read a run of near neighbours.
     pub fn load(&self, pages: &[Pgno]) -> Result<Vec<u64>> {
         let mut out = Vec::with_capacity(pages.len());
+        if pages.is_empty() {
+            return Ok(out);
+        }
+        let file = self.file()?;
         for run in pages.chunk_by(|a, b| b.get().wrapping_sub(a.get()) <= 64) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
             let n = (last.get() - first.get() + 1) as usize;
-            let bytes = self.read_run(first.get(), n)?;
+            let bytes = self.read_run(&file, first.get(), n)?;
             for p in run {
                 out.push(entry(&bytes, (p.get() - first.get()) as usize));
             }
@@ -49,11 +64,14 @@ impl PageSums {
 
     /// Stores sums (ascending by page).
     pub fn store(&self, sums: &[(Pgno, u64)]) -> Result<()> {
+        if sums.is_empty() {
+            return Ok(());
+        }
+        let file = self.file()?;
         for run in sums.chunk_by(|a, b| b.0.get() == a.0.get() + 1) {
             let Some((first, _)) = run.first() else { continue };
             let bytes: Vec<u8> = run.iter().flat_map(|(_, s)| s.to_ne_bytes()).collect();
-            self.file
-                .write_all_at(&bytes, u64::from(first.get() - 1) * ENTRY)
+            file.write_all_at(&bytes, u64::from(first.get() - 1) * ENTRY)
                 .map_err(|e| Error::io("write page sums", &self.path, e))?;
         }
         Ok(())
@@ -65,9 +83,10 @@ impl PageSums {
         let lock_page = page_size.lock_page().get();
         let mut x = 0;
         let mut at = from;
+        let file = self.file()?;
         while at <= to {
             let n = STEP.min(to - at + 1);
-            let bytes = self.read_run(at, n as usize)?;
+            let bytes = self.read_run(&file, at, n as usize)?;
             for i in 0..n {
                 if at + i != lock_page {
                     x ^= DbChecksum::scramble(entry(&bytes, i as usize));
@@ -88,12 +107,12 @@ impl PageSums {
     }
 
     /// Reads `n` entries from page `first` on; what lies past the end is 0.
-    fn read_run(&self, first: u32, n: usize) -> Result<Vec<u8>> {
+    fn read_run(&self, file: &File, first: u32, n: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; n * ENTRY as usize];
         let mut done = 0;
         while done < bytes.len() {
             let at = u64::from(first - 1) * ENTRY + done as u64;
-            match self.file.read_at(bytes.get_mut(done..).unwrap_or_default(), at) {
+            match file.read_at(bytes.get_mut(done..).unwrap_or_default(), at) {
                 Ok(0) => break,
                 Ok(k) => done += k,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}

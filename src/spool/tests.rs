@@ -150,6 +150,82 @@ fn lock_files_of_deleted_spools_are_closed() {
     assert!(count() < before + 100, "{} descriptors more", count() - before);
 }
 
+/// Whether the kernel has a lock on the file.
+#[cfg(target_os = "linux")]
+fn is_locked(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let inode = format!(":{} ", std::fs::metadata(path).unwrap().ino());
+    std::fs::read_to_string("/proc/locks").unwrap().contains(&inode)
+}
+
+/// How many descriptors of this process are on the file.
+#[cfg(target_os = "linux")]
+fn descriptors(path: &Path) -> usize {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    all.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == path)).count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_lock_file_is_open_while_it_is_used_and_no_close_takes_a_lock_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().canonicalize().unwrap().join("lock.seal");
+    let l = LockFile::open(&path).unwrap();
+    assert_eq!((descriptors(&path), is_locked(&path)), (0, false));
+    let held = l.hold().unwrap();
+    assert_eq!((descriptors(&path), is_locked(&path)), (1, true));
+    // Other uses of the file come and go, under another name of it, too.
+    l.set_mark(Mark::Changing).unwrap();
+    assert_eq!(l.mark().unwrap(), Mark::Changing);
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+    let same = LockFile::open(&link.join("lock.seal")).unwrap();
+    assert!(Arc::ptr_eq(&l, &same) && same.mark().is_ok() && same.try_hold().unwrap().is_none());
+    assert!(!same.is_held_elsewhere().unwrap());
+    assert_eq!((descriptors(&path), is_locked(&path)), (1, true));
+    drop(held);
+    assert_eq!((descriptors(&path), is_locked(&path)), (0, false));
+    // Taken for long, without a keeper.
+    assert!(l.try_process().unwrap() && l.try_process().unwrap());
+    l.mark().unwrap();
+    assert!(is_locked(&path));
+    l.release();
+    assert_eq!((descriptors(&path), is_locked(&path)), (0, false));
+}
+
+#[test]
+fn a_lock_file_made_anew_is_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lock.seal");
+    let l = LockFile::open(&path).unwrap();
+    for _ in 0..20 {
+        std::fs::remove_file(&path).unwrap();
+        assert!(l.is_missing() && l.hold().is_err_and(|e| e.is_missing()));
+        // (Its inode number is likely the same.)
+        let anew = LockFile::open(&path).unwrap();
+        assert!(l.is_replaced() && l.hold().is_err_and(|e| e.is_missing()) && l.mark().is_err());
+        assert!(!anew.is_replaced() && anew.hold().is_ok());
+    }
+}
+
+#[test]
+fn what_is_to_be_synced_is_no_longer_than_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path()).unwrap();
+    for n in 0..2_000 {
+        let path = spool.pending_path(TxId(n));
+        spool.write_file(&path, |_| Ok(())).unwrap();
+        if n >= 10 {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let left = lock(&spool.unsynced).clone();
+    assert!(left.len() <= UNSYNCED + 10, "{} files", left.len());
+    assert!((0..10).all(|n| left.contains(&spool.pending_path(TxId(n)))), "what is there is not forgotten");
+    spool.make_durable().unwrap();
+    assert!(lock(&spool.unsynced).is_empty());
+}
+
 /// Another process clears its spool while this one opens it.
 #[test]
 fn a_directory_that_is_being_removed_is_made() {

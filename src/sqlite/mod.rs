@@ -8,7 +8,8 @@
 //! * I-HOOK-1..4 (`hook`, `wal_hook`): what is not of interest is the lower VFS's own pointer.
 //! * I-JOIN-1..2 (`wal_join`): a frame goes to the WAL as SQLite wrote it, in one call.
 //! * I-VFS-1..2 (`vfs`): the VFS `walrust` is the lower VFS with one method changed.
-//! * I-RAW-1 (`raw`), I-EWAL-1 (`empty_wal`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..3 (`fork`): our own handles.
+//! * I-RAW-1 (`raw`), I-EWAL-1 (`empty_wal`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..4 (`fork`): our own handles.
+//! * I-KEEP-1..2 (`keep`), I-ASIDE-1 (`aside`): a lock that lasts, and the reading of a small file, take no descriptor.
 //!
 //! Called by SQLite on the app's threads, and by the rooms above on any. Nothing here keeps state on disk:
 //! a crash leaves behind what SQLite leaves behind.
@@ -17,6 +18,7 @@
 //! and a VFS with files of its own (cannot take in a connection that is already open).
 
 mod api;
+mod aside;
 mod connection;
 #[cfg(feature = "crash-points")]
 pub mod debug;
@@ -30,6 +32,7 @@ mod function;
 mod guard;
 mod hook;
 mod host;
+mod keep;
 #[cfg(any(test, feature = "cli"))]
 pub mod linked;
 mod log;
@@ -50,6 +53,7 @@ mod wal_hook;
 mod wal_join;
 
 pub use api::version as libversion;
+pub use aside::{Aside, read_aside};
 pub use connection::{Connection, Hooked};
 pub use empty_wal::put_empty_wal;
 pub use entry::{Wiring, auto_load, load};
@@ -62,6 +66,7 @@ pub use host::{
     Access, Again, DbObserver, FileInfo, FileLock, Host, How, LockOp, PragmaVerdict, SlotRange, Verdict,
     WalHook, WalObserver, WalVerdict, add_host, hooked_handles,
 };
+pub use keep::{KeptLock, is_locked, keep_lock};
 pub use methods::ReadExtent;
 pub use occupied::Occupied;
 pub use own::{Check, SqlConnection, SqlMode};

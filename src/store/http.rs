@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// To open a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection waits for more to do.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// To get an answer, and between two pieces of a body.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The slowest upload that is not taken for a dead one: 16 KiB a second.
@@ -412,7 +414,9 @@ fn build(tls: &Tls) -> Result<reqwest::Client> {
         .user_agent(concat!("walrust/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
-        .pool_max_idle_per_host(8);
+        // Descriptors are the program's: few that wait for work, and not for long.
+        .pool_max_idle_per_host(2)
+        .pool_idle_timeout(IDLE_TIMEOUT);
     match tls {
         Tls::Unused => builder = builder.tls_certs_only([]),
         Tls::System(None) => {}

@@ -531,7 +531,8 @@ fn file_stream(file: std::fs::File) -> ByteStream {
 
 /// A failure at the caller's own file: never [`Kind::Missing`], which would speak of the replica.
 fn file_error(what: &str, path: &Path, e: std::io::Error) -> Error {
-    Error::new(Kind::Io, format!("cannot {what} {}", path.display())).because(e)
+    let kind = if crate::base::is_shortage(&e) { Kind::Retry } else { Kind::Io };
+    Error::new(kind, format!("cannot {what} {}", path.display())).because(e)
 }
 
 /// I-STORE-6: what a replica holds does not decide how much memory we take.

@@ -78,10 +78,10 @@ fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
     let txid = position.as_ref().map(|p| p.txid).unwrap_or_default();
     let replicated = shipped.as_ref().map(|s| s.txid).unwrap_or_default();
     let waits = txid > replicated || position.as_ref().is_some_and(|p| p.pieces > 0);
-    let state = match (spool.ship_lock().holder()?, waits) {
-        (None, _) => "stopped".to_string(),
-        (Some(_), true) => "catching up".to_string(),
-        (Some(_), false) => "streaming".to_string(),
+    let state = match (spool.ship_lock().is_held_elsewhere()?, waits) {
+        (false, _) => "stopped".to_string(),
+        (true, true) => "catching up".to_string(),
+        (true, false) => "streaming".to_string(),
     };
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");

@@ -27,6 +27,7 @@ pub struct Engine {
     pub(super) care: Mutex<super::care::Queue>,
     pub(super) server: Mutex<Option<crate::metrics::Server>>,
     metrics: Arc<Metrics>,
+    pub(super) spools: Mutex<super::whose::Spools>,
 }
 
 /// Forks that may follow one another from parent to child; the last one's engine serves all below it.
@@ -106,6 +107,7 @@ impl Engine {
             care: Mutex::default(),
             server: Mutex::new(None),
             metrics: Arc::new(Metrics::new()),
+            spools: Mutex::default(),
         }
     }
 
@@ -186,7 +188,7 @@ impl Engine {
         if all.iter().any(|o| Arc::ptr_eq(o, w)) {
             return Ok(());
         }
-        if let Some(other) = all.iter().find(|o| o.replica() == w.replica()) {
+        if let Some(other) = all.iter().find(|o| super::whose::same_replica(o.replica(), w.replica())) {
             return Err(super::start::shared(other.path(), w.path(), w.replica()));
         }
         all.push(w.clone());

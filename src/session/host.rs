@@ -53,7 +53,10 @@ fn auto_watch(conn: &Connection) {
     if conn.is_read_only() {
         return;
     }
-    if engine().find(&path).is_some() || super::follow::is_follower(&path) {
+    if let Some(w) = engine().find(&path) {
+        return super::whose::note_other_uri(&w, &path);
+    }
+    if super::follow::is_follower(&path) {
         return;
     }
     if let Err(e) = try_auto_watch(conn, &path) {

@@ -34,10 +34,12 @@ mod follow;
 mod gate;
 mod host;
 mod observe;
+mod prove;
 mod resync;
 mod sealer;
 mod start;
 mod watched;
+mod whose;
 
 pub use alone::{Alone, alone};
 pub use care::{compact, damage, details, policy};
@@ -48,3 +50,4 @@ pub use follow::{Begun, FollowRequest, Follower, FollowerRow, follow, unfollow};
 pub use host::{EngineHost, request};
 pub use start::{Identity, WatchRequest, default_spool};
 pub use watched::{Role, Row, Watched};
+pub use whose::same_replica;

@@ -30,8 +30,6 @@ pub(super) enum Reason {
     First,
     /// Continuity was lost.
     Gap(String),
-    /// It must not be: the replica is another's unless the content is the same.
-    Refuse,
 }
 
 /// Starts a resync thread unless one is at work.
@@ -173,14 +171,6 @@ fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) 
             let txid = newest;
             Position { lineage, txid, ..place }
         }
-        _ if matches!(reason, Reason::Refuse) => {
-            return Err(Error::config(format!(
-                "the replica {} holds another database's history (newest TXID {}); \
-                 choose another URL, or '{{\"takeover\":true}}' to begin a new lineage in it",
-                w.replica(),
-                expected.txid
-            )));
-        }
         _ => begin_lineage(w, &view, expected.txid.max(newest_known(w)), &place, &reason)?,
     };
     w.spool.own(w.replica(), position.lineage)?;
@@ -195,7 +185,7 @@ fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) 
 
 /// A view whose generation is still the current one once it is pinned. (Read mark 0 does not keep the WAL
 /// from being restarted, so that is checked.)
-fn pinned(w: &Watched, access: &Access) -> Result<View> {
+pub(super) fn pinned(w: &Watched, access: &Access) -> Result<View> {
     let end = clock::uptime() + Duration::from_secs(10);
     let mut pause = Duration::from_millis(1);
     loop {

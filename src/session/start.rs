@@ -10,19 +10,21 @@
 //!                                                        TXID: continue; else refuse, or take over
 //! ```
 //!
-//! Nothing is written to the replica, and the spool made here goes again, when the watch is refused.
+//! Nothing is written to the replica, the spool made here goes again, and one that was there keeps its queue and records, when
+//! the watch is refused.
 
 use super::engine::{engine, lock};
 use super::observe;
 use super::resync::{self, Expected, Reason};
 use super::watched::{REPLACED, Role, Watched};
+use super::whose::{self, same_replica};
 use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, thread};
 use crate::capture::Sync;
 use crate::config::Settings;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
-use crate::spool::{Handoff, LockFile, Position, Shipped, Spool};
+use crate::spool::{Handoff, LockFile, Owner, Position, Shipped, Spool};
 use crate::store::{Breaker, Conditions, ReplicaUrl, Retry, Store, block_on};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -96,8 +98,21 @@ enum Start {
 }
 
 enum Begin {
+    /// The spool knows the place.
     Resume(Position),
-    Resync(Expected, Reason),
+    /// The replica is another's, unless the database's content is what it says.
+    Prove(Expected),
+    /// The database is read anew.
+    Resync(Expected, Reason, Queue),
+}
+
+/// What becomes of the files that wait in the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    /// They leave first.
+    Keep,
+    /// They are not of the history that begins.
+    Clear,
 }
 
 impl Begin {
@@ -110,7 +125,8 @@ impl Begin {
                     && p.wal.is_some_and(|w| (w.salt1, w.salt2, w.frame) == (0, 0, 0)) =>
             {
                 let why = "the database changed while nothing that had loaded walrust was there to see it";
-                Begin::Resync(Expected { txid: p.txid, attested: None }, Reason::Gap(why.to_string()))
+                let expected = Expected { txid: p.txid, attested: None };
+                Begin::Resync(expected, Reason::Gap(why.to_string()), Queue::Keep)
             }
             other => other,
         }
@@ -136,16 +152,19 @@ impl Watched {
         // The app may open the database while it is being watched again: who comes second finds it watched.
         let entry = engine().entry(path);
         let _alone = entry.start_alone();
+        let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
+        whose::refuse_others_spool(&dir, req.path)?;
         if let Some(w) = engine().find(req.path) {
-            if w.replica() == replica && !req.takeover {
+            let same = same_replica(w.replica(), &replica);
+            if same && !req.takeover {
                 // Somebody may have turned WAL mode off since.
                 make_wal()?;
                 return Ok((w, Identity::Already));
             }
-            if w.replica() != replica && w.automatic.load(Ordering::Acquire) {
+            if !same && w.automatic.load(Ordering::Acquire) {
                 // The call goes before the configuration: what is pending there is shipped first.
                 drop(w.unwatch(w.settings.sync_timeout));
-            } else if w.replica() != replica {
+            } else if !same {
                 return Err(Error::config(format!(
                     "{} is already watched, to {}; call walrust_unwatch() first",
                     req.path.display(),
@@ -154,12 +173,11 @@ impl Watched {
             }
             w.end(engine());
         }
-        let shares = |o: &&Arc<Watched>| o.replica() == replica && o.path() != req.path;
+        let shares = |o: &&Arc<Watched>| same_replica(o.replica(), &replica) && o.path() != req.path;
         if let Some(other) = engine().watched().iter().find(shares) {
             return Err(shared(other.path(), req.path, &replica));
         }
         let store = Store::open(&req.replica)?;
-        let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
         if req.replica.dir().is_some_and(|r| std::path::absolute(r).is_ok_and(|r| r.starts_with(&dir))) {
             return Err(Error::config(format!(
                 "the replica {replica} lies in the spool {}, which may be deleted; give another directory",
@@ -168,15 +186,19 @@ impl Watched {
         }
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open(&dir)?);
+        let _reserved = whose::reserve(&dir, req.path)?;
         let ship_lock = LockFile::open(&dir.join("lock.ship"))?;
-        let started = Self::start_in(how, req, store, spool, make_wal);
+        let started = Self::start_in(how, req, store, spool.clone(), make_wal);
         if started.is_err() && engine().find(path).is_none() {
             engine().metrics().remove(&observe::series(path));
         }
         match &started {
-            Ok(_) => super::follow::forget_followed(path),
+            Ok(_) => {
+                super::follow::forget_followed(path);
+                engine().clear_failure(path);
+            }
             // Unless another process has begun to use it meanwhile, as those do that watched with a spool that was deleted.
-            Err(_) if how == Start::Asked && !had_spool && ship_lock.try_process().unwrap_or(false) => {
+            Err(_) if how == Start::Asked && !had_spool && is_ours(&spool, path) && ship_lock.try_process().unwrap_or(false) => {
                 drop(std::fs::remove_dir_all(&dir));
                 ship_lock.release();
             }
@@ -198,16 +220,18 @@ impl Watched {
         let w = Watched::new(req.path, req.settings, store, spool, role);
         if role == Role::Standby {
             w.reclaims.store(matches!(how, Start::Again { reclaims: true, .. }), Ordering::Release);
+            w.spool.claim(&Owner::of(w.path()))?;
             make_wal()?;
             engine().adopt(&w)?;
             resume_standby(&w);
             return Ok((w, Identity::Standby));
         }
-        let begun = w.begin(req.takeover, make_wal);
+        let begun = w.spool.note_shipping(w.replica()).and_then(|()| w.begin(req.takeover, make_wal));
         match begun {
             Ok(identity) => Ok((w, identity)),
             Err(e) => {
                 w.tracker.stop();
+                w.spool.forget_shipping();
                 w.spool.ship_lock().release();
                 engine().drop_watched(&w);
                 Err(e)
@@ -217,15 +241,9 @@ impl Watched {
 
     /// This process holds the ship lock: find out where to begin and go.
     fn begin(self: &Arc<Self>, takeover: bool, make_wal: &dyn Fn() -> Result<()>) -> Result<Identity> {
-        let recorded = self.spool.shipped()?.filter(|s| s.replica == self.replica());
-        let known = recorded.clone().or(self.identified()?);
-        let local = {
-            let _held = self.spool.seal_lock().hold()?;
-            match &known {
-                Some(_) => self.spool.recover()?,
-                None => None,
-            }
-        };
+        let mut recorded = self.shipped()?;
+        let mut known = recorded.clone().or(self.identified()?);
+        let mut local = if known.is_some() { self.recovered()? } else { None };
         let looked = look(&self.store);
         let me = self.me()?;
         let (remote, lease) = match looked {
@@ -242,6 +260,12 @@ impl Watched {
             }
             Err(e) => return Err(e),
         };
+        if let (None, Some(r)) = (&known, &remote)
+            && let Some(s) = self.respelled(r)?
+        {
+            local = self.recovered()?;
+            (recorded, known) = (Some(s.clone()), Some(s));
+        }
         make_wal()?;
         let taken = Taken {
             over: takeover,
@@ -255,29 +279,39 @@ impl Watched {
             (remote, _) => self.decide(remote, local, known.as_ref(), taken)?,
         }
         .or_doubt();
-        if matches!(begin, Begin::Resync(..)) && !self.entry.can_read() {
-            // Another process may be able to, and that it must be done is found in the spool.
-            let _held = self.spool.hold_seal()?;
-            self.spool.forget_place()?;
-            if let Some(lease) = lease {
-                let store = self.store.clone();
-                block_on(async move { lease.undo(&store).await })?;
+        if !matches!(begin, Begin::Resume(_)) && !self.entry.can_read() {
+            // Another process may be able to, and that it must be done is found in the spool. (Where the spool is another
+            // replica's, it is found in its name.)
+            if known.is_some() {
+                let _held = self.spool.hold_seal()?;
+                self.spool.forget_place()?;
             }
+            self.undo(lease)?;
             return Err(Error::new(Kind::Retry, UNREADABLE));
         }
         let identity = match &begin {
             Begin::Resume(p) => Identity::Continued(p.txid),
-            Begin::Resync(e, Reason::Refuse) => Identity::Continued(e.txid),
-            Begin::Resync(e, Reason::Gap(_)) => Identity::Continued(e.txid),
-            Begin::Resync(_, Reason::First) => Identity::New,
+            Begin::Prove(e) | Begin::Resync(e, Reason::Gap(_), _) => Identity::Continued(e.txid),
+            Begin::Resync(_, Reason::First, _) => Identity::New,
         };
+        if let Err(e) = self.spool.claim(&Owner::of(self.path())) {
+            self.undo(lease)?;
+            return Err(e);
+        }
         engine().adopt(self)?;
-        if let Begin::Resync(..) = begin {
+        if let Begin::Resync(_, _, queue) = begin {
             // Whoever waits for a TXID, in this process or another, has to see first what becomes of it.
             self.entry.reading_begins();
             self.tracker.begin_resync();
             let _held = self.spool.hold_seal()?;
             self.spool.forget_place()?;
+            if queue == Queue::Clear {
+                self.tell_given_up();
+                self.spool.clear()?;
+            }
+        }
+        if let Some(s) = known.as_ref() {
+            self.spool.respell(&s.replica, self.replica())?;
         }
         self.link.update(|s| {
             s.replicated = remote.map(|r| r.txid).unwrap_or_default();
@@ -285,21 +319,15 @@ impl Watched {
         });
         match begin {
             Begin::Resume(p) => self.tracker.resume(p),
-            Begin::Resync(expected, Reason::Refuse) => {
-                self.spool.clear()?;
-                if let Err(e) = resync::run(self, expected, Reason::Refuse) {
-                    if let Some(lease) = lease {
-                        let store = self.store.clone();
-                        block_on(async move { lease.undo(&store).await })?;
-                    }
+            Begin::Prove(expected) => {
+                let proved = super::prove::run(self, expected);
+                self.snapshotting.store(false, Ordering::Release);
+                if let Err(e) = proved {
+                    self.undo(lease)?;
                     return Err(e);
                 }
-                self.snapshotting.store(false, Ordering::Release);
             }
-            Begin::Resync(expected, reason) => {
-                if matches!(reason, Reason::First) {
-                    self.spool.clear()?;
-                }
+            Begin::Resync(expected, reason, _) => {
                 self.remember(remote)?;
                 resync::start_with(self, expected, reason);
                 let end = clock::uptime() + FIRST_LOOK;
@@ -324,10 +352,54 @@ impl Watched {
         Ok(identity)
     }
 
+    /// The lease was taken for nothing.
+    fn undo(&self, lease: Option<Lease>) -> Result<()> {
+        let Some(lease) = lease else { return Ok(()) };
+        let store = self.store.clone();
+        block_on(async move { lease.undo(&store).await })
+    }
+
+    /// The position, with what a crash left settled.
+    fn recovered(&self) -> Result<Option<Position>> {
+        let _held = self.spool.seal_lock().hold()?;
+        self.spool.recover()
+    }
+
+    /// What the spool says of the replica under the name by which it was known before: a history is known by its lineage, which
+    /// is a random number, and one that has all that was shipped is that replica, or a copy that can be gone on from.
+    fn respelled(&self, r: &Remote) -> Result<Option<Shipped>> {
+        let Some(s) = self.spool.shipped()? else { return Ok(None) };
+        let is_its = r.lineage == s.lineage || self.spool.owns(&s.replica, r.lineage)?;
+        let same = is_its && r.lineage != Lineage::default() && r.txid >= s.txid && s.txid > TxId::ZERO;
+        if same {
+            log::info!(
+                "walrust: {}: {} is known by its history, from when it was {}",
+                self.path().display(),
+                self.replica(),
+                s.replica
+            );
+        }
+        Ok(same.then_some(s))
+    }
+
+    /// What waits in the spool does not reach a replica any more: it was another's, or that is begun anew.
+    fn tell_given_up(&self) {
+        let waiting = self.spool.pending().map_or(0, |p| p.len());
+        let of = self.spool.shipped().ok().flatten().map(|s| s.replica);
+        if let (1.., Some(of)) = (waiting, of) {
+            log::warn!(
+                "walrust: {}: {waiting} files that waited for {of} are given up: {} begins with a snapshot",
+                self.path().display(),
+                self.replica()
+            );
+        }
+    }
+
     /// Whether it must be read anew, and this process has it not open.
     pub(super) fn is_unreadable(&self) -> bool {
         let lost = || self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_none()));
-        !self.entry.can_read() && lost()
+        let unknown = || self.shipped().is_ok_and(|s| s.is_none());
+        !self.entry.can_read() && (lost() || unknown())
     }
 
     /// Writes down whose spool this is, so that the next start knows it.
@@ -348,7 +420,7 @@ impl Watched {
 
     /// What is known of the replica when a power cut took the record of it: that it is ours.
     fn identified(&self) -> Result<Option<Shipped>> {
-        let identity = self.spool.identity()?.filter(|i| i.replica == self.replica());
+        let identity = self.spool.identity()?.filter(|i| same_replica(&i.replica, self.replica()));
         Ok(identity.map(|i| Shipped {
             replica: i.replica,
             lineage: Lineage::default(),
@@ -372,14 +444,16 @@ impl Watched {
                 // Its first files may be on their way.
                 _ if taken.evicted && taken.from_another => {
                     let txid = newest_here.max(shipped).max(taken.base);
-                    Begin::Resync(Expected { txid, attested: None }, Reason::First)
+                    Begin::Resync(Expected { txid, attested: None }, Reason::First, Queue::Clear)
                 }
                 Some(p) if shipped == TxId::ZERO => Begin::Resume(p),
-                _ if shipped == TxId::ZERO => Begin::Resync(Expected::default(), Reason::First),
+                _ if shipped == TxId::ZERO => {
+                    Begin::Resync(Expected::default(), Reason::First, Queue::Clear)
+                }
                 _ => {
-                    self.spool.clear()?;
                     let expected = Expected { txid: shipped, attested: None };
-                    Begin::Resync(expected, Reason::Gap("the replica was emptied".to_string()))
+                    let why = Reason::Gap("the replica was emptied".to_string());
+                    Begin::Resync(expected, why, Queue::Clear)
                 }
             });
         };
@@ -394,7 +468,10 @@ impl Watched {
             && (r.lineage == lineage_here
                 || known.is_some_and(|s| s.lineage == r.lineage)
                 || self.spool.is_queued(r.lineage)?
-                || self.spool.owns(self.replica(), r.lineage)?);
+                || match known {
+                    Some(s) => self.spool.owns(&s.replica, r.lineage)?,
+                    None => false,
+                });
         let expected = Expected { txid: r.txid, attested: r.after.map(|a| (r.lineage, a)) };
         if ours {
             return Ok(match local {
@@ -402,22 +479,24 @@ impl Watched {
                 Some(_) => Begin::Resync(
                     expected,
                     Reason::Gap(format!("the replica is ahead of this machine, at TXID {}", r.txid)),
+                    Queue::Keep,
                 ),
                 None => Begin::Resync(
                     expected,
                     Reason::Gap("the spool's record of the place is gone".to_string()),
+                    Queue::Keep,
                 ),
             });
         }
         if taken.over {
             let txid = r.txid.max(newest_here).max(taken.base);
-            return Ok(Begin::Resync(Expected { txid, attested: None }, Reason::First));
+            return Ok(Begin::Resync(Expected { txid, attested: None }, Reason::First, Queue::Clear));
         }
         let attested = match r.after {
             Some(_) => expected.attested,
             None => Some((Lineage::fresh(), self.checksum_of_replica()?)),
         };
-        Ok(Begin::Resync(Expected { txid: r.txid, attested }, Reason::Refuse))
+        Ok(Begin::Prove(Expected { txid: r.txid, attested }))
     }
 
     /// Whether the newest file of the replica was made from this spool, by what it attests.
@@ -501,6 +580,11 @@ impl Watched {
         ship::runtime::handle()?.spawn(ship::run(plan));
         Ok(())
     }
+}
+
+/// Whether the spool, which was made for `path`, is no other database's by now.
+fn is_ours(spool: &Spool, path: &Path) -> bool {
+    spool.check_owner(&Owner::of(path)).is_ok()
 }
 
 pub(super) fn shared(a: &Path, b: &Path, replica: &str) -> Error {
@@ -625,6 +709,16 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
     if w.busy.swap(true, Ordering::AcqRel) {
         return;
     }
+    let begins =
+        w.spool.check_owner(&Owner::of(w.path())).and_then(|()| w.spool.note_shipping(w.replica()));
+    if let Err(e) = begins {
+        w.spool.ship_lock().release();
+        w.busy.store(false, Ordering::Release);
+        if lock(&w.failure).is_none() {
+            w.fail(e.to_string());
+        }
+        return;
+    }
     *lock(&w.role) = Role::Shipper;
     let mine = w.clone();
     let spawned = thread::spawn("walrust-takeover", 512 << 10, move || {
@@ -641,6 +735,7 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
                 Err(e) if !matches!(e.kind(), Kind::Fenced | Kind::Config | Kind::Bug) => {
                     if mine.is_unreadable() {
                         *lock(&mine.role) = Role::Standby;
+                        mine.spool.forget_shipping();
                         mine.spool.ship_lock().release();
                         return;
                     }

@@ -603,6 +603,9 @@ impl Watched {
     /// Returns when every commit made before the call is durable in the replica.
     pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
         self.link.refuse_fenced()?;
+        if let Some(why) = self.ships_elsewhere() {
+            return Err(Error::config(why));
+        }
         self.sync_until(timeout, Until::Deadline)
     }
 
@@ -636,12 +639,15 @@ impl Watched {
 
     fn wait_as_standby(self: &Arc<Self>, txid: TxId, deadline: Duration) -> Result<()> {
         loop {
-            if self.spool.shipped()?.is_some_and(|s| s.txid >= txid) {
+            if self.shipped()?.is_some_and(|s| s.txid >= txid) {
                 return Ok(());
             }
             let left = deadline.saturating_sub(clock::uptime());
             if self.role() == Role::Shipper {
                 return self.link.wait_for(txid, left);
+            }
+            if let Some(why) = self.ships_elsewhere() {
+                return Err(Error::config(why));
             }
             if left.is_zero() {
                 return Err(Error::new(
@@ -704,7 +710,7 @@ impl Watched {
     fn replicated(&self) -> TxId {
         match self.role() {
             Role::Shipper => self.link.status().replicated,
-            Role::Standby => self.spool.shipped().ok().flatten().map(|s| s.txid).unwrap_or_default(),
+            Role::Standby => self.shipped().ok().flatten().map(|s| s.txid).unwrap_or_default(),
         }
     }
 
@@ -794,8 +800,9 @@ impl Watched {
             wal_bytes,
             spool_bytes: self.spool.bytes(),
             breaker: status.breaker,
-            last_upload: status.last_upload.or_else(|| self.spool.shipped().ok().flatten().map(|s| s.time)),
+            last_upload: status.last_upload.or_else(|| self.shipped().ok().flatten().map(|s| s.time)),
             last_error: failure
+                .or_else(|| self.ships_elsewhere())
                 .or_else(|| self.overflow())
                 .or(not_captured)
                 .or(status.last_error.map(|(_, e)| e))
@@ -840,6 +847,7 @@ impl Watched {
             clock::sleep(Duration::from_millis(1));
         }
         if self.role() == Role::Shipper {
+            self.spool.forget_shipping();
             self.spool.ship_lock().release();
         }
     }

@@ -7,6 +7,8 @@
 //! shipped.json           the newest TXID that is durable in the replica (Shipped)
 //! ventured.json          what may be in the replica although the position does not say so (Ventured)
 //! replica.json           which replica that is, and the lineages that are ours (Identity); synced when it changes
+//! shipper.json           the process that ships, and where to (Shipping)
+//! database.json          whose spool this is (Owner); synced when it changes
 //! open/<txid>.<k>.ltx    pieces: sealed WAL ranges of the TXID that is not cut yet
 //! pending/<txid>.ltx     cut level-0 files, not yet in the replica
 //! asked/<txid>.ltx       the pending files of COMMITs under sync durability, until those are known to have come to be
@@ -33,6 +35,8 @@
 //!   sync durability waits for; that one is nobody else's to make again while its process lives.
 //! * I-SPOOL-9: whatever the replica may have of a COMMIT that failed, or died with its process, lies in `asked`: that is
 //!   how the shipper knows it again, and takes it back.
+//! * I-SPOOL-10: a spool is one database's ([`Spool::claim`]), and only files of a lineage that was begun or taken up
+//!   here leave it ([`Spool::vouch`]).
 //!
 //! # After a crash
 //!
@@ -48,6 +52,7 @@
 //! to disk thousands of times; a piece holds its newest version once.
 
 mod lock;
+mod owner;
 mod position;
 mod sums;
 
@@ -55,6 +60,7 @@ use lock::Mark;
 #[cfg(feature = "sim")]
 pub use lock::forget_all;
 pub use lock::{Held, LockFile};
+pub use owner::{Owner, Shipping, other_database};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPoint};
 pub use sums::PageSums;
 
@@ -66,8 +72,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// Lineages of ours that are remembered: more than could be under way to the replica at once.
-const LINEAGES: usize = 8;
+/// Lineages of ours that are remembered: more than could be under way to the replica at once. (Of a file in the queue whose
+/// lineage is forgotten nothing tells that it is ours.)
+const LINEAGES: usize = 64;
 
 /// A file waiting in the spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +85,28 @@ pub struct Queued {
     pub path: PathBuf,
     /// Its size in bytes.
     pub bytes: u64,
+}
+
+/// A file that may go to the replica: its history was begun or taken up in this spool, and only [`Spool::vouch`] says so.
+#[derive(Clone, Debug)]
+pub struct Vouched {
+    queued: Queued,
+    lineage: Lineage,
+}
+
+impl Vouched {
+    /// Its history.
+    pub fn lineage(&self) -> Lineage {
+        self.lineage
+    }
+}
+
+impl std::ops::Deref for Vouched {
+    type Target = Queued;
+
+    fn deref(&self) -> &Queued {
+        &self.queued
+    }
 }
 
 /// The spool directory of one database.
@@ -93,6 +122,16 @@ pub struct Spool {
     sums: PageSums,
     /// Files written since the last [`Spool::make_durable`].
     unsynced: Mutex<Vec<PathBuf>>,
+}
+
+/// The directory without links, as far as it exists.
+pub fn real_dir(dir: &Path) -> PathBuf {
+    let full = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+    let known = full.ancestors().find_map(|a| Some((a, a.canonicalize().ok()?)));
+    match known {
+        Some((a, real)) => real.join(full.strip_prefix(a).unwrap_or(Path::new(""))).components().collect(),
+        None => full,
+    }
 }
 
 /// Creates a directory that another process may be removing (`merge`, in [`Spool::clear`]): `create_dir_all` takes one that goes
@@ -317,10 +356,33 @@ impl Spool {
         Ok(())
     }
 
+    /// The replica `old` is known by another name from now on.
+    pub fn respell(&self, old: &str, replica: &str) -> Result<()> {
+        if let Some(i) = self.identity()?.filter(|i| i.replica == old && old != replica) {
+            let identity = Identity { replica: replica.to_string(), ..i };
+            self.write_text("replica.json", &identity, |f| f.sync_data())?;
+            self.sync_names()?;
+        }
+        Ok(())
+    }
+
     /// Whether `lineage` of `replica` was begun or taken up here.
     pub fn owns(&self, replica: &str, lineage: Lineage) -> Result<bool> {
         let name = lineage.to_string();
         Ok(self.identity()?.is_some_and(|i| i.replica == replica && i.lineages.contains(&name)))
+    }
+
+    /// Says that a file of this spool may go to `replica`. Errors with [`Kind::Corrupt`] for one of a lineage that is neither the
+    /// position's nor one of those begun or taken up here for that replica (I-SPOOL-10): it is another database's, or
+    /// damaged.
+    pub fn vouch(&self, queued: &Queued, replica: &str) -> Result<Vouched> {
+        let f = File::open(&queued.path).map_err(|e| Error::io("open", &queued.path, e))?;
+        let lineage = ltx::Decoder::new(BufReader::with_capacity(4 << 10, f))?.header().lineage;
+        if self.owns(replica, lineage)? || self.position()?.is_some_and(|p| p.lineage == lineage) {
+            return Ok(Vouched { queued: queued.clone(), lineage });
+        }
+        let path = queued.path.display();
+        Err(Error::corrupt(format!("{path} is of another history (lineage {lineage}) than this spool's")))
     }
 
     /// Writes one LTX file: `fill` gets the temporary file; it appears as `path` when all of it is written.
@@ -745,6 +807,17 @@ impl Spool {
             drop(fs::remove_file(self.dir.join(name)));
         }
         Ok(())
+    }
+
+    /// Forgets everything, as [`Spool::clear`] does, and begins at `p`, whose page checksums are in the file `sums`. Caller holds
+    /// both locks.
+    pub fn begin_with(&self, p: &Position, sums: &Path) -> Result<()> {
+        self.begin_change()?;
+        self.clear()?;
+        // (Into the file that others have open.)
+        fs::copy(sums, self.dir.join("pages.sum")).map_err(|e| Error::io("copy page sums", sums, e))?;
+        self.set_position(p)?;
+        self.end_change()
     }
 
     fn write_json<T: serde::Serialize>(&self, name: &str, v: &T) -> Result<()> {

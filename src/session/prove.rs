@@ -19,8 +19,8 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected) -> Result<()> {
     let proved = find(w, expected, &PageSums::open(&beside)?);
     let done = proved.and_then(|p| {
         w.spool.own(w.replica(), p.lineage)?;
-        let _held = w.spool.hold_seal()?;
-        w.spool.begin_with(&p, &beside)?;
+        let held = w.spool.hold_seal()?;
+        w.spool.begin_with(&held, &p, &beside)?;
         w.tracker.resume(p);
         Ok(())
     });

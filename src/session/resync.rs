@@ -174,9 +174,9 @@ fn find_place(w: &Arc<Watched>, view: View, expected: Expected, reason: Reason) 
         _ => begin_lineage(w, &view, expected.txid.max(newest_known(w)), &place, &reason)?,
     };
     w.spool.own(w.replica(), position.lineage)?;
-    let _held = w.spool.hold_seal()?;
-    w.spool.set_position(&position)?;
-    w.spool.end_change()?;
+    let held = w.spool.hold_seal()?;
+    w.spool.set_position(&held, &position)?;
+    w.spool.end_change(&held)?;
     w.tracker.resume(position);
     drop(view);
     w.link.work.notify_one();
@@ -214,8 +214,8 @@ fn begin_lineage(
     let now = clock::now();
     w.spool.own(w.replica(), lineage)?;
     {
-        let _held = w.spool.hold_seal()?;
-        w.spool.venture(txid.next())?;
+        let held = w.spool.hold_seal()?;
+        w.spool.venture(&held, txid.next())?;
     }
     view.snapshot(&w.spool, txid, lineage, place.checksum, now, |_, _| {})?;
     crate::base::crash::point("lineage.after-snapshot");

@@ -198,7 +198,12 @@ impl Watched {
                 engine().clear_failure(path);
             }
             // Unless another process has begun to use it meanwhile, as those do that watched with a spool that was deleted.
-            Err(_) if how == Start::Asked && !had_spool && is_ours(&spool, path) && ship_lock.try_process().unwrap_or(false) => {
+            Err(_)
+                if how == Start::Asked
+                    && !had_spool
+                    && is_ours(&spool, path)
+                    && ship_lock.try_process().unwrap_or(false) =>
+            {
                 drop(std::fs::remove_dir_all(&dir));
                 ship_lock.release();
             }
@@ -283,8 +288,8 @@ impl Watched {
             // Another process may be able to, and that it must be done is found in the spool. (Where the spool is another
             // replica's, it is found in its name.)
             if known.is_some() {
-                let _held = self.spool.hold_seal()?;
-                self.spool.forget_place()?;
+                let held = self.spool.hold_seal()?;
+                self.spool.forget_place(&held)?;
             }
             self.undo(lease)?;
             return Err(Error::new(Kind::Retry, UNREADABLE));
@@ -303,11 +308,11 @@ impl Watched {
             // Whoever waits for a TXID, in this process or another, has to see first what becomes of it.
             self.entry.reading_begins();
             self.tracker.begin_resync();
-            let _held = self.spool.hold_seal()?;
-            self.spool.forget_place()?;
+            let held = self.spool.hold_seal()?;
+            self.spool.forget_place(&held)?;
             if queue == Queue::Clear {
                 self.tell_given_up();
-                self.spool.clear()?;
+                self.spool.clear(&held)?;
             }
         }
         if let Some(s) = known.as_ref() {
@@ -361,8 +366,8 @@ impl Watched {
 
     /// The position, with what a crash left settled.
     fn recovered(&self) -> Result<Option<Position>> {
-        let _held = self.spool.seal_lock().hold()?;
-        self.spool.recover()
+        let held = self.spool.hold_unsettled()?;
+        self.spool.recover(&held)
     }
 
     /// What the spool says of the replica under the name by which it was known before: a history is known by its lineage, which
@@ -447,9 +452,7 @@ impl Watched {
                     Begin::Resync(Expected { txid, attested: None }, Reason::First, Queue::Clear)
                 }
                 Some(p) if shipped == TxId::ZERO => Begin::Resume(p),
-                _ if shipped == TxId::ZERO => {
-                    Begin::Resync(Expected::default(), Reason::First, Queue::Clear)
-                }
+                _ if shipped == TxId::ZERO => Begin::Resync(Expected::default(), Reason::First, Queue::Clear),
                 _ => {
                     let expected = Expected { txid: shipped, attested: None };
                     let why = Reason::Gap("the replica was emptied".to_string());
@@ -613,7 +616,7 @@ pub(super) fn restart(w: &Arc<Watched>, why: &str) {
 /// ship it. This one is a standby until the app opens it.
 pub(super) fn hand_over(w: &Arc<Watched>) {
     let replaced = w.entry.has_only_replaced();
-    if w.spool.hold_seal().and_then(|_held| w.spool.forget_place()).is_err()
+    if w.spool.hold_seal().and_then(|held| w.spool.forget_place(&held)).is_err()
         || !begin_again(w, false, Role::Standby)
     {
         return;
@@ -671,9 +674,9 @@ pub(super) fn queue_damaged(w: &Arc<Watched>, why: String) {
     let spawned = thread::spawn("walrust-restart", 512 << 10, move || {
         let cut = mine.tracker.position().map(|p| p.txid).unwrap_or_default();
         let waiting = mine.spool.pending().ok().and_then(|p| p.last().map(|q| q.txid)).unwrap_or_default();
-        let cleared = mine.spool.hold_seal().and_then(|_held| {
-            mine.spool.clear()?;
-            mine.spool.venture(cut.max(waiting).next())
+        let cleared = mine.spool.hold_seal().and_then(|held| {
+            mine.spool.clear(&held)?;
+            mine.spool.venture(&held, cut.max(waiting).next())
         });
         match cleared {
             Ok(()) => mine.tracker.lose(format!("a file of the spool is damaged: {why}")),
@@ -709,8 +712,7 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
     if w.busy.swap(true, Ordering::AcqRel) {
         return;
     }
-    let begins =
-        w.spool.check_owner(&Owner::of(w.path())).and_then(|()| w.spool.note_shipping(w.replica()));
+    let begins = w.spool.check_owner(&Owner::of(w.path())).and_then(|()| w.spool.note_shipping(w.replica()));
     if let Err(e) = begins {
         w.spool.ship_lock().release();
         w.busy.store(false, Ordering::Release);

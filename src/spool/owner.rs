@@ -170,7 +170,7 @@ impl super::Spool {
     /// From now on the spool is `me`'s: written down, on disk. Errors with [`Kind::Config`] if it is another database's, as
     /// [`Owner::check`] does; then nothing is changed.
     pub fn claim(&self, me: &Owner) -> Result<()> {
-        let _held = self.hold_seal()?;
+        let _held = self.hold_unsettled()?;
         let path = self.dir().join(RECORD);
         if let Some((known, copied)) = record_in(self.dir()) {
             match me.judged(&known, copied, self.dir())? {
@@ -193,7 +193,8 @@ impl super::Spool {
         let record = file.metadata().map_err(failed)?.ino();
         let text = serde_json::to_vec(&Owner { record, ..me.clone() })
             .map_err(|e| Error::new(Kind::Bug, "cannot write whose spool it is").because(e))?;
-        let done = file.write_all(&text).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&tmp, &path));
+        let done =
+            file.write_all(&text).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&tmp, &path));
         done.map_err(failed)?;
         self.sync_names()
     }
@@ -339,7 +340,14 @@ mod tests {
             ("the same, shipped by another process", owner("/d/a.db", 10, 2), false, Present, true, Same),
             ("restored over its path", owner("/d/a.db", 11, 2), false, Present, true, Same),
             ("the same directory, mounted elsewhere", owner("/mnt/a.db", 10, 2), false, Gone, true, Same),
-            ("the same directory, seen at both places", owner("/mnt/a.db", 10, 2), false, Present, true, Same),
+            (
+                "the same directory, seen at both places",
+                owner("/mnt/a.db", 10, 2),
+                false,
+                Present,
+                true,
+                Same,
+            ),
             ("copied to its path on another machine", owner("/d/a.db", 33, 44), true, Present, false, Moved),
             ("its directory was replaced", owner("/d/a.db", 33, 44), false, Present, false, Moved),
             ("the same path in another container", owner("/d/a.db", 33, 44), false, Present, true, InUse),
@@ -359,7 +367,11 @@ mod tests {
         }
         let nobody = Owner { file: None, dir: None, ..owner("/x/b.db", 0, 0) };
         let nowhere = Owner { file: None, dir: None, ..known };
-        assert_eq!(judge(&nowhere, &nobody, false, Present, false), Foreign, "what is not known is not equal");
+        assert_eq!(
+            judge(&nowhere, &nobody, false, Present, false),
+            Foreign,
+            "what is not known is not equal"
+        );
     }
 
     #[test]

@@ -97,9 +97,9 @@ fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
     let is_wanted = |replica: &str| wanted.as_ref().is_none_or(|w| same_replica(w, replica));
     let shipped = spool.shipped()?.filter(|s| is_wanted(&s.replica));
     let elsewhere = spool.shipping()?.filter(|s| !is_wanted(&s.replica));
-    let note = elsewhere.as_ref().map(|s| {
-        format!("{} of this machine ships this database to {}", s.process(), s.replica)
-    });
+    let note = elsewhere
+        .as_ref()
+        .map(|s| format!("{} of this machine ships this database to {}", s.process(), s.replica));
     let txid = position.as_ref().map(|p| p.txid).unwrap_or_default();
     let replicated = shipped.as_ref().map(|s| s.txid).unwrap_or_default();
     let waits = txid > replicated || position.as_ref().is_some_and(|p| p.pieces > 0);

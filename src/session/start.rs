@@ -231,7 +231,8 @@ impl Watched {
             resume_standby(&w);
             return Ok((w, Identity::Standby));
         }
-        let begun = w.spool.note_shipping(w.replica()).and_then(|()| w.begin(req.takeover, make_wal));
+        w.note_shipping();
+        let begun = w.begin(req.takeover, make_wal);
         match begun {
             Ok(identity) => Ok((w, identity)),
             Err(e) => {
@@ -403,7 +404,8 @@ impl Watched {
     /// Whether it must be read anew, and this process has it not open.
     pub(super) fn is_unreadable(&self) -> bool {
         let lost = || self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_none()));
-        let unknown = || self.shipped().is_ok_and(|s| s.is_none());
+        // (Nothing of this replica is known here: it is begun with by reading the database.)
+        let unknown = || matches!((self.shipped(), self.identified()), (Ok(None), Ok(None)));
         !self.entry.can_read() && (lost() || unknown())
     }
 
@@ -712,7 +714,7 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
     if w.busy.swap(true, Ordering::AcqRel) {
         return;
     }
-    let begins = w.spool.check_owner(&Owner::of(w.path())).and_then(|()| w.spool.note_shipping(w.replica()));
+    let begins = w.spool.check_owner(&Owner::of(w.path()));
     if let Err(e) = begins {
         w.spool.ship_lock().release();
         w.busy.store(false, Ordering::Release);
@@ -722,6 +724,7 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
         return;
     }
     *lock(&w.role) = Role::Shipper;
+    w.note_shipping();
     let mine = w.clone();
     let spawned = thread::spawn("walrust-takeover", 512 << 10, move || {
         mine.busy.store(false, Ordering::Release);

@@ -73,6 +73,13 @@ impl Watched {
         Ok(self.spool.shipped()?.filter(|s| same_replica(&s.replica, self.replica())))
     }
 
+    /// Says to other processes where this one ships. Whom it does not reach waits, and is told nothing untrue.
+    pub(super) fn note_shipping(&self) {
+        if let Err(e) = self.spool.note_shipping(self.replica()) {
+            log::warn!("walrust: {}: {e}", self.path().display());
+        }
+    }
+
     /// The process that ships this database to another replica than this watch's.
     fn rival(&self) -> Option<Shipping> {
         let rival = || self.spool.shipping().ok().flatten();

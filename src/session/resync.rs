@@ -338,6 +338,9 @@ pub(super) fn snapshot_now(w: &Arc<Watched>, timeout: Duration) -> Result<TxId> 
         if status.snapshot >= txid {
             return Ok(txid);
         }
+        if w.link.is_stopped() {
+            return Err(super::watched::ended());
+        }
         let left = end.saturating_sub(clock::uptime());
         if left.is_zero() {
             let why = status.last_error.map(|(_, e)| format!(" (last error: {e})")).unwrap_or_default();

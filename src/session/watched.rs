@@ -646,6 +646,9 @@ impl Watched {
             if self.role() == Role::Shipper {
                 return self.link.wait_for(txid, left);
             }
+            if self.link.is_stopped() {
+                return Err(ended());
+            }
             if let Some(why) = self.ships_elsewhere() {
                 return Err(Error::config(why));
             }

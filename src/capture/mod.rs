@@ -40,7 +40,7 @@ pub use seal::{Sealed, Uncommitted};
 
 use crate::base::{Error, Kind, Result, Timestamp, TxId};
 use crate::ltx::Packing;
-use crate::spool::{FileStamp, Handoff, Position, Spool, WalPoint};
+use crate::spool::{FileStamp, Handoff, Position, SealHeld, Spool, WalPoint};
 use crate::wal::{self, IndexHeader};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -534,7 +534,7 @@ impl Tracker {
         last: &Uncommitted<'_>,
         now: Timestamp,
     ) -> std::result::Result<TxId, SealError> {
-        let _held = self.spool.hold_seal()?;
+        let held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else {
             return Err(SealError::OutOfSync(NO_POSITION.to_string()));
         };
@@ -543,7 +543,7 @@ impl Tracker {
         }
         if self.spool.is_ahead()? {
             // This thread has SQLite's WRITE lock, so whoever had it then has ended.
-            return Err(self.ended_ahead(p.txid.next())?);
+            return Err(self.ended_ahead(&held, p.txid.next())?);
         }
         let wal = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
         self.lock().ahead = Some(Ahead::Asking);
@@ -551,8 +551,8 @@ impl Tracker {
             Ok(prepared) => {
                 let txid = prepared.position.txid;
                 // (In this order: nothing leaves that is not kept in mind.)
-                self.spool.ask(txid)?;
-                self.spool.set_ahead()?;
+                self.spool.ask(&held, txid)?;
+                self.spool.set_ahead(&held)?;
                 self.lock().ahead = Some(Ahead::Prepared(prepared));
                 Ok(txid)
             }
@@ -575,11 +575,11 @@ impl Tracker {
     }
 
     fn give_up(&self, txid: TxId) -> Result<()> {
-        let _held = self.spool.hold_seal()?;
+        let held = self.spool.hold_seal()?;
         let p = self.spool.position()?;
         // Unless whoever ships has given it up already.
         if self.spool.is_ahead()? && p.is_some_and(|p| p.txid.next() == txid) {
-            self.spool.give_up(txid)?;
+            self.spool.give_up(&held, txid)?;
         }
         Ok(())
     }
@@ -596,8 +596,8 @@ impl Tracker {
     }
 
     /// The process that made `txid` for its COMMIT ended: whether there was one, the database's content tells.
-    fn ended_ahead(&self, txid: TxId) -> Result<SealError> {
-        self.spool.give_up(txid)?;
+    fn ended_ahead(&self, held: &SealHeld<'_>, txid: TxId) -> Result<SealError> {
+        self.spool.give_up(held, txid)?;
         let why = format!("TXID {txid} may be in the replica without its commit here: its process ended");
         self.lose(why.clone());
         Ok(SealError::OutOfSync(why))
@@ -607,14 +607,14 @@ impl Tracker {
     pub fn settle_ahead(&self) -> Result<()> {
         loop {
             {
-                let _held = self.spool.hold_seal()?;
+                let held = self.spool.hold_seal()?;
                 if !self.spool.is_ahead()? {
                     return Ok(());
                 }
                 if !self.spool.is_ahead_alive()? {
                     return match self.spool.position()? {
-                        Some(p) => self.spool.give_up(p.txid.next()),
-                        None => self.spool.end_change(),
+                        Some(p) => self.spool.give_up(&held, p.txid.next()),
+                        None => self.spool.end_change(&held),
                     };
                 }
             }
@@ -628,25 +628,25 @@ impl Tracker {
         let Some(h) = h else {
             return Err(format!("TXID {txid} is in the replica, but its commit failed here"));
         };
-        let _held = self.spool.hold_seal().map_err(|e| e.to_string())?;
+        let held = self.spool.hold_seal().map_err(|e| e.to_string())?;
         let now = self.spool.position().map_err(|e| e.to_string())?;
         if now.is_none_or(|p| (p.lineage, p.txid.next()) != (prepared.position.lineage, txid)) {
             return Err(format!("TXID {txid} is in the replica, but the history went on without it"));
         }
-        self.spool.begin_change().map_err(|e| e.to_string())?;
+        let change = self.spool.begin_change(&held).map_err(|e| e.to_string())?;
         self.spool.sums().store(&prepared.sums).map_err(|e| e.to_string())?;
         let checksum = Some((h.frame_checksum.0, h.frame_checksum.1));
         let wal = WalPoint { salt1: h.salt.salt1, salt2: h.salt.salt2, frame: h.max_frame, checksum };
         let position = Position { wal: Some(wal), handoff: Handoff::Live, ..prepared.position };
-        self.spool.set_position(&position).map_err(|e| e.to_string())?;
-        self.spool.end_change().map_err(|e| e.to_string())?;
+        self.spool.set_position(&held, &position).map_err(|e| e.to_string())?;
+        change.done().map_err(|e| e.to_string())?;
         self.lock().position = Some(position);
         Ok(())
     }
 
     /// The generation of `before`, sealed to its end, is followed by that of `h` under one WRITE lock.
     fn follow(&self, before: &IndexHeader, h: &IndexHeader) -> std::result::Result<(), String> {
-        let _held = patiently(|| self.spool.hold_seal()).map_err(|e| e.to_string())?;
+        let held = patiently(|| self.spool.hold_seal()).map_err(|e| e.to_string())?;
         let p = match patiently(|| self.spool.position()) {
             Ok(Some(p)) => p,
             Ok(None) => return Err(NO_POSITION.to_string()),
@@ -662,7 +662,7 @@ impl Tracker {
             handoff: Handoff::Live,
             ..p
         };
-        patiently(|| self.spool.set_position(&next)).map_err(|e| e.to_string())?;
+        patiently(|| self.spool.set_position(&held, &next)).map_err(|e| e.to_string())?;
         self.lock().position = Some(next);
         Ok(())
     }
@@ -788,7 +788,7 @@ impl Tracker {
     }
 
     fn mark_closed(&self, h: Option<&IndexHeader>) -> std::result::Result<(), SealError> {
-        let _held = patiently(|| self.spool.hold_seal())?;
+        let held = patiently(|| self.spool.hold_seal())?;
         let Some(p) = patiently(|| self.spool.position())? else {
             return Err(SealError::OutOfSync(NO_POSITION.to_string()));
         };
@@ -797,7 +797,7 @@ impl Tracker {
         }
         let stamp = FileStamp::of(&self.path).map_err(|e| Error::io("look at", &self.path, e))?;
         let next = Position { handoff: Handoff::Closed(stamp), ..p };
-        patiently(|| self.spool.set_position(&next))?;
+        patiently(|| self.spool.set_position(&held, &next))?;
         self.lock().position = Some(next);
         Ok(())
     }
@@ -811,7 +811,7 @@ impl Tracker {
         packing: Packing,
         now: Timestamp,
     ) -> std::result::Result<Sealed, SealError> {
-        let _held = self.spool.hold_seal()?;
+        let held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else {
             return Err(SealError::OutOfSync(NO_POSITION.to_string()));
         };
@@ -830,10 +830,10 @@ impl Tracker {
             if self.spool.is_ahead_alive()? {
                 return Err(SealError::Again);
             }
-            return Err(self.ended_ahead(p.txid.next())?);
+            return Err(self.ended_ahead(&held, p.txid.next())?);
         }
         let wal = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
-        match seal::seal(&self.spool, &p, from, h, &wal, self.db.as_ref(), packing, now) {
+        match seal::seal(&self.spool, &held, &p, from, h, &wal, self.db.as_ref(), packing, now) {
             Ok((next, sealed)) => {
                 let mut s = self.lock();
                 s.position = Some(next);
@@ -857,9 +857,9 @@ impl Tracker {
 
     /// Cuts what is sealed into the next TXID. Sealer thread of the process that ships.
     pub fn cut(&self) -> Result<Option<Position>> {
-        let _held = self.spool.hold_seal()?;
+        let held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else { return Ok(None) };
-        let next = self.spool.cut(&p)?;
+        let next = self.spool.cut(&held, &p)?;
         let made = (next.txid != p.txid).then(|| next.clone());
         self.lock().position = Some(next);
         Ok(made)
@@ -869,19 +869,19 @@ impl Tracker {
     /// In one, or a thread that had begun to seal would put into a TXID what the place that is found says is not in it.
     /// Gives the position as it was, with pieces if they could not be cut.
     pub fn forget_place(&self) -> Result<Option<Position>> {
-        let _held = self.spool.hold_seal()?;
+        let held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else { return Ok(None) };
-        let last = self.spool.cut(&p).unwrap_or(p);
-        self.spool.forget_place()?;
+        let last = self.spool.cut(&held, &p).unwrap_or(p);
+        self.spool.forget_place(&held)?;
         self.lock().position = Some(last.clone());
         Ok(Some(last))
     }
 
     /// Folds many pieces into one.
     pub fn squash(&self) -> Result<()> {
-        let _held = self.spool.hold_seal()?;
+        let held = self.spool.hold_seal()?;
         let Some(p) = self.spool.position()? else { return Ok(()) };
-        let next = self.spool.squash(&p)?;
+        let next = self.spool.squash(&held, &p)?;
         self.lock().position = Some(next);
         Ok(())
     }

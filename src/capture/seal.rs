@@ -12,7 +12,7 @@
 use super::{Database, SealError, pages};
 use crate::base::{Error, PageSize, Pgno, Timestamp, crash};
 use crate::ltx::{self, Attest, Encoder, Header, Packing, WalRange};
-use crate::spool::{Handoff, Position, Spool, WalPoint};
+use crate::spool::{Handoff, Position, SealHeld, Spool, WalPoint};
 use crate::wal::{self, IndexHeader, WalPos};
 use std::fs::File;
 
@@ -35,10 +35,11 @@ enum Source {
     Growth,
 }
 
-/// Seals frames `from + 1 ..= h.max_frame`. Caller holds the seal lock; `p` is the spool's position.
+/// Seals frames `from + 1 ..= h.max_frame`. `p` is the spool's position.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn seal(
     spool: &Spool,
+    held: &SealHeld<'_>,
     p: &Position,
     from: u32,
     h: &IndexHeader,
@@ -91,7 +92,7 @@ pub(super) fn seal(
     });
     crash::point("seal.before-piece");
     let path = spool.piece_path(txid, p.pieces);
-    spool.begin_change()?;
+    let change = spool.begin_change(held)?;
     let bytes = spool.write_file(&path, |w| {
         let mut e = Encoder::piece(w, header, packing)?;
         for (pgno, source) in &sources {
@@ -104,7 +105,7 @@ pub(super) fn seal(
     if let Err(e) = wal::check_generation(wal_file, h.salt) {
         // Restarted under us: the copies made after the chain was walked may be of the next generation.
         std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
-        spool.end_change()?;
+        change.done()?;
         return Err(e.into());
     }
     spool.sums().store(&sums)?;
@@ -124,9 +125,9 @@ pub(super) fn seal(
         handoff: Handoff::Live,
         ..p.clone()
     };
-    spool.set_position(&next)?;
+    spool.set_position(held, &next)?;
     crash::point("seal.after-position");
-    spool.end_change()?;
+    change.done()?;
     let sealed = Sealed { frames: h.max_frame - from, pages: sources.len() as u32, bytes };
     Ok((next, sealed))
 }

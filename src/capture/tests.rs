@@ -106,7 +106,7 @@ impl Rig {
             wal: Some(view.wal_point()),
             handoff: view.handoff(&self.path).unwrap(),
         };
-        self.spool.set_position(&p).unwrap();
+        self.spool.set_position(&self.spool.hold_unsettled().unwrap(), &p).unwrap();
         self.replica = image(&self.path);
         self.tracker.resume(p);
     }
@@ -254,8 +254,8 @@ fn a_crash_between_piece_and_position_is_settled() {
     rig.seal();
     let after = rig.spool.position().unwrap().unwrap();
     // As if the process had died right before the position was written.
-    rig.spool.set_position(&before).unwrap();
-    let recovered = rig.spool.recover().unwrap().unwrap();
+    rig.spool.set_position(&rig.spool.hold_unsettled().unwrap(), &before).unwrap();
+    let recovered = rig.spool.recover(&rig.spool.hold_unsettled().unwrap()).unwrap().unwrap();
     assert_eq!(recovered.checksum, after.checksum);
     assert_eq!(recovered.pieces, 1);
     assert_eq!(recovered.wal.unwrap().frame, after.wal.unwrap().frame);
@@ -266,8 +266,8 @@ fn a_crash_between_piece_and_position_is_settled() {
     rig.seal();
     let counted = rig.spool.position().unwrap().unwrap();
     let cut = rig.tracker.cut().unwrap().unwrap();
-    rig.spool.set_position(&counted).unwrap();
-    let recovered = rig.spool.recover().unwrap().unwrap();
+    rig.spool.set_position(&rig.spool.hold_unsettled().unwrap(), &counted).unwrap();
+    let recovered = rig.spool.recover(&rig.spool.hold_unsettled().unwrap()).unwrap().unwrap();
     assert_eq!((recovered.txid, recovered.pieces), (cut.txid, 0));
 }
 
@@ -276,9 +276,9 @@ fn sums_that_do_not_add_up_are_not_trusted() {
     let rig = Rig::new(4096);
     rig.conn.execute_batch("INSERT INTO t VALUES(1,2)").unwrap();
     rig.seal();
-    assert!(rig.spool.recover().unwrap().is_some());
+    assert!(rig.spool.recover(&rig.spool.hold_unsettled().unwrap()).unwrap().is_some());
     rig.spool.sums().store(&[(Pgno::ONE, 42)]).unwrap();
-    assert!(rig.spool.recover().unwrap().is_none());
+    assert!(rig.spool.recover(&rig.spool.hold_unsettled().unwrap()).unwrap().is_none());
 }
 
 #[test]

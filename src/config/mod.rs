@@ -9,7 +9,8 @@
 //!   the default. Every value knows where it came from.
 //! * I-CONFIG-2: nothing is silently ignored: an unknown key, a wrong type or an unreadable value is an
 //!   error that names the place (file, line and key; variable; or option).
-//! * I-CONFIG-3: two databases never get one replica, nor one spool: [`conflict`] names both.
+//! * I-CONFIG-3: two databases never get one replica, nor one spool: [`conflict`] names both. (What the configuration cannot
+//!   know yet is refused when a watch begins: `session`, and `spool`'s I-SPOOL-10.)
 //! * I-CONFIG-4: no secret is in any text that leaves this room: webhooks show their host, replica URLs
 //!   with user info or credentials in the query are refused without being repeated.
 //! * I-CONFIG-5: hostile input (any bytes, any nesting, up to [`MAX_INPUT`]) gives an error, never a panic.
@@ -36,7 +37,7 @@ mod tests;
 
 pub use layer::{Layer, Source};
 pub use options::{OptionKind, OptionSpec, Options, WithSettings};
-pub use paths::{conflict, spool_conflict};
+pub use paths::{conflict, replica_key, spool_conflict};
 pub use resolve::{Chosen, Config, ConfigRow, Resolved, embedded_replica};
 pub use settings::{Retention, Retry, Settings};
 pub use table::{Id, Scope, Setting, TABLE, settings_markdown};

@@ -128,7 +128,7 @@ pub(super) fn existing(pattern: &str, base: &Path, limit: usize) -> Vec<PathBuf>
 
 /// One spelling for each replica: `file:///x/` and `/x` are one, and so are doubled slashes; the query
 /// counts only by its endpoint.
-pub(super) fn replica_key(url: &str) -> String {
+pub fn replica_key(url: &str) -> String {
     let (place, query) = url.split_once('?').unwrap_or((url, ""));
     let (scheme, path) = match place.split_once("://") {
         Some(("file", p)) => ("", p.strip_prefix("localhost").unwrap_or(p).to_string()),

@@ -226,7 +226,7 @@ impl Config {
     }
 
     /// Two databases that are there now must not share a replica or a spool (I-CONFIG-3). A pattern over a
-    /// whole tree is not walked here: it may be a disk; `conflict` over the watched ones still holds.
+    /// whole tree is not walked here: it may be a disk. Whatever is not found here is when the second one is watched.
     fn check_present(&self) -> Result<()> {
         let mut found = Vec::new();
         for path in self.present_paths(|e| !e.pattern.contains("**")) {

@@ -237,8 +237,9 @@ pub(super) fn opened(conn: &Connection) {
     if conn.is_read_only() || super::follow::is_follower(&path) {
         return;
     }
-    if engine().find(&path).is_some() {
+    if let Some(w) = engine().find(&path) {
         keep_in_wal_mode(&path);
+        super::whose::note_other_uri(&w, &path);
         return;
     }
     let entry = engine().entry(&path);

@@ -28,6 +28,7 @@ pub struct Engine {
     pub(super) care: Mutex<super::care::Queue>,
     pub(super) server: Mutex<Option<crate::metrics::Server>>,
     metrics: Arc<Metrics>,
+    pub(super) spools: Mutex<super::whose::Spools>,
 }
 
 static ENGINE: ForkSafe<Engine> = ForkSafe::new(|| Engine::new(generation()));
@@ -101,6 +102,7 @@ impl Engine {
             care: Mutex::default(),
             server: Mutex::new(None),
             metrics: Arc::new(Metrics::new()),
+            spools: Mutex::default(),
         }
     }
 
@@ -198,7 +200,7 @@ impl Engine {
         if all.iter().any(|o| Arc::ptr_eq(o, w)) {
             return Ok(());
         }
-        if let Some(other) = all.iter().find(|o| o.replica() == w.replica()) {
+        if let Some(other) = all.iter().find(|o| super::whose::same_replica(o.replica(), w.replica())) {
             return Err(super::start::shared(other.path(), w.path(), w.replica()));
         }
         all.push(w.clone());

@@ -245,7 +245,7 @@ pub(super) fn refuse_target(path: &Path) -> Result<()> {
     let here = engine().followers.find(path).is_some();
     let who = match super::occupy::holder(&beside(path, LOCK)) {
         _ if here => "this process".to_string(),
-        Some(process) => format!("process {process}"),
+        Some(who) => who,
         None => return Ok(()),
     };
     let text = format!(

@@ -38,10 +38,12 @@ mod joined;
 mod keep;
 mod observe;
 mod occupy;
+mod prove;
 mod resync;
 mod sealer;
 mod start;
 mod watched;
+mod whose;
 mod work;
 
 pub use alone::{Alone, alone};
@@ -56,3 +58,4 @@ pub use keep::keep_locks;
 pub use occupy::occupy;
 pub use start::{Identity, WatchRequest, default_spool};
 pub use watched::{Role, Row, Watched};
+pub use whose::same_replica;

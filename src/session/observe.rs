@@ -95,6 +95,7 @@ fn health_of(w: &Watched, row: &Row) -> HealthStatus {
     let large = LARGE_LAG.max(w.settings.interval * 3);
     match row.state {
         State::Failed | State::Fenced | State::Paused => HealthStatus::Unhealthy,
+        State::Standby if w.ships_elsewhere().is_some() => HealthStatus::Unhealthy,
         State::Snapshotting | State::Standby => HealthStatus::Healthy,
         State::Streaming | State::CatchingUp if row.lag > large => HealthStatus::Unhealthy,
         State::Streaming | State::CatchingUp if row.last_error.is_some() => HealthStatus::Degraded,

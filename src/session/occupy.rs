@@ -8,7 +8,7 @@ use super::engine::engine;
 use super::{follow, start};
 use crate::base::{Error, Kind, Result};
 use crate::replica;
-use crate::spool::LockFile;
+use crate::spool::{LockFile, process};
 use crate::sqlite::Occupied;
 use std::path::Path;
 
@@ -31,9 +31,9 @@ pub fn occupy(path: &Path) -> Result<Box<dyn replica::Occupied>> {
 fn refuse_streamed(path: &Path) -> Result<()> {
     let set = engine().resolve(path, None).ok().and_then(|r| r.settings.spool_dir);
     for dir in [Some(start::default_spool(path)), set].into_iter().flatten() {
-        if let Some(process) = holder(&dir.join("lock.ship")) {
+        if let Some(who) = holder(&dir.join("lock.ship")) {
             let text = format!(
-                "{} is streamed by {process}; stop that program, or restore to another path",
+                "{} is streamed by {who}; stop that program, or restore to another path",
                 path.display()
             );
             return Err(Error::config(text));
@@ -42,12 +42,12 @@ fn refuse_streamed(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Who else holds a lock file. One that is not there or cannot be opened tells nothing.
+/// Who else holds a lock file, in words. One that is not there or cannot be opened tells nothing.
 pub(super) fn holder(lock_file: &Path) -> Option<String> {
     if !lock_file.exists() {
         return None;
     }
-    LockFile::open(lock_file).ok()?.holder().ok()?
+    LockFile::open(lock_file).ok()?.holder().ok()?.map(process)
 }
 
 struct Held(Option<Occupied>);

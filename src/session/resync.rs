@@ -32,8 +32,6 @@ pub(super) enum Reason {
     First,
     /// Continuity was lost.
     Gap(String),
-    /// It must not be: the replica is another's unless the content is the same.
-    Refuse,
 }
 
 /// Starts a resync thread unless one is at work.
@@ -207,22 +205,14 @@ fn find_place(
             let txid = newest;
             Position { lineage, txid, ..place }
         }
-        _ if matches!(reason, Reason::Refuse) => {
-            return Err(Error::config(format!(
-                "the replica {} holds another database's history (newest TXID {}); \
-                 choose another URL, or '{{\"takeover\":true}}' to begin a new lineage in it",
-                w.replica(),
-                expected.txid
-            )));
-        }
         _ => begin_lineage(w, &view, expected.txid.max(newest_known(w)), &place, reason)?,
     };
     w.spool.own(w.replica(), position.lineage)?;
-    let _held = w.spool.hold_seal()?;
+    let held = w.spool.hold_seal()?;
     // (Of a view without a handle: a reset in this process is refused from `begin_resync` to `resume`, another's shows here.)
     view.is_held()?;
-    w.spool.set_position(&position)?;
-    w.spool.end_change()?;
+    w.spool.set_position(&held, &position)?;
+    w.spool.end_change(&held)?;
     w.tracker.resume(position);
     drop(view);
     w.link.work.notify_one();
@@ -231,7 +221,7 @@ fn find_place(
 
 /// A view whose generation is still the current one once it is pinned. (Read mark 0 does not keep the WAL
 /// from being restarted, so that is checked.)
-fn pinned(w: &Watched, access: &Access) -> Result<View> {
+pub(super) fn pinned(w: &Watched, access: &Access) -> Result<View> {
     let end = clock::uptime() + Duration::from_secs(10);
     let mut pause = Duration::from_millis(1);
     loop {
@@ -260,8 +250,8 @@ fn begin_lineage(
     let now = clock::now();
     w.spool.own(w.replica(), lineage)?;
     {
-        let _held = w.spool.hold_seal()?;
-        w.spool.venture(txid.next())?;
+        let held = w.spool.hold_seal()?;
+        w.spool.venture(&held, txid.next())?;
     }
     view.snapshot(&w.spool, txid, lineage, place.checksum, now, |_, _| {})?;
     crate::base::crash::point("lineage.after-snapshot");
@@ -383,6 +373,9 @@ pub(super) fn snapshot_now(w: &Arc<Watched>, timeout: Duration) -> Result<TxId> 
         let status = w.link.status();
         if status.snapshot >= txid {
             return Ok(txid);
+        }
+        if w.link.is_stopped() {
+            return Err(super::watched::ended());
         }
         let left = end.saturating_sub(clock::uptime());
         if left.is_zero() {

@@ -12,12 +12,14 @@
 //!
 //! (Empty is a place without a replica of this kind of store; one that a replica of another kind was copied to is refused, I-PLACE-2.)
 //!
-//! Nothing is written to the replica, and the spool made here goes again, when the watch is refused.
+//! Nothing is written to the replica, the spool made here goes again, and one that was there keeps its queue and records, when
+//! the watch is refused.
 
 use super::engine::{engine, lock};
 use super::observe;
 use super::resync::{self, Expected, Reason};
 use super::watched::{REPLACED, Role, Watched};
+use super::whose::{self, same_replica};
 use super::work::Work;
 use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, panics, thread};
@@ -25,7 +27,7 @@ use crate::capture::Sync;
 use crate::config::Settings;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
-use crate::spool::{Handoff, LockFile, Position, Shipped, Spool};
+use crate::spool::{Handoff, LockFile, Owner, Position, Shipped, Spool};
 use crate::store::{Breaker, Conditions, ReplicaUrl, Retry, Store, block_on};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -153,13 +155,27 @@ enum Start {
 }
 
 enum Begin {
+    /// The spool knows the place.
     Resume(Position),
-    Resync(Expected, Reason),
+    /// The replica is another's, unless the database's content is what it says.
+    Prove(Expected),
+    /// The database is read anew.
+    Resync(Expected, Reason, Queue),
+}
+
+/// What becomes of the files that wait in the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    /// They leave first.
+    Keep,
+    /// They are not of the history that begins.
+    Clear,
 }
 
 impl Begin {
     /// No place is known.
-    const NOTHING: Begin = Begin::Resync(Expected { txid: TxId::ZERO, attested: None }, Reason::First);
+    const NOTHING: Begin =
+        Begin::Resync(Expected { txid: TxId::ZERO, attested: None }, Reason::First, Queue::Keep);
 
     /// A place that no WAL generation names, left without a stamp of the file (unwatch before the first commit, or
     /// a kill): a WAL may have come and gone since, and only the content tells.
@@ -170,7 +186,8 @@ impl Begin {
                     && p.wal.is_some_and(|w| (w.salt1, w.salt2, w.frame) == (0, 0, 0)) =>
             {
                 let why = "the database changed while nothing that had loaded walrust was there to see it";
-                Begin::Resync(Expected { txid: p.txid, attested: None }, Reason::Gap(why.to_string()))
+                let expected = Expected { txid: p.txid, attested: None };
+                Begin::Resync(expected, Reason::Gap(why.to_string()), Queue::Keep)
             }
             other => other,
         }
@@ -214,17 +231,20 @@ impl Watched {
         // The app may open the database while it is being watched again: who comes second finds it watched.
         let entry = engine().entry(path);
         let _alone = entry.start_alone(how != Start::Configured)?;
+        let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
+        whose::refuse_others_spool(&dir, req.path)?;
         if let Some(w) = engine().find(req.path) {
-            if w.replica() == replica && !req.takeover {
+            let same = same_replica(w.replica(), &replica);
+            if same && !req.takeover {
                 // Somebody may have turned WAL mode off since.
                 make_wal()?;
                 let begun = if how == Start::Asked { w.wait_joined(JOIN_PATIENCE)? } else { None };
                 return Ok((w, begun.unwrap_or(Identity::Already)));
             }
-            if w.replica() != replica && w.automatic.load(Ordering::Acquire) {
+            if !same && w.automatic.load(Ordering::Acquire) {
                 // The call goes before the configuration: what is pending there is shipped first.
                 drop(w.unwatch(w.settings.sync_timeout));
-            } else if w.replica() != replica {
+            } else if !same {
                 return Err(Error::config(format!(
                     "{} is already watched, to {}; call walrust_unwatch() first",
                     req.path.display(),
@@ -233,12 +253,11 @@ impl Watched {
             }
             w.end(engine());
         }
-        let shares = |o: &&Arc<Watched>| o.replica() == replica && o.path() != req.path;
+        let shares = |o: &&Arc<Watched>| same_replica(o.replica(), &replica) && o.path() != req.path;
         if let Some(other) = engine().watched().iter().find(shares) {
             return Err(shared(other.path(), req.path, &replica));
         }
         let store = Store::open(&req.replica)?;
-        let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
         if req.replica.dir().is_some_and(|r| std::path::absolute(r).is_ok_and(|r| r.starts_with(&dir))) {
             return Err(Error::config(format!(
                 "the replica {replica} lies in the spool {}, which may be deleted; give another directory",
@@ -247,8 +266,9 @@ impl Watched {
         }
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open(&dir)?);
+        let _reserved = whose::reserve(&dir, req.path)?;
         let ship_lock = LockFile::open(&dir.join("lock.ship"))?;
-        let started = Self::start_in(how, req, store, spool, make_wal);
+        let started = Self::start_in(how, req, store, spool.clone(), make_wal);
         if started.is_err() && engine().find(path).is_none() {
             engine().metrics().remove(&observe::series(path));
         }
@@ -261,6 +281,7 @@ impl Watched {
             Err(_)
                 if !matches!(how, Start::Again { .. })
                     && !had_spool
+                    && is_ours(&spool, path)
                     && ship_lock.try_process().unwrap_or(false) =>
             {
                 drop(std::fs::remove_dir_all(&dir));
@@ -284,11 +305,13 @@ impl Watched {
         let w = Watched::new(req.path, req.settings, store, spool, role);
         if role == Role::Standby {
             w.reclaims.store(matches!(how, Start::Again { reclaims: true, .. }), Ordering::Release);
+            w.spool.claim(&Owner::of(w.path()))?;
             make_wal()?;
             engine().adopt(&w)?;
             resume_standby(&w);
             return Ok((w, Identity::Standby));
         }
+        w.note_shipping();
         if how == Start::Configured {
             let local = w.capture_locally();
             return match local.and_then(|()| join(&w)) {
@@ -315,20 +338,21 @@ impl Watched {
     /// A watch that could not begin: nothing of it stays.
     fn abandon(self: &Arc<Self>) {
         self.tracker.stop();
+        self.spool.forget_shipping();
         self.spool.ship_lock().release();
         engine().drop_watched(self);
     }
 
     /// Follows commits from where the spool stands, if it is known to be that of this replica; without the store.
     fn capture_locally(self: &Arc<Self>) -> Result<()> {
-        let recorded = self.spool.shipped()?.filter(|s| s.replica == self.replica());
-        let known = recorded.or(self.identified()?);
+        let known = self.shipped()?.or(self.identified()?);
         let place = self.local_place(known.as_ref())?;
         if let Begin::Resume(p) =
             place.filter(|p| p.wal.is_some()).map_or(Begin::NOTHING, Begin::Resume).or_doubt()
         {
             self.tracker.resume(p);
         }
+        self.spool.claim(&Owner::of(self.path()))?;
         engine().adopt(self)
     }
 
@@ -345,8 +369,8 @@ impl Watched {
     /// This process holds the ship lock: find out whose replica it is and where to begin, and go. Talks to the store, so an app's
     /// thread calls it only where the app asked for an answer. Errors leave lease, queue and position as they were.
     fn begin(self: &Arc<Self>, takeover: bool, make_wal: &dyn Fn() -> Result<()>) -> Result<Identity> {
-        let recorded = self.spool.shipped()?.filter(|s| s.replica == self.replica());
-        let known = recorded.clone().or(self.identified()?);
+        let mut recorded = self.shipped()?;
+        let mut known = recorded.clone().or(self.identified()?);
         let looked = look(&self.store).and_then(|remote| {
             if remote.is_none() && recorded.is_none() {
                 let store = self.store.clone();
@@ -370,6 +394,11 @@ impl Watched {
             }
             Err(e) => return Err(e),
         };
+        if let (None, Some(r)) = (&known, &remote)
+            && let Some(s) = self.respelled(r)?
+        {
+            (recorded, known) = (Some(s.clone()), Some(s));
+        }
         make_wal()?;
         let taken = lease.how(takeover);
         // (Read after the store has answered: what was committed meanwhile was sealed by this process or another.)
@@ -380,25 +409,35 @@ impl Watched {
             (remote, _) => self.decide(remote, local, known.as_ref(), taken)?,
         }
         .or_doubt();
-        if matches!(begin, Begin::Resync(..)) && !self.entry.can_read() {
-            // Another process may be able to, and that it must be done is found in the spool.
-            let _held = self.spool.hold_seal()?;
-            self.spool.forget_place()?;
+        if !matches!(begin, Begin::Resume(_)) && !self.entry.can_read() {
+            // Another process may be able to, and that it must be done is found in the spool. (Where the spool is another
+            // replica's, it is found in its name.)
+            if known.is_some() {
+                let held = self.spool.hold_seal()?;
+                self.spool.forget_place(&held)?;
+            }
             return Err(Error::new(Kind::Retry, UNREADABLE));
         }
         let identity = match &begin {
             Begin::Resume(p) => Identity::Continued(p.txid),
-            Begin::Resync(e, Reason::Refuse) => Identity::Continued(e.txid),
-            Begin::Resync(e, Reason::Gap(_)) => Identity::Continued(e.txid),
-            Begin::Resync(_, Reason::First) => Identity::New,
+            Begin::Prove(e) | Begin::Resync(e, Reason::Gap(_), _) => Identity::Continued(e.txid),
+            Begin::Resync(_, Reason::First, _) => Identity::New,
         };
+        self.spool.claim(&Owner::of(self.path()))?;
         engine().adopt(self)?;
-        if let Begin::Resync(..) = begin {
+        if let Begin::Resync(_, _, queue) = begin {
             // Whoever waits for a TXID, in this process or another, has to see first what becomes of it.
             self.entry.reading_begins();
             self.tracker.begin_resync();
-            let _held = self.spool.hold_seal()?;
-            self.spool.forget_place()?;
+            let held = self.spool.hold_seal()?;
+            self.spool.forget_place(&held)?;
+            if queue == Queue::Clear {
+                self.tell_given_up();
+                self.spool.clear(&held)?;
+            }
+        }
+        if let Some(s) = known.as_ref() {
+            self.spool.respell(&s.replica, self.replica())?;
         }
         self.link.update(|s| {
             s.replicated = remote.map(|r| r.txid).unwrap_or_default();
@@ -406,15 +445,12 @@ impl Watched {
         });
         match begin {
             Begin::Resume(p) => self.tracker.resume(p),
-            Begin::Resync(expected, Reason::Refuse) => {
-                self.spool.clear()?;
-                resync::run(self, expected, Reason::Refuse)?;
+            Begin::Prove(expected) => {
+                let proved = super::prove::run(self, expected);
                 self.snapshotting.store(false, Ordering::Release);
+                proved?;
             }
-            Begin::Resync(expected, reason) => {
-                if matches!(reason, Reason::First) {
-                    self.spool.clear()?;
-                }
+            Begin::Resync(expected, reason, _) => {
                 self.remember(remote)?;
                 resync::start_with(self, expected, reason);
                 let end = clock::uptime() + FIRST_LOOK;
@@ -439,14 +475,46 @@ impl Watched {
         if known.is_none() {
             return Ok(None);
         }
-        let _held = self.spool.seal_lock().hold()?;
-        self.spool.recover()
+        let held = self.spool.hold_unsettled()?;
+        self.spool.recover(&held)
+    }
+
+    /// What the spool says of the replica under the name by which it was known before: a history is known by its lineage, which
+    /// is a random number, and one that has all that was shipped is that replica, or a copy that can be gone on from.
+    fn respelled(&self, r: &Remote) -> Result<Option<Shipped>> {
+        let Some(s) = self.spool.shipped()? else { return Ok(None) };
+        let is_its = r.lineage == s.lineage || self.spool.owns(&s.replica, r.lineage)?;
+        let same = is_its && r.lineage != Lineage::default() && r.txid >= s.txid && s.txid > TxId::ZERO;
+        if same {
+            log::info!(
+                "walrust: {}: {} is known by its history, from when it was {}",
+                self.path().display(),
+                self.replica(),
+                s.replica
+            );
+        }
+        Ok(same.then_some(s))
+    }
+
+    /// What waits in the spool does not reach a replica any more: it was another's, or that is begun anew.
+    fn tell_given_up(&self) {
+        let waiting = self.spool.pending().map_or(0, |p| p.len());
+        let of = self.spool.shipped().ok().flatten().map(|s| s.replica);
+        if let (1.., Some(of)) = (waiting, of) {
+            log::warn!(
+                "walrust: {}: {waiting} files that waited for {of} are given up: {} begins with a snapshot",
+                self.path().display(),
+                self.replica()
+            );
+        }
     }
 
     /// Whether it must be read anew, and this process has it not open.
     pub(super) fn is_unreadable(&self) -> bool {
         let lost = || self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_none()));
-        !self.entry.can_read() && lost()
+        // (Nothing of this replica is known here: it is begun with by reading the database.)
+        let unknown = || matches!((self.shipped(), self.identified()), (Ok(None), Ok(None)));
+        !self.entry.can_read() && (lost() || unknown())
     }
 
     /// Writes down whose spool this is, so that the next start knows it.
@@ -467,7 +535,7 @@ impl Watched {
 
     /// What is known of the replica when a power cut took the record of it: that it is ours.
     fn identified(&self) -> Result<Option<Shipped>> {
-        let identity = self.spool.identity()?.filter(|i| i.replica == self.replica());
+        let identity = self.spool.identity()?.filter(|i| same_replica(&i.replica, self.replica()));
         Ok(identity.map(|i| Shipped {
             replica: i.replica,
             lineage: Lineage::default(),
@@ -491,14 +559,14 @@ impl Watched {
                 // Its first files may be on their way.
                 _ if taken.evicted && taken.from_another => {
                     let txid = newest_here.max(shipped).max(taken.base);
-                    Begin::Resync(Expected { txid, attested: None }, Reason::First)
+                    Begin::Resync(Expected { txid, attested: None }, Reason::First, Queue::Clear)
                 }
                 Some(p) if shipped == TxId::ZERO => Begin::Resume(p),
-                _ if shipped == TxId::ZERO => Begin::Resync(Expected::default(), Reason::First),
+                _ if shipped == TxId::ZERO => Begin::Resync(Expected::default(), Reason::First, Queue::Clear),
                 _ => {
-                    self.spool.clear()?;
                     let expected = Expected { txid: shipped, attested: None };
-                    Begin::Resync(expected, Reason::Gap("the replica was emptied".to_string()))
+                    let why = Reason::Gap("the replica was emptied".to_string());
+                    Begin::Resync(expected, why, Queue::Clear)
                 }
             });
         };
@@ -513,7 +581,10 @@ impl Watched {
             && (r.lineage == lineage_here
                 || known.is_some_and(|s| s.lineage == r.lineage)
                 || self.spool.is_queued(r.lineage)?
-                || self.spool.owns(self.replica(), r.lineage)?);
+                || match known {
+                    Some(s) => self.spool.owns(&s.replica, r.lineage)?,
+                    None => false,
+                });
         let expected = Expected { txid: r.txid, attested: r.after.map(|a| (r.lineage, a)) };
         if ours {
             return Ok(match local {
@@ -521,22 +592,24 @@ impl Watched {
                 Some(_) => Begin::Resync(
                     expected,
                     Reason::Gap(format!("the replica is ahead of this machine, at TXID {}", r.txid)),
+                    Queue::Keep,
                 ),
                 None => Begin::Resync(
                     expected,
                     Reason::Gap("the spool's record of the place is gone".to_string()),
+                    Queue::Keep,
                 ),
             });
         }
         if taken.over {
             let txid = r.txid.max(newest_here).max(taken.base);
-            return Ok(Begin::Resync(Expected { txid, attested: None }, Reason::First));
+            return Ok(Begin::Resync(Expected { txid, attested: None }, Reason::First, Queue::Clear));
         }
         let attested = match r.after {
             Some(_) => expected.attested,
             None => Some((Lineage::fresh(), self.checksum_of_replica()?)),
         };
-        Ok(Begin::Resync(Expected { txid: r.txid, attested }, Reason::Refuse))
+        Ok(Begin::Prove(Expected { txid: r.txid, attested }))
     }
 
     /// Whether the newest file of the replica was made from this spool, by what it attests.
@@ -622,6 +695,11 @@ impl Watched {
     }
 }
 
+/// Whether the spool, which was made for `path`, is no other database's by now.
+fn is_ours(spool: &Spool, path: &Path) -> bool {
+    spool.check_owner(&Owner::of(path)).is_ok()
+}
+
 pub(super) fn shared(a: &Path, b: &Path, replica: &str) -> Error {
     Error::config(format!(
         "{} and {} would share the replica {replica}; each database needs its own",
@@ -648,7 +726,7 @@ pub(super) fn restart(w: &Arc<Watched>, why: &str) {
 /// ship it. This one is a standby until the app opens it.
 pub(super) fn hand_over(w: &Arc<Watched>) {
     let replaced = w.entry.has_only_replaced();
-    if w.spool.hold_seal().and_then(|_held| w.spool.forget_place()).is_err()
+    if w.spool.hold_seal().and_then(|held| w.spool.forget_place(&held)).is_err()
         || !begin_again(w, false, Role::Standby)
     {
         return;
@@ -706,9 +784,9 @@ pub(super) fn queue_damaged(w: &Arc<Watched>, why: String) {
         let mine = ticket.of();
         let cut = mine.tracker.position().map(|p| p.txid).unwrap_or_default();
         let waiting = mine.spool.pending().ok().and_then(|p| p.last().map(|q| q.txid)).unwrap_or_default();
-        let cleared = mine.spool.hold_seal().and_then(|_held| {
-            mine.spool.clear()?;
-            mine.spool.venture(cut.max(waiting).next())
+        let cleared = mine.spool.hold_seal().and_then(|held| {
+            mine.spool.clear(&held)?;
+            mine.spool.venture(&held, cut.max(waiting).next())
         });
         match cleared {
             Ok(()) => mine.tracker.lose(format!("a file of the spool is damaged: {why}")),
@@ -735,10 +813,19 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
             return;
         }
     }
+    if let Err(e) = w.spool.check_owner(&Owner::of(w.path())) {
+        w.spool.ship_lock().release();
+        if lock(&w.failure).is_none() {
+            w.fail(e.to_string());
+        }
+        return;
+    }
     *lock(&w.role) = Role::Joining;
+    w.note_shipping();
     if let Err(e) = join(w) {
         log::error!("walrust: {}: {e}", w.path().display());
         *lock(&w.role) = Role::Standby;
+        w.spool.forget_shipping();
         w.spool.ship_lock().release();
     }
 }
@@ -770,6 +857,7 @@ fn join(w: &Arc<Watched>) -> Result<()> {
             if mine.is_unreadable() {
                 // Another process may have it open; this one waits for the app to open it.
                 *lock(&mine.role) = Role::Standby;
+                mine.spool.forget_shipping();
                 mine.spool.ship_lock().release();
                 mine.joined.refuse(failed);
                 return;

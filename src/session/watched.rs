@@ -638,6 +638,9 @@ impl Watched {
         } else {
             self.link.refuse_fenced()?;
         }
+        if let Some(why) = self.ships_elsewhere() {
+            return Err(Error::config(why));
+        }
         self.sync_until(timeout, Until::Deadline)
     }
 
@@ -671,13 +674,19 @@ impl Watched {
 
     fn wait_for_shipper(self: &Arc<Self>, txid: TxId, deadline: Duration) -> Result<()> {
         loop {
-            if self.spool.shipped()?.is_some_and(|s| s.txid >= txid) {
+            if self.shipped()?.is_some_and(|s| s.txid >= txid) {
                 return Ok(());
             }
             let left = deadline.saturating_sub(clock::uptime());
             let role = self.role();
             if role == Role::Shipper {
                 return self.link.wait_for(txid, left);
+            }
+            if self.link.is_stopped() {
+                return Err(ended());
+            }
+            if let Some(why) = self.ships_elsewhere() {
+                return Err(Error::config(why));
             }
             if left.is_zero() {
                 let why = match (role, self.link.status().last_error) {
@@ -748,7 +757,7 @@ impl Watched {
         match self.role() {
             Role::Shipper => self.link.status().replicated,
             Role::Joining | Role::Standby => {
-                self.spool.shipped().ok().flatten().map(|s| s.txid).unwrap_or_default()
+                self.shipped().ok().flatten().map(|s| s.txid).unwrap_or_default()
             }
         }
     }
@@ -841,8 +850,9 @@ impl Watched {
             wal_bytes,
             spool_bytes: self.spool.bytes(),
             breaker: status.breaker,
-            last_upload: status.last_upload.or_else(|| self.spool.shipped().ok().flatten().map(|s| s.time)),
+            last_upload: status.last_upload.or_else(|| self.shipped().ok().flatten().map(|s| s.time)),
             last_error: failure
+                .or_else(|| self.ships_elsewhere())
                 .or_else(|| self.overflow())
                 .or(not_captured)
                 .or(status.last_error.map(|(_, e)| e))
@@ -890,6 +900,7 @@ impl Watched {
             clock::sleep(Duration::from_millis(1));
         }
         if self.role() != Role::Standby {
+            self.spool.forget_shipping();
             self.spool.ship_lock().release();
         }
     }

@@ -227,6 +227,15 @@ impl Link {
             if let State::Fenced | State::Failed = s.state {
                 return Err(stopped(&s));
             }
+            if self.is_stopped() {
+                return Err(Error::new(
+                    Kind::Config,
+                    format!(
+                        "replication was stopped before TXID {txid} was in the replica, which has {}",
+                        s.replicated
+                    ),
+                ));
+            }
             // While uploads pause the error is an old one: this wait has them tried.
             if let Some((Kind::Denied, _)) = s.last_error
                 && (s.state != State::Paused || s.failures != before)
@@ -275,4 +284,27 @@ fn stopped(s: &Status) -> Error {
 
 fn round(d: Duration) -> Duration {
     Duration::from_millis(d.as_millis().min(u128::from(u64::MAX)) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_when_replication_is_stopped() {
+        let link = Link::default();
+        let began = clock::uptime();
+        std::thread::scope(|threads| {
+            let waits = threads.spawn(|| link.wait_for(TxId(1), Duration::from_secs(60)));
+            while !link.is_waited_for() {
+                std::thread::yield_now();
+            }
+            link.stop();
+            let e = waits.join().unwrap().unwrap_err();
+            assert!(e.to_string().contains("stopped before TXID"), "{e}");
+        });
+        assert!(clock::uptime() - began < Duration::from_secs(10));
+        link.update(|s| s.replicated = TxId(1));
+        link.wait_for(TxId(1), Duration::ZERO).unwrap();
+    }
 }

@@ -7,7 +7,7 @@ use crate::base::{Error, Kind, Result, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::replica::{FileId, Inventory};
-use crate::spool::{Queued, Shipped, Spool, remove_if_there};
+use crate::spool::{Queued, Shipped, Spool, Vouched, remove_if_there};
 use crate::store::{Body, Breaker, BreakerState, Change, Conditions, Holds, Permit, PutMeta, Retry, Store};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -274,6 +274,14 @@ impl Shipper {
             }
             let spool = self.plan.spool.clone();
             let merged = match blocking(move || job.merge(&spool)).await {
+                Ok(merged) => {
+                    let queued =
+                        Queued { txid: merged.name.max, path: merged.path.clone(), bytes: merged.bytes };
+                    self.plan.spool.vouch(&queued, &self.plan.replica).map(|q| (q, merged))
+                }
+                Err(e) => Err(e),
+            };
+            let (file, merged) = match merged {
                 // The replica has them whole; what cannot be merged any more is dropped.
                 Err(e) if e.is_corrupt() => {
                     drop(std::fs::remove_dir_all(self.plan.spool.dir().join("merge")));
@@ -282,7 +290,7 @@ impl Shipper {
                 merged => merged?,
             };
             self.keep_lease().await?;
-            self.upload_merged(merged).await?;
+            self.upload_merged(&file, merged).await?;
             return Ok(Did::Work);
         }
         Ok(Did::Nothing)
@@ -436,11 +444,14 @@ impl Shipper {
             s.uploading = true;
             s.last_start = Some(clock::uptime());
         });
-        let done = self.put(q, level).await;
+        let done = match self.vouch(q) {
+            Ok(q) => self.put(&q, level).await.map(|entry| (q, entry)),
+            Err(e) => Err(e),
+        };
         self.plan.link.update(|s| s.uploading = false);
-        let entry = done?;
+        let (q, entry) = done?;
         crash::point("ship.after-manifest");
-        self.record(q, level)?;
+        self.record(&q, level)?;
         crash::point("ship.after-record");
         if level == Level::L0 && self.merger.wants_l0() {
             self.merger.keep(&self.plan.spool, &q.path, entry.id.level, entry.id.name())?;
@@ -454,8 +465,14 @@ impl Shipper {
         Ok(())
     }
 
+    /// A file of the queue is this database's own (I-SPOOL-10).
+    fn vouch(&self, q: &Queued) -> Result<Vouched> {
+        let vouched = self.plan.spool.vouch(q, &self.plan.replica);
+        vouched.map_err(|e| if e.is_corrupt() { self.damaged(e.to_string()) } else { e })
+    }
+
     /// PUT, then manifest. Returns what the manifest now says of it.
-    async fn put(&mut self, q: &Queued, level: Level) -> Result<ManifestEntry> {
+    async fn put(&mut self, q: &Vouched, level: Level) -> Result<ManifestEntry> {
         let entry = check(q, level)
             .await
             .map_err(|e| if e.is_corrupt() { self.damaged(e.to_string()) } else { e })?;
@@ -495,12 +512,12 @@ impl Shipper {
         Error::new(Kind::Retry, format!("the spool is damaged, and the database is read anew: {error}"))
     }
 
-    fn record(&mut self, q: &Queued, level: Level) -> Result<()> {
+    fn record(&mut self, q: &Vouched, level: Level) -> Result<()> {
         let old = self.plan.link.status();
-        let of_file = (q.txid >= old.replicated).then(|| self.plan.spool.lineage_of(&q.path)).flatten();
-        let lineage = match of_file {
-            Some(l) => l,
-            None => self.plan.spool.shipped()?.map(|s| s.lineage).unwrap_or_default(),
+        let lineage = if q.txid >= old.replicated {
+            q.lineage()
+        } else {
+            self.plan.spool.shipped()?.map(|s| s.lineage).unwrap_or_default()
         };
         let now = clock::now();
         let snapshot = if level == Level::SNAPSHOT { old.snapshot.max(q.txid) } else { old.snapshot };
@@ -516,9 +533,8 @@ impl Shipper {
         Ok(())
     }
 
-    async fn upload_merged(&mut self, merged: super::merge::Merged) -> Result<()> {
-        let q = Queued { txid: merged.name.max, path: merged.path.clone(), bytes: merged.bytes };
-        self.put(&q, merged.level).await?;
+    async fn upload_merged(&mut self, file: &Vouched, merged: super::merge::Merged) -> Result<()> {
+        self.put(file, merged.level).await?;
         crash::point("merge.after-manifest");
         self.merger.done(&self.plan.spool, &merged)?;
         let inputs = merged.inputs.len();

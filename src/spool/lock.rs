@@ -366,9 +366,9 @@ impl LockFile {
         Ok(fcntl_getlk(used.file()?, &asked).map_err(|e| failed(e.into()))?.is_some())
     }
 
-    /// Who else holds the lock, for a message: `process 4711`, or `another process` where the system does not tell its number (of a
-    /// lock that is kept without a descriptor it does not). `None` when nobody does, or this process. Takes nothing.
-    pub fn holder(&self) -> Result<Option<String>> {
+    /// The process that holds the lock, unless it is this one; 0 where the system does not tell which (of a lock that is kept without
+    /// a descriptor, and across containers). Takes nothing.
+    pub fn holder(&self) -> Result<Option<i32>> {
         use rustix::process::{Flock, FlockType, fcntl_getlk};
         if self.taken.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Ok(None);
@@ -377,11 +377,7 @@ impl LockFile {
         let asked = Flock::from(FlockType::WriteLock);
         let found =
             fcntl_getlk(used.file()?, &asked).map_err(|e| Error::io("ask for lock", &self.path, e.into()))?;
-        let name = |pid: Option<i32>| match pid.filter(|p| *p > 0) {
-            Some(pid) => format!("process {pid}"),
-            None => "another process".to_string(),
-        };
-        Ok(found.map(|l| name(l.pid.map(|p| p.as_raw_nonzero().get()))))
+        Ok(found.map(|l| l.pid.map_or(0, |p| p.as_raw_nonzero().get().max(0))))
     }
 
     /// Gives back what [`LockFile::try_process`] took.

@@ -7,6 +7,8 @@
 //! shipped.json           the newest TXID that is durable in the replica (Shipped)
 //! ventured.json          what may be in the replica although the position does not say so (Ventured)
 //! replica.json           which replica that is, and the lineages that are ours (Identity); synced when it changes
+//! shipper.json           the process that ships, and where to (Shipping)
+//! database.json          whose spool this is (Owner); synced when it changes
 //! open/<txid>.<k>.ltx    pieces: sealed WAL ranges of the TXID that is not cut yet
 //! pending/<txid>.ltx     cut level-0 files, not yet in the replica
 //! asked/<txid>.ltx       the pending files of COMMITs under sync durability, until those are known to have come to be
@@ -33,6 +35,8 @@
 //!   sync durability waits for; that one is nobody else's to make again while its process lives.
 //! * I-SPOOL-9: whatever the replica may have of a COMMIT that failed, or died with its process, lies in `asked`: that is
 //!   how the shipper knows it again, and takes it back.
+//! * I-SPOOL-10: a spool is one database's ([`Spool::claim`]), and only files of a lineage that was begun or taken up
+//!   here leave it ([`Spool::vouch`]).
 //!
 //! # After a crash
 //!
@@ -48,6 +52,7 @@
 //! to disk thousands of times; a piece holds its newest version once.
 
 mod lock;
+mod owner;
 mod position;
 mod sums;
 
@@ -55,6 +60,7 @@ use lock::Mark;
 #[cfg(feature = "sim")]
 pub use lock::forget_all;
 pub use lock::{Held, Keeper, Kept, LockFile, keep_with};
+pub use owner::{Owner, Shipping, other_database, process};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPoint};
 pub use sums::PageSums;
 
@@ -66,8 +72,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// Lineages of ours that are remembered: more than could be under way to the replica at once.
-const LINEAGES: usize = 8;
+/// Lineages of ours that are remembered: more than could be under way to the replica at once. (Of a file in the queue whose
+/// lineage is forgotten nothing tells that it is ours.)
+const LINEAGES: usize = 64;
 
 /// Files not forced to disk from which on it is asked whether they are still there.
 const UNSYNCED: usize = 128;
@@ -83,6 +90,49 @@ pub struct Queued {
     pub bytes: u64,
 }
 
+/// Proof that the seal lock is held, for what may be done under it only (I-SPOOL-3). Until dropped.
+#[derive(Debug)]
+pub struct SealHeld<'a> {
+    _lock: Held<'a>,
+}
+
+/// Several files change that belong together. Dropped without [`Change::done`], it leaves the mark by which the next holder of
+/// the seal lock settles them (I-SPOOL-6).
+#[derive(Debug)]
+#[must_use = "without done() the next holder of the lock settles the change"]
+pub struct Change<'a> {
+    lock: &'a LockFile,
+}
+
+impl Change<'_> {
+    /// They have changed.
+    pub fn done(self) -> Result<()> {
+        self.lock.set_mark(Mark::Clean)
+    }
+}
+
+/// A file that may go to the replica: its history was begun or taken up in this spool, and only [`Spool::vouch`] says so.
+#[derive(Clone, Debug)]
+pub struct Vouched {
+    queued: Queued,
+    lineage: Lineage,
+}
+
+impl Vouched {
+    /// Its history.
+    pub fn lineage(&self) -> Lineage {
+        self.lineage
+    }
+}
+
+impl std::ops::Deref for Vouched {
+    type Target = Queued;
+
+    fn deref(&self) -> &Queued {
+        &self.queued
+    }
+}
+
 /// The spool directory of one database.
 #[derive(Debug)]
 pub struct Spool {
@@ -96,6 +146,16 @@ pub struct Spool {
     sums: PageSums,
     /// Files written since the last [`Spool::make_durable`].
     unsynced: Mutex<Vec<PathBuf>>,
+}
+
+/// The directory without links, as far as it exists.
+pub fn real_dir(dir: &Path) -> PathBuf {
+    let full = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+    let known = full.ancestors().find_map(|a| Some((a, a.canonicalize().ok()?)));
+    match known {
+        Some((a, real)) => real.join(full.strip_prefix(a).unwrap_or(Path::new(""))).components().collect(),
+        None => full,
+    }
 }
 
 /// Creates a directory that another process may be removing (`merge`, in [`Spool::clear`]): `create_dir_all` takes one that goes
@@ -176,46 +236,48 @@ impl Spool {
         self.seal_lock.is_replaced() || (lacks() && !self.is_gone())
     }
 
-    /// Held by whoever seals: one thread of one process at a time.
-    pub fn seal_lock(&self) -> &LockFile {
-        &self.seal_lock
+    /// Waits for the lock of whoever seals, one thread of one process at a time, and leaves to [`Spool::recover`] what its last
+    /// holder left undone.
+    pub fn hold_unsettled(&self) -> Result<SealHeld<'_>> {
+        Ok(SealHeld { _lock: self.seal_lock.hold()? })
     }
 
-    /// From now on only the database's content tells where the WAL goes on. Caller holds the seal lock.
-    pub fn forget_place(&self) -> Result<()> {
+    /// From now on only the database's content tells where the WAL goes on.
+    pub fn forget_place(&self, held: &SealHeld<'_>) -> Result<()> {
         match self.position()? {
-            Some(p) => self.set_position(&Position { wal: None, handoff: Handoff::Live, ..p }),
+            Some(p) => self.set_position(held, &Position { wal: None, handoff: Handoff::Live, ..p }),
             None => Ok(()),
         }
     }
 
     /// Waits for the seal lock, and settles what its last holder left undone (I-SPOOL-6).
-    pub fn hold_seal(&self) -> Result<Held<'_>> {
-        let held = self.seal_lock.hold()?;
+    pub fn hold_seal(&self) -> Result<SealHeld<'_>> {
+        let held = self.hold_unsettled()?;
         if self.seal_lock.mark()? == Mark::Changing {
             log::warn!("walrust: {}: settling what another left undone", self.dir.display());
-            if self.settle()?.is_none() {
+            if self.settle(&held)?.is_none() {
                 // Only the database's content can tell now, and a resync is what looks at it.
-                self.forget_place()?;
-                self.end_change()?;
+                self.forget_place(&held)?;
+                self.end_change(&held)?;
             }
         }
         Ok(held)
     }
 
-    /// Several files change from here to [`Spool::end_change`]. Caller holds the seal lock.
-    pub fn begin_change(&self) -> Result<()> {
-        self.seal_lock.set_mark(Mark::Changing)
+    /// Several files change from here to [`Change::done`]; when something fails in between, the next holder looks.
+    pub fn begin_change(&self, _held: &SealHeld<'_>) -> Result<Change<'_>> {
+        self.seal_lock.set_mark(Mark::Changing)?;
+        Ok(Change { lock: &self.seal_lock })
     }
 
-    /// They have changed. Not called when something failed in between: then the next holder looks.
-    pub fn end_change(&self) -> Result<()> {
+    /// Nothing is left undone, nor made ahead of a COMMIT.
+    pub fn end_change(&self, _held: &SealHeld<'_>) -> Result<()> {
         self.seal_lock.set_mark(Mark::Clean)
     }
 
-    /// The next TXID is made before its COMMIT (sync durability): nobody else may make it, until [`Spool::end_change`].
-    /// [`Spool::no_longer_ahead`] says when that is over, or the death of this process does. Caller holds the seal lock.
-    pub fn set_ahead(&self) -> Result<()> {
+    /// The next TXID is made before its COMMIT (sync durability): nobody else may make it, until [`Spool::end_change`] or [`Change::done`].
+    /// [`Spool::no_longer_ahead`] says when that is over, or the death of this process does.
+    pub fn set_ahead(&self, _held: &SealHeld<'_>) -> Result<()> {
         if !self.ahead_lock()?.try_process()? {
             return Err(Error::new(Kind::Retry, "another process has a COMMIT under way"));
         }
@@ -265,8 +327,8 @@ impl Spool {
         read_json(&self.dir.join("position.json"))
     }
 
-    /// Replaces the position. Caller holds the seal lock (I-SPOOL-3).
-    pub fn set_position(&self, p: &Position) -> Result<()> {
+    /// Replaces the position (I-SPOOL-3).
+    pub fn set_position(&self, _held: &SealHeld<'_>, p: &Position) -> Result<()> {
         self.write_json("position.json", p)
     }
 
@@ -285,8 +347,8 @@ impl Spool {
         read_json(&self.dir.join("ventured.json"))
     }
 
-    /// Writes down a TXID that may be in the replica from now on (I-SPOOL-7). Caller holds the seal lock.
-    pub fn venture(&self, txid: TxId) -> Result<()> {
+    /// Writes down a TXID that may be in the replica from now on (I-SPOOL-7).
+    pub fn venture(&self, _held: &SealHeld<'_>, txid: TxId) -> Result<()> {
         let old = self.ventured()?.unwrap_or_default();
         self.write_json("ventured.json", &Ventured { txid: old.txid.max(txid) })
     }
@@ -322,10 +384,33 @@ impl Spool {
         Ok(())
     }
 
+    /// The replica `old` is known by another name from now on.
+    pub fn respell(&self, old: &str, replica: &str) -> Result<()> {
+        if let Some(i) = self.identity()?.filter(|i| i.replica == old && old != replica) {
+            let identity = Identity { replica: replica.to_string(), ..i };
+            self.write_text("replica.json", &identity, |f| f.sync_data())?;
+            self.sync_names()?;
+        }
+        Ok(())
+    }
+
     /// Whether `lineage` of `replica` was begun or taken up here.
     pub fn owns(&self, replica: &str, lineage: Lineage) -> Result<bool> {
         let name = lineage.to_string();
         Ok(self.identity()?.is_some_and(|i| i.replica == replica && i.lineages.contains(&name)))
+    }
+
+    /// Says that a file of this spool may go to `replica`. Errors with [`Kind::Corrupt`] for one of a lineage that is neither the
+    /// position's nor one of those begun or taken up here for that replica (I-SPOOL-10): it is another database's, or
+    /// damaged.
+    pub fn vouch(&self, queued: &Queued, replica: &str) -> Result<Vouched> {
+        let f = File::open(&queued.path).map_err(|e| Error::io("open", &queued.path, e))?;
+        let lineage = ltx::Decoder::new(BufReader::with_capacity(4 << 10, f))?.header().lineage;
+        if self.owns(replica, lineage)? || self.position()?.is_some_and(|p| p.lineage == lineage) {
+            return Ok(Vouched { queued: queued.clone(), lineage });
+        }
+        let path = queued.path.display();
+        Err(Error::corrupt(format!("{path} is of another history (lineage {lineage}) than this spool's")))
     }
 
     /// Writes one LTX file: `fill` gets the temporary file; it appears as `path` when all of it is written.
@@ -362,8 +447,8 @@ impl Spool {
         self.dir.join("pending").join(format!("{txid}.ltx"))
     }
 
-    /// Keeps the pending file of `txid` in mind: a COMMIT asks the replica to take it (I-SPOOL-9). Caller holds the seal lock.
-    pub fn ask(&self, txid: TxId) -> Result<()> {
+    /// Keeps the pending file of `txid` in mind: a COMMIT asks the replica to take it (I-SPOOL-9).
+    pub fn ask(&self, _held: &SealHeld<'_>, txid: TxId) -> Result<()> {
         let (pending, asked) = (self.pending_path(txid), self.asked_path(txid));
         remove_if_there(&asked)?;
         // (Not every file system has hard links.)
@@ -435,15 +520,14 @@ impl Spool {
         Ok(files.into_iter().any(|q| self.lineage_of(&q.path) == Some(lineage)))
     }
 
-    /// Makes the pieces into the level-0 file of their TXID and moves the position on. Caller holds the
-    /// seal lock. Returns the position after.
-    pub fn cut(&self, p: &Position) -> Result<Position> {
+    /// Makes the pieces into the level-0 file of their TXID and moves the position on. Returns the position after.
+    pub fn cut(&self, held: &SealHeld<'_>, p: &Position) -> Result<Position> {
         if p.pieces == 0 {
             return Ok(p.clone());
         }
         let txid = p.txid.next();
         let target = self.pending_path(txid);
-        self.begin_change()?;
+        let change = self.begin_change(held)?;
         if p.pieces == 1 && !p.literal {
             let piece = self.piece_path(txid, 0);
             fs::rename(&piece, &target).map_err(|e| Error::io("rename piece to", &target, e))?;
@@ -453,17 +537,17 @@ impl Spool {
         }
         crash::point("cut.after-pending");
         let next = Position { txid, pieces: 0, literal: false, ..p.clone() };
-        self.set_position(&next)?;
+        self.set_position(held, &next)?;
         for k in 0..p.pieces {
             drop(fs::remove_file(self.piece_path(txid, k)));
         }
-        self.end_change()?;
+        change.done()?;
         Ok(next)
     }
 
     /// Folds many pieces of the open TXID into one, so that their number stays small however long the
-    /// replica is away. Caller holds the seal lock.
-    pub fn squash(&self, p: &Position) -> Result<Position> {
+    /// replica is away.
+    pub fn squash(&self, held: &SealHeld<'_>, p: &Position) -> Result<Position> {
         if p.pieces < 2 {
             return Ok(p.clone());
         }
@@ -471,14 +555,14 @@ impl Spool {
         // The fold lands beside the pieces; only then do they go. A crash in between leaves both:
         // recovery finds the fold by its name and finishes.
         let folded = self.dir.join("open").join(format!("{txid}.fold.ltx"));
-        self.begin_change()?;
+        let change = self.begin_change(held)?;
         self.fold_pieces(txid, p.pieces, &folded)?;
-        let next = self.finish_squash(p)?;
-        self.end_change()?;
+        let next = self.finish_squash(held, p)?;
+        change.done()?;
         Ok(next)
     }
 
-    fn finish_squash(&self, p: &Position) -> Result<Position> {
+    fn finish_squash(&self, held: &SealHeld<'_>, p: &Position) -> Result<Position> {
         let txid = p.txid.next();
         let folded = self.dir.join("open").join(format!("{txid}.fold.ltx"));
         let next = Position { pieces: 1, literal: false, ..p.clone() };
@@ -486,7 +570,7 @@ impl Spool {
         fs::rename(&folded, &first).map_err(|e| Error::io("rename fold to", &first, e))?;
         self.is_unsynced(&first);
         crash::point("squash.after-rename");
-        self.set_position(&next)?;
+        self.set_position(held, &next)?;
         for k in 1..p.pieces {
             drop(fs::remove_file(self.piece_path(txid, k)));
         }
@@ -609,28 +693,28 @@ impl Spool {
         Ok(())
     }
 
-    /// Settles what a crash left (see the module header). Caller holds both locks. `None` when no
+    /// Settles what a crash left (see the module header). Caller holds the ship lock, too. `None` when no
     /// position can be vouched for: the caller compares content instead.
-    pub fn recover(&self) -> Result<Option<Position>> {
+    pub fn recover(&self, held: &SealHeld<'_>) -> Result<Option<Position>> {
         self.clear_litter();
         let live = self.is_ahead()? && self.is_ahead_alive()?;
-        let settled = self.settle()?;
+        let settled = self.settle(held)?;
         if !live {
-            self.end_change()?;
+            self.end_change(held)?;
         }
         Ok(settled)
     }
 
     /// The same while others may be at work in the spool.
-    fn settle(&self) -> Result<Option<Position>> {
-        let settled = self.settled()?;
+    fn settle(&self, held: &SealHeld<'_>) -> Result<Option<Position>> {
+        let settled = self.settled(held)?;
         if settled.is_some() && self.seal_lock.mark()? == Mark::Changing {
-            self.end_change()?;
+            self.end_change(held)?;
         }
         Ok(settled)
     }
 
-    fn settled(&self) -> Result<Option<Position>> {
+    fn settled(&self, held: &SealHeld<'_>) -> Result<Option<Position>> {
         let Some(mut p) = self.position()? else {
             return Ok(None);
         };
@@ -640,17 +724,17 @@ impl Spool {
         if is_ahead && lives {
             // Its process waits for whoever ships next.
         } else if is_ahead {
-            self.give_up(txid)?;
+            self.give_up(held, txid)?;
             return Ok(None);
         } else if let Some(h) = self.header_of(&self.pending_path(txid)) {
             if h.attest.is_some_and(|a| a.after == p.checksum) && p.pieces > 0 {
                 // cut() died before its position.
                 let next = Position { txid, pieces: 0, literal: false, ..p.clone() };
-                self.set_position(&next)?;
+                self.set_position(held, &next)?;
                 self.remove_pieces_from(txid, 0);
                 p = next;
             } else {
-                self.give_up(txid)?;
+                self.give_up(held, txid)?;
                 return Ok(None);
             }
         }
@@ -660,19 +744,19 @@ impl Spool {
         if self.header_of(&folded).and_then(|h| h.attest).is_some_and(|a| a.after == p.checksum)
             && p.pieces > 0
         {
-            p = self.finish_squash(&p)?;
+            p = self.finish_squash(held, &p)?;
         }
         // squash() died between its rename and its position: the first piece is all of them.
         let first = self.header_of(&self.piece_path(txid, 0)).and_then(|h| h.attest);
         if p.pieces > 1 && first.is_some_and(|a| a.after == p.checksum && a.before != a.after) {
             p = Position { pieces: 1, literal: false, ..p };
-            self.set_position(&p)?;
+            self.set_position(held, &p)?;
         }
         if let Some(h) = self.header_of(&self.piece_path(txid, p.pieces))
             && h.attest.is_some_and(|a| a.before == p.checksum)
             && h.lineage == p.lineage
         {
-            p = self.adopt_piece(&p, &h)?;
+            p = self.adopt_piece(held, &p, &h)?;
         }
         self.remove_pieces_from(txid, p.pieces);
         for k in 0..p.pieces {
@@ -688,18 +772,18 @@ impl Spool {
 
     /// `txid` was made for a COMMIT under sync durability that failed, or died with its process. If that came to
     /// be, the replica has the file; if not, it must not get there. It may have arrived in either case: so the TXID
-    /// is not used again, and only the database's content tells how the history goes on. Caller holds the seal lock.
-    pub fn give_up(&self, txid: TxId) -> Result<()> {
-        self.venture(txid)?;
+    /// is not used again, and only the database's content tells how the history goes on.
+    pub fn give_up(&self, held: &SealHeld<'_>, txid: TxId) -> Result<()> {
+        self.venture(held, txid)?;
         remove_if_there(&self.pending_path(txid))?;
         if let Some(p) = self.position()? {
-            self.set_position(&Position { wal: None, handoff: Handoff::Live, ..p })?;
+            self.set_position(held, &Position { wal: None, handoff: Handoff::Live, ..p })?;
         }
-        self.end_change()
+        self.end_change(held)
     }
 
     /// seal() died between the piece and its position: the piece itself says what it covers.
-    fn adopt_piece(&self, p: &Position, h: &ltx::Header) -> Result<Position> {
+    fn adopt_piece(&self, held: &SealHeld<'_>, p: &Position, h: &ltx::Header) -> Result<Position> {
         let path = self.piece_path(p.txid.next(), p.pieces);
         let Ok(sums) = page_sums_of(&path) else {
             drop(fs::remove_file(&path));
@@ -721,7 +805,7 @@ impl Spool {
             handoff: Handoff::Live,
             ..p.clone()
         };
-        self.set_position(&next)?;
+        self.set_position(held, &next)?;
         Ok(next)
     }
 
@@ -754,8 +838,8 @@ impl Spool {
     }
 
     /// Forgets everything: the history goes on under a new lineage, or the spool belonged to another one.
-    /// Caller holds both locks.
-    pub fn clear(&self) -> Result<()> {
+    /// Caller holds the ship lock, too.
+    pub fn clear(&self, _held: &SealHeld<'_>) -> Result<()> {
         for d in ["open", "pending", "snapshot"] {
             for path in list_files(&self.dir.join(d)) {
                 fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
@@ -766,6 +850,17 @@ impl Spool {
             drop(fs::remove_file(self.dir.join(name)));
         }
         Ok(())
+    }
+
+    /// Forgets everything, as [`Spool::clear`] does, and begins at `p`, whose page checksums are in the file `sums`. Caller holds
+    /// the ship lock, too.
+    pub fn begin_with(&self, held: &SealHeld<'_>, p: &Position, sums: &Path) -> Result<()> {
+        let change = self.begin_change(held)?;
+        self.clear(held)?;
+        // (Into the file that others have open.)
+        fs::copy(sums, self.dir.join("pages.sum")).map_err(|e| Error::io("copy page sums", sums, e))?;
+        self.set_position(held, p)?;
+        change.done()
     }
 
     fn write_json<T: serde::Serialize>(&self, name: &str, v: &T) -> Result<()> {

@@ -57,8 +57,12 @@ fn three_pieces() -> (tempfile::TempDir, Spool) {
         write(&spool, &spool.piece_path(TxId(5), k.into()), 5, 10 + k, 11 + k, k.into());
     }
     spool.sums().store(&[(Pgno::ONE, sum_of(13))]).unwrap();
-    spool.set_position(&position(4, 3, 13, 3)).unwrap();
+    spool.set_position(&held(&spool), &position(4, 3, 13, 3)).unwrap();
     (dir, spool)
+}
+
+fn held(spool: &Spool) -> SealHeld<'_> {
+    spool.hold_unsettled().unwrap()
 }
 
 fn settled(spool: &Spool) -> Position {
@@ -69,7 +73,7 @@ fn settled(spool: &Spool) -> Position {
 #[test]
 fn a_cut_without_its_position_is_finished_by_the_next_holder() {
     let (_dir, spool) = three_pieces();
-    spool.begin_change().unwrap();
+    drop(spool.begin_change(&held(&spool)).unwrap());
     spool.fold_pieces(TxId(5), 3, &spool.pending_path(TxId(5))).unwrap();
     assert!(spool.counted().unwrap().0 < TxId(5));
     assert_eq!(settled(&spool), position(5, 0, 13, 3));
@@ -80,14 +84,14 @@ fn a_cut_without_its_position_is_finished_by_the_next_holder() {
 #[test]
 fn a_squash_without_its_position_is_finished_by_the_next_holder() {
     let (_dir, spool) = three_pieces();
-    spool.begin_change().unwrap();
+    drop(spool.begin_change(&held(&spool)).unwrap());
     let first = spool.piece_path(TxId(5), 0);
     spool.fold_pieces(TxId(5), 3, &spool.dir.join("open/x.ltx")).unwrap();
     fs::rename(spool.dir.join("open/x.ltx"), &first).unwrap();
     let p = settled(&spool);
     assert_eq!(p, position(4, 1, 13, 3));
     assert_eq!(list_files(&spool.dir.join("open")), vec![first]);
-    assert_eq!(spool.cut(&p).unwrap().txid, TxId(5));
+    assert_eq!(spool.cut(&held(&spool), &p).unwrap().txid, TxId(5));
 }
 
 #[test]
@@ -95,14 +99,14 @@ fn a_fold_of_fewer_pieces_than_there_are_is_litter() {
     let (_dir, spool) = three_pieces();
     let folded = spool.dir.join("open").join(format!("{}.fold.ltx", TxId(5)));
     spool.fold_pieces(TxId(5), 2, &folded).unwrap();
-    assert_eq!(spool.recover().unwrap(), Some(position(4, 3, 13, 3)));
+    assert_eq!(spool.recover(&held(&spool)).unwrap(), Some(position(4, 3, 13, 3)));
     assert!(!folded.exists());
 }
 
 #[test]
 fn sums_ahead_of_the_position_leave_no_place_to_go_on_from() {
     let (_dir, spool) = three_pieces();
-    spool.begin_change().unwrap();
+    drop(spool.begin_change(&held(&spool)).unwrap());
     spool.sums().store(&[(Pgno::ONE, sum_of(99))]).unwrap();
     assert_eq!(settled(&spool).wal, None);
     assert_eq!(spool.seal_lock.mark().unwrap(), Mark::Clean);
@@ -111,12 +115,12 @@ fn sums_ahead_of_the_position_leave_no_place_to_go_on_from() {
 #[test]
 fn a_file_whose_commit_died_is_given_up_and_its_txid_remembered() {
     let (_dir, spool) = three_pieces();
-    let p = spool.cut(&position(4, 3, 13, 3)).unwrap();
+    let p = spool.cut(&held(&spool), &position(4, 3, 13, 3)).unwrap();
     write(&spool, &spool.pending_path(TxId(6)), 6, 13, 14, 3);
     // Nothing of it leaves, unless a COMMIT waits for it.
     assert_eq!(spool.shippable().unwrap().0.len(), 1);
     assert_eq!(p.txid, TxId(5));
-    assert_eq!(spool.recover().unwrap(), None);
+    assert_eq!(spool.recover(&held(&spool)).unwrap(), None);
     assert!(!spool.pending_path(TxId(6)).exists());
     assert_eq!(spool.ventured().unwrap().unwrap().txid, TxId(6));
     assert_eq!(spool.position().unwrap().unwrap().wal, None);
@@ -125,14 +129,14 @@ fn a_file_whose_commit_died_is_given_up_and_its_txid_remembered() {
 #[test]
 fn a_file_that_a_commit_waits_for_is_left_and_may_leave() {
     let (_dir, spool) = three_pieces();
-    spool.cut(&position(4, 3, 13, 3)).unwrap();
+    spool.cut(&held(&spool), &position(4, 3, 13, 3)).unwrap();
     write(&spool, &spool.pending_path(TxId(6)), 6, 13, 14, 3);
-    spool.set_ahead().unwrap();
+    spool.set_ahead(&held(&spool)).unwrap();
     assert_eq!(spool.shippable().unwrap().0.len(), 2);
-    assert_eq!(spool.recover().unwrap(), Some(position(5, 0, 13, 3)));
+    assert_eq!(spool.recover(&held(&spool)).unwrap(), Some(position(5, 0, 13, 3)));
     assert!(spool.is_ahead().unwrap() && spool.is_ahead_alive().unwrap());
     spool.no_longer_ahead();
-    assert_eq!(spool.recover().unwrap(), None);
+    assert_eq!(spool.recover(&held(&spool)).unwrap(), None);
     assert!(!spool.is_ahead().unwrap());
 }
 

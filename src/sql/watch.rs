@@ -78,6 +78,9 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
         Identity::Already => "already streaming",
         Identity::New => "streaming from a first snapshot",
         Identity::Continued(_) => "continuing",
+        Identity::Standby if w.ships_elsewhere().is_some() => {
+            "standby, another process ships to another replica"
+        }
         Identity::Standby => "standby, another process ships",
     };
     let at = match identity {

@@ -1,14 +1,15 @@
 //! `walrust_status` for databases that other processes stream: what their spools tell.
 //!
-//! Reads two small records and asks who holds the ship lock; takes no lock. What only the shipping process knows
-//! (breaker, last error) is NULL. `state` is `streaming` or `catching up` while a process ships, else `stopped`.
+//! Reads small records and asks who holds the ship lock; takes no lock. What only the shipping process knows
+//! (breaker, last error) is NULL. `state` is `streaming` or `catching up` while a process ships, else `stopped`; it is `failed`
+//! where the spool is another database's. Where the configuration names a replica, the numbers are of that one.
 
 use crate::failure::Failure;
 use crate::show::Table;
 use rusqlite::types::Value;
 use std::path::{Path, PathBuf};
-use walrust::session::{default_spool, engine};
-use walrust::spool::Spool;
+use walrust::session::{default_spool, engine, request, same_replica};
+use walrust::spool::{Owner, Spool};
 
 const COLUMNS: [&str; 12] = [
     "database",
@@ -72,16 +73,41 @@ fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
     if !dir.is_dir() {
         return Ok(None);
     }
+    if let Err(e) = Owner::of(path).check(&dir) {
+        let text = Value::Text;
+        let none = || Value::Integer(0);
+        return Ok(Some(vec![
+            text(path.display().to_string()),
+            Value::Null,
+            text("failed".to_string()),
+            none(),
+            none(),
+            Value::Null,
+            none(),
+            none(),
+            none(),
+            Value::Null,
+            Value::Null,
+            text(e.to_string()),
+        ]));
+    }
     let spool = Spool::open(&dir)?;
     let position = spool.position()?;
-    let shipped = spool.shipped()?;
+    let wanted = wanted(path)?;
+    let is_wanted = |replica: &str| wanted.as_ref().is_none_or(|w| same_replica(w, replica));
+    let shipped = spool.shipped()?.filter(|s| is_wanted(&s.replica));
+    let elsewhere = spool.shipping()?.filter(|s| !is_wanted(&s.replica));
+    let note = elsewhere
+        .as_ref()
+        .map(|s| format!("{} of this machine ships this database to {}", s.process(), s.replica));
     let txid = position.as_ref().map(|p| p.txid).unwrap_or_default();
     let replicated = shipped.as_ref().map(|s| s.txid).unwrap_or_default();
     let waits = txid > replicated || position.as_ref().is_some_and(|p| p.pieces > 0);
-    let state = match (spool.ship_lock().is_held_elsewhere()?, waits) {
-        (false, _) => "stopped".to_string(),
-        (true, true) => "catching up".to_string(),
-        (true, false) => "streaming".to_string(),
+    let shipper = spool.ship_lock().holder()?.filter(|_| elsewhere.is_none());
+    let state = match (shipper, waits) {
+        (None, _) => "stopped".to_string(),
+        (Some(_), true) => "catching up".to_string(),
+        (Some(_), false) => "streaming".to_string(),
     };
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
@@ -89,7 +115,7 @@ fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
     let text = |t: Option<String>| t.map_or(Value::Null, Value::Text);
     Ok(Some(vec![
         Value::Text(path.display().to_string()),
-        text(shipped.as_ref().map(|s| s.replica.clone())),
+        text(shipped.as_ref().map(|s| s.replica.clone()).or(wanted)),
         Value::Text(state),
         Value::Integer(txid.as_i64()),
         Value::Integer(replicated.as_i64()),
@@ -99,6 +125,15 @@ fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
         bytes(spool.bytes()),
         Value::Null,
         text(shipped.map(|s| s.time.rfc3339())),
-        Value::Null,
+        text(note),
     ]))
+}
+
+/// The replica that the configuration names for the database, in its canonical form.
+fn wanted(path: &Path) -> Result<Option<String>, Failure> {
+    let resolved = engine().resolve(path, None)?;
+    if resolved.settings.replica.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(request(path, &resolved, false)?.replica.to_string()))
 }

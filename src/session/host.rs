@@ -20,21 +20,13 @@ impl Host for EngineHost {
         if file.access == Access::ReadOnly || file.path.as_os_str().is_empty() {
             return None;
         }
-        let entry = engine().entry(file.path);
-        // (Where SQLite cannot say what else there is, misspelt ones pass.)
-        let mut names = file.uri_keys();
-        names.extend(TABLE.iter().map(|s| s.name.to_string()));
-        names.sort_unstable();
-        names.dedup();
-        let said: Vec<(String, String)> =
-            names.into_iter().filter_map(|n| file.uri_parameter(&n).map(|v| (n, v))).collect();
-        let ours = Layer::from_uri(said.iter().map(|(n, v)| (n.as_str(), v.as_str())));
-        if ours.as_ref().map_or(true, |l| !l.is_empty()) {
-            entry.set_uri(ours);
-        } else {
-            entry.forget_bad_uri();
-        }
-        Some(entry)
+        note_uri(file);
+        Some(engine().entry(file.path))
+    }
+
+    fn left_alone(&self, file: &FileInfo<'_>) {
+        // So that one that is configured is known to be.
+        note_uri(file);
     }
 
     fn connection_opened(&self, conn: &Connection) {
@@ -43,6 +35,24 @@ impl Host for EngineHost {
 
     fn connection_loaded(&self, conn: &Connection) {
         auto_watch(conn);
+    }
+}
+
+/// Takes up what the URI of an open says.
+fn note_uri(file: &FileInfo<'_>) {
+    let entry = engine().entry(file.path);
+    // (Where SQLite cannot say what else there is, misspelt ones pass.)
+    let mut names = file.uri_keys();
+    names.extend(TABLE.iter().map(|s| s.name.to_string()));
+    names.sort_unstable();
+    names.dedup();
+    let said: Vec<(String, String)> =
+        names.into_iter().filter_map(|n| file.uri_parameter(&n).map(|v| (n, v))).collect();
+    let ours = Layer::from_uri(said.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+    if ours.as_ref().map_or(true, |l| !l.is_empty()) {
+        entry.set_uri(ours);
+    } else {
+        entry.forget_bad_uri();
     }
 }
 
@@ -65,6 +75,7 @@ fn auto_watch(conn: &Connection) {
 fn try_auto_watch(conn: &Connection, path: &Path) -> Result<()> {
     let inherited = lock(&engine().inherited).iter().find(|i| i.path == path).cloned();
     if let Some(i) = inherited {
+        conn.check_vfs("main")?;
         let replica = ReplicaUrl::parse(&i.replica)?;
         let req = WatchRequest { path, settings: i.settings, replica, takeover: false };
         Watched::start(req, &|| conn.set_wal_mode())?;
@@ -74,6 +85,7 @@ fn try_auto_watch(conn: &Connection, path: &Path) -> Result<()> {
     if !resolved.is_chosen() {
         return Ok(());
     }
+    conn.check_vfs("main")?;
     let req = request(path, &resolved, false)?;
     let (w, _) = Watched::start(req, &|| conn.set_wal_mode())?;
     w.automatic.store(true, std::sync::atomic::Ordering::Release);

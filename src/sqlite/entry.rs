@@ -47,6 +47,11 @@ pub(super) fn unseen<T>(f: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Whether this thread opens a connection of our own.
+pub(super) fn is_unseen() -> bool {
+    UNSEEN.get()
+}
+
 /// How an entry was reached.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Route {
@@ -154,7 +159,7 @@ fn connect(db: *mut Sqlite3, route: Route) {
     };
     for name in names {
         match conn.hook(&name) {
-            Ok(Hooked::Now | Hooked::Already | Hooked::Declined | Hooked::NoFile) => {}
+            Ok(Hooked::Now | Hooked::Already | Hooked::Declined | Hooked::NoFile | Hooked::LeftAlone) => {}
             Err(e) => log::warn!("walrust: cannot take in database {name}: {e}"),
         }
     }

@@ -7,7 +7,8 @@
 //! * I-SQLITE-3 (`guard`): no panic crosses to C.
 //! * I-HOOK-1..4 (`hook`, `wal_hook`): what is not of interest is the lower VFS's own pointer.
 //! * I-JOIN-1..2 (`wal_join`): a frame goes to the WAL as SQLite wrote it, in one call.
-//! * I-VFS-1..2 (`vfs`): the VFS `walrust` is the lower VFS with one method changed.
+//! * I-VFS-1..2, I-VFS-6 (`vfs`): the VFS `walrust` is the lower VFS with one method changed; the default stays the default.
+//! * I-VFS-3..4 (`judge`), I-VFS-5 (`pager`): only files of SQLite's own VFSes are hooked.
 //! * I-RAW-1 (`raw`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..3 (`fork`): our own handles.
 //!
 //! Called by SQLite on the app's threads, and by the rooms above on any. Nothing here keeps state on disk:
@@ -29,11 +30,14 @@ mod function;
 mod guard;
 mod hook;
 mod host;
+mod judge;
 #[cfg(any(test, feature = "cli"))]
 pub mod linked;
+mod loader;
 mod log;
 mod methods;
 mod own;
+mod pager;
 mod raw;
 mod read_mark;
 mod registry;
@@ -67,5 +71,4 @@ pub use rewrite::{Peek, Rewrite, peek};
 pub use shm::{ShmPeek, WAL_INDEX_HEADER};
 pub use table::{Rows, TableFunction};
 pub use value::Value;
-pub use vfs::lower_vfs_name;
 pub use wal_hook::WalFile;

@@ -2,7 +2,7 @@
 //!
 //! After fork() the child has no such thread: [`forget`] makes the next use start another.
 
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, thread};
 use std::sync::{Mutex, PoisonError};
 use tokio::runtime::Handle;
 
@@ -36,13 +36,11 @@ pub fn handle() -> Result<Handle> {
         .max_blocking_threads(2)
         .thread_keep_alive(std::time::Duration::from_secs(5))
         .thread_name("walrust-io")
+        .on_thread_start(thread::block_signals)
         .build()
         .map_err(|e| Error::new(Kind::Io, "cannot start the network runtime").because(e))?;
     let h = rt.handle().clone();
-    std::thread::Builder::new()
-        .name("walrust-ship".into())
-        .stack_size(512 << 10)
-        .spawn(move || rt.block_on(std::future::pending::<()>()))
+    thread::spawn_joined("walrust-ship", 512 << 10, move || rt.block_on(std::future::pending::<()>()))
         .map_err(|e| Error::new(Kind::Io, "cannot start the shipping thread").because(e))?;
     *at = Some((std::process::id(), h.clone()));
     Ok(h)

@@ -15,7 +15,7 @@ use super::function::{self, ScalarFunction};
 use super::guard::{caught, guard, report_panics_to_log};
 use super::host::{Host, add_host, hosts};
 use super::table::{self, TableFunction};
-use super::{api, fork, log as to_sqlite, vfs};
+use super::{api, fork, loader, log as to_sqlite, vfs};
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -112,6 +112,7 @@ unsafe fn start(table: *const ApiRoutines, wiring: fn() -> Wiring, route: Route)
     // SAFETY: caller.
     unsafe { api::adopt(table)? };
     if WIRING.get().is_none() {
+        loader::pin(api::table().cast());
         to_sqlite::install();
         if cfg!(not(any(test, feature = "cli"))) {
             report_panics_to_log();

@@ -9,6 +9,7 @@
 //! * I-JOIN-1..2 (`wal_join`): a frame goes to the WAL as SQLite wrote it, in one call.
 //! * I-VFS-1..2, I-VFS-6 (`vfs`): the VFS `walrust` is the lower VFS with one method changed; the default stays the default.
 //! * I-VFS-3..4 (`judge`), I-VFS-5 (`pager`): only files of SQLite's own VFSes are hooked.
+//! * I-PIN-1 (`loader`): the host's SQLite stays.
 //! * I-RAW-1 (`raw`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..3 (`fork`): our own handles.
 //!
 //! Called by SQLite on the app's threads, and by the rooms above on any. Nothing here keeps state on disk:

@@ -1,4 +1,4 @@
-"""walrust as a guest in a process that it does not own: the program's signals."""
+"""walrust as a guest in a process that it does not own: the program's signals, and the program's SQLite going away."""
 
 import subprocess
 import sys
@@ -30,6 +30,38 @@ for s in sorted(wanted):
 print("mask", sorted(signal.Signals(s).name for s in signal.pthread_sigmask(signal.SIG_BLOCK, [])) == sorted(s.name for s in wanted))
 """
 
+# A host that brings its SQLite as a library of its own and unloads it, as PHP does with its module and Lua with its state.
+UNLOAD = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <unistd.h>
+typedef struct sqlite3 sqlite3;
+int main(int argc, char **argv){
+  /* EXTENSION DATABASE SQL: loads, runs the SQL, closes everything, unloads SQLite; once more; waits a moment; ends. */
+  int round, rc = 0;
+  for(round=0; round<2; round++){
+    void *lib = dlopen("libsqlite3.so.0", RTLD_NOW|RTLD_LOCAL);
+    int (*open)(const char*, sqlite3**), (*enable)(sqlite3*, int), (*close)(sqlite3*);
+    int (*load)(sqlite3*, const char*, const char*, char**), (*exec)(sqlite3*, const char*, void*, void*, char**);
+    sqlite3 *db = 0;
+    char *err = 0;
+    if( !lib ) return 3;
+    *(void**)&open = dlsym(lib, "sqlite3_open"); *(void**)&enable = dlsym(lib, "sqlite3_enable_load_extension");
+    *(void**)&load = dlsym(lib, "sqlite3_load_extension"); *(void**)&exec = dlsym(lib, "sqlite3_exec");
+    *(void**)&close = dlsym(lib, "sqlite3_close");
+    open(argv[2], &db); enable(db, 1);
+    if( load(db, argv[1], 0, &err) ){ printf("load: %s\n", err); rc = 4; }
+    else if( exec(db, argv[3], 0, 0, &err) ){ printf("exec: %s\n", err); rc = 5; }
+    if( close(db) ){ puts("close"); rc = 6; }
+    if( dlclose(lib) ){ puts("dlclose"); rc = 7; }
+  }
+  usleep(30000);
+  return rc;
+}
+"""
+
+
 class Signals(door.DoorTest):
     def test_the_programs_signals_stay_the_programs(self):
         done = subprocess.run([sys.executable, "-c", SIGNALS, door.SO, self.dir], text=True, capture_output=True, timeout=120,
@@ -47,6 +79,24 @@ class Signals(door.DoorTest):
         for name, mask in threads:
             open_ones = {n for n in range(1, 65) if not int(mask, 16) >> (n - 1) & 1} - unblockable
             self.assertEqual(open_ones, faults, name)
+
+
+class Unloading(door.DoorTest):
+    def test_a_host_may_unload_its_sqlite(self):
+        source, program = self.path("host.c"), self.path("host")
+        with open(source, "w") as f:
+            f.write(UNLOAD)
+        subprocess.run(["cc", "-O1", "-w", "-o", program, source, "-ldl"], check=True)
+        p, _, url = self.watched()
+        p.sql("INSERT INTO t VALUES(1, 'x')")
+        p.sync()
+        follow = f"SELECT walrust_replicate({door.quote(url)}, {door.quote(self.path('copy.db'))}, '{{\"interval\":\"10ms\"}}')"
+        mine = f"SELECT walrust_watch({door.quote(self.path('mine-replica'))}); CREATE TABLE IF NOT EXISTS t(x); INSERT INTO t VALUES(1)"
+        for sql in (follow, mine):
+            for _ in range(door.rounds(20)):
+                done = subprocess.run([program, door.SO, self.path("mine.db"), sql], text=True, capture_output=True, timeout=60,
+                                      env=door.clean_env(self.dir), cwd=self.dir)
+                self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import unittest
 import door
 from test_loading import find_sqlite_header
 
-VENV = os.path.join(door.ROOT, "target", "venv") if not os.path.isdir(os.path.join(os.path.dirname(door.BIN), "ciphers")) else os.path.dirname(door.BIN)
+VENV = os.path.dirname(door.BIN)
 CIPHERS = os.path.join(VENV, "ciphers")
 NODE_MODULE = os.path.join(VENV, "npm", "node_modules", "better-sqlite3-multiple-ciphers")
 MARK = b"PLAINTEXTMARKER"

@@ -63,10 +63,14 @@ install: loadable cli ## Install both under PREFIX (default /usr/local)
 system: # Debian packages, only those missing
 	@tests/setup sqlite3 python3-venv build-essential
 
-$(VENV)/.ready: tests/door/requirements.txt
-	@tests/setup sqlite3 python3-venv build-essential
+$(VENV)/.ready: tests/door/requirements.txt tests/door/ciphers.txt
+	@tests/setup sqlite3 libsqlite3-dev python3-venv build-essential
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/door/requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/ciphers -r tests/door/ciphers.txt
+	@# Where there is no npm, the tests of this package are skipped; where there is one, they fail without it.
+	if command -v npm >/dev/null; then \
+	  npm install --silent --no-audit --no-fund --prefix $(VENV)/npm $$(sed -n 's/^# npm: //p' tests/door/ciphers.txt); fi
 	@touch $@
 
 # -- testing ------------------------------------------------------------------------------------------------------------
@@ -89,15 +93,17 @@ test-door: $(VENV)/.ready quick quick-cli crash-lib ## The extension through the
 	  $(if $(K),-k "$(K)") tests/door
 
 .PHONY: test-sqlite-wal
-test-sqlite-wal: quick # SQLite's own tests of its WAL, with walrust as the default VFS
+test-sqlite-wal: quick # SQLite's own tests of its WAL, with walrust loaded, and some over a VFS that is another's
 	@tests/setup sqlite3 build-essential tcl-dev xz-utils
 	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) \
 	  wal.test wal2.test wal3.test walmode.test walro.test walpersist.test walbak.test walcrash.test savepoint.test
+	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) --only foreign \
+	  wal.test wal2.test walmode.test
 
 .PHONY: test-sqlite
-test-sqlite: loadable ## SQLite's veryquick suite, mptester and threadtest3: stock, with walrust loaded, and with every database streamed
+test-sqlite: loadable ## SQLite's veryquick suite, mptester and threadtest3: stock, with walrust loaded, with every database streamed, and loaded over a VFS that is another's
 	@tests/setup sqlite3 build-essential tcl-dev xz-utils
-	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) --stream --programs veryquick
+	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) --stream --foreign --programs veryquick
 
 .PHONY: test-hosts
 test-hosts: crash-lib ## The extension in old SQLites: 3.24 to 3.39, built from released crates

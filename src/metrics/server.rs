@@ -4,7 +4,7 @@
 //! Refused: an HTTP library. Two pages without parameters need a request line; what a library would
 //! add in a guest's process is attack surface.
 
-use crate::base::{Error, Kind, Result, Timestamp, clock, panics};
+use crate::base::{Error, Kind, Result, Timestamp, clock, panics, thread};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,6 +21,9 @@ const LONGEST_REQUEST: usize = 8 * 1024;
 
 /// Of one connection, from accept to close: a scraper answers in milliseconds, a slow-loris never.
 const LONGEST_TIME: Duration = Duration::from_secs(5);
+
+/// Of the thread, in bytes.
+const STACK: usize = 2 << 20;
 
 /// Connections at once; more wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 32;
@@ -145,8 +148,7 @@ pub fn serve(address: &str, pages: Arc<dyn Pages>) -> Result<Server> {
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(no_thread)?;
     let stop = Arc::new(Notify::new());
     let stopped = Arc::clone(&stop);
-    let thread = std::thread::Builder::new().name("walrust-metrics".into());
-    let thread = thread.spawn(move || {
+    let thread = thread::spawn_joined("walrust-metrics", STACK, move || {
         while let Err(said) = panics::caught(|| {
             runtime.block_on(async {
                 tokio::select! {

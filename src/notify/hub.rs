@@ -3,7 +3,7 @@
 use super::post::{self, Clients, Outcome, Tries};
 use super::queue::{Hurry, Pace, Pending, Queue};
 use super::{Answer, Event, payload};
-use crate::base::{ForkSafe, Webhook, clock, panics};
+use crate::base::{ForkSafe, Webhook, clock, panics, thread};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
@@ -156,8 +156,7 @@ impl Hub {
         }
         state.threads += 1;
         let (hub, number) = (Arc::clone(self), state.threads);
-        let thread = std::thread::Builder::new().name("walrust-notify".into()).stack_size(1 << 20);
-        match thread.spawn(move || hub.run(number)) {
+        match thread::spawn_joined("walrust-notify", 1 << 20, move || hub.run(number)) {
             Ok(_) => state.thread = Some(number),
             Err(e) => log::warn!("webhooks: cannot start a thread: {e}; the next event tries again"),
         }
@@ -169,6 +168,7 @@ impl Hub {
             .enable_all()
             .max_blocking_threads(16) // name lookups: one hanging lookup must not hold up the others
             .thread_name("walrust-dns")
+            .on_thread_start(thread::block_signals)
             .thread_keep_alive(Duration::from_secs(1))
             .build();
         let runtime = match runtime {

@@ -1,5 +1,7 @@
 //! Real HTTP servers on real sockets.
 
+#![allow(clippy::disallowed_methods)]
+
 use super::hub::{Hub, Policy};
 use super::post::Tries;
 use super::queue::Pace;

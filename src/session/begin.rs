@@ -255,6 +255,10 @@ pub(super) fn opened(conn: &Connection) {
             }
         }
     }
+    if let Err(e) = conn.check_vfs("main") {
+        engine().note_failure(&path, &e);
+        return;
+    }
     engine().clear_failure(&path);
     if conn.has_moved() {
         let moved =
@@ -287,6 +291,14 @@ pub(super) fn opened(conn: &Connection) {
             }
         }
         step => entry.wish.waits(step),
+    }
+}
+
+/// A file was opened that belongs to a VFS which is not SQLite's: if it is configured, that is told.
+pub(super) fn left_alone(path: &Path, vfs: &str) {
+    if engine().resolve(path, None).is_ok_and(|r| r.is_chosen()) {
+        let why = crate::sqlite::left_alone(&path.display().to_string(), vfs);
+        engine().note_failure(path, &Error::config(why));
     }
 }
 

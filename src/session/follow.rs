@@ -18,7 +18,7 @@
 //! keeps the wal-index; readers of a follower wait for each other for milliseconds at most, so a busy timeout serves them).
 
 use super::engine::{Engine, engine, lock};
-use crate::base::{Error, Kind, Result, TxId, clock, panics};
+use crate::base::{Error, Kind, Result, TxId, clock, panics, thread};
 use crate::replica::Overwrite;
 use crate::ship;
 use crate::spool::LockFile;
@@ -98,8 +98,7 @@ impl Followers {
             return Ok(());
         }
         let (tx, rx) = crossbeam_channel::bounded(1);
-        let thread = std::thread::Builder::new().name("walrust-follow".into()).stack_size(1 << 20);
-        match thread.spawn(move || run(&rx)) {
+        match thread::spawn_joined("walrust-follow", 1 << 20, move || run(&rx)) {
             Ok(_) => {
                 inner.wake = Some(tx);
                 Ok(())

@@ -3,6 +3,7 @@
 
 use super::begin::{self, WishRow};
 use super::engine::{Engine, engine, lock};
+use super::entry::Entry;
 use super::start::WatchRequest;
 use crate::base::{Error, Result};
 use crate::config::{Config, Layer, Resolved, TABLE};
@@ -23,21 +24,13 @@ impl Host for EngineHost {
         if file.access == Access::ReadOnly || file.path.as_os_str().is_empty() {
             return None;
         }
-        let entry = engine().entry(file.path);
-        // (Where SQLite cannot say what else there is, misspelt ones pass.)
-        let mut names = file.uri_keys();
-        names.extend(TABLE.iter().map(|s| s.name.to_string()));
-        names.sort_unstable();
-        names.dedup();
-        let said: Vec<(String, String)> =
-            names.into_iter().filter_map(|n| file.uri_parameter(&n).map(|v| (n, v))).collect();
-        let ours = Layer::from_uri(said.iter().map(|(n, v)| (n.as_str(), v.as_str())));
-        if ours.as_ref().map_or(true, |l| !l.is_empty()) {
-            entry.set_uri(ours);
-        } else {
-            entry.forget_bad_uri();
-        }
-        Some(entry)
+        Some(note_uri(file))
+    }
+
+    fn left_alone(&self, file: &FileInfo<'_>) {
+        // (Nobody else holds the entry, which knows what the URI said.)
+        let entry = note_uri(file);
+        begin::left_alone(entry.path(), file.vfs);
     }
 
     fn connection_opened(&self, conn: &Connection) {
@@ -47,6 +40,25 @@ impl Host for EngineHost {
     fn connection_loaded(&self, conn: &Connection) {
         begin::opened(conn);
     }
+}
+
+/// Takes up what the URI of an open says.
+fn note_uri(file: &FileInfo<'_>) -> Arc<Entry> {
+    let entry = engine().entry(file.path);
+    // (Where SQLite cannot say what else there is, misspelt ones pass.)
+    let mut names = file.uri_keys();
+    names.extend(TABLE.iter().map(|s| s.name.to_string()));
+    names.sort_unstable();
+    names.dedup();
+    let said: Vec<(String, String)> =
+        names.into_iter().filter_map(|n| file.uri_parameter(&n).map(|v| (n, v))).collect();
+    let ours = Layer::from_uri(said.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+    if ours.as_ref().map_or(true, |l| !l.is_empty()) {
+        entry.set_uri(ours);
+    } else {
+        entry.forget_bad_uri();
+    }
+    entry
 }
 
 /// A watch request out of resolved settings.

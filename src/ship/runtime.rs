@@ -2,7 +2,7 @@
 //!
 //! After fork() the child has no such thread: its first use starts another.
 
-use crate::base::{Error, ForkSafe, Kind, Result, clock, panics};
+use crate::base::{Error, ForkSafe, Kind, Result, clock, panics, thread};
 use std::sync::Mutex;
 use tokio::runtime::Handle;
 
@@ -34,19 +34,18 @@ pub fn handle() -> Result<Handle> {
         .max_blocking_threads(2)
         .thread_keep_alive(std::time::Duration::from_secs(5))
         .thread_name("walrust-io")
+        .on_thread_start(thread::block_signals)
         .build()
         .map_err(|e| Error::new(Kind::Io, "cannot start the network runtime").because(e))?;
     let h = rt.handle().clone();
-    std::thread::Builder::new()
-        .name("walrust-ship".into())
-        .stack_size(512 << 10)
-        .spawn(move || {
-            // A panic of a task is the task's; should the runtime itself panic, its tasks go on with the next turn.
-            while let Err(said) = panics::caught(|| rt.block_on(std::future::pending::<()>())) {
-                log::error!("walrust: internal error in the shipping thread: {said}");
-                clock::sleep(std::time::Duration::from_millis(100));
-            }
-        })
+    let turns = move || {
+        // A panic of a task is the task's; should the runtime itself panic, its tasks go on with the next turn.
+        while let Err(said) = panics::caught(|| rt.block_on(std::future::pending::<()>())) {
+            log::error!("walrust: internal error in the shipping thread: {said}");
+            clock::sleep(std::time::Duration::from_millis(100));
+        }
+    };
+    thread::spawn_joined("walrust-ship", 512 << 10, turns)
         .map_err(|e| Error::new(Kind::Io, "cannot start the shipping thread").because(e))?;
     *at = Some(h.clone());
     Ok(h)

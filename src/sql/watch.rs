@@ -21,6 +21,7 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
         WithSettings::Yes,
     )?;
     let path = common::main_path(conn)?;
+    conn.check_vfs("main")?;
     let mut layer = options.settings.clone();
     if let Some(url) = url {
         if url.trim().is_empty() {

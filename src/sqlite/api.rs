@@ -112,6 +112,7 @@ slots! {
     3_024_000 201 result_blob64(c: *mut Context, p: *const c_void, n: u64, d: Destructor);
     3_024_000 202 result_text64(c: *mut Context, p: *const c_char, n: u64, d: Destructor, encoding: u8);
     3_031_000 245 uri_key(name: *const c_char, n: c_int) -> *const c_char;
+    3_031_000 248 filename_wal(name: *const c_char) -> *const c_char;
     3_032_000 249 create_filename(db: *const c_char, journal: *const c_char, wal: *const c_char, n: c_int, kv: *const *const c_char) -> *const c_char;
     3_032_000 250 free_filename(name: *const c_char);
 }
@@ -167,6 +168,11 @@ pub(super) unsafe fn db_config_on(db: *mut Sqlite3, op: c_int) -> c_int {
 /// Whether the table is set: nothing else here may be called before.
 pub(super) fn is_set() -> bool {
     !TABLE.load(Ordering::Acquire).is_null()
+}
+
+/// The table itself, which stands in the SQLite library; null before it is set.
+pub(super) fn table() -> *const ApiRoutines {
+    TABLE.load(Ordering::Acquire)
 }
 
 /// Whether the host is this version or newer (`3_032_000` = 3.32.0).

@@ -2,11 +2,12 @@
 
 use super::error;
 use super::ffi::{self, File, Sqlite3, Vfs};
-use super::host::{Access, DbObserver, FileInfo, How, WalHook, observer_for};
+use super::host::{Access, DbObserver, FileInfo, How, WalHook, hosts, observer_for};
+use super::judge::{self, Judgement};
 use super::value::Value;
 use super::{api, hook, vfs, wal_hook, wal_join};
 use crate::base::{Error, Kind, Result};
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ pub enum Hooked {
     Declined,
     /// In-memory or temporary: there is no file.
     NoFile,
+    /// It is not SQLite's own VFS that holds the file ([`Connection::check_vfs`]).
+    LeftAlone,
 }
 
 impl Connection {
@@ -200,9 +203,6 @@ impl Connection {
         let (Some(file), Some(path)) = (self.file(name), self.filename(name)) else {
             return Ok(Hooked::NoFile);
         };
-        if self.is_hooked_below(name, file)? {
-            return Ok(Hooked::Already);
-        }
         let done = self.hook_db(name, file, &path)?;
         if let Hooked::Now | Hooked::Already = done {
             self.hook_wal(name, path)?;
@@ -210,9 +210,35 @@ impl Connection {
         Ok(done)
     }
 
+    /// Whether the file of database `name` may be hooked, and so watched. Errors with [`Kind::Config`] when its VFS, or its table
+    /// of methods, is not SQLite's own. One without a file passes.
+    pub fn check_vfs(&self, name: &str) -> Result<()> {
+        let (Some(file), Some(path)) = (self.file(name), self.filename(name)) else { return Ok(()) };
+        if self.is_in_memory(name) || self.judge(name, file) == Judgement::Hook {
+            return Ok(());
+        }
+        Err(Error::config(judge::left_alone(&path.display().to_string(), &self.vfs_of(name))))
+    }
+
+    /// Whether database `name` is one of SQLite's VFS `memdb`: a file that is none.
+    fn is_in_memory(&self, name: &str) -> bool {
+        self.pointer::<Vfs>(name, ffi::FCNTL_VFS_POINTER).is_some_and(|v| judge::is_memdb(v))
+    }
+
+    /// I-VFS-3 for a file that was found open.
+    fn judge(&self, name: &str, file: *mut File) -> Judgement {
+        let vfs = self.pointer::<Vfs>(name, ffi::FCNTL_VFS_POINTER).unwrap_or(std::ptr::null_mut());
+        // SAFETY: `file` is this connection's, which the caller of us holds.
+        if unsafe { hook::is_hooked(file) } {
+            return Judgement::Hook;
+        }
+        // SAFETY: as above.
+        judge::judge(judge::owner_of(vfs), judge::table_of(unsafe { (*file).methods }))
+    }
+
     fn hook_db(&self, name: &str, file: *mut File, path: &std::path::Path) -> Result<Hooked> {
         let vfs_name = self.vfs_of(name);
-        if vfs_name == "memdb" {
+        if self.is_in_memory(name) {
             return Ok(Hooked::NoFile);
         }
         let c_name = c_text(name)?;
@@ -231,6 +257,10 @@ impl Connection {
                 vfs: &vfs_name,
                 filename: api::db_filename(self.db, c_name.as_ptr()),
             };
+            if self.judge(name, file) != Judgement::Hook {
+                hosts().for_each(|h| h.left_alone(&info));
+                return Ok(Hooked::LeftAlone);
+            }
             let Some(observer) = observer_for(&info) else { return Ok(Hooked::Declined) };
             hook::install(file, &info, observer);
         }
@@ -255,10 +285,14 @@ impl Connection {
                 if is_open && matches!(wanted, WalHook::Observe(_)) {
                     wal_join::remove(file);
                 }
-                if is_open && !wal_hook::is_hooked(file) && !wal_join::is_joined(file) {
+                if is_open
+                    && !wal_hook::is_hooked(file)
+                    && !wal_join::is_joined(file)
+                    && self.judge(name, file) == Judgement::Hook
+                {
                     let mut wal_path = db_path.clone().into_os_string();
                     wal_path.push("-wal");
-                    vfs::hook_wal(file, db_path, wal_path.into(), wanted, &self.vfs_of(name));
+                    vfs::hook_wal(file, db_path, wal_path.into(), wanted);
                 }
             }
         }
@@ -281,29 +315,6 @@ impl Connection {
                 n => n,
             },
             None => String::new(),
-        }
-    }
-
-    /// Whether the file of database `name` belongs to a VFS that somebody put on top of ours, below which it is hooked.
-    fn is_hooked_below(&self, name: &str, file: *const File) -> Result<bool> {
-        let names = self.vfs_names(&c_text(name)?);
-        let ours = names.split('/').any(|n| n.as_bytes() == vfs::NAME.to_bytes());
-        // SAFETY: `file` is this connection's.
-        Ok(ours && !unsafe { hook::is_hooked(file) })
-    }
-
-    /// "Names of all VFS shims and the final bottom-level VFS" of a database, from the top.
-    fn vfs_names(&self, name: &CStr) -> String {
-        let mut text: *mut c_char = std::ptr::null_mut();
-        // SAFETY: the control stores a string from SQLite's allocator, which is ours to free.
-        unsafe {
-            api::file_control(self.db, name.as_ptr(), ffi::FCNTL_VFSNAME, (&raw mut text).cast::<c_void>());
-            if text.is_null() {
-                return String::new();
-            }
-            let names = CStr::from_ptr(text).to_string_lossy().into_owned();
-            api::free(text.cast());
-            names
         }
     }
 

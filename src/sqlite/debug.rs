@@ -163,10 +163,12 @@ fn hold(_: &Connection, args: &[Value]) -> Result<Value> {
     };
     let db = super::RawDb::open(std::path::Path::new(path))?;
     let pause = std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    std::thread::spawn(move || {
+    let hold = move || {
         crate::base::clock::sleep(pause);
         drop(db);
-    });
+    };
+    crate::base::thread::spawn("walrust-hold", 512 << 10, hold)
+        .map_err(|e| Error::new(crate::base::Kind::Io, "cannot start a thread").because(e))?;
     Ok(Value::Null)
 }
 

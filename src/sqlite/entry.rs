@@ -15,7 +15,7 @@ use super::function::{self, ScalarFunction};
 use super::guard::{caught, guard, report_panics_to_log};
 use super::host::{Host, add_host, hosts};
 use super::table::{self, TableFunction};
-use super::{api, fork, log as to_sqlite, vfs};
+use super::{api, fork, loader, log as to_sqlite, vfs};
 use crate::base::ForkSafe;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
@@ -46,6 +46,11 @@ pub(super) fn unseen<T>(f: impl FnOnce() -> T) -> T {
     let result = f();
     UNSEEN.set(before);
     result
+}
+
+/// Whether this thread opens a connection of our own.
+pub(super) fn is_unseen() -> bool {
+    UNSEEN.get()
 }
 
 /// How an entry was reached.
@@ -108,6 +113,7 @@ unsafe fn start(table: *const ApiRoutines, wiring: fn() -> Wiring, route: Route)
     // SAFETY: caller.
     unsafe { api::adopt(table)? };
     if WIRING.get().is_none() {
+        loader::pin(api::table().cast());
         to_sqlite::install();
         if cfg!(not(any(test, feature = "cli"))) {
             report_panics_to_log();
@@ -155,7 +161,7 @@ fn connect(db: *mut Sqlite3, route: Route) {
     };
     for name in names {
         match conn.hook(&name) {
-            Ok(Hooked::Now | Hooked::Already | Hooked::Declined | Hooked::NoFile) => {}
+            Ok(Hooked::Now | Hooked::Already | Hooked::Declined | Hooked::NoFile | Hooked::LeftAlone) => {}
             Err(e) => log::warn!("walrust: cannot take in database {name}: {e}"),
         }
     }

@@ -21,7 +21,7 @@ use super::guard::caught;
 use super::host::{Access, Again, DbObserver, FileInfo, FileLock, LockOp, PragmaVerdict, SlotRange, Verdict};
 use super::methods::{Methods, REGION, ReadExtent, file_size, is_closed_by, read_file};
 use super::shm::{Shm, ShmPeek, WAL_INDEX_HEADER};
-use super::{api, registry};
+use super::{api, pager, registry};
 use crate::base::Result;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -184,8 +184,8 @@ pub(super) unsafe fn observer_of(file: *mut File) -> Option<Arc<dyn DbObserver>>
 /// Sets the hook.
 ///
 /// # Safety
-/// `file` is an open main database file that is not hooked; the caller is inside `xOpen`, or holds the
-/// mutex of its connection.
+/// `file` is an open main database file that is not hooked, and that may be ([`super::judge`]); the caller is inside `xOpen`,
+/// or holds the mutex of its connection.
 pub(super) unsafe fn install(file: *mut File, info: &FileInfo<'_>, observer: Arc<dyn DbObserver>) {
     // SAFETY: caller: open, so its methods are set.
     let original = unsafe { Methods::of(file) };
@@ -201,7 +201,9 @@ pub(super) unsafe fn install(file: *mut File, info: &FileInfo<'_>, observer: Arc
     methods.x_shm_unmap = methods.x_shm_unmap.and(Some(x_shm_unmap));
     let id = next_id();
     let shared_locks = observer.observes_shared_locks();
-    registry::lock().add(info.path, id, observer.clone());
+    // SAFETY: `info` has the name that SQLite gave for this file.
+    let wal_name = unsafe { pager::wal_name(info.filename) } as usize;
+    registry::lock().add(info.path, id, observer.clone(), wal_name);
     let table = Box::new(Table {
         methods,
         hooked: HookedFile {

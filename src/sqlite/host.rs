@@ -145,7 +145,7 @@ pub enum WalHook {
 /// How this room came to a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {
-    /// Opened through the VFS `walrust`.
+    /// Opened through our `xOpen`.
     VfsOpen,
     /// Found open on a connection, and taken in.
     HotAttach,
@@ -168,7 +168,7 @@ pub struct FileInfo<'a> {
     pub access: Access,
     /// The way it was met.
     pub how: How,
-    /// Name of the VFS under us that holds the file (`unix`, `unix-excl`, …).
+    /// Name of the VFS that holds the file (`unix`, `unix-excl`, …), below ours.
     pub vfs: &'a str,
     /// The `sqlite3_filename`, for URI parameters.
     pub(super) filename: *const c_char,
@@ -207,6 +207,11 @@ pub trait Host: Send + Sync {
     /// on. `None`: it is left alone for good, unless [`Connection::hook`] asks again. A host that may want a
     /// file later should answer with an observer that is idle: that costs a nanosecond a call.
     fn opened(&self, file: &FileInfo<'_>) -> Option<Arc<dyn DbObserver>>;
+
+    /// A main database file was found open that may not be hooked, since its VFS is not one of SQLite's own.
+    fn left_alone(&self, file: &FileInfo<'_>) {
+        let _ = file;
+    }
 
     /// End of `sqlite3_open()`, and the functions are registered. May run SQL.
     fn connection_opened(&self, conn: &Connection) {

@@ -7,7 +7,9 @@
 //! * I-SQLITE-3 (`guard`): no panic crosses to C.
 //! * I-HOOK-1..4 (`hook`, `wal_hook`): what is not of interest is the lower VFS's own pointer.
 //! * I-JOIN-1..2 (`wal_join`): a frame goes to the WAL as SQLite wrote it, in one call.
-//! * I-VFS-1..2 (`vfs`): the VFS `walrust` is the lower VFS with one method changed.
+//! * I-VFS-1..2, I-VFS-6 (`vfs`): the VFS `walrust` is the lower VFS with one method changed; the default stays the default.
+//! * I-VFS-3..4 (`judge`), I-VFS-5 (`pager`): only files of SQLite's own VFSes are hooked.
+//! * I-PIN-1 (`loader`): the host's SQLite stays.
 //! * I-RAW-1 (`raw`), I-EWAL-1 (`empty_wal`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..4 (`fork`): our own handles.
 //! * I-KEEP-1..2 (`keep`), I-ASIDE-1 (`aside`): a lock that lasts, and the reading of a small file, take no descriptor.
 //!
@@ -32,13 +34,16 @@ mod function;
 mod guard;
 mod hook;
 mod host;
+mod judge;
 mod keep;
 #[cfg(any(test, feature = "cli"))]
 pub mod linked;
+mod loader;
 mod log;
 mod methods;
 mod occupied;
 mod own;
+mod pager;
 mod raw;
 mod read_mark;
 mod registry;
@@ -66,6 +71,7 @@ pub use host::{
     Access, Again, DbObserver, FileInfo, FileLock, Host, How, LockOp, PragmaVerdict, SlotRange, Verdict,
     WalHook, WalObserver, WalVerdict, add_host, hooked_handles,
 };
+pub use judge::left_alone;
 pub use keep::{KeptLock, is_locked, keep_lock};
 pub use methods::ReadExtent;
 pub use occupied::Occupied;
@@ -76,5 +82,4 @@ pub use rewrite::{Peek, Rewrite, peek};
 pub use shm::{ShmPeek, WAL_INDEX_HEADER};
 pub use table::{Rows, TableFunction};
 pub use value::Value;
-pub use vfs::lower_vfs_name;
 pub use wal_hook::WalFile;

@@ -1,5 +1,5 @@
-//! SQL connections of our own: short-lived, opened through the lower VFS, unseen by the host's observers,
-//! without our functions.
+//! SQL connections of our own: short-lived, opened through the lower VFS, unseen by the host's observers (its `xOpen` is ours,
+//! and lets them pass; a WAL is hooked for a hooked database alone), without our functions.
 
 use super::connection::Connection;
 use super::ffi;

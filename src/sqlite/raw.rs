@@ -66,8 +66,10 @@ impl RawDb {
         let own = OwnHandle::new(path);
         let name = Filename::new(path)?;
         // SAFETY: the lower VFS is registered and lives for good.
-        let (open, size, access) = unsafe { ((*lower).x_open, (*lower).sz_os_file, (*lower).x_access) };
-        let Some(open) = open else { return Err(error::from_code(ffi::CANTOPEN, "cannot open files")) };
+        let (size, access) = unsafe { ((*lower).sz_os_file, (*lower).x_access) };
+        let Some(open) = vfs::lower_open() else {
+            return Err(error::from_code(ffi::CANTOPEN, "cannot open files"));
+        };
         if let Some(access) = access
             && !exists(lower, access, name.as_ptr())
             // SQLite's unix VFS calls an empty file absent.

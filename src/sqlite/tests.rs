@@ -360,6 +360,71 @@ fn the_last_close_is_where_the_wal_can_be_kept() {
 }
 
 #[test]
+fn sqlites_own_vfses_are_known_and_the_default_stays_the_default() {
+    use super::judge::Owner;
+    install();
+    // SAFETY: names that end in zero, after the load; a registered VFS lives for good.
+    unsafe {
+        for name in [c"unix", c"unix-excl", c"unix-none", c"unix-dotfile"] {
+            assert_eq!(judge::owner_of(api::vfs_find(name.as_ptr())), Owner::Sqlite, "{name:?}");
+        }
+        let default = api::vfs_find(std::ptr::null());
+        assert_eq!(vfs::vfs_name(default), "unix");
+        let ours = api::vfs_find(vfs::NAME.as_ptr());
+        assert_eq!(judge::owner_of(ours), Owner::Walrust { over_sqlites: true });
+        assert_eq!(judge::owner_of(api::vfs_find(c"memdb".as_ptr())), Owner::Another);
+        // One under SQLite's name, with SQLite's own methods, is another's all the same.
+        let copy = Box::new(std::ptr::read(default));
+        assert_eq!(judge::owner_of(&raw const *copy), Owner::Another);
+    }
+    let heap = Box::new(7u64);
+    assert_eq!(judge::table_of((&raw const *heap).cast()), judge::Table::Another);
+}
+
+#[test]
+fn a_pagers_file_is_told_from_one_that_a_shim_opens() {
+    let (_d, path) = dir();
+    install();
+    let layout = pager::layout().expect("the distances are read off at load");
+    assert!(layout.file >= 100 && layout.name >= 100, "{layout:?}");
+    let seen = Arc::new(AtomicUsize::new(0));
+    let s = seen.clone();
+    observe(&path, move |f| {
+        s.fetch_add(usize::from(f.how == How::VfsOpen), Ordering::Relaxed);
+        None
+    });
+    let attached = rusqlite::Connection::open_in_memory().unwrap();
+    attached.execute("ATTACH ? AS a", [path.to_str().unwrap()]).unwrap();
+    assert_eq!(seen.load(Ordering::Relaxed), 1, "a pager's");
+    // The same name and flags with a file elsewhere, as a shim has its own; then with one whose beginning says another VFS.
+    let c = rusqlite::Connection::open(&path).unwrap();
+    let before = seen.load(Ordering::Relaxed);
+    let size = layout.file + layout.name + 200;
+    let mut piece = vec![0u64; size.div_ceil(8)];
+    // SAFETY: memory laid out as a pager's, whose VFS is null; the name ends in zeros, and the file is closed.
+    unsafe {
+        let default = api::vfs_find(std::ptr::null());
+        let file = piece.as_mut_ptr().byte_add(layout.file).cast::<ffi::File>();
+        let name = file.byte_add(layout.name).cast::<std::ffi::c_char>();
+        let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        std::ptr::copy_nonoverlapping(text.as_ptr(), name, text.count_bytes());
+        let flags = ffi::OPEN_READWRITE | ffi::OPEN_MAIN_DB;
+        let mut granted = 0;
+        for elsewhere in [false, true] {
+            let name = if elsewhere { name.sub(8) } else { name };
+            std::ptr::copy(text.as_ptr(), name, text.count_bytes());
+            assert!(!pager::is_pagers(default, name, file));
+            let open = (*default).x_open.unwrap();
+            assert_eq!(open(default, name, file, flags, &raw mut granted), ffi::OK);
+            assert_eq!(judge::table_of((*file).methods), judge::Table::Sqlite);
+            ((*(*file).methods).x_close.unwrap())(file);
+        }
+    }
+    assert_eq!(seen.load(Ordering::Relaxed), before);
+    drop(c);
+}
+
+#[test]
 fn unwanted_files_are_left_alone_and_hot_attach_takes_them_later() {
     let (_d, path) = dir();
     install();

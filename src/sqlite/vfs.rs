@@ -1,35 +1,67 @@
-//! The VFS `walrust`: the default VFS of the host, wrapped, made the default.
+//! The VFS `walrust`, and the one method of SQLite's own VFS that is exchanged.
 //!
 //! Rules:
-//! * I-VFS-1: each method calls the lower VFS's with the lower VFS's own pointer and the same arguments;
+//! * I-VFS-1: each method of `walrust` calls the lower VFS's with the lower VFS's own pointer and the same arguments;
 //!   methods the lower VFS has not, we have not; `iVersion`, `szOsFile` and `mxPathname` are the lower's.
 //! * I-VFS-2: `xOpen` lets the lower VFS open SQLite's own `sqlite3_file`; only then may a main database
-//!   file or its WAL be hooked ([`super::hook`]).
+//!   file or its WAL be hooked ([`super::hook`]), and only if I-VFS-3 allows it ([`super::judge`]).
+//! * I-VFS-6: the default VFS stays the default, and the same object. If it is one of SQLite's own, its `xOpen` is ours from the
+//!   load on, for the life of the process; nothing else of it changes.
+//!
+//! The lower VFS is the default, if it is one of SQLite's own, else SQLite's `unix`, else the default: then `walrust` is a name
+//! for it, and its files are not hooked.
+//!
+//! The object stays because SQLite knows more by its address than files: a named in-memory database and a shared cache are
+//! found by name *and* VFS, so a new default made a second, empty database of one that was open. `ATTACH` looks for the VFS of
+//! its connection by name, and a pager keeps the pointer for all its life: of a connection that was open at the load, both come
+//! through here as well. "The application should never modify anything within the sqlite3_vfs object once registered"
+//! (<https://sqlite.org/c3ref/vfs.html>) is said of objects that the application made: SQLite's are in writable memory, since
+//! registering writes `pNext`, SQLite only ever calls `xOpen`, and one aligned word changes from one right answer to another.
+//! Another's VFS is not SQLite's to promise that for, and is not touched.
+//!
+//! Refused: a new default (see above); to rename the default and register its name anew (then `vfs=unix` is another pointer);
+//! to leave the VFS alone and take files in at the end of `sqlite3_open` (`ATTACH` has no such end).
 //!
 //! The struct is never freed: SQLite keeps a pointer to it for the life of the process.
 
 use super::ffi::{self, AnyFn, File, Vfs};
 use super::guard::{caught, guard};
 use super::host::{Access, FileInfo, How, WalHook, observer_for};
-use super::{api, fork, hook, registry, wal_hook, wal_join};
+use super::judge::{self, Judgement};
+use super::{api, entry, fork, hook, pager, registry, wal_hook, wal_join};
 use std::ffi::{CStr, OsStr, c_char, c_double, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// Name of the VFS.
 pub(super) const NAME: &CStr = c"walrust";
 
+type OpenFn = unsafe extern "C" fn(*mut Vfs, *const c_char, *mut File, c_int, *mut c_int) -> c_int;
+
 static OURS: AtomicPtr<Vfs> = AtomicPtr::new(std::ptr::null_mut());
 static LOWER: AtomicPtr<Vfs> = AtomicPtr::new(std::ptr::null_mut());
+/// The lower VFS's own `xOpen`.
+static LOWER_OPEN: OnceLock<Option<OpenFn>> = OnceLock::new();
 
-/// The wrapped VFS; null before [`register`].
+/// The VFS below; null before [`register`].
 pub(super) fn lower() -> *mut Vfs {
     LOWER.load(Ordering::Acquire)
 }
 
-/// Name of the wrapped VFS (`unix`); empty before the extension is loaded.
-pub fn lower_vfs_name() -> String {
+/// How the VFS below opens files, without us.
+pub(super) fn lower_open() -> Option<OpenFn> {
+    LOWER_OPEN.get().copied().flatten()
+}
+
+/// Whether this is the VFS `walrust`.
+pub(super) fn is_ours(vfs: *const Vfs) -> bool {
+    !vfs.is_null() && std::ptr::eq(vfs, OURS.load(Ordering::Acquire))
+}
+
+/// Name of the VFS below (`unix`); empty before the extension is loaded.
+pub(super) fn lower_vfs_name() -> String {
     let vfs = lower();
     // SAFETY: a registered VFS and its name live for good.
     if vfs.is_null() { String::new() } else { unsafe { vfs_name(vfs) } }
@@ -42,38 +74,62 @@ pub(super) unsafe fn vfs_name(vfs: *const Vfs) -> String {
     unsafe { CStr::from_ptr((*vfs).name).to_string_lossy().into_owned() }
 }
 
-/// Registers the VFS and makes it the default, unless SQLite has it already.
+/// Registers the VFS, unless SQLite has it already, and puts our `xOpen` into the lower one.
 pub(super) fn register() -> Result<(), String> {
     // SAFETY: the table is set; the VFS structs involved live for good.
     unsafe {
         let registered = api::vfs_find(NAME.as_ptr());
         let ours = OURS.load(Ordering::Acquire);
-        if !registered.is_null() {
-            if !std::ptr::eq(registered, ours) {
-                return Err("walrust is already loaded in this process from another file".into());
-            }
-            // Default again after sqlite3_shutdown and a new start, but not against the app's own choice.
-            if std::ptr::eq(api::vfs_find(std::ptr::null()), lower()) {
-                api::vfs_register(ours, 1);
-            }
-            return Ok(());
+        if !registered.is_null() && !std::ptr::eq(registered, ours) {
+            return Err("walrust is already loaded in this process from another file".into());
         }
         let ours = if ours.is_null() {
-            let lower = api::vfs_find(std::ptr::null());
-            if lower.is_null() {
+            let default = api::vfs_find(std::ptr::null());
+            if default.is_null() {
                 return Err("walrust needs a default VFS, and this SQLite has none".into());
             }
+            judge::learn();
+            let lower = match judge::plain() {
+                _ if judge::is_sqlites(default) => default,
+                Some(plain) => plain,
+                None => default,
+            };
+            LOWER_OPEN.get_or_init(|| (*lower).x_open);
             LOWER.store(lower, Ordering::Release);
             let new = Box::into_raw(Box::new(wrap(lower)));
             OURS.store(new, Ordering::Release);
+            if !judge::is_sqlites(default) {
+                log::warn!(
+                    "walrust: the default VFS is {}, which is not one of SQLite's own: databases opened through it are left alone",
+                    vfs_name(default)
+                );
+            }
             new
         } else {
-            // Unregistered by sqlite3_shutdown or by hand: once more.
             ours
         };
-        match api::vfs_register(ours, 1) {
-            ffi::OK => Ok(()),
-            rc => Err(format!("walrust could not register its VFS (SQLite code {rc})")),
+        if registered.is_null() {
+            // Anew, or unregistered by hand: once more.
+            match api::vfs_register(ours, 0) {
+                ffi::OK => {}
+                rc => return Err(format!("walrust could not register its VFS (SQLite code {rc})")),
+            }
+        }
+        pager::learn(NAME);
+        step_in();
+        Ok(())
+    }
+}
+
+/// Puts our `xOpen` into the lower VFS, if that is one of SQLite's own and has its own there.
+fn step_in() {
+    let (lower, Some(theirs)) = (lower(), lower_open()) else { return };
+    if judge::is_sqlites(lower) {
+        // SAFETY: SQLite's own VFS is static and writable; the field is one aligned word, which other threads may be reading.
+        unsafe {
+            let field = AtomicPtr::from_ptr((&raw mut (*lower).x_open).cast::<*mut c_void>());
+            let (from, to) = (theirs as *mut c_void, x_open as OpenFn as *mut c_void);
+            let _ = field.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 }
@@ -146,33 +202,52 @@ forward! {
 }
 
 unsafe extern "C" fn x_open(
-    _: *mut Vfs,
+    vfs: *mut Vfs,
     name: *const c_char,
     file: *mut File,
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    let lower = lower();
-    super::log::deliver();
-    // SAFETY: I-VFS-1; SQLite gave a buffer of szOsFile bytes, which is the lower's size.
+    // SAFETY: I-VFS-1; SQLite gave a buffer of szOsFile bytes, which is the lower's size. Whoever copied the lower VFS's struct
+    // calls with a pointer of its own, and gets what it would have got.
     unsafe {
-        let Some(open) = (*lower).x_open else { return ffi::CANTOPEN };
+        if pager::is_trial(vfs, name, file) {
+            // As the lower VFS leaves a file that it cannot open.
+            (*file).methods = std::ptr::null();
+            return ffi::CANTOPEN;
+        }
+        super::log::deliver();
+        let Some(open) = lower_open() else { return ffi::CANTOPEN };
         if flags & ffi::OPEN_MAIN_DB != 0 && !name.is_null() && fork::is_spoiled(path_of(name)) {
+            (*file).methods = std::ptr::null();
             return ffi::CANTOPEN;
         }
         let mut granted = flags;
-        let rc = open(lower, name, file, flags, &raw mut granted);
+        let rc = open(if is_ours(vfs) { lower() } else { vfs }, name, file, flags, &raw mut granted);
         if !out_flags.is_null() {
             *out_flags = granted;
         }
-        if rc == ffi::OK && !name.is_null() && !(*file).methods.is_null() {
-            if flags & ffi::OPEN_MAIN_DB != 0 {
-                guard((), || opened_main(name, file, granted));
-            } else if flags & ffi::OPEN_WAL != 0 {
-                guard((), || opened_wal(name, file));
-            }
+        let is_open = rc == ffi::OK && !name.is_null() && !(*file).methods.is_null();
+        if is_open && flags & (ffi::OPEN_MAIN_DB | ffi::OPEN_WAL) != 0 && !entry::is_unseen() {
+            guard((), || opened(vfs, name, file, flags, granted));
         }
         rc
+    }
+}
+
+/// # Safety
+/// As in `x_open`, after the lower VFS opened the file with success.
+unsafe fn opened(vfs: *const Vfs, name: *const c_char, file: *mut File, flags: c_int, granted: c_int) {
+    // SAFETY: caller.
+    unsafe {
+        if judge::judge(judge::owner_of(vfs), judge::table_of((*file).methods)) != Judgement::Hook {
+            return;
+        }
+        if flags & ffi::OPEN_WAL != 0 {
+            opened_wal(name, file);
+        } else if pager::is_pagers(vfs, name, file) {
+            opened_main(name, file, granted);
+        }
     }
 }
 
@@ -186,7 +261,7 @@ pub(super) unsafe fn path_of<'a>(name: *const c_char) -> &'a Path {
 }
 
 /// # Safety
-/// As in `x_open`, after the lower VFS opened the file with success.
+/// As [`opened`], of a main database, and I-VFS-3 allows to hook it.
 unsafe fn opened_main(name: *const c_char, file: *mut File, granted: c_int) {
     // SAFETY: caller; `name` is the sqlite3_filename of a main database.
     unsafe {
@@ -209,23 +284,24 @@ unsafe fn opened_wal(name: *const c_char, file: *mut File) {
     // SAFETY: caller.
     let wal_path = unsafe { path_of(name) };
     let Some(db_path) = database_of(wal_path) else { return };
-    let observer = registry::lock().observer(&db_path);
+    let observer = registry::lock().observer(&db_path, name as usize);
     let wanted = observer.and_then(|o| caught(|| o.wal_hook()).ok()).unwrap_or(WalHook::None);
     // SAFETY: freshly opened by the lower VFS, so not hooked.
-    unsafe { hook_wal(file, db_path, wal_path.to_path_buf(), wanted, &lower_vfs_name()) };
+    unsafe { hook_wal(file, db_path, wal_path.to_path_buf(), wanted) };
 }
 
-/// Sets the hook that is wanted on a WAL file of the VFS `vfs`.
+/// Sets the hook that is wanted on a WAL file.
 ///
 /// # Safety
-/// `file` is an open WAL file that is not hooked; the caller is inside `xOpen`, or holds the mutex of its connection.
-pub(super) unsafe fn hook_wal(file: *mut File, db: PathBuf, wal: PathBuf, wanted: WalHook, vfs: &str) {
+/// `file` is an open WAL file that is not hooked, and that may be (I-VFS-3); the caller is inside `xOpen`, or holds the mutex
+/// of its connection.
+pub(super) unsafe fn hook_wal(file: *mut File, db: PathBuf, wal: PathBuf, wanted: WalHook) {
     // SAFETY: caller.
     unsafe {
         match wanted {
-            WalHook::JoinWrites if wal_join::is_for(vfs) => wal_join::install(file),
+            WalHook::None => {}
+            WalHook::JoinWrites => wal_join::install(file),
             WalHook::Observe(observer) => wal_hook::install(file, db, wal, observer),
-            WalHook::None | WalHook::JoinWrites => {}
         }
     }
 }

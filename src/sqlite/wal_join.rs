@@ -14,7 +14,7 @@
 //! * I-JOIN-2: whatever else is asked of the file, a held header goes down first; its failure is that call's. Not in a
 //!   forked child, whose parent writes it.
 //!
-//! Only over SQLite's own VFSes (`unix…`): another one may know frames by the lengths of the writes. Refused: a file
+//! Only over SQLite's own VFSes (I-VFS-3): another one may know frames by the lengths of the writes. Refused: a file
 //! descriptor of our own and `pwritev`, which would go past the lower VFS.
 
 use super::ffi::{self, File, IoMethods};
@@ -107,11 +107,6 @@ impl Join {
     }
 }
 
-/// Whether the VFS below is one of SQLite's own.
-pub(super) fn is_for(vfs: &str) -> bool {
-    vfs.starts_with("unix")
-}
-
 /// Whether the file is joined by us.
 ///
 /// # Safety
@@ -124,7 +119,7 @@ pub(super) unsafe fn is_joined(file: *const File) -> bool {
 /// Joins the writes to a WAL file from now on.
 ///
 /// # Safety
-/// `file` is an open WAL file of a VFS that [`is_for`], with methods of its own; the caller is inside `xOpen`, or holds
+/// `file` is an open WAL file that may be hooked (I-VFS-3), with methods of its own; the caller is inside `xOpen`, or holds
 /// the mutex of its connection.
 pub(super) unsafe fn install(file: *mut File) {
     // SAFETY: caller: open, so its methods are set.

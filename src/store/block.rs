@@ -1,6 +1,6 @@
 //! Running a future to its end on the calling thread: SQL functions are called on the app's thread.
 
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, thread};
 use std::future::Future;
 
 /// Runs `future` on a runtime of its own, which is gone afterwards: no thread of ours stays in the
@@ -16,9 +16,7 @@ where
         return on_this_thread(future);
     }
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("walrust-call".into())
-            .spawn_scoped(scope, || on_this_thread(future))
+        let thread = thread::spawn_scoped(scope, "walrust-call", || on_this_thread(future))
             .map_err(|e| Error::new(Kind::Io, "cannot start a thread").because(e))?;
         thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a panic in a store operation")))
     })
@@ -32,6 +30,7 @@ fn on_this_thread<F: Future>(future: F) -> Result<F::Output> {
     let runtime = builder
         .enable_all()
         .thread_name("walrust-io")
+        .on_thread_start(thread::block_signals)
         .build()
         .map_err(|e| Error::new(Kind::Io, "cannot start an I/O runtime").because(e))?;
     let out = runtime.block_on(future);

@@ -85,13 +85,36 @@ class Hooks(RoomTest):
         self.assertEqual((self.count(p, "vfs_opens"), self.count(p, "hot_attaches")), (0, 0))
 
     def test_a_connection_that_names_another_vfs_is_taken_in(self):
-        p = self.room().open(f"file:{self.path('app.db')}?vfs=unix", uri=True)
+        p = self.room().open(f"file:{self.path('app.db')}?vfs=unix-excl", uri=True)
         self.assertEqual((self.count(p, "vfs_opens"), self.count(p, "hot_attaches")), (0, 1))
+        for n, name in enumerate(("unix", "walrust")):
+            p.open(f"file:{self.path(name + '.db')}?vfs={name}", name, uri=True)
+            self.assertEqual((self.count(p, "vfs_opens"), self.count(p, "hot_attaches")), (n + 1, 1))
+
+    def test_what_is_attached_is_taken_in(self):
+        """Also on a connection that was open at the load, and where the program has a VFS of somebody else's registered, as the
+        shell has."""
+        for module in MODULES:
+            with self.subTest(module=module):
+                p = self.peer(module=module, so=None, env=HOST).open(self.path(module + ".db")).open(":memory:", "other")
+                p.load(so=door.CRASH_SO)
+                for n, conn in enumerate(("main", "other")):
+                    p.sql("ATTACH ? AS other", self.path(f"{module}-{conn}.db"), conn=conn)
+                    self.assertEqual((self.count(p, "vfs_opens"), self.count(p, "hot_attaches")), (n + 1, 1))
+                    p.sql("PRAGMA other.journal_mode=wal", conn=conn)
+                    p.sql("CREATE TABLE other.t(x)", conn=conn)
+                    before = self.count(p, "commits")
+                    p.sql("INSERT INTO other.t VALUES(1)", conn=conn)
+                    self.assertEqual(self.count(p, "commits") - before, 1)
+        out = self.shell(
+            f".load {door.shell_word(door.CRASH_SO)}\nATTACH {door.quote(self.path('shell.db'))} AS s;\nCREATE TABLE s.t(x);\n"
+            "SELECT walrust_debug_count('vfs_opens');\n", load=False, env=HOST)
+        self.assertEqual(out, "1")
 
     def test_the_vfs_names_itself_before_the_one_below(self):
         code = "import apsw; c = conns['main'].db; result = c.filename and apsw.Connection(c.filename).open_vfs"
         p = self.room("apsw").open(self.path("app.db"))
-        self.assertEqual(p.code(code), "walrust")
+        self.assertEqual(p.code(code), "unix", "the default VFS is the one it was")
         out = self.shell(
             f".load {door.shell_word(door.CRASH_SO)}\n.open {door.shell_word(self.path('app.db'))}\n.vfsname\n",
             load=False, env=HOST,

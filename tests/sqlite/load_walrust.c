@@ -5,11 +5,13 @@
 ** sqlite3_close() through here as well (-Wl,--wrap). What happens is said by the environment; with nothing set the same
 ** binary is stock SQLite, so it is its own control.
 **
-**   WALRUST_SO            loads the extension, as any application would, on a :memory: connection. walrust becomes the
-**                         default VFS. Failing to load ends the program with status 90: a suite that silently ran without
+**   WALRUST_SO            loads the extension, as any application would, on a :memory: connection. The default VFS passes
+**                         files through it from then on. Failing to load ends the program with status 90: a suite that silently ran without
 **                         the extension would prove nothing.
 **   WALRUST_SUITE_LATE    loads it with the first connection instead: for a test in which memory runs out at each moment of
 **                         sqlite3_initialize(), where no application loads an extension.
+**   WALRUST_SUITE_FOREIGN makes a VFS that is not one of SQLite's own the default before that (foreign.h), which ends the
+**                         program if one of its files is tampered with. Without WALRUST_SO it is its own control.
 **   WALRUST_SUITE_WAL     a part of a path. Each database whose path has it is put into WAL mode when it is opened, as
 **                         walrust does with a database that it is to stream. Without WALRUST_SO this is the control of
 **                         the streamed run: SQLite's tests of rollback mode fail in both, and only there may they.
@@ -21,12 +23,16 @@
 **                         that was written past walrust, in rollback mode or with a hex editor, is read anew only when
 **                         somebody opens it again.)
 */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 #include "sqlite3.h"
+
+#include "foreign.h"
 
 int __real_sqlite3_close(sqlite3*);
 
@@ -210,9 +216,8 @@ int __wrap_sqlite3_close(sqlite3 *db){
 
 static int loadOnOpen(sqlite3 *db, char **pzErr, const void *pApi){
   const char *so = getenv("WALRUST_SO");
-  sqlite3_vfs *vfs = sqlite3_vfs_find(0);
   (void)pApi;
-  if( vfs && strcmp(vfs->zName, "walrust")==0 ) return SQLITE_OK;
+  if( sqlite3_vfs_find("walrust") ) return SQLITE_OK;
   sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, (int*)0);
   return sqlite3_load_extension(db, so, 0, pzErr);
 }
@@ -221,14 +226,16 @@ int walrust_suite_init(const char *unused){
   const char *so = getenv("WALRUST_SO");
   sqlite3 *db = 0;
   char *err = 0;
-  sqlite3_vfs *vfs;
+  sqlite3_vfs *before;
   int rc;
   (void)unused;
   zPart = getenv("WALRUST_SUITE_WAL");
   zStream = getenv("WALRUST_SUITE_STREAM");
   if( zPart ) sqlite3_auto_extension((void(*)(void))walOnOpen);
+  if( getenv("WALRUST_SUITE_FOREIGN") && (rc = foreignRegister())!=SQLITE_OK ) return rc;
   if( so==0 || so[0]==0 ) return SQLITE_OK;
   if( getenv("WALRUST_SUITE_LATE") ) return sqlite3_auto_extension((void(*)(void))loadOnOpen);
+  before = sqlite3_vfs_find(0);
   if( (rc = sqlite3_open(":memory:", &db))!=SQLITE_OK
    || (rc = sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, (int*)0))!=SQLITE_OK
    || (rc = sqlite3_load_extension(db, so, 0, &err))!=SQLITE_OK ){
@@ -236,9 +243,8 @@ int walrust_suite_init(const char *unused){
     exit(90);
   }
   __real_sqlite3_close(db);
-  vfs = sqlite3_vfs_find(0);
-  if( vfs==0 || strcmp(vfs->zName, "walrust")!=0 ){
-    fprintf(stderr, "load_walrust: the default VFS is %s, not walrust\n", vfs ? vfs->zName : "missing");
+  if( sqlite3_vfs_find(0)!=before || sqlite3_vfs_find("walrust")==0 ){
+    fprintf(stderr, "load_walrust: another default VFS than before, or no VFS walrust\n");
     exit(90);
   }
   return SQLITE_OK;

@@ -1,14 +1,17 @@
 """SQLite's own test programs, unmodified, with walrust under them.
 
-    run.py --work DIR --so EXTENSION [--jobs N] [--stream] [--programs] [--reuse] [veryquick] [PATTERN.test ...]
+    run.py --work DIR --so EXTENSION [--jobs N] [--stream] [--foreign] [--programs] [--reuse] [veryquick] [PATTERN.test ...]
 
 Fetches the source package of the system's SQLite (deb-src of the machine's own package sources), builds its test program
-once with tests/sqlite/load_walrust.c linked in, and runs the chosen scripts up to four times:
+once with tests/sqlite/load_walrust.c linked in, and runs the chosen scripts up to six times:
 
     stock      nothing loaded
     loaded     walrust loaded, nothing configured     each failure must be one of stock, or expected
     wal        nothing loaded, every database put into WAL mode when it is opened
     streamed   walrust loaded, every database streamed to a directory, and compared with a restore when it is closed
+    shim       nothing loaded, over a default VFS that is not one of SQLite's own (--foreign)
+    foreign    walrust loaded, over that VFS, which ends the program if a file of its is tampered with
+                                                       each failure must be one of shim, or expected
 
 Streaming means WAL mode, and many of SQLite's tests are about rollback mode, so what fails in the last is run once more as `wal`:
 each failure must be one there, too, or expected. tests/sqlite/expected.txt says what is, and why. A replica that says it has all of
@@ -90,11 +93,11 @@ def fetch(work):
 
 def build(work, source):
     """The test programs; built again when load_walrust.c changed."""
-    stub = HERE / "load_walrust.c"
+    stub, parts = HERE / "load_walrust.c", b"".join((HERE / name).read_bytes() for name in ("load_walrust.c", "foreign.h"))
     tree = work / "build"
     stamp = tree / "stub.c"
     programs = [tree / name for name in ("testfixture", "mptester", "threadtest3")]
-    if all(p.exists() for p in programs) and stamp.exists() and stamp.read_bytes() == stub.read_bytes():
+    if all(p.exists() for p in programs) and stamp.exists() and stamp.read_bytes() == parts:
         return tree
     print(f"Building the test programs of SQLite {(source / 'VERSION').read_text().strip()}", flush=True)
     tree.mkdir(exist_ok=True)
@@ -115,7 +118,7 @@ def build(work, source):
                *libraries, cwd=tree, stdout=log, stderr=log)
         except subprocess.CalledProcessError:
             sys.exit(f"building failed: see {work / 'build.log'}")
-    shutil.copyfile(stub, stamp)
+    stamp.write_bytes(parts)
     return tree
 
 
@@ -148,7 +151,9 @@ class Suite:
 
     def env(self, mode):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("WALRUST_", "AWS_"))}
-        if mode in ("loaded", "streamed"):
+        if mode in ("shim", "foreign"):
+            env["WALRUST_SUITE_FOREIGN"] = "1"
+        if mode in ("loaded", "streamed", "foreign"):
             env["WALRUST_SO"] = str(self.so)
         if mode in ("wal", "streamed"):
             # Where SQLite's scripts keep their databases.
@@ -260,9 +265,10 @@ def main():
     parser.add_argument("--so", type=pathlib.Path, required=True)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--foreign", action="store_true")
     parser.add_argument("--programs", action="store_true")
     parser.add_argument("--reuse", action="store_true")
-    parser.add_argument("--only", action="append", choices=["loaded", "streamed"])
+    parser.add_argument("--only", action="append", choices=["loaded", "streamed", "foreign"])
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("patterns", nargs="*")
     args = parser.parse_args()
@@ -272,7 +278,7 @@ def main():
         sys.exit(f"{args.so} does not exist")
     source = fetch(work)
     suite = Suite(build(work, source), source, args.so.resolve(), args.keep)
-    modes = args.only or (["loaded"] + (["streamed"] if args.stream else []))
+    modes = args.only or (["loaded"] + ["streamed"] * args.stream + ["foreign"] * args.foreign)
     passed, blamed = 0, 0
     try:
         scripts = suite.scripts(args.patterns) if args.patterns else []
@@ -293,7 +299,7 @@ def main():
 
 def control(suite, work, mode, scripts, args):
     """The run that `mode` is held against, of these scripts."""
-    name = {"loaded": "stock", "streamed": "wal"}[mode]
+    name = {"loaded": "stock", "streamed": "wal", "foreign": "shim"}[mode]
     key = hashlib.sha256(f"{suite.key} {scripts}".encode()).hexdigest()[:16]
     kept = work / f"{name}-{key}.json"
     if args.reuse and kept.exists():
@@ -310,7 +316,7 @@ def judge(suite, work, mode, scripts, args):
     """Runs one mode and its control. Gives how many tests passed and how many failed because of walrust."""
     # Stock first and whole, to know how many tests there are. SQLite in WAL mode only where that is asked: some of its scripts
     # wait for ever then.
-    against = control(suite, work, mode, scripts, args) if mode == "loaded" else {}
+    against = control(suite, work, mode, scripts, args) if mode != "streamed" else {}
     found, seconds = suite.run(mode, scripts, args.jobs)
     report(mode, found, seconds)
     passed, blamed, excused = 0, 0, collections.Counter()
@@ -327,8 +333,8 @@ def judge(suite, work, mode, scripts, args):
     for script in scripts:
         before = against.get(script, (0, 0, set()))
         new = found[script][2] - before[2]
-        if mode == "loaded" and found[script][1] != before[1] and not new:
-            print(f"  loaded: {script}: {found[script][1]} tests, stock has {before[1]}")
+        if mode != "streamed" and found[script][1] != before[1] and not new:
+            print(f"  {mode}: {script}: {found[script][1]} tests, without walrust {before[1]}")
         # A script that died in both runs says little; one that went further in one of them, less.
         if before[2] & {DIED, OUTSIDE}:
             new = set()

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use walrust::base::thread;
 use walrust::notify::Notifier;
 use walrust::session::engine;
 
@@ -95,10 +96,12 @@ impl Signals {
 
     /// The next one ends the process at once: what was acknowledged is safe, and the rest waits in the spool.
     fn end_at_next(mut self) {
-        std::thread::spawn(move || {
+        let wait = move || {
             while !self.within(Duration::from_secs(3600)) {}
             std::process::exit(1);
-        });
+        };
+        // Without it the process ends when it is done.
+        drop(thread::spawn("walrust-signals", 512 << 10, wait));
     }
 }
 

@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods)]
+
 use super::*;
 use crate::ltx::HEADER_LEN;
 use crate::replica::layout::manifest_key;

@@ -43,11 +43,14 @@ pub(super) enum Mark {
 /// A lock that is held as long as this lives, without a descriptor.
 pub trait Kept: Send + Sync {}
 
+/// A kept lock; `None` when another has it.
+pub type KeptOrNot = Option<Box<dyn Kept>>;
+
 /// Keeps locks without a descriptor, where the system can. Offered by the room that may ask it for such.
 #[derive(Clone, Copy)]
 pub struct Keeper {
     /// Takes the lock of a file: `None` when another has it. Errors with `Unsupported` where it cannot be kept so.
-    pub keep: fn(&Path) -> std::io::Result<Option<Box<dyn Kept>>>,
+    pub keep: fn(&Path) -> std::io::Result<KeptOrNot>,
     /// Whether somebody, this process included, keeps or holds it.
     pub is_held: fn(&File) -> std::io::Result<bool>,
 }

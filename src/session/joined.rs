@@ -16,31 +16,77 @@ pub(super) struct Joined {
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+/// The first pause between two tries: doubled after each.
+const PAUSE: Duration = Duration::from_millis(250);
+
+#[derive(Debug)]
 struct At {
     /// How many tries have ended.
     tries: u64,
     /// How the last one ended, if one has.
     last: Option<Result<Identity, (Kind, String)>>,
-    /// Somebody waits: the pause between two tries ends.
-    is_hurried: bool,
+    next: Next,
+    /// After the next failure.
+    pause: Duration,
+}
+
+/// When there is a next try.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// From this uptime on.
+    At(Duration),
+    /// When the one that is under way has ended.
+    UnderWay,
+    /// The same, and at once if that fails: somebody asked after it had begun.
+    AtOnceAfter,
+    /// No more.
+    Never,
+}
+
+impl Default for At {
+    fn default() -> At {
+        At { tries: 0, last: None, next: Next::At(Duration::ZERO), pause: PAUSE }
+    }
 }
 
 impl Joined {
+    /// Whether a try is due; if so it is under way from now on.
+    pub(super) fn begin_try(&self) -> bool {
+        let mut at = lock(&self.at);
+        let is_due = matches!(at.next, Next::At(t) if clock::uptime() >= t);
+        if is_due {
+            at.next = Next::UnderWay;
+        }
+        is_due
+    }
+
+    /// The try could not be made; another one is due soon.
+    pub(super) fn postpone(&self) {
+        lock(&self.at).next = Next::At(clock::uptime() + PAUSE);
+    }
+
     /// It is known.
     pub(super) fn tell(&self, identity: Identity) {
-        self.end_try(Ok(identity));
+        self.end_try(Ok(identity), |_| Next::Never);
     }
 
-    /// A try ended with `e`.
-    pub(super) fn refuse(&self, e: Error) {
-        self.end_try(Err((e.kind(), e.to_string())));
+    /// A try ended with `e`; the next comes after a pause of `longest` at most.
+    pub(super) fn refuse(&self, e: &Error, longest: Duration) {
+        self.end_try(Err((e.kind(), e.to_string())), |at| {
+            let pause = at.pause.min(longest);
+            if !longest.is_zero() {
+                at.pause = (at.pause * 2).min(longest);
+            }
+            let now = clock::uptime();
+            Next::At(if at.next == Next::AtOnceAfter { now } else { now + pause })
+        });
     }
 
-    fn end_try(&self, outcome: Result<Identity, (Kind, String)>) {
+    fn end_try(&self, outcome: Result<Identity, (Kind, String)>, next: impl FnOnce(&mut At) -> Next) {
         let mut at = lock(&self.at);
         at.tries += 1;
         at.last = Some(outcome);
+        at.next = next(&mut at);
         drop(at);
         self.changed.notify_all();
     }
@@ -50,10 +96,14 @@ impl Joined {
         lock(&self.at).tries
     }
 
-    /// Ends the pause between two tries.
+    /// The next try comes at once. (The caller wakes the sealer, which makes it.)
     pub(super) fn hurry(&self) {
-        lock(&self.at).is_hurried = true;
-        self.changed.notify_all();
+        let mut at = lock(&self.at);
+        at.next = match at.next {
+            Next::At(_) => Next::At(Duration::ZERO),
+            Next::UnderWay | Next::AtOnceAfter => Next::AtOnceAfter,
+            Next::Never => Next::Never,
+        };
     }
 
     /// Waits for the outcome of a try that ends after the call. Errors with that of the try; with the last one's, or
@@ -74,18 +124,6 @@ impl Joined {
                     return Err(Error::new(Kind::Timeout, why));
                 }
                 _ => {}
-            }
-            self.sleep(at, end.saturating_sub(clock::uptime()));
-        }
-    }
-
-    /// The joining thread's pause between two tries.
-    pub(super) fn pause(&self, longest: Duration) {
-        let end = clock::uptime() + longest;
-        loop {
-            let mut at = lock(&self.at);
-            if std::mem::take(&mut at.is_hurried) || clock::uptime() >= end {
-                return;
             }
             self.sleep(at, end.saturating_sub(clock::uptime()));
         }

@@ -173,6 +173,7 @@ fn step(w: &Arc<Watched>) -> (bool, Duration) {
     }
     if w.role() == Role::Joining {
         // A thread finds out whose replica it is; what the app commits is sealed when a reset wants that.
+        super::start::join(w);
         if full_look {
             w.note_waiting();
         }

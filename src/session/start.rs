@@ -22,7 +22,7 @@ use super::watched::{REPLACED, Role, Watched};
 use super::whose::{self, same_replica};
 use super::work::Work;
 use crate::base::event::EventKind;
-use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, panics, thread};
+use crate::base::{DbChecksum, Error, ForkSafe, Kind, Lineage, Result, TxId, clock, panics, thread};
 use crate::capture::Sync;
 use crate::config::Settings;
 use crate::replica;
@@ -31,8 +31,8 @@ use crate::spool::{Handoff, LockFile, Owner, Position, Shipped, Spool};
 use crate::store::{Breaker, Conditions, ReplicaUrl, Retry, Store, block_on};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long a watch waits for the first snapshot of a small database, so that the next statement finds it
@@ -41,8 +41,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// How long a call of the app that needs the replica waits until it is known whose that is.
 const JOIN_PATIENCE: Duration = Duration::from_secs(5);
-/// Between two tries to find that out: doubled after each, up to the second.
-const JOIN_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause between two tries to find that out.
 const JOIN_LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// The same where the answer was a plain no, which only a person changes, and a try reads the database.
 const JOIN_LONGEST_PAUSE_REFUSED: Duration = Duration::from_secs(300);
@@ -313,15 +312,19 @@ impl Watched {
         }
         w.note_shipping();
         if how == Start::Configured {
-            let local = w.capture_locally();
-            return match local.and_then(|()| join(&w)) {
-                Ok(()) => Ok((w, Identity::New)),
+            return match w.capture_locally() {
+                Ok(()) => {
+                    join(&w);
+                    Ok((w, Identity::New))
+                }
                 Err(e) => {
                     w.abandon();
                     Err(e)
                 }
             };
         }
+        // This thread's own try: the sealer makes none beside it.
+        w.joined.begin_try();
         let begun = w.begin(req.takeover, make_wal);
         match begun {
             Ok(identity) => {
@@ -362,8 +365,14 @@ impl Watched {
         if self.role() != Role::Joining {
             return Ok(None);
         }
-        self.joined.hurry();
+        self.join_soon();
         self.joined.wait(patience).map(Some)
+    }
+
+    /// Has it found out now, whatever pause there is.
+    pub(super) fn join_soon(&self) {
+        self.joined.hurry();
+        engine().sealer.hurry();
     }
 
     /// This process holds the ship lock: find out whose replica it is and where to begin, and go. Talks to the store, so an app's
@@ -822,54 +831,69 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
     }
     *lock(&w.role) = Role::Joining;
     w.note_shipping();
-    if let Err(e) = join(w) {
-        log::error!("walrust: {}: {e}", w.path().display());
-        *lock(&w.role) = Role::Standby;
-        w.spool.forget_shipping();
-        w.spool.ship_lock().release();
+    join(w);
+}
+
+/// Threads that join at once: a program may open a thousand databases in a second.
+const JOINING: usize = 16;
+static JOINS: ForkSafe<Mutex<usize>> = ForkSafe::new(Mutex::default);
+
+/// The right to be one of them, until dropped.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Place> {
+        let mut joins = JOINS.lock();
+        (*joins < JOINING).then(|| {
+            *joins += 1;
+            Place
+        })
     }
 }
 
-/// Finds out on a thread of its own whose replica it is, and begins to ship; tries until that is so, or the watch ends. The caller
-/// has the ship lock and the role [`Role::Joining`]. Errors when there is no thread.
-fn join(w: &Arc<Watched>) -> Result<()> {
+impl Drop for Place {
+    fn drop(&mut self) {
+        *JOINS.lock() -= 1;
+    }
+}
+
+/// Finds out on a thread of its own whose replica it is, and begins to ship, if a try is due. The caller has the ship lock and the role
+/// [`Role::Joining`]; the sealer calls again as long as that is the role.
+pub(super) fn join(w: &Arc<Watched>) {
+    if !w.joined.begin_try() {
+        return;
+    }
+    let Some(place) = Place::take() else { return w.joined.postpone() };
     let mine = w.clone();
     let work = move || {
-        let mut pause = JOIN_PAUSE;
-        loop {
-            let begun = panics::caught(|| mine.begin(mine.reclaims.load(Ordering::Acquire), &|| Ok(())));
-            let failed = match begun.unwrap_or_else(|said| Err(panics::error(&said))) {
-                Ok(identity) => {
-                    mine.joined.tell(identity);
-                    engine().sealer.wake();
-                    return;
-                }
-                Err(e) => e,
-            };
-            if mine.link.is_stopped() {
-                mine.joined.refuse(super::watched::ended());
-                return;
-            }
-            if mine.tracker.sync_state() == Sync::Resyncing {
-                // Nobody looks at the WAL until the next try: it need not stay as it is.
-                mine.tracker.stop();
-            }
-            if mine.is_unreadable() {
-                // Another process may have it open; this one waits for the app to open it.
-                *lock(&mine.role) = Role::Standby;
-                mine.spool.forget_shipping();
-                mine.spool.ship_lock().release();
-                mine.joined.refuse(failed);
-                return;
-            }
-            let longest = longest_pause(failed.kind());
-            mine.cannot_join(failed);
-            mine.joined.pause(pause);
-            pause = (pause * 2).min(longest);
-        }
+        try_to_join(&mine);
+        drop(place);
+        engine().sealer.wake();
     };
-    thread::spawn("walrust-join", 512 << 10, work)
-        .map_err(|e| Error::new(Kind::Retry, "cannot start a thread").because(e))
+    if let Err(e) = thread::spawn("walrust-join", 512 << 10, work) {
+        log::error!("walrust: {}: cannot start a thread: {e}", w.path().display());
+        w.joined.postpone();
+    }
+}
+
+fn try_to_join(w: &Arc<Watched>) {
+    let begun = panics::caught(|| w.begin(w.reclaims.load(Ordering::Acquire), &|| Ok(())));
+    let failed = match begun.unwrap_or_else(|said| Err(panics::error(&said))) {
+        Ok(identity) => return w.joined.tell(identity),
+        Err(e) => e,
+    };
+    if w.tracker.sync_state() == Sync::Resyncing {
+        // Nobody looks at the WAL until the next try: it need not stay as it is.
+        w.tracker.stop();
+    }
+    if w.is_unreadable() && !w.link.is_stopped() {
+        // Another process may have it open; this one waits for the app to open it.
+        *lock(&w.role) = Role::Standby;
+        w.spool.forget_shipping();
+        w.spool.ship_lock().release();
+        return w.joined.refuse(&failed, Duration::ZERO);
+    }
+    w.cannot_join(&failed);
 }
 
 fn longest_pause(kind: Kind) -> Duration {
@@ -881,7 +905,7 @@ fn longest_pause(kind: Kind) -> Duration {
 
 impl Watched {
     /// Says why it is not known yet whose replica it is. It is tried again.
-    fn cannot_join(&self, e: Error) {
+    fn cannot_join(&self, e: &Error) {
         let state = match e.kind() {
             Kind::Fenced => ship::State::Fenced,
             Kind::Retry | Kind::Timeout => ship::State::CatchingUp,
@@ -892,7 +916,7 @@ impl Watched {
             s.state = state;
             s.last_error = Some((e.kind(), e.to_string()));
         });
-        self.joined.refuse(e);
+        self.joined.refuse(e, longest_pause(e.kind()));
     }
 }
 

@@ -634,7 +634,7 @@ impl Watched {
     /// Returns when every commit made before the call is durable in the replica.
     pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
         if self.role() == Role::Joining {
-            self.joined.hurry();
+            self.join_soon();
         } else {
             self.link.refuse_fenced()?;
         }
@@ -891,7 +891,7 @@ impl Watched {
     pub(super) fn end(self: &Arc<Self>, engine: &Engine) {
         self.tracker.stop();
         self.link.stop();
-        self.joined.hurry();
+        self.joined.refuse(&ended(), Duration::ZERO);
         engine.drop_watched(self);
         engine.metrics().remove(&observe::series(&self.path));
         // The lease is given back by the shipper as it ends; wait for that a moment, then free the local lock.

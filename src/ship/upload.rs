@@ -1,7 +1,7 @@
 //! The loop that empties one database's queue.
 
 use super::lease::{Lease, Me};
-use super::link::{Link, State};
+use super::link::{Link, State, Status};
 use super::merge::Merger;
 use crate::base::{Error, Kind, Result, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
@@ -192,7 +192,7 @@ async fn ship(plan: Plan) {
             Permit::Wait(d) => (d, Rest::Paused),
             Permit::Go | Permit::Trial => match s.step().await {
                 Ok(Did::Work) => {
-                    s.succeeded();
+                    s.succeeded(|_| {});
                     continue;
                 }
                 Ok(Did::Nothing) => {
@@ -524,11 +524,11 @@ impl Shipper {
         let txid = old.replicated.max(q.txid);
         let replica = self.plan.replica.clone();
         self.plan.spool.set_shipped(&Shipped { replica, lineage, txid, snapshot, time: now })?;
-        self.plan.link.update(|s| {
+        // Who waits for that TXID looks at the rest of the status right after.
+        self.succeeded(|s| {
             s.replicated = txid;
             s.snapshot = snapshot;
             s.last_upload = Some(now);
-            s.last_error = None;
         });
         Ok(())
     }
@@ -542,23 +542,26 @@ impl Shipper {
         Ok(())
     }
 
-    fn succeeded(&mut self) {
+    /// The store has answered well; `also` is known from that, too.
+    fn succeeded(&mut self, also: impl FnOnce(&mut Status)) {
         self.failures = 0;
-        if self.plan.breaker.success() == Change::Closed {
-            (self.plan.on_event)(Event::BreakerClosed);
-        }
+        let change = self.plan.breaker.success();
         let breaker = self.plan.breaker.state().as_str();
         self.plan.link.update(|s| {
+            also(s);
             s.breaker = breaker;
             s.last_error = None;
             if s.state != State::Fenced {
                 s.state = State::CatchingUp;
             }
         });
+        if change == Change::Closed {
+            (self.plan.on_event)(Event::BreakerClosed);
+        }
     }
 
     fn idle(&mut self) {
-        self.succeeded();
+        self.succeeded(|_| {});
         self.plan.link.update(|s| s.state = State::Streaming);
     }
 

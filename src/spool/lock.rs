@@ -43,6 +43,9 @@ pub(super) enum Mark {
 /// A lock that is held as long as this lives, without a descriptor.
 pub trait Kept: Send + Sync {}
 
+/// Where a lock file names its holder; what is before that is the seal lock's mark.
+const SIGNATURE: u64 = 16;
+
 /// A kept lock; `None` when another has it.
 pub type KeptOrNot = Option<Box<dyn Kept>>;
 
@@ -304,6 +307,7 @@ impl LockFile {
                 Ok(Some(_)) if self.is_replaced() => return Err(self.replaced()),
                 Ok(Some(lock)) => {
                     *taken = Some(Taken::Kept { _lock: lock });
+                    self.sign();
                     return Ok(true);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Unsupported => {}
@@ -369,8 +373,8 @@ impl LockFile {
         Ok(fcntl_getlk(used.file()?, &asked).map_err(|e| failed(e.into()))?.is_some())
     }
 
-    /// The process that holds the lock, unless it is this one; 0 where the system does not tell which (of a lock that is kept without
-    /// a descriptor, and across containers). Takes nothing.
+    /// The process that holds the lock, unless it is this one: by the number that it wrote into the file ([`LockFile::sign`]), which is
+    /// that of its own container; 0 where it wrote none. Takes nothing.
     pub fn holder(&self) -> Result<Option<i32>> {
         use rustix::process::{Flock, FlockType, fcntl_getlk};
         if self.taken.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
@@ -380,7 +384,23 @@ impl LockFile {
         let asked = Flock::from(FlockType::WriteLock);
         let found =
             fcntl_getlk(used.file()?, &asked).map_err(|e| Error::io("ask for lock", &self.path, e.into()))?;
-        Ok(found.map(|l| l.pid.map_or(0, |p| p.as_raw_nonzero().get().max(0))))
+        let signed = || {
+            let mut pid = [0; 4];
+            let read = used.file().is_ok_and(|f| f.read_exact_at(&mut pid, SIGNATURE).is_ok());
+            if read { i32::from_le_bytes(pid).max(0) } else { 0 }
+        };
+        // (The system tells no number of a lock that is kept without a descriptor.)
+        let told = |l: Flock| l.pid.map_or(0, |p| p.as_raw_nonzero().get());
+        Ok(found.map(|l| Some(told(l)).filter(|p| *p > 0).unwrap_or_else(signed)))
+    }
+
+    /// Writes down which process has taken the lock for long: for messages only.
+    fn sign(&self) {
+        let Ok(used) = self.attach() else { return };
+        if let Ok(file) = used.file() {
+            let pid = std::process::id().to_le_bytes();
+            drop(file.write_all_at(&pid, SIGNATURE));
+        }
     }
 
     /// Gives back what [`LockFile::try_process`] took.

@@ -18,9 +18,11 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
 use object_store::{ClientOptions, HeaderValue};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// To open a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -155,6 +157,8 @@ impl HttpService for Witness {
         };
         note(|seen| *seen = Seen { host, ..Seen::default() });
         let client = client(&self.tls).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
+        let turns = turns_at(uri.authority().map_or("", |a| a.as_str()));
+        let _turn = turns.acquire_owned().await.ok();
         let answer = match tokio::time::timeout(limit, client.call(request)).await {
             Ok(answer) => answer,
             Err(_) => Err(HttpError::new(HttpErrorKind::Timeout, NoAnswer(limit))),
@@ -199,6 +203,16 @@ impl HttpService for Witness {
             }
         }
     }
+}
+
+/// Requests of this process that are under way at one host. Each takes a descriptor, of which a program with many databases has few
+/// left; hosts do not wait for one another, since one of them may not answer.
+const AT_ONCE: usize = 16;
+
+fn turns_at(authority: &str) -> Arc<Semaphore> {
+    static HOSTS: ForkSafe<Mutex<HashMap<String, Arc<Semaphore>>>> = ForkSafe::new(Mutex::default);
+    let mut hosts = HOSTS.lock();
+    hosts.entry(authority.to_string()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone()
 }
 
 tokio::task_local! {

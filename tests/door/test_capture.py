@@ -367,13 +367,13 @@ assert not errors, errors
         p.sql("INSERT INTO t(v) VALUES('x')")
         self.check(p, self.path("app.db"), self.path("r"))
 
-    def test_a_configured_new_database_streams_once_it_is_open(self):
-        """Without a statement of the program's own: the open has waited for the snapshot, and not in vain."""
+    def test_a_configured_new_database_streams_from_its_first_commit(self):
         p = self.peer(env={"WALRUST_REPLICA": self.path("replicas", "{file}")}).open(":memory:")
         p.open(self.path("new.db"), "n")
-        row = p.status(database=self.path("new.db"))
+        self.assertEqual(p.status(database=self.path("new.db"))["txid"], 0)
+        p.sql("CREATE TABLE t(x)", conn="n")
+        row = self.eventually(lambda: (lambda r: r["txid"] > 0 and r)(p.status(database=self.path("new.db"))), what="a first TXID")
         self.assertIn(row["state"], ("streaming", "catching up"), row)
-        self.assertGreater(row["txid"], 0)
 
     def test_an_empty_database(self):
         """Watched before it has a first page."""

@@ -148,7 +148,8 @@ class Directories(PlaceTest):
             p.watch(copy, conn="new", takeover=True)
         q = self.peer(env={"WALRUST_REPLICA": copy}).open(self.path("configured.db"))
         q.sql("CREATE TABLE t(x)")
-        self.assertIn("another kind of store", q.status()["last_error"])
+        told = lambda: "another kind of store" in (q.status()["last_error"] or "")
+        self.eventually(told, what="the refusal in the status")
         q.kill()
         self.assertEqual(door.tree(copy), before)
 

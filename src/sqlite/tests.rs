@@ -412,7 +412,7 @@ fn a_pagers_file_is_told_from_one_that_a_shim_opens() {
         let mut granted = 0;
         for elsewhere in [false, true] {
             let name = if elsewhere { name.sub(8) } else { name };
-            std::ptr::copy(text.as_ptr(), name, text.count_bytes());
+            std::ptr::copy(text.as_ptr(), name, text.count_bytes() + 1);
             assert!(!pager::is_pagers(default, name, file));
             let open = (*default).x_open.unwrap();
             assert_eq!(open(default, name, file, flags, &raw mut granted), ffi::OK);

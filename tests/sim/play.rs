@@ -495,9 +495,12 @@ impl Play {
         if let Some(answer) = answer {
             let text = match answer {
                 Ok(t) => t.split('(').nth(1).unwrap_or_default().to_string(),
-                Err(e) => e.to_string().chars().filter(|c| !c.is_ascii_digit()).collect(),
+                // (The directory's name has digits, too: it goes first.)
+                Err(e) => {
+                    let text = e.to_string().replace(&*self.root.path().to_string_lossy(), "");
+                    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+                }
             };
-            let text = text.replace(&*self.root.path().to_string_lossy(), "");
             self.say(format!("process {pid} watches (takeover {takeover}): {}", without_host(&text)));
         }
     }

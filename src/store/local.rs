@@ -36,7 +36,7 @@ pub(super) struct LocalDir {
 }
 
 /// Directories above a replica that were made here and whose names could not be synced yet.
-static UNSYNCED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+static UNSYNCED: ForkSafe<Mutex<BTreeSet<PathBuf>>> = ForkSafe::new(Mutex::default);
 
 fn held(set: &Mutex<BTreeSet<PathBuf>>) -> MutexGuard<'_, BTreeSet<PathBuf>> {
     set.lock().unwrap_or_else(PoisonError::into_inner)
@@ -334,14 +334,14 @@ fn sweep(folder: &Path) {
 /// Makes `dir` and what is missing above it, each synced into its parent. What is there is left as it is, unless it was made here
 /// and could not be synced.
 fn make_above(dir: &Path) -> Result<()> {
-    if dir.is_dir() && !held(&UNSYNCED).contains(dir) {
+    if dir.is_dir() && !UNSYNCED.lock().contains(dir) {
         return Ok(());
     }
     dir.parent().map_or(Ok(()), make_above)?;
     make_one(dir)?;
-    held(&UNSYNCED).insert(dir.to_path_buf());
+    UNSYNCED.lock().insert(dir.to_path_buf());
     sync_parent(dir)?;
-    held(&UNSYNCED).remove(dir);
+    UNSYNCED.lock().remove(dir);
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 //! what to do. An existing database that can be read has nothing left to say: its watch begins as it is opened.
 //!
 //! Rules:
-//! * I-BEG-1: before the program's first commit nothing is written to its file, nor beside it.
+//! * I-BEG-1: before the program's first commit to a new file nothing is written to that file, nor beside it.
 //! * I-BEG-2: a journal mode that the program asked for stays; the status says that WAL is needed.
 //! * I-BEG-3: nothing here waits for a store ([`Watched::start_configured`]), and nothing fails the program's call.
 //! * I-BEG-4: as long as a configured database that is open here is not watched, `walrust_status` has a row that says why.

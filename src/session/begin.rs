@@ -25,6 +25,7 @@
 use super::engine::{Inherited, engine, generation, lock};
 use super::entry::{Entry, FORMAT_VERSIONS};
 use super::host::request;
+use super::joined::Joined;
 use super::start::{WatchRequest, default_spool};
 use super::watched::{Role, Watched};
 use crate::base::{Error, Result, clock, panics};
@@ -489,7 +490,7 @@ impl Watched {
     /// The last connection closes soon after the watch began: gives it the time it needs to be in the replica, if that answers.
     /// After the close nobody here could read the database.
     pub(super) fn finish_beginning(self: &Arc<Self>) {
-        let is_beginning = self.role() == Role::Joining && self.joined.tries() == 0;
+        let is_beginning = self.role() == Role::Joining && self.joined.is_worth_a_close();
         if !is_beginning {
             return;
         }
@@ -497,6 +498,9 @@ impl Watched {
         let end = clock::uptime() + patience;
         let done = self.wait_joined(patience).and_then(|_| self.sync(end.saturating_sub(clock::uptime())));
         if let Err(e) = done {
+            if self.role() == Role::Joining {
+                Joined::closed_in_vain();
+            }
             log::warn!("walrust: {}: closed before it was in the replica: {e}", self.path().display());
         }
         if self.entry.handles() == 0 {

@@ -5,7 +5,7 @@
 
 use super::engine::lock;
 use super::start::Identity;
-use crate::base::{Error, Kind, Result, clock};
+use crate::base::{Error, ForkSafe, Kind, Result, clock};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +15,11 @@ pub(super) struct Joined {
     at: Mutex<At>,
     changed: Condvar,
 }
+
+/// Uptime at which a last close has waited in vain.
+static VAIN: ForkSafe<Mutex<Option<Duration>>> = ForkSafe::new(Mutex::default);
+/// How long no other close waits after that.
+const VAIN_FOR: Duration = Duration::from_secs(60);
 
 /// The first pause between two tries: doubled after each.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -104,6 +109,17 @@ impl Joined {
             Next::UnderWay | Next::AtOnceAfter => Next::AtOnceAfter,
             Next::Never => Next::Never,
         };
+    }
+
+    /// Whether a last close may wait for the first try: none has ended, and no close of this process has lately waited in vain.
+    pub(super) fn is_worth_a_close(&self) -> bool {
+        let vain = *VAIN.lock();
+        self.tries() == 0 && vain.is_none_or(|at| clock::uptime().saturating_sub(at) >= VAIN_FOR)
+    }
+
+    /// A last close has waited in vain: the store does not answer.
+    pub(super) fn closed_in_vain() {
+        *VAIN.lock() = Some(clock::uptime());
     }
 
     /// Waits for the outcome of a try that ends after the call. Errors with that of the try; with the last one's, or

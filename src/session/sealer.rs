@@ -2,7 +2,7 @@
 //!
 //! A wake-up per commit would nearly double the price of a small one, so a woken sealer lingers: it looks
 //! again every couple of milliseconds while commits keep coming, and only a commit that finds it asleep pays
-//! for waking it. Besides, twice a second, it looks at every watched database for what no hook tells: commits
+//! for waking it. Besides, four times a second, it looks at every watched database for what no hook tells: commits
 //! of processes that have not loaded the extension, a lock that became free, a schedule that is due.
 
 use super::engine::{engine, lock};

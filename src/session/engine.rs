@@ -172,7 +172,7 @@ impl Engine {
 
     /// The watched database at `path`.
     pub fn find(&self, path: &Path) -> Option<Arc<Watched>> {
-        lock(&self.watched).iter().find(|w| w.path() == path).cloned()
+        lock(&self.watched).iter().find(|w| w.path().as_os_str() == path.as_os_str()).cloned()
     }
 
     /// The one database, for functions that are called without saying which.
@@ -200,7 +200,7 @@ impl Engine {
         if all.iter().any(|o| Arc::ptr_eq(o, w)) {
             return Ok(());
         }
-        if let Some(other) = all.iter().find(|o| super::whose::same_replica(o.replica(), w.replica())) {
+        if let Some(other) = all.iter().find(|o| o.replica_key == w.replica_key) {
             return Err(super::start::shared(other.path(), w.path(), w.replica()));
         }
         all.push(w.clone());

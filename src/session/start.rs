@@ -19,12 +19,12 @@ use super::engine::{engine, lock};
 use super::observe;
 use super::resync::{self, Expected, Reason};
 use super::watched::{REPLACED, Role, Watched};
-use super::whose::{self, same_replica};
+use super::whose;
 use super::work::Work;
 use crate::base::event::EventKind;
 use crate::base::{DbChecksum, Error, ForkSafe, Kind, Lineage, Result, TxId, clock, panics, thread};
 use crate::capture::Sync;
-use crate::config::Settings;
+use crate::config::{Settings, replica_key};
 use crate::replica;
 use crate::ship::{self, Lease, Me};
 use crate::spool::{Handoff, LockFile, Owner, Position, Shipped, Spool};
@@ -233,7 +233,7 @@ impl Watched {
         let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
         whose::refuse_others_spool(&dir, req.path)?;
         if let Some(w) = engine().find(req.path) {
-            let same = same_replica(w.replica(), &replica);
+            let same = w.ships_to(&replica);
             if same && !req.takeover {
                 // Somebody may have turned WAL mode off since.
                 make_wal()?;
@@ -252,7 +252,8 @@ impl Watched {
             }
             w.end(engine());
         }
-        let shares = |o: &&Arc<Watched>| same_replica(o.replica(), &replica) && o.path() != req.path;
+        let key = replica_key(&replica);
+        let shares = |o: &&Arc<Watched>| o.replica_key == key && o.path() != req.path;
         if let Some(other) = engine().watched().iter().find(shares) {
             return Err(shared(other.path(), req.path, &replica));
         }
@@ -544,7 +545,7 @@ impl Watched {
 
     /// What is known of the replica when a power cut took the record of it: that it is ours.
     fn identified(&self) -> Result<Option<Shipped>> {
-        let identity = self.spool.identity()?.filter(|i| same_replica(&i.replica, self.replica()));
+        let identity = self.spool.identity()?.filter(|i| self.ships_to(&i.replica));
         Ok(identity.map(|i| Shipped {
             replica: i.replica,
             lineage: Lineage::default(),

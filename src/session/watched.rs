@@ -9,7 +9,7 @@ use super::observe;
 use crate::base::event::EventKind;
 use crate::base::{Error, Kind, Lineage, Result, Timestamp, TxId, clock};
 use crate::capture::{Database, Noticed, SealError, Sync, Tracker};
-use crate::config::Settings;
+use crate::config::{Settings, replica_key};
 use crate::ltx::Packing;
 use crate::metrics::DatabaseMetrics;
 use crate::notify::Notifier;
@@ -56,6 +56,8 @@ enum Until {
 pub struct Watched {
     path: PathBuf,
     replica: String,
+    /// What [`super::whose::same_replica`] compares: finding it out costs a look at the file system.
+    pub(super) replica_key: String,
     /// The settings in force.
     pub settings: Settings,
     /// The replica.
@@ -227,6 +229,7 @@ impl Watched {
         Arc::new(Watched {
             path: path.to_path_buf(),
             replica: store.url().to_string(),
+            replica_key: replica_key(&store.url().to_string()),
             settings,
             store,
             spool,

@@ -8,9 +8,8 @@ use super::engine::{Engine, engine, lock};
 use super::watched::{Role, Watched};
 use crate::base::{Error, Result};
 use crate::config::replica_key;
-use crate::spool::{Owner, Shipped, Shipping, other_database, real_dir};
+use crate::spool::{Owner, Shipped, Shipping, dir_id, other_database, real_dir};
 use crate::store::ReplicaUrl;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -24,9 +23,9 @@ pub fn same_replica(a: &str, b: &str) -> bool {
 pub(super) fn refuse_others_spool(dir: &Path, path: &Path) -> Result<()> {
     let real = real_dir(dir);
     for other in engine().watched().iter().filter(|o| o.path() != path) {
-        let theirs = real_dir(other.spool.dir());
-        if theirs.starts_with(&real) || real.starts_with(&theirs) {
-            return Err(other_database(dir, &theirs, other.path()));
+        let theirs = other.spool.real_dir();
+        if theirs.starts_with(&real) || real.starts_with(theirs) {
+            return Err(other_database(dir, theirs, other.path()));
         }
     }
     Owner::of(path).check(dir)
@@ -46,8 +45,7 @@ impl Drop for Reserved {
 
 /// Reserves the spool in `dir`, which is there, for the database at `path`. Errors when another database of this process has it.
 pub(super) fn reserve(dir: &Path, path: &Path) -> Result<Reserved> {
-    let id = |d: &Path| std::fs::metadata(d).map(|m| (m.dev(), m.ino()));
-    let mine = id(dir).map_err(|e| Error::io("look at", dir, e))?;
+    let mine = dir_id(dir)?;
     let of = engine();
     let mut all = lock(&of.spools);
     if let Some((_, other)) = all.iter().find(|(d, _)| *d == mine) {
@@ -57,7 +55,7 @@ pub(super) fn reserve(dir: &Path, path: &Path) -> Result<Reserved> {
     drop(all);
     let reserved = Reserved { of, dir: mine };
     // (One that has begun meanwhile is watched by now.)
-    let has = |o: &&std::sync::Arc<Watched>| o.path() != path && id(o.spool.dir()).is_ok_and(|d| d == mine);
+    let has = |o: &&std::sync::Arc<Watched>| o.spool.is_in(mine) && o.path() != path;
     match of.watched().iter().find(has) {
         Some(other) => Err(other_database(dir, dir, other.path())),
         None => Ok(reserved),
@@ -68,9 +66,14 @@ pub(super) fn reserve(dir: &Path, path: &Path) -> Result<Reserved> {
 pub(super) type Spools = Vec<((u64, u64), PathBuf)>;
 
 impl Watched {
+    /// Whether a canonical URL names this watch's replica ([`same_replica`]).
+    pub(super) fn ships_to(&self, replica: &str) -> bool {
+        self.replica() == replica || self.replica_key == replica_key(replica)
+    }
+
     /// What the spool says is in *this* watch's replica.
     pub(super) fn shipped(&self) -> Result<Option<Shipped>> {
-        Ok(self.spool.shipped()?.filter(|s| same_replica(&s.replica, self.replica())))
+        Ok(self.spool.shipped()?.filter(|s| self.ships_to(&s.replica)))
     }
 
     /// Says to other processes where this one ships. Whom it does not reach waits, and is told nothing untrue.
@@ -83,10 +86,7 @@ impl Watched {
     /// The process that ships this database to another replica than this watch's.
     fn rival(&self) -> Option<Shipping> {
         let rival = || self.spool.shipping().ok().flatten();
-        (self.role() == Role::Standby)
-            .then(rival)
-            .flatten()
-            .filter(|s| !same_replica(&s.replica, self.replica()))
+        (self.role() == Role::Standby).then(rival).flatten().filter(|s| !self.ships_to(&s.replica))
     }
 
     /// Why nothing of this database reaches the replica although another process of this machine ships.
@@ -119,7 +119,7 @@ pub(super) fn note_other_uri(w: &Watched, path: &Path) {
         }
     };
     match said() {
-        Ok(Some(other)) if !same_replica(&other, w.replica()) => {
+        Ok(Some(other)) if !w.ships_to(&other) => {
             let e = Error::config(format!(
                 "a connection names the replica {other}, and the database is streamed to {} already; give all connections \
                  the same replica, or call walrust_unwatch() first",

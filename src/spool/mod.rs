@@ -137,6 +137,9 @@ impl std::ops::Deref for Vouched {
 #[derive(Debug)]
 pub struct Spool {
     dir: PathBuf,
+    /// Without links, and the directory's device and inode: as they were when the spool was opened.
+    real_dir: PathBuf,
+    file_id: (u64, u64),
     seal_lock: Arc<LockFile>,
     ship_lock: Arc<LockFile>,
     /// Opened when needed: sync durability alone does.
@@ -146,6 +149,13 @@ pub struct Spool {
     sums: PageSums,
     /// Files written since the last [`Spool::make_durable`].
     unsynced: Mutex<Vec<PathBuf>>,
+}
+
+/// Device and inode of a directory. Errors when it cannot be looked at ([`Kind::Io`](crate::base::Kind::Io)).
+pub fn dir_id(dir: &Path) -> Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let m = fs::metadata(dir).map_err(|e| Error::io("look at", dir, e))?;
+    Ok((m.dev(), m.ino()))
 }
 
 /// The directory without links, as far as it exists.
@@ -183,6 +193,8 @@ impl Spool {
         }
         Ok(Spool {
             dir: dir.to_path_buf(),
+            real_dir: real_dir(dir),
+            file_id: dir_id(dir)?,
             seal_lock: LockFile::open(&dir.join("lock.seal"))?,
             ship_lock: LockFile::open(&dir.join("lock.ship"))?,
             ahead_lock: OnceLock::new(),
@@ -195,6 +207,17 @@ impl Spool {
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The directory without links, as it was when the spool was opened.
+    pub fn real_dir(&self) -> &Path {
+        &self.real_dir
+    }
+
+    /// Whether this spool is in the directory with that device and inode ([`dir_id`]).
+    pub fn is_in(&self, id: (u64, u64)) -> bool {
+        // The inode of a directory that was deleted may be another one's by now.
+        self.file_id == id && dir_id(&self.dir).is_ok_and(|now| now == id)
     }
 
     /// The id under which this spool writes to replicas. It names the file it stands in, too: the copy of a spool is another

@@ -9,6 +9,7 @@ pub mod error;
 pub mod event;
 pub mod fork;
 pub mod ids;
+pub mod lock;
 pub mod panics;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -19,3 +20,4 @@ pub use error::{Error, Kind, Result, is_shortage, quoted};
 pub use event::{EventKind, Secret, Severity, Webhook};
 pub use fork::ForkSafe;
 pub use ids::{DbChecksum, Lineage, PageSize, Pgno, TxId};
+pub use lock::lock;

@@ -73,6 +73,14 @@ impl Layer {
         self.0.is_empty()
     }
 
+    /// What this says, and of what it says nothing, what `below` says.
+    #[must_use]
+    pub fn over(self, below: Layer) -> Layer {
+        let mut all = below.0;
+        all.extend(self.0);
+        Layer(all)
+    }
+
     /// Whether it says which replica.
     pub fn names_replica(&self) -> bool {
         self.has(Id::Replica)

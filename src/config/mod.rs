@@ -38,7 +38,7 @@ mod tests;
 pub use layer::{Layer, Source};
 pub use options::{OptionKind, OptionSpec, Options, WithSettings};
 pub use paths::{conflict, replica_key, spool_conflict};
-pub use resolve::{Chosen, Config, ConfigRow, Resolved, embedded_replica};
+pub use resolve::{Chosen, Config, ConfigRow, Resolved, default_spool, embedded_replica};
 pub use settings::{Retention, Retry, Settings};
 pub use table::{Id, Scope, Setting, TABLE, settings_markdown};
 pub use value::{ByteCount, Durability, UrlCheck, check_url, parse_duration};

@@ -84,6 +84,11 @@ impl Resolved {
     }
 }
 
+/// Where the spool of a database lies unless `spool_dir` says otherwise: `<database file>-walrust/`.
+pub fn default_spool(database: &Path) -> PathBuf {
+    beside(database, "-walrust")
+}
+
 /// The directory beside the database that serves as replica when none is named.
 pub fn embedded_replica(database: &Path) -> PathBuf {
     beside(database, "-replica")
@@ -309,7 +314,7 @@ fn finish(
             entry.value = Value::Text(filled);
         }
         entries.entry(Id::SpoolDir).or_insert_with(|| {
-            let dir = beside(database, "-walrust").to_string_lossy().into_owned();
+            let dir = default_spool(database).to_string_lossy().into_owned();
             Said { value: Value::Text(dir.clone()), shown: dir, source: Source::Default }
         });
     }

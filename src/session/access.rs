@@ -1,25 +1,29 @@
 //! How capture reads a database file without SQL: own handles through SQLite's lower VFS.
 
-use super::engine::engine;
-use super::entry::{FORMAT_VERSIONS, OwnPermit};
+use super::handles::{Handles, OwnPermit};
 use crate::base::{Error, Kind, Result};
 use crate::capture::{Database, Pinned};
 use crate::sqlite::{Pins, RawDb, ReadMark, Revocable, SqlConnection, SqlMode, read_aside};
 use crate::wal::IndexHeader;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where the database file says whether it is in WAL mode, 2 and 2
+/// (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
+pub(super) const FORMAT_VERSIONS: u64 = 18;
 
 /// The database at a path.
 #[derive(Debug)]
 pub(super) struct Access {
-    path: PathBuf,
+    handles: Arc<Handles>,
 }
 
 /// The database while a connection of this process has it for itself, on that connection's thread: there is no lock to
 /// take, and nothing changes until the thread goes on.
 pub(super) struct Held {
-    path: PathBuf,
+    handles: Arc<Handles>,
     header: IndexHeader,
-    inode: u64,
+    file: u64,
 }
 
 struct HeldView {
@@ -28,29 +32,29 @@ struct HeldView {
 }
 
 impl Held {
-    /// `inode`: of the file that the connection has open.
-    pub(super) fn new(path: &Path, header: IndexHeader, inode: u64) -> Held {
-        Held { path: path.to_path_buf(), header, inode }
+    /// `file`: number of the file that the connection has open.
+    pub(super) fn new(handles: &Arc<Handles>, header: IndexHeader, file: u64) -> Held {
+        Held { handles: handles.clone(), header, file }
     }
 
-    /// Of the file that the connection has open: what lies at the path by now may be another, and is then read once more.
-    pub(super) fn inode(&self) -> u64 {
-        self.inode
+    /// Number of the file that the connection has open: what lies at the path by now may be another, and is then read once more.
+    pub(super) fn file(&self) -> u64 {
+        self.file
     }
 }
 
 impl Database for Held {
     fn pin(&self) -> Result<Box<dyn Pinned>> {
-        let db = Revocable::new(RawDb::open(&self.path)?);
+        let db = Revocable::new(RawDb::open(self.handles.path())?);
         Ok(Box::new(HeldView { db, header: self.header }))
     }
 
     fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
-        engine().entry(&self.path).frame_pages(from, to)
+        self.handles.frame_pages(from, to)
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        RawDb::open(&self.path)?.read_at(buf, offset).map(drop)
+        RawDb::open(self.handles.path())?.read_at(buf, offset).map(drop)
     }
 }
 
@@ -82,27 +86,27 @@ const LARGEST_ASIDE: u64 = 4 << 20;
 /// A small database read into memory: no handle of ours, and so no descriptor that SQLite would keep until the app closes. What
 /// is not in memory, the frames of the WAL, nobody holds: [`Pinned::go_on`] tells whether they were there to the end.
 pub(super) struct Aside {
-    path: PathBuf,
+    handles: Arc<Handles>,
     header: IndexHeader,
 }
 
 struct AsideView {
-    path: PathBuf,
+    handles: Arc<Handles>,
     bytes: Vec<u8>,
     header: IndexHeader,
 }
 
 impl Aside {
     /// `None` where nobody has the wal-index mapped, or it tells that the file is being changed.
-    pub(super) fn new(path: &Path) -> Option<Aside> {
-        let header = engine().entry(path).header().filter(is_settled)?;
-        let small = std::fs::metadata(path).is_ok_and(|m| m.len() <= LARGEST_ASIDE);
-        small.then(|| Aside { path: path.to_path_buf(), header })
+    pub(super) fn new(handles: &Arc<Handles>) -> Option<Aside> {
+        let header = handles.header().filter(is_settled)?;
+        let small = std::fs::metadata(handles.path()).is_ok_and(|m| m.len() <= LARGEST_ASIDE);
+        small.then(|| Aside { handles: handles.clone(), header })
     }
 
     /// An error when a checkpoint or reset came since it was made.
     pub(super) fn still(&self) -> Result<()> {
-        still(&self.path, &self.header)
+        still(&self.handles, &self.header)
     }
 }
 
@@ -112,10 +116,9 @@ fn is_settled(h: &IndexHeader) -> bool {
 }
 
 /// An error ([`Kind::Retry`]) when a checkpoint or a reset came since `then`: file and frames are not what they were.
-fn still(path: &Path, then: &IndexHeader) -> Result<()> {
-    let entry = engine().entry(path);
+fn still(handles: &Handles, then: &IndexHeader) -> Result<()> {
     let same = |h: IndexHeader| is_settled(&h) && (h.salt, h.backfilled) == (then.salt, then.backfilled);
-    if !entry.is_exclusive() && entry.header().is_some_and(same) {
+    if !handles.is_exclusive() && handles.header().is_some_and(same) {
         return Ok(());
     }
     Err(Error::new(Kind::Retry, "the database file was changed while it was read"))
@@ -123,21 +126,21 @@ fn still(path: &Path, then: &IndexHeader) -> Result<()> {
 
 impl Database for Aside {
     fn pin(&self) -> Result<Box<dyn Pinned>> {
-        let entry = engine().entry(&self.path);
-        let read = read_aside(&self.path, LARGEST_ASIDE).map_err(|e| Error::io("read", &self.path, e))?;
-        if !entry.is_at(&read) {
+        let path = self.handles.path();
+        let read = read_aside(path, LARGEST_ASIDE).map_err(|e| Error::io("read", path, e))?;
+        if !self.handles.is_at(&read) {
             return Err(Error::new(Kind::Retry, "the database file was replaced while it was read"));
         }
         self.still()?;
-        Ok(Box::new(AsideView { path: self.path.clone(), bytes: read.bytes, header: self.header }))
+        Ok(Box::new(AsideView { handles: self.handles.clone(), bytes: read.bytes, header: self.header }))
     }
 
     fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
-        engine().entry(&self.path).frame_pages(from, to)
+        self.handles.frame_pages(from, to)
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        Access::new(&self.path).read_db(buf, offset)
+        Access::new(&self.handles).read_db(buf, offset)
     }
 }
 
@@ -160,7 +163,7 @@ impl Pinned for AsideView {
     }
 
     fn go_on(&self) -> Result<()> {
-        still(&self.path, &self.header)
+        still(&self.handles, &self.header)
     }
 
     fn db_size(&self) -> Result<u64> {
@@ -179,29 +182,30 @@ struct Mark {
     permit: OwnPermit,
 }
 
-/// Whether the database at `path`, which the app has open, has left WAL mode: bytes 18 and 19 of its header are 1
+/// Whether the database, which the app has open, has left WAL mode: bytes 18 and 19 of its header are 1
 /// (<https://www.sqlite.org/fileformat2.html>).
-pub(super) fn is_in_rollback_mode(path: &Path) -> bool {
+pub(super) fn is_in_rollback_mode(handles: &Arc<Handles>) -> bool {
     let mut versions = [0; 2];
-    let Ok(_permit) = engine().entry(path).permit_own() else { return false };
-    let read = RawDb::open(path).and_then(|db| db.read_at(&mut versions, FORMAT_VERSIONS));
+    let Ok(_permit) = handles.permit_own() else { return false };
+    let read = RawDb::open(handles.path()).and_then(|db| db.read_at(&mut versions, FORMAT_VERSIONS));
     read.is_ok() && versions == [1, 1]
 }
 
 impl Access {
-    pub(super) fn new(path: &Path) -> Access {
-        Access { path: path.to_path_buf() }
+    pub(super) fn new(handles: &Arc<Handles>) -> Access {
+        Access { handles: handles.clone() }
     }
 }
 
 impl Database for Access {
     fn pin(&self) -> Result<Box<dyn Pinned>> {
-        let permit = engine().entry(&self.path).permit_own()?;
-        let (mark, wal) = match ReadMark::begin(&self.path) {
+        let permit = self.handles.permit_own()?;
+        let path = self.handles.path();
+        let (mark, wal) = match ReadMark::begin(path) {
             // In WAL mode, and nobody has read it since it was opened.
             Err(e) if e.is_missing() => {
-                let wal = Revocable::new(recover_wal_index(&self.path)?);
-                (ReadMark::begin(&self.path).map_err(|_| e)?, Some(wal))
+                let wal = Revocable::new(recover_wal_index(path)?);
+                (ReadMark::begin(path).map_err(|_| e)?, Some(wal))
             }
             mark => (mark?, None),
         };
@@ -212,16 +216,16 @@ impl Database for Access {
     }
 
     fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
-        engine().entry(&self.path).frame_pages(from, to)
+        self.handles.frame_pages(from, to)
     }
 
     fn read_db(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         // (Past the end is the usual case, and needs no handle.)
-        if std::fs::metadata(&self.path).is_ok_and(|m| m.len() <= offset) {
+        if std::fs::metadata(self.handles.path()).is_ok_and(|m| m.len() <= offset) {
             buf.fill(0);
             return Ok(());
         }
-        RawDb::open(&self.path)?.read_at(buf, offset).map(drop)
+        RawDb::open(self.handles.path())?.read_at(buf, offset).map(drop)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Working on a replica's manifest from outside the shipper's loop: for retention and for `walrust_verify` with
 //! `fix`, whoever calls them and wherever the replica is streamed from.
 
-use super::engine::engine;
-use super::watched::Role;
+use super::phase::Role;
+use super::watched::Watched;
 use crate::base::{Error, Kind, Result, Timestamp, clock};
 use crate::replica::LEASE_KEY;
 use crate::ship::{Borrowed, LeaseState};
 use crate::store::{Store, block_on};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the shipper may take to hand the manifest over: as long as one large upload takes.
@@ -22,11 +23,11 @@ pub struct Alone {
     _borrowed: Option<Borrowed>,
 }
 
-/// Makes sure that nobody else writes the replica's manifest meanwhile: borrows it from this process's shipper, or
+/// Makes sure that nobody else writes the replica's manifest meanwhile: borrows it from `shipping`, which this process streams there, or
 /// sees that no writer holds the replica's lease. A lease that a dead process left is waited out, a minute at
 /// most; one that is renewed meanwhile is a live writer's, and an error that names it ([`Kind::Fenced`]).
-pub fn alone(store: &Store) -> Result<Alone> {
-    let Some(w) = engine().watched().into_iter().find(|w| w.replica() == store.url()) else {
+pub(super) fn alone(store: &Store, shipping: Option<&Arc<Watched>>) -> Result<Alone> {
+    let Some(w) = shipping else {
         block_on(until_nobody_writes(store))??;
         return Ok(Alone { _borrowed: None });
     };

@@ -13,10 +13,9 @@
 //! becomes superfluous but by a snapshot that follows it).
 
 use super::alone::alone;
-use super::engine::{engine, lock};
 use super::watched::Watched;
 use crate::base::event::EventKind;
-use crate::base::{Result, clock, panics, thread};
+use crate::base::{Result, clock, lock, panics, thread};
 use crate::config::Settings;
 use crate::replica::compact::{Action, Compacted};
 use crate::replica::retention::Policy;
@@ -25,7 +24,6 @@ use crate::store::{Store, block_on};
 use serde_json::json;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -38,95 +36,89 @@ enum Task {
     Retain,
 }
 
-/// One database's part.
-#[derive(Debug)]
-pub(super) struct Care {
-    /// Uptime in ms of the last periodic validation.
-    validated: AtomicU64,
-    /// What the last validation found wrong, or why it could not be done.
-    finding: Mutex<Option<String>>,
+/// What is to be done, for all databases of an engine: a forked child begins with an empty one.
+#[derive(Debug, Default)]
+pub(super) struct Queue(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    tasks: VecDeque<(Weak<Watched>, Task)>,
+    /// The thread is there.
+    is_at_work: bool,
 }
 
-impl Default for Care {
-    fn default() -> Care {
-        Care { validated: AtomicU64::new(clock::uptime().as_millis() as u64), finding: Mutex::default() }
-    }
-}
-
-impl Care {
-    /// For `last_error`.
-    pub(super) fn finding(&self) -> Option<String> {
-        lock(&self.finding).clone()
-    }
-
-    fn set(&self, finding: Option<String>) {
+impl Watched {
+    pub(super) fn set_finding(&self, finding: Option<String>) {
         *lock(&self.finding) = finding;
     }
 }
 
-/// What is to be done, in the engine: a forked child begins with an empty one.
-#[derive(Default)]
-pub(super) struct Queue {
-    waiting: VecDeque<(Weak<Watched>, Task)>,
-    at_work: bool,
-}
-
-/// Queues what the clock says is due.
-pub(super) fn schedule(w: &Arc<Watched>) {
-    let every = w.settings.validation_interval;
-    // Before the first snapshot is there, a validation could only say so.
-    if every.is_zero() || w.link.status().snapshot.0 == 0 {
-        return;
+impl Queue {
+    /// Queues what the clock says is due.
+    pub(super) fn schedule(&'static self, w: &Arc<Watched>) {
+        let every = w.settings().validation_interval;
+        // Before the first snapshot is there, a validation could only say so.
+        if every.is_zero() || w.link.status().snapshot.0 == 0 {
+            return;
+        }
+        let now = clock::uptime();
+        let is_due = {
+            let mut at = lock(&w.validated_at);
+            let is_due = now.saturating_sub(*at) >= every;
+            if is_due {
+                *at = now;
+            }
+            is_due
+        };
+        if is_due {
+            self.add(w, Task::Validate);
+        }
     }
-    let now = clock::uptime();
-    let last = Duration::from_millis(w.care.validated.load(Ordering::Relaxed));
-    if now.saturating_sub(last) >= every {
-        w.care.validated.store(now.as_millis() as u64, Ordering::Relaxed);
-        ask(w, Task::Validate);
-    }
-}
 
-/// A snapshot is in the replica: what it makes superfluous may go.
-pub(super) fn after_snapshot(w: &Arc<Watched>) {
-    ask(w, Task::Retain);
-}
-
-fn ask(w: &Arc<Watched>, task: Task) {
-    let mut q = lock(&engine().care);
-    let me = Arc::downgrade(w);
-    if !q.waiting.iter().any(|(o, t)| *t == task && Weak::ptr_eq(o, &me)) {
-        q.waiting.push_back((me, task));
+    /// A snapshot is in the replica: what it makes superfluous may go.
+    pub(super) fn after_snapshot(&'static self, w: &Arc<Watched>) {
+        self.add(w, Task::Retain);
     }
-    if !q.at_work {
-        match thread::spawn("walrust-care", 1 << 20, run) {
-            Ok(()) => q.at_work = true,
-            // It stays in the queue, and whoever asks next tries again.
-            Err(e) => {
-                log::error!("walrust: cannot start a thread: {e}");
-                w.care.set(Some(format!("validation and retention wait: no thread can be started: {e}")));
+
+    fn add(&'static self, w: &Arc<Watched>, task: Task) {
+        let mut q = lock(&self.0);
+        let me = Arc::downgrade(w);
+        if !q.tasks.iter().any(|(o, t)| *t == task && Weak::ptr_eq(o, &me)) {
+            q.tasks.push_back((me, task));
+        }
+        if !q.is_at_work {
+            match thread::spawn("walrust-care", 1 << 20, || self.run()) {
+                Ok(()) => q.is_at_work = true,
+                // It stays in the queue, and whoever asks next tries again.
+                Err(e) => {
+                    log::error!("walrust: cannot start a thread: {e}");
+                    w.set_finding(Some(format!(
+                        "validation and retention wait: no thread can be started: {e}"
+                    )));
+                }
             }
         }
     }
-}
 
-fn next() -> Option<(Weak<Watched>, Task)> {
-    let mut q = lock(&engine().care);
-    let next = q.waiting.pop_front();
-    q.at_work = next.is_some();
-    next
-}
+    fn next(&self) -> Option<(Weak<Watched>, Task)> {
+        let mut q = lock(&self.0);
+        let next = q.tasks.pop_front();
+        q.is_at_work = next.is_some();
+        next
+    }
 
-fn run() {
-    while let Some((w, task)) = next() {
-        let Some(w) = w.upgrade().filter(|w| w.ships()) else { continue };
-        let work = || match task {
-            Task::Validate => validate(&w),
-            Task::Retain => retain(&w),
-        };
-        if let Err(said) = panics::caught(work) {
-            let what = if task == Task::Validate { "validation" } else { "retention" };
-            log::error!("walrust: {}: an internal error stopped {what}: {said}", w.path().display());
-            w.care.set(Some(format!("an internal error stopped {what}: {said}")));
+    fn run(&self) {
+        while let Some((w, task)) = self.next() {
+            let Some(w) = w.upgrade().filter(|w| w.ships()) else { continue };
+            let work = || match task {
+                Task::Validate => validate(&w),
+                Task::Retain => retain(&w),
+            };
+            if let Err(said) = panics::caught(work) {
+                let what = if task == Task::Validate { "validation" } else { "retention" };
+                log::error!("walrust: {}: an internal error stopped {what}: {said}", w.path().display());
+                w.set_finding(Some(format!("an internal error stopped {what}: {said}")));
+            }
         }
     }
 }
@@ -137,19 +129,19 @@ fn validate(w: &Arc<Watched>) {
     match report {
         Ok(r) if r.severity() == Severity::Ok => {
             w.metrics.validation_success();
-            w.care.set(None);
+            w.set_finding(None);
         }
         Ok(r) => {
             let message = damage(&r);
             w.metrics.validation_failure();
             log::error!("walrust: {}: {message}", w.path().display());
-            w.care.set(Some(message.clone()));
+            w.set_finding(Some(message.clone()));
             w.tell(EventKind::CorruptionDetected, message, details(&r));
         }
         // Not the replica's fault: the uploads' own state says what is wrong with the store.
         Err(e) => {
             log::warn!("walrust: {}: the replica could not be validated: {e}", w.path().display());
-            w.care.set(Some(format!("the replica could not be validated: {e}")));
+            w.set_finding(Some(format!("the replica could not be validated: {e}")));
         }
     }
 }
@@ -167,8 +159,13 @@ pub fn policy(s: &Settings) -> Policy {
 }
 
 /// Applies retention. Decides first, while uploads go on; what there is to remove is then decided again and
-/// removed with nobody else at the manifest.
-pub fn compact(store: &Store, policy: &Policy, action: Action) -> Result<Compacted> {
+/// removed with nobody else at the manifest. `shipping`: the database that this process streams there.
+pub(super) fn compact(
+    store: &Store,
+    shipping: Option<&Arc<Watched>>,
+    policy: &Policy,
+    action: Action,
+) -> Result<Compacted> {
     let decided = block_on(replica::compact::compact(store, policy, Action::DryRun, clock::now(), None))??;
     if action == Action::DryRun {
         return Ok(decided);
@@ -176,12 +173,12 @@ pub fn compact(store: &Store, policy: &Policy, action: Action) -> Result<Compact
     if decided.removed == 0 {
         return Ok(decided.forced());
     }
-    let _alone = alone(store)?;
+    let _alone = alone(store, shipping)?;
     block_on(replica::compact::compact(store, policy, action, clock::now(), None))?
 }
 
 fn retain(w: &Arc<Watched>) {
-    match compact(&w.store, &policy(&w.settings), Action::Force) {
+    match compact(&w.store, Some(w), &policy(&w.settings()), Action::Force) {
         Ok(done) if done.removed > 0 => log::info!(
             "walrust: {}: retention removed {} files ({} bytes)",
             w.path().display(),
@@ -192,7 +189,7 @@ fn retain(w: &Arc<Watched>) {
         Err(e) => {
             log::warn!("walrust: {}: retention: {e}", w.path().display());
             if e.is_corrupt() {
-                w.care.set(Some(format!("retention: {e}")));
+                w.set_finding(Some(format!("retention: {e}")));
                 w.tell(EventKind::CorruptionDetected, format!("retention: {e}"), json!({}));
             }
         }

@@ -5,10 +5,12 @@
 //! the spool, which the next copy overwrites.
 
 use super::alone::alone;
-use super::resync::at_a_txid;
-use super::watched::{Role, Watched};
+use super::job::Job;
+use super::phase::Role;
+use super::reread::{self, at_a_txid};
+use super::watched::Watched;
 use super::work::Work;
-use crate::base::{Error, Kind, Result, TxId};
+use crate::base::{Error, Kind, Result, TxId, clock};
 use crate::ltx::Level;
 use crate::replica::inventory::read_header;
 use crate::replica::{self, Inventory, ManifestEntry, ManifestWriter};
@@ -17,32 +19,51 @@ use crate::sqlite::despite_forks;
 use crate::store::{Body, PutMeta, ReplicaUrl, Store, block_on};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+const ANOTHER_SHIPS: &str =
+    "another process of this machine ships this database; ask that one for a snapshot";
+
 impl Watched {
-    /// Puts a full snapshot of now at `url`; returns its TXID when it is there. Writers go on meanwhile. Errors
-    /// when another history lies there, or another writer is at work there.
-    pub fn copy_to(self: &Arc<Watched>, url: &ReplicaUrl, timeout: Duration) -> Result<TxId> {
+    /// A full snapshot now; returns its TXID when it is in the replica. Writers go on meanwhile. Errors where another process ships,
+    /// with [`Kind::Timeout`] after `timeout`, and with what keeps it from being taken or shipped.
+    pub(super) fn snapshot_now(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
+        if self.role() == Role::Joining {
+            self.join_soon();
+            self.joined.wait(timeout)?;
+        }
         if self.role() == Role::Standby {
-            return Err(Error::config(
-                "another process of this machine ships this database; ask that one for a snapshot",
-            ));
+            return Err(Error::config(ANOTHER_SHIPS));
+        }
+        reread::snapshot_now(self, timeout)
+    }
+
+    /// Puts a full snapshot of now at `url`; returns its TXID when it is there. Writers go on meanwhile. `shipping`: the database that
+    /// this process streams there, if it does. Errors when another history lies there, or another writer is at work there.
+    pub(super) fn copy_to(
+        self: &Arc<Watched>,
+        url: &ReplicaUrl,
+        shipping: Option<&Arc<Watched>>,
+        timeout: Duration,
+    ) -> Result<TxId> {
+        if self.role() == Role::Standby {
+            return Err(Error::config(ANOTHER_SHIPS));
         }
         let store = Store::open(url)?;
-        let Some(ticket) = Work::take_within(self, timeout) else {
+        let Some(ticket) = Work::take_within(self, Job::Reading, timeout) else {
             return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
         };
-        let path = self.spool.dir().join(".tmp-copy.ltx");
+        // (Two copies at once are sent side by side.)
+        let path = self.spool.dir().join(format!(".tmp-copy-{:016x}.ltx", clock::random_u64()));
         let made = self.write_copy(&path);
-        self.snapshotting.store(false, Ordering::Release);
+        // What is sent may take hours, in which the database may have to be read for other reasons.
+        drop(ticket);
         let sent = made.and_then(|position| {
-            let _alone = alone(&store)?;
+            let _alone = alone(&store, shipping)?;
             block_on(send(&store, &path, &position))??;
             Ok(position.txid)
         });
         drop(std::fs::remove_file(&path));
-        drop(ticket);
         sent
     }
 

@@ -4,13 +4,14 @@
 //! start. Nothing depends on this running.
 
 use super::engine::engine;
-use super::watched::{Role, Watched};
+use super::phase::Role;
+use super::watched::Watched;
 use crate::base::clock;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the end of a process may be held up.
-const MOST: Duration = Duration::from_millis(1500);
+const EXIT_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Tells every shipper to end, and waits a moment for those whose replica answers.
 pub fn at_exit() {
@@ -18,7 +19,7 @@ pub fn at_exit() {
     let Some(all) = engine().try_watched() else { return };
     let mine: Vec<Arc<Watched>> = all.into_iter().filter(|w| w.role() == Role::Shipper).collect();
     mine.iter().for_each(|w| w.link.stop());
-    let end = clock::uptime() + MOST;
+    let end = clock::uptime() + EXIT_PATIENCE;
     let ending = |w: &Arc<Watched>| Arc::strong_count(&w.link) > 1 && w.link.status().last_error.is_none();
     while mine.iter().any(ending) && clock::uptime() < end {
         clock::sleep(Duration::from_millis(1));

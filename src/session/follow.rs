@@ -17,11 +17,10 @@
 //! `<file>-walrust-follow.new`, which the next rebuild takes away. Refused: WAL mode for the file (it would need a writer that
 //! keeps the wal-index; readers of a follower wait for each other for milliseconds at most, so a busy timeout serves them).
 
-use super::engine::{Engine, engine, lock};
-use crate::base::{Error, Kind, Result, TxId, clock, panics, thread};
+use crate::base::{Error, Kind, Result, TxId, clock, lock, panics, thread};
 use crate::replica::Overwrite;
 use crate::ship;
-use crate::spool::LockFile;
+use crate::spool::{LockFile, holder_of};
 use crate::store::{ReplicaUrl, Store};
 use crossbeam_channel::{Receiver, Sender};
 use file::{LOCK, RECORD, beside, load};
@@ -68,8 +67,9 @@ pub enum Begun {
 }
 
 /// All followers of the process.
-#[derive(Default)]
 pub(super) struct Followers {
+    /// Tells that a replica holds damaged bytes.
+    on_corrupt: fn(&str, &Error),
     inner: Mutex<Inner>,
     /// One start at a time.
     starting: Mutex<()>,
@@ -82,6 +82,11 @@ struct Inner {
 }
 
 impl Followers {
+    /// None yet. `on_corrupt` tells that a replica holds damaged bytes.
+    pub(super) fn new(on_corrupt: fn(&str, &Error)) -> Followers {
+        Followers { on_corrupt, inner: Mutex::default(), starting: Mutex::default() }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }
@@ -90,7 +95,7 @@ impl Followers {
         self.inner().all.iter().find(|f| f.path == path).cloned()
     }
 
-    fn add(&self, f: &Arc<Follower>) -> Result<()> {
+    fn add(self: &Arc<Self>, f: &Arc<Follower>) -> Result<()> {
         let mut inner = self.inner();
         inner.all.push(f.clone());
         if let Some(wake) = &inner.wake {
@@ -98,7 +103,10 @@ impl Followers {
             return Ok(());
         }
         let (tx, rx) = crossbeam_channel::bounded(1);
-        match thread::spawn_joined("walrust-follow", 1 << 20, move || run(&rx)) {
+        match thread::spawn_joined("walrust-follow", 1 << 20, {
+            let all = self.clone();
+            move || run(&all, &rx)
+        }) {
             Ok(_) => {
                 inner.wake = Some(tx);
                 Ok(())
@@ -120,19 +128,19 @@ impl Followers {
 }
 
 /// The thread. What panics outside of one follower's turn is every follower's failure, and tried again.
-fn run(rx: &Receiver<()>) {
-    while let Err(said) = panics::caught(|| follow_all(rx)) {
-        let all = engine().followers.inner().all.clone();
+fn run(followers: &Followers, rx: &Receiver<()>) {
+    while let Err(said) = panics::caught(|| follow_all(followers, rx)) {
+        let all = followers.inner().all.clone();
         all.iter().for_each(|f| f.failed(&panics::error(&said)));
         clock::sleep(Duration::from_millis(100));
     }
 }
 
-fn follow_all(rx: &Receiver<()>) {
+fn follow_all(followers: &Followers, rx: &Receiver<()>) {
     loop {
         let now = clock::uptime();
         let (due, soonest) = {
-            let mut inner = engine().followers.inner();
+            let mut inner = followers.inner();
             if inner.all.is_empty() {
                 inner.wake = None;
                 return;
@@ -154,132 +162,129 @@ fn follow_all(rx: &Receiver<()>) {
     }
 }
 
-/// Starts to follow; a first copy is made before this returns. Returns the TXID in the file.
-///
-/// Errors: `Config` for a path that is watched, followed from elsewhere, or no SQLite database; `Exists` for a database
-/// that is no follower of that replica; `Fenced` while another process follows into it; those of a restore.
-pub fn follow(req: FollowRequest<'_>) -> Result<(Arc<Follower>, Begun)> {
-    let path = resolve(req.path)?;
-    let replica = req.replica.to_string();
-    let followers = &engine().followers;
-    let _starting = lock(&followers.starting);
-    if let Some(f) = followers.find(&path) {
-        if f.replica != replica {
-            return Err(Error::config(format!(
-                "{} already follows {}; call walrust_unreplicate() first",
-                path.display(),
-                f.replica
-            )));
+impl Followers {
+    /// Starts to follow; a first copy is made before this returns. Returns the TXID in the file.
+    ///
+    /// Errors: `Config` for a path that is watched, followed from elsewhere, or no SQLite database; `Exists` for a database
+    /// that is no follower of that replica; `Fenced` while another process follows into it; those of a restore.
+    pub(super) fn follow(
+        self: &Arc<Self>,
+        path: &Path,
+        req: &FollowRequest<'_>,
+    ) -> Result<(Arc<Follower>, Begun)> {
+        let replica = req.replica.to_string();
+        let _starting = lock(&self.starting);
+        if let Some(f) = self.find(path) {
+            if f.replica != replica {
+                return Err(Error::config(format!(
+                    "{} already follows {}; call walrust_unreplicate() first",
+                    path.display(),
+                    f.replica
+                )));
+            }
+            f.interval_ms.store(millis(req.interval), Ordering::Relaxed);
+            return Ok((f, Begun::Already));
         }
-        f.interval_ms.store(millis(req.interval), Ordering::Relaxed);
-        return Ok((f, Begun::Already));
-    }
-    if engine().find(&path).is_some() {
-        return Err(Error::config(format!(
-            "{} is watched: it is a source, not a copy; choose another path",
-            path.display()
-        )));
-    }
-    may_write(&path, &replica, req.overwrite)?;
-    let store = Store::open(&req.replica)?;
-    let lock_path = beside(&path, LOCK);
-    let had_lock = lock_path.exists();
-    let lock_file = LockFile::open(&lock_path)?;
-    // (Whoever made it for nothing removes it.)
-    if !lock_file.try_process()? || !lock_path.exists() || lock_file.is_replaced() {
-        return Err(Error::new(
-            Kind::Fenced,
-            format!("another process keeps {} up to date; stop it there first", path.display()),
+        may_write(path, &replica, req.overwrite)?;
+        let store = Store::open(&req.replica)?;
+        let lock_path = beside(path, LOCK);
+        let had_lock = lock_path.exists();
+        let lock_file = LockFile::open(&lock_path)?;
+        // (Whoever made it for nothing removes it.)
+        if !lock_file.try_process()? || !lock_path.exists() || lock_file.is_replaced() {
+            return Err(Error::new(
+                Kind::Fenced,
+                format!("another process keeps {} up to date; stop it there first", path.display()),
+            ));
+        }
+        let f = Arc::new(Follower::new(
+            path.to_path_buf(),
+            replica,
+            store,
+            lock_file,
+            (req.interval, self.on_corrupt),
         ));
+        let begun = f.begin(req.overwrite).and_then(|begun| self.add(&f).map(|()| begun));
+        if begun.is_err() {
+            if !had_lock && !is_follower(&f.path) {
+                drop(std::fs::remove_file(&lock_path));
+            }
+            f.lock.release();
+        }
+        Ok((f, begun?))
     }
-    let f = Arc::new(Follower::new(path, replica, store, lock_file, req.interval));
-    let begun = f.begin(req.overwrite).and_then(|begun| followers.add(&f).map(|()| begun));
-    if begun.is_err() {
-        if !had_lock && !is_follower(&f.path) {
-            drop(std::fs::remove_file(&lock_path));
+
+    /// Stops following. Returns the TXID in the file, which stays as it is.
+    pub(super) fn unfollow(&self, path: &Path) -> Result<TxId> {
+        let found = resolve(path).ok().and_then(|p| self.find(&p));
+        let Some(f) = found else {
+            return Err(Error::config(format!(
+                "{} is not kept up to date by this process; walrust_status shows what is",
+                path.display()
+            )));
+        };
+        f.stopped.store(true, Ordering::SeqCst);
+        self.remove(&f);
+        let end = clock::uptime() + STOP_PATIENCE;
+        while f.at_work.load(Ordering::SeqCst) {
+            if clock::uptime() >= end {
+                let text =
+                    format!("{}: the change under way is not done yet; it is the last", f.path.display());
+                return Err(Error::new(Kind::Timeout, text));
+            }
+            clock::sleep(Duration::from_millis(2));
         }
         f.lock.release();
+        Ok(f.txid())
     }
-    Ok((f, begun?))
-}
 
-/// Stops following. Returns the TXID in the file, which stays as it is.
-pub fn unfollow(path: &Path) -> Result<TxId> {
-    let found = resolve(path).ok().and_then(|p| engine().followers.find(&p));
-    let Some(f) = found else {
-        return Err(Error::config(format!(
-            "{} is not kept up to date by this process; walrust_status shows what is",
-            path.display()
-        )));
-    };
-    f.stopped.store(true, Ordering::SeqCst);
-    engine().followers.remove(&f);
-    let end = clock::uptime() + STOP_PATIENCE;
-    while f.at_work.load(Ordering::SeqCst) {
-        if clock::uptime() >= end {
-            let text = format!("{}: the change under way is not done yet; it is the last", f.path.display());
-            return Err(Error::new(Kind::Timeout, text));
-        }
-        clock::sleep(Duration::from_millis(2));
-    }
-    f.lock.release();
-    Ok(f.txid())
-}
-
-impl Engine {
-    /// Rows of the followers.
-    pub fn followers(&self) -> Vec<FollowerRow> {
-        let all = self.followers.inner().all.clone();
+    /// Rows for the status.
+    pub(super) fn rows(&self) -> Vec<FollowerRow> {
+        let all = self.inner().all.clone();
         all.iter().map(|f| f.row()).collect()
+    }
+    /// An error while somebody keeps `path` up to date: it is not to be replaced.
+    pub(super) fn refuse_target(&self, path: &Path) -> Result<()> {
+        let here = self.find(path).is_some();
+        let who = match holder_of(&beside(path, LOCK)) {
+            _ if here => "this process".to_string(),
+            Some(who) => who,
+            None => return Ok(()),
+        };
+        let text = format!(
+            "{} is kept up to date from a replica by {who}; stop that with walrust_unreplicate() first, or restore to another path",
+            path.display()
+        );
+        Err(Error::config(text))
+    }
+
+    /// An error while somebody keeps `path` up to date: it must not be a source too (I-SFOL-5).
+    pub(super) fn refuse_followed(&self, path: &Path) -> Result<()> {
+        let refused = |who: &str| {
+            let text = format!(
+                "{} is kept up to date from a replica by {who}; stop that with walrust_unreplicate() first",
+                path.display()
+            );
+            Err(Error::config(text))
+        };
+        if self.find(path).is_some() {
+            return refused("this process");
+        }
+        let lock_path = beside(path, LOCK);
+        if is_follower(path) && lock_path.exists() {
+            let held = LockFile::open(&lock_path)?;
+            if !held.try_process()? {
+                return refused("another process");
+            }
+            held.release();
+        }
+        Ok(())
     }
 }
 
 /// Whether `path` is, or was until it was stopped, kept up to date from a replica.
 pub(super) fn is_follower(path: &Path) -> bool {
     beside(path, RECORD).exists()
-}
-
-/// An error while somebody keeps `path` up to date: it is not to be replaced.
-pub(super) fn refuse_target(path: &Path) -> Result<()> {
-    let here = engine().followers.find(path).is_some();
-    let who = match super::occupy::holder(&beside(path, LOCK)) {
-        _ if here => "this process".to_string(),
-        Some(who) => who,
-        None => return Ok(()),
-    };
-    let text = format!(
-        "{} is kept up to date from a replica by {who}; stop that with walrust_unreplicate() first, or restore to another path",
-        path.display()
-    );
-    Err(Error::config(text))
-}
-
-/// An error while somebody keeps `path` up to date: it must not be a source too (I-SFOL-5).
-pub(super) fn refuse_followed(path: &Path) -> Result<()> {
-    let refused = |who: &str| {
-        let text = format!(
-            "{} is kept up to date from a replica by {who}; stop that with walrust_unreplicate() first",
-            path.display()
-        );
-        Err(Error::config(text))
-    };
-    if engine().followers.find(path).is_some() {
-        return refused("this process");
-    }
-    let lock_path = beside(path, LOCK);
-    if is_follower(path) && lock_path.exists() {
-        let held = LockFile::open(&lock_path)?;
-        if !held.try_process()? {
-            return refused("another process");
-        }
-        held.release();
-    }
-    Ok(())
-}
-
-/// Whether some process keeps `path` up to date now.
-pub(super) fn is_followed(path: &Path) -> bool {
-    is_follower(path) && refuse_followed(path).is_err()
 }
 
 /// The file has become a source: it is no follower any more.
@@ -311,7 +316,7 @@ fn may_write(path: &Path, replica: &str, overwrite: Overwrite) -> Result<()> {
 }
 
 /// The path as SQLite names it: absolute, without symbolic links.
-fn resolve(path: &Path) -> Result<PathBuf> {
+pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
     if path.as_os_str() == ":memory:" || path.as_os_str().as_encoded_bytes().starts_with(b"file:") {
         return Err(Error::config(format!(
             "'{}' is not the path of a file; give a plain path",

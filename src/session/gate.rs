@@ -14,26 +14,27 @@
 //! The wait holds SQLite's WRITE lock: other writers wait, readers do not. Refused: waiting after the commit
 //! (a failure could not be taken back), and holding back whole transactions in memory.
 
-use super::engine::generation;
-use super::entry::Entry;
 use super::watched::Watched;
-use crate::base::{Error, Kind, Pgno, Result, clock, crash};
+use crate::base::{Error, Kind, Pgno, Result, clock, crash, fork};
 use crate::capture::{SealError, Sync, Uncommitted};
 use crate::config::Durability;
 use crate::sqlite::{IOERR_WRITE, WalFile, WalObserver, WalVerdict};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-const WAL_HEADER: u64 = 32;
-const FRAME_HEADER: usize = 24;
+const WAL_HEADER: u64 = crate::wal::WAL_HEADER_LEN as u64;
+const FRAME_HEADER: usize = crate::wal::FRAME_HEADER_LEN;
 
 /// Sees the writes to the WAL of one database.
 #[derive(Debug)]
 pub(super) struct Gate {
-    entry: Weak<Entry>,
+    watched: Arc<WatchedHere>,
     generation: usize,
     state: Mutex<State>,
 }
+
+/// The watch of one path, if there is one: [`super::entry::Entry`] sets it.
+pub(super) type WatchedHere = RwLock<Option<Arc<Watched>>>;
 
 /// There is one writer at a time (SQLite's WRITE lock), so one state serves all handles.
 #[derive(Debug, Default)]
@@ -48,8 +49,8 @@ enum State {
 }
 
 impl Gate {
-    pub(super) fn new(entry: Weak<Entry>, generation: usize) -> Gate {
-        Gate { entry, generation, state: Mutex::new(State::Open) }
+    pub(super) fn new(watched: Arc<WatchedHere>, generation: usize) -> Gate {
+        Gate { watched, generation, state: Mutex::new(State::Open) }
     }
 
     /// The transaction is over.
@@ -58,12 +59,13 @@ impl Gate {
     }
 
     fn watched(&self) -> Option<Arc<Watched>> {
-        if self.generation != generation() {
+        if self.generation != fork::generation() {
             return None;
         }
-        let w = self.entry.upgrade()?.watched()?;
+        let w = self.watched.read().unwrap_or_else(PoisonError::into_inner).clone()?;
         // Whether or not it has found its place yet: a commit waits for that, too.
-        (w.settings.durability == Durability::Sync).then_some(w)
+        let is_sync = w.settings().durability == Durability::Sync;
+        is_sync.then_some(w)
     }
 }
 
@@ -124,11 +126,11 @@ fn commit_header(w: &Watched, data: &[u8], offset: u64) -> Option<[u8; FRAME_HEA
 
 /// Ships the transaction; `Ok` when the replica has it.
 fn decide(w: &Arc<Watched>, header: &[u8; FRAME_HEADER], offset: u64, page: &[u8]) -> Result<()> {
-    if w.entry.is_exclusive() {
+    if w.handles.is_exclusive() {
         let why = "locking_mode is EXCLUSIVE, with which durability cannot be sync; set it to NORMAL";
         return Err(Error::config(why));
     }
-    let timeout = w.settings.sync_timeout;
+    let timeout = w.settings().sync_timeout;
     let deadline = clock::uptime() + timeout;
     let [p0, p1, p2, p3, c0, c1, c2, c3, ..] = *header;
     let frame_bytes = page.len() as u64 + FRAME_HEADER as u64;
@@ -143,7 +145,7 @@ fn decide(w: &Arc<Watched>, header: &[u8; FRAME_HEADER], offset: u64, page: &[u8
     loop {
         // What came before must be there: then only this transaction's outcome can be in doubt.
         w.sync(deadline.saturating_sub(clock::uptime()))?;
-        let h = w.entry.header().or_else(|| w.tracker.seen());
+        let h = w.handles.header().or_else(|| w.tracker.seen());
         let Some(h) = h.filter(|_| w.tracker.sync_state() == Sync::Kept) else {
             pause(deadline)?;
             continue;

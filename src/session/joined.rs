@@ -1,11 +1,10 @@
-//! What threads of the app wait for while a thread of ours finds out whose replica it is ([`super::watched::Role::Joining`]).
+//! What threads of the app wait for while a thread of ours finds out whose replica it is ([`super::phase::Part::Joining`]).
 //!
 //! The joining thread tells the outcome of each try; whoever waits has the first outcome after the wait began. A wait makes the
 //! next try come at once.
 
-use super::engine::lock;
-use super::start::Identity;
-use crate::base::{Error, ForkSafe, Kind, Result, clock};
+use super::identity::Identity;
+use crate::base::{Error, ForkSafe, Kind, Result, clock, lock};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 struct At {
     /// How many tries have ended.
     tries: u64,
+    /// How many had ended when it was last begun to find it out.
+    before: u64,
     /// How the last one ended, if one has.
     last: Option<Result<Identity, (Kind, String)>>,
     next: Next,
@@ -50,11 +51,22 @@ enum Next {
 
 impl Default for At {
     fn default() -> At {
-        At { tries: 0, last: None, next: Next::At(Duration::ZERO), pause: PAUSE }
+        At { tries: 0, before: 0, last: None, next: Next::At(Duration::ZERO), pause: PAUSE }
     }
 }
 
 impl Joined {
+    /// It is begun to find it out, once more: the next try is due at once.
+    pub(super) fn begins(&self) {
+        let mut at = lock(&self.at);
+        at.before = at.tries;
+        at.pause = PAUSE;
+        at.last = None;
+        if at.next != Next::UnderWay {
+            at.next = Next::At(Duration::ZERO);
+        }
+    }
+
     /// Whether a try is due; if so it is under way from now on.
     pub(super) fn begin_try(&self) -> bool {
         let mut at = lock(&self.at);
@@ -114,7 +126,8 @@ impl Joined {
     /// Whether a last close may wait for the first try: none has ended, and no close of this process has lately waited in vain.
     pub(super) fn is_worth_a_close(&self) -> bool {
         let vain = *VAIN.lock();
-        self.tries() == 0 && vain.is_none_or(|at| clock::uptime().saturating_sub(at) >= VAIN_FOR)
+        let at = lock(&self.at);
+        at.tries == at.before && vain.is_none_or(|at| clock::uptime().saturating_sub(at) >= VAIN_FOR)
     }
 
     /// A last close has waited in vain: the store does not answer.

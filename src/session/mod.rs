@@ -3,17 +3,32 @@
 //! # Who is who
 //!
 //! * [`Engine`]: one a process. Knows every main database file that is open here ([`Entry`]) and those that
-//!   are watched; owns the sealer thread.
+//!   are watched.
 //! * [`Entry`]: one a path. SQLite's calls on its file handles end here; without a [`Watched`] they
 //!   pass straight on.
-//! * [`Watched`]: tracker, spool, link to the shipper, settings and role of one watched database.
+//! * [`Watched`]: tracker, spool, link to the shipper, settings and part of one watched database.
+//!
+//! # Where to look
+//!
+//! Imports run downward in this list.
+//!
+//! | | files |
+//! |---|---|
+//! | the top: what SQLite and SQL call | `host`, `exit`, `engine`, `observe`, `occupy` |
+//! | the thread that moves databases from state to state | `sealer` |
+//! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `join` |
+//! | the lists of the process | `registry`, `follow`, `care` |
+//! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
+//! | verbs on one watched database | `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work` |
+//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `trouble`, `since` |
+//! | pure decisions | `phase`, `told`, `identity`, `wish`, `settings`, `waiting` |
 //!
 //! # Rules
 //!
 //! * I-SES-1: one process ships a database at a time (fcntl lock in the spool); the others capture, seal what
 //!   they must and are `standby`. When the shipper's process ends, the lock is free and the next one takes over.
 //! * I-SES-2: a panic of ours fails that database's replication, loudly, and never the app's call.
-//! * I-SES-3: nothing of ours that fork() would share is alive across it: see [`engine::fork_hooks`].
+//! * I-SES-3: nothing of ours that fork() would share is alive across it: see [`fork_hooks`].
 //! * I-SES-4: a watch that is refused has changed nothing, here or in the replica.
 //!
 //! # Threads
@@ -26,36 +41,62 @@
 mod access;
 mod alone;
 mod begin;
+mod bell;
 mod care;
+mod changed;
+mod close;
 mod copy;
 mod engine;
 mod entry;
+mod events;
+mod exclusive;
 mod exit;
 mod follow;
 mod gate;
+mod handles;
 mod host;
+mod identity;
+mod job;
+mod join;
 mod joined;
 mod keep;
+mod lag;
 mod observe;
 mod occupy;
+mod phase;
 mod prove;
-mod resync;
+mod registry;
+mod renew;
+mod reread;
 mod sealer;
+mod services;
+mod settings;
+mod since;
 mod start;
+mod status;
+mod sync;
+mod told;
+mod trouble;
+mod waiting;
 mod watched;
 mod whose;
+mod wish;
 mod work;
 
-pub use alone::{Alone, alone};
-pub use begin::{WishRow, begin_now};
-pub use care::{compact, damage, details, policy};
-pub use engine::{Engine, engine, fork_hooks};
+pub use alone::Alone;
+pub use begin::request;
+pub use care::{damage, details, policy};
+pub use engine::{engine, fork_hooks, occupy};
 pub use entry::Entry;
 pub use exit::at_exit;
-pub use follow::{Begun, FollowRequest, Follower, FollowerRow, follow, unfollow};
-pub use host::{EngineHost, request};
+pub use follow::{Begun, FollowRequest, Follower, FollowerRow};
+pub use host::EngineHost;
+pub use identity::Identity;
 pub use keep::keep_locks;
-pub use occupy::occupy;
-pub use start::{Identity, WatchRequest, default_spool};
-pub use watched::{Role, Row, Watched};
+pub use phase::Role;
+pub use registry::Engine;
+pub use start::WatchRequest;
+pub use status::Row;
+pub use watched::Watched;
 pub use whose::same_replica;
+pub use wish::WishRow;

@@ -1,113 +1,31 @@
-//! What the outside sees: counters, gauges, the health page, webhooks.
+//! What the outside sees of the whole process: the metrics and the health page, and webhooks that belong to no watched database.
 //!
 //! Counters are raised where things happen, one atomic operation each; gauges are brought up to date when
 //! somebody looks. Webhooks are a database's own setting; what belongs to no watched database is told to
 //! those of the process.
 
-use super::care;
-use super::engine::{Engine, engine, lock};
-use super::watched::{Role, Row, Watched};
+use super::registry::Engine;
+use super::watched::series;
 use crate::base::event::EventKind;
-use crate::base::{Error, Kind, Result, clock};
-use crate::metrics::{self, Breaker, DatabaseHealth, Health, HealthStatus};
+use crate::base::{Error, Result, lock};
+use crate::config::{Layer, Resolved};
+use crate::metrics::{self, DatabaseHealth, Health, HealthStatus};
 use crate::notify::{Event, Notifier};
-use crate::ship::{self, State};
+use crate::ship::State;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A lag beyond this is unhealthy, if the database's own interval is not longer.
-const LARGE_LAG: Duration = Duration::from_secs(60);
 /// How long a function that has just found damage waits for the webhooks: its process may end right after.
-const LAST_WORDS: Duration = Duration::from_secs(3);
-
-/// What the shipper reports: counted, told, and looked after.
-pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
-    use ship::Event as E;
-    let m = &w.metrics;
-    match e {
-        E::Uploaded { bytes, took, .. } => m.uploaded(*bytes, *took, clock::now()),
-        E::ReplicaLost => super::start::restart(w, "the replica lost what was shipped"),
-        E::Merged { .. } => drop(m.merges.inc()),
-        E::Snapshot { txid, bytes } => {
-            m.snapshots.inc();
-            w.tell(
-                EventKind::SnapshotComplete,
-                format!("snapshot of TXID {txid} is in the replica"),
-                json!({"txid": txid.0, "bytes": bytes}),
-            );
-            care::after_snapshot(w);
-        }
-        E::Failed { kind, error, attempts } => {
-            m.upload_error(*kind);
-            if matches!(kind, Kind::Retry | Kind::Timeout) {
-                m.upload_retries.inc();
-            }
-            if *kind != Kind::Denied {
-                log::warn!("walrust: {}: {error}", w.path().display());
-            }
-            let event = if *kind == Kind::Denied { EventKind::AuthFailure } else { EventKind::UploadError };
-            w.tell(event, error.clone(), json!({"attempts": attempts}));
-        }
-        E::BreakerOpen { error } => w.tell(EventKind::CircuitBreakerOpen, error.clone(), json!({})),
-        E::BreakerClosed => w.tell(EventKind::CircuitBreakerClosed, "uploads go on".to_string(), json!({})),
-        E::Fenced { error } => {
-            m.upload_error(Kind::Fenced);
-            log::error!("walrust: {}: {error}", w.path().display());
-            w.tell(EventKind::Fenced, error.clone(), json!({}));
-        }
-        E::QueueDamaged { error } => super::start::queue_damaged(w, error.clone()),
-        E::Corrupt { error } => w.tell(EventKind::CorruptionDetected, error.clone(), json!({})),
-    }
-}
-
-/// The name that a database's series bear.
-pub(super) fn series(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn refresh(w: &Watched) -> Row {
-    let row = w.row();
-    let m = &w.metrics;
-    let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    m.txid.set(row.txid.as_i64());
-    m.replicated_txid.set(row.replicated.as_i64());
-    m.lag.set(row.lag.as_secs_f64());
-    m.pending.set(gauge(row.pending_bytes));
-    m.spool.set(gauge(row.spool_bytes));
-    m.wal.set(gauge(row.wal_bytes));
-    m.database.set(gauge(std::fs::metadata(w.path()).map_or(0, |f| f.len())));
-    if let Some(t) = row.last_upload {
-        m.last_upload.set(t.0 as f64 / 1000.0);
-    }
-    m.set_breaker(match row.breaker {
-        "closed" => Breaker::Closed,
-        "open" => Breaker::Open,
-        _ => Breaker::HalfOpen,
-    });
-    m.set_state(row.state.as_str());
-    row
-}
-
-fn health_of(w: &Watched, row: &Row) -> HealthStatus {
-    let large = LARGE_LAG.max(w.settings.interval * 3);
-    match row.state {
-        State::Failed | State::Fenced | State::Paused => HealthStatus::Unhealthy,
-        State::Standby if w.ships_elsewhere().is_some() => HealthStatus::Unhealthy,
-        State::Snapshotting | State::Standby => HealthStatus::Healthy,
-        State::Streaming | State::CatchingUp if row.lag > large => HealthStatus::Unhealthy,
-        State::Streaming | State::CatchingUp if row.last_error.is_some() => HealthStatus::Degraded,
-        State::Streaming | State::CatchingUp => HealthStatus::Healthy,
-    }
-}
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Engine {
     /// The exposition, brought up to date.
     pub fn metrics_text(&self) -> String {
         for w in self.watched() {
-            refresh(&w);
+            w.show();
         }
         self.metrics().render()
     }
@@ -117,8 +35,8 @@ impl Engine {
         let mut status = HealthStatus::Healthy;
         let mut databases = BTreeMap::new();
         for w in self.watched() {
-            let row = refresh(&w);
-            status = status.max(health_of(&w, &row));
+            let row = w.show();
+            status = status.max(row.health);
             let name = series(&row.database);
             databases.insert(
                 name,
@@ -133,17 +51,13 @@ impl Engine {
                 },
             );
         }
-        let failed = self.failures().into_iter().map(|(path, why)| (path, State::Failed, why));
-        let wished = self
-            .wishes()
-            .into_iter()
-            .map(|w| (w.database, if w.is_failed { State::Failed } else { State::CatchingUp }, w.why));
-        for (path, state, why) in failed.chain(wished) {
+        for row in self.unwatched() {
+            let state = row.state();
             if state == State::Failed {
                 status = HealthStatus::Unhealthy;
             }
             databases.insert(
-                series(&path),
+                series(&row.database),
                 DatabaseHealth {
                     state: state.as_str().to_string(),
                     lag_seconds: 0.0,
@@ -151,23 +65,30 @@ impl Engine {
                     txid: 0,
                     replicated_txid: 0,
                     last_upload: None,
-                    last_error: Some(why),
+                    last_error: Some(row.why),
                 },
             );
         }
         Health { status, uptime: self.metrics().uptime(), databases }
     }
 
+    /// Remembers the settings that a watch was made with and what calls said of them, and takes up those of the process. Errors with
+    /// what is wrong in the configuration.
+    pub fn use_settings(&'static self, path: &Path, resolved: Resolved, said: Layer) -> Result<()> {
+        self.remember_settings(path, resolved, said);
+        self.use_process_settings()
+    }
+
     /// Takes up what the settings say of the process: the metrics address. One that cannot be listened at is
     /// logged and tried again at the next watch: another worker of the same app may have it, and replication
     /// does not depend on it.
-    pub(super) fn use_process_settings(&self) -> Result<()> {
+    pub(super) fn use_process_settings(&'static self) -> Result<()> {
         let Some(address) = self.config()?.process()?.settings.metrics_listen else { return Ok(()) };
         let mut at = lock(&self.server);
         if at.is_some() {
             return Ok(());
         }
-        match metrics::serve(&address, Arc::new(Pages)) {
+        match metrics::serve(&address, Arc::new(Pages(self))) {
             Ok(server) => *at = Some(server),
             Err(e) => log::error!("walrust: {e}"),
         }
@@ -188,7 +109,7 @@ impl Engine {
 
     /// [`Engine::tell_corrupt`] with details.
     pub fn tell_damage(&self, replica: &str, message: &str, details: serde_json::Value) {
-        let watched = self.watched().into_iter().find(|w| w.replica() == replica);
+        let watched = self.find_by_replica(replica);
         let mut event = match &watched {
             Some(w) => Event::new(EventKind::CorruptionDetected, series(w.path()), message),
             None => Event::new(EventKind::CorruptionDetected, replica, message),
@@ -198,44 +119,24 @@ impl Engine {
         }
         let event = event.with("replica", replica);
         let notifier = match &watched {
-            Some(w) => w.notifier.clone(),
+            Some(w) => w.notifier(),
             None => self.process_notifier(),
         };
         if let Some(n) = notifier {
             n.send(&event);
-            n.flush(LAST_WORDS);
+            n.flush(LAST_WORDS_PATIENCE);
         }
     }
 }
 
-impl Watched {
-    /// Tells the database's webhooks.
-    pub(super) fn tell(&self, kind: EventKind, message: String, context: serde_json::Value) {
-        if kind == EventKind::HistoryGap {
-            self.metrics.history_gaps.inc();
-        }
-        let Some(n) = &self.notifier else { return };
-        let mut event = Event::new(kind, series(self.path()), message);
-        if let serde_json::Value::Object(fields) = context {
-            event.context = fields;
-        }
-        n.send(&event);
-    }
-
-    /// Whether this process ships it and is able to.
-    pub fn ships(&self) -> bool {
-        self.role() == Role::Shipper && !self.link.is_stopped()
-    }
-}
-
-struct Pages;
+struct Pages(&'static Engine);
 
 impl metrics::Pages for Pages {
     fn metrics(&self) -> String {
-        engine().metrics_text()
+        self.0.metrics_text()
     }
 
     fn health(&self) -> Health {
-        engine().health()
+        self.0.health()
     }
 }

@@ -4,11 +4,11 @@
 //! the moment. Takes no lock of ours: it only asks who holds one. Refused: to take the ship lock for as long as the file is being
 //! replaced; a process that begins to stream meanwhile has opened the file, and that is seen.
 
-use super::engine::engine;
-use super::{follow, start};
+use super::registry::Engine;
 use crate::base::{Error, Kind, Result};
+use crate::config::default_spool;
 use crate::replica;
-use crate::spool::{LockFile, process};
+use crate::spool::holder_of;
 use crate::sqlite::Occupied;
 use std::path::Path;
 
@@ -16,22 +16,22 @@ use std::path::Path;
 ///
 /// Errors with `Config`, naming who, if the file is open in this process or another, streamed by another, or kept up to date from a
 /// replica.
-pub fn occupy(path: &Path) -> Result<Box<dyn replica::Occupied>> {
-    if engine().is_open(path) {
+pub(super) fn occupy(engine: &Engine, path: &Path) -> Result<Box<dyn replica::Occupied>> {
+    if engine.is_open(path) {
         let text =
             format!("{} is open in this process; close it there, or restore to another path", path.display());
         return Err(Error::new(Kind::Config, text));
     }
-    follow::refuse_target(path)?;
-    refuse_streamed(path)?;
+    engine.followers.refuse_target(path)?;
+    refuse_streamed(engine, path)?;
     Ok(Box::new(Held(Occupied::take(path)?)))
 }
 
 /// An error while another process ships the database, be it open there at the moment or not.
-fn refuse_streamed(path: &Path) -> Result<()> {
-    let set = engine().resolve(path, None).ok().and_then(|r| r.settings.spool_dir);
-    for dir in [Some(start::default_spool(path)), set].into_iter().flatten() {
-        if let Some(who) = holder(&dir.join("lock.ship")) {
+fn refuse_streamed(engine: &Engine, path: &Path) -> Result<()> {
+    let set = engine.resolve(path, None).ok().and_then(|r| r.settings.spool_dir);
+    for dir in [Some(default_spool(path)), set].into_iter().flatten() {
+        if let Some(who) = holder_of(&dir.join("lock.ship")) {
             let text = format!(
                 "{} is streamed by {who}; stop that program, or restore to another path",
                 path.display()
@@ -40,14 +40,6 @@ fn refuse_streamed(path: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Who else holds a lock file, in words. One that is not there or cannot be opened tells nothing.
-pub(super) fn holder(lock_file: &Path) -> Option<String> {
-    if !lock_file.exists() {
-        return None;
-    }
-    LockFile::open(lock_file).ok()?.holder().ok()?.map(process)
 }
 
 struct Held(Option<Occupied>);

@@ -4,12 +4,12 @@
 //! watch of that one goes on with. The checksums of the pages are made beside those of the spool meanwhile.
 
 use super::access::Access;
-use super::resync::{Expected, pinned};
+use super::identity::Expected;
+use super::reread::pinned;
 use super::watched::Watched;
 use crate::base::{Error, Result, clock};
 use crate::spool::{PageSums, Position, remove_if_there};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Goes on from the newest TXID of the replica if the database is what that attests; else errors with
 /// [`crate::base::Kind::Config`], and the spool is as it was.
@@ -31,13 +31,12 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected) -> Result<()> {
 }
 
 fn find(w: &Arc<Watched>, expected: Expected, sums: &PageSums) -> Result<Position> {
-    w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
-    w.entry.note_file();
-    w.entry.reading_begins();
+    w.handles.note_file();
+    w.handles.reading_begins();
     // (The view keeps the WAL as it is until the position is written; what is committed meanwhile comes after it.)
     w.tracker.begin_resync();
-    let view = pinned(w, &Access::new(w.path()))?;
+    let view = pinned(w, &Access::new(&w.handles))?;
     let checksum = view.scan(sums, |_, _| {})?;
     let Some((lineage, _)) = expected.attested.filter(|(_, was)| *was == checksum) else {
         return Err(Error::config(format!(

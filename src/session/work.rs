@@ -4,13 +4,10 @@
 //! * I-WORK-1: the ticket goes back however the work ends: done, failed, by a panic, or because no thread could be started for it.
 //! * I-WORK-2: a panic of the work shows as the database's state, in its `last_error` and to its webhooks.
 
-use super::engine::engine;
+use super::job::Job;
 use super::watched::Watched;
-use crate::base::event::EventKind;
 use crate::base::{Error, Kind, clock, panics, thread};
-use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Stack of the threads that work.
@@ -21,20 +18,28 @@ pub(super) struct Work(Arc<Watched>);
 
 impl Work {
     /// The ticket, unless somebody is at work.
-    pub(super) fn take(w: &Arc<Watched>) -> Option<Work> {
-        (!w.busy.swap(true, Ordering::AcqRel)).then(|| Work(w.clone()))
+    pub(super) fn take(w: &Arc<Watched>, job: Job) -> Option<Work> {
+        w.job.take(job).then(|| Work(w.clone()))
     }
 
     /// The same, waiting up to `patience` for whoever is.
-    pub(super) fn take_within(w: &Arc<Watched>, patience: Duration) -> Option<Work> {
+    pub(super) fn take_within(w: &Arc<Watched>, job: Job, patience: Duration) -> Option<Work> {
         let end = clock::uptime() + patience;
         loop {
-            match Work::take(w) {
-                Some(ticket) => return Some(ticket),
-                None if clock::uptime() >= end => return None,
-                None => clock::sleep(Duration::from_millis(2)),
+            if let Some(ticket) = Work::take(w, job) {
+                return Some(ticket);
             }
+            let left = end.saturating_sub(clock::uptime());
+            if left.is_zero() {
+                return None;
+            }
+            w.job.wait_free(left);
         }
+    }
+
+    /// It goes on with something else.
+    pub(super) fn becomes(&self, job: Job) {
+        self.0.job.becomes(job);
     }
 
     /// The database.
@@ -50,7 +55,7 @@ impl Work {
             if let Err(said) = panics::caught(|| work(self)) {
                 mine.panicked(&said);
             }
-            engine().sealer.wake();
+            mine.services.bell.wake();
         });
         match started {
             Ok(()) => true,
@@ -66,17 +71,6 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        self.0.snapshotting.store(false, Ordering::Release);
-        self.0.busy.store(false, Ordering::Release);
-    }
-}
-
-impl Watched {
-    /// Replication of this database ends by a panic of ours (I-SES-2).
-    pub(super) fn panicked(&self, said: &str) {
-        self.tracker.stop();
-        let why = format!("an internal error stopped replication: {said}");
-        self.fail(why.clone());
-        self.tell(EventKind::UploadError, why, json!({}));
+        self.0.job.free();
     }
 }

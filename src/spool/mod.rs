@@ -60,7 +60,7 @@ use lock::Mark;
 #[cfg(feature = "sim")]
 pub use lock::forget_all;
 pub use lock::{Held, Keeper, Kept, LockFile, keep_with};
-pub use owner::{Owner, Shipping, other_database, process};
+pub use owner::{Owner, Shipping, holder_of, other_database};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPoint};
 pub use sums::PageSums;
 

@@ -273,6 +273,14 @@ pub fn process(pid: i32) -> String {
     if pid > 0 { format!("process {pid}") } else { "another process".to_string() }
 }
 
+/// Who else holds a lock file, in words. One that is not there or cannot be opened tells nothing.
+pub fn holder_of(lock_file: &Path) -> Option<String> {
+    if !lock_file.exists() {
+        return None;
+    }
+    super::LockFile::open(lock_file).ok()?.holder().ok()?.map(process)
+}
+
 /// The refusal of the spool `dir` where `theirs`, which is the same, or in it, or around it, is that of the database `owner`.
 pub fn other_database(dir: &Path, theirs: &Path, owner: &Path) -> Error {
     let (real, theirs) = (super::real_dir(dir), super::real_dir(theirs));

@@ -2,7 +2,7 @@
 
 use crate::base::{Error, Result, Timestamp, quoted};
 use crate::config::Settings;
-use crate::session::{Watched, begin_now, engine};
+use crate::session::{Watched, engine};
 use crate::sqlite::{Connection, Value};
 use crate::store::{ReplicaUrl, Store};
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ pub(super) fn watched(conn: &Connection) -> Result<Arc<Watched>> {
         return Ok(w);
     }
     // One that is configured and waits for its first use: this is one.
-    begin_now(conn, &path)?.ok_or_else(|| {
+    engine().begin_now(conn, &path)?.ok_or_else(|| {
         let which =
             if engine().watched().is_empty() { "no database is watched" } else { "it is not watched" };
         Error::config(format!("{}: {which}; call walrust_watch() first", path.display()))
@@ -97,7 +97,7 @@ pub(super) fn store(conn: &Connection, url: Option<&str>) -> Result<Store> {
 /// else the process's.
 pub(super) fn settings(conn: &Connection) -> Result<Settings> {
     match (found(conn), conn.main_db_path()) {
-        (Some(w), _) => Ok(w.settings.clone()),
+        (Some(w), _) => Ok((**w.settings()).clone()),
         (None, Some(path)) => Ok(engine().resolve(&path, None)?.settings),
         (None, None) => Ok(engine().config()?.process()?.settings),
     }
@@ -105,8 +105,8 @@ pub(super) fn settings(conn: &Connection) -> Result<Settings> {
 
 /// The settings of the database that is streamed to `replica` here, else [`settings`].
 pub(super) fn settings_of_replica(conn: &Connection, replica: &str) -> Result<Settings> {
-    match engine().watched().into_iter().find(|w| w.replica() == replica) {
-        Some(w) => Ok(w.settings.clone()),
+    match engine().find_by_replica(replica) {
+        Some(w) => Ok((**w.settings()).clone()),
         None => settings(conn),
     }
 }

@@ -5,7 +5,7 @@ use crate::base::Result;
 use crate::config::{OptionSpec, Options, Settings, WithSettings};
 use crate::replica::compact::Action;
 use crate::replica::retention::Policy;
-use crate::session;
+use crate::session::{self, engine};
 use crate::sqlite::{Connection, Value};
 
 /// More of a tier than anybody can mean: 100 years of hours.
@@ -26,7 +26,7 @@ pub(super) fn compact(conn: &Connection, args: &[Value]) -> Result<Value> {
     let store = common::store(conn, url)?;
     let action = if options.flag("force") { Action::Force } else { Action::DryRun };
     let settings = common::settings_of_replica(conn, store.url())?;
-    let done = session::compact(&store, &policy(&settings, &options), action)?;
+    let done = engine().compact(&store, &policy(&settings, &options), action)?;
     Ok(Value::Text(done.text.trim_end().to_string()))
 }
 

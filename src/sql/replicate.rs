@@ -4,7 +4,7 @@ use super::common;
 use crate::base::{Error, Result};
 use crate::config::{OptionSpec, Options, WithSettings};
 use crate::replica::Overwrite;
-use crate::session::{Begun, FollowRequest, follow, unfollow};
+use crate::session::{Begun, FollowRequest, engine};
 use crate::sqlite::{Connection, Value};
 use crate::store::ReplicaUrl;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) fn replicate(_conn: &Connection, args: &[Value]) -> Result<Value> {
     }
     let overwrite = if options.flag("overwrite") { Overwrite::Replace } else { Overwrite::Refuse };
     let req = FollowRequest { path, replica: ReplicaUrl::parse(url)?, interval, overwrite };
-    let (f, begun) = follow(req)?;
+    let (f, begun) = engine().follow(req)?;
     let how = match begun {
         Begun::Already => "already following, at",
         Begun::Copied => "first copy, at",
@@ -36,5 +36,5 @@ pub(super) fn replicate(_conn: &Connection, args: &[Value]) -> Result<Value> {
 
 /// Stops that.
 pub(super) fn unreplicate(_conn: &Connection, args: &[Value]) -> Result<Value> {
-    Ok(Value::Integer(unfollow(common::file(args, 0, "the path")?)?.as_i64()))
+    Ok(Value::Integer(engine().unfollow(common::file(args, 0, "the path")?)?.as_i64()))
 }

@@ -43,10 +43,9 @@ pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows
             f.last_error.map_or(Value::Null, Value::Text),
         ]));
     }
-    let failed = engine().failures().into_iter().map(|(path, why)| (path, true, why));
-    let wished = engine().wishes().into_iter().map(|w| (w.database, w.is_failed, w.why));
-    for (path, is_failed, why) in failed.chain(wished) {
-        let state = if is_failed { "failed" } else { "catching up" };
+    for unwatched in engine().unwatched() {
+        let state = unwatched.state().as_str();
+        let (path, why) = (unwatched.database, unwatched.why);
         let mut row = vec![Value::Text(path.display().to_string()), Value::Null, Value::Text(state.into())];
         row.extend([Value::Integer(0), Value::Integer(0), Value::Null, Value::Integer(0), Value::Integer(0)]);
         row.extend([Value::Integer(0), Value::Text("closed".into()), Value::Null, Value::Text(why)]);

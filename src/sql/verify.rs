@@ -59,12 +59,12 @@ fn fix(store: &Store) -> Result<Report> {
     if first.exit_code() == 0 {
         return Ok(first);
     }
-    let _alone = session::alone(store)?;
+    let _alone = engine().alone(store)?;
     look(store, Mode::Fix)
 }
 
 fn look(store: &Store, mode: Mode) -> Result<Report> {
-    let watched = engine().watched().into_iter().find(|w| w.replica() == store.url());
+    let watched = engine().find_by_replica(store.url());
     // Beside the database there is room for a copy of it; a system's temporary directory may be memory.
     let work_dir = watched.map_or_else(std::env::temp_dir, |w| w.spool.dir().to_path_buf());
     let integrity = |p: &Path, c: Check| super::restore::check_file(p, c);

@@ -3,7 +3,7 @@
 use super::common;
 use crate::base::{Error, Result};
 use crate::config::{OptionSpec, Options, WithSettings};
-use crate::session::{Identity, Watched, engine, request};
+use crate::session::{Identity, engine, request};
 use crate::sqlite::{Connection, Value};
 use crate::store::ReplicaUrl;
 use std::time::Duration;
@@ -38,12 +38,16 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
         ReplicaUrl::parse(url)?;
         layer = layer.with_replica(url);
     }
+    if let Some(said) = engine().said_by_calls(&path) {
+        // Of what this call says nothing, a call before has said it: that stays in force.
+        layer = layer.over(said);
+    }
     let mut resolved = engine().resolve(&path, Some(&layer))?;
     if resolved.settings.replica.is_none()
         && let Some(w) = engine().find(&path)
     {
         // Named nowhere, and watched already: that replica is meant, not the embedded default.
-        resolved = engine().resolve(&path, Some(&layer.with_replica(w.replica())))?;
+        resolved = engine().resolve(&path, Some(&layer.clone().with_replica(w.replica())))?;
     }
     conn.hook("main")?;
     let req = request(&path, &resolved, options.flag("takeover"))?;
@@ -68,13 +72,13 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
     }
     // A first read makes the file's header and the wal-index known.
     conn.query_value("SELECT count(*) FROM main.sqlite_master")?;
-    let (w, identity) = Watched::start(req, &|| {
+    let (w, identity) = engine().watch(req, &|| {
         conn.set_wal_mode()?;
         conn.query_value("SELECT count(*) FROM main.sqlite_master").map(drop)
     })?;
     // Synchronous durability wants the WAL's handle, too, and that is open only now.
     conn.hook("main")?;
-    engine().use_settings(&path, resolved)?;
+    engine().use_settings(&path, resolved, layer)?;
     let how = match identity {
         Identity::Already => "already streaming",
         Identity::New => "streaming from a first snapshot",
@@ -83,6 +87,7 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
             "standby, another process ships to another replica"
         }
         Identity::Standby => "standby, another process ships",
+        Identity::Unanswered => "the replica has not answered yet; commits are kept, and leave when it does",
     };
     let at = match identity {
         Identity::Continued(txid) => format!(" at TXID {txid}"),
@@ -98,8 +103,14 @@ fn is_wal(conn: &Connection) -> Result<bool> {
 
 /// Ships what is pending and stops.
 pub(super) fn unwatch(conn: &Connection, _args: &[Value]) -> Result<Value> {
+    if let Some(path) = conn.main_db_path()
+        && engine().find(&path).is_none()
+        && engine().cancel_renewal(&path)
+    {
+        return Ok(Value::Integer(0));
+    }
     let w = common::watched(conn)?;
-    let txid = w.unwatch(w.settings.sync_timeout)?;
+    let txid = engine().unwatch(&w, w.settings().sync_timeout)?;
     Ok(Value::Integer(txid.as_i64()))
 }
 
@@ -107,7 +118,7 @@ pub(super) fn unwatch(conn: &Connection, _args: &[Value]) -> Result<Value> {
 pub(super) fn sync(conn: &Connection, args: &[Value]) -> Result<Value> {
     let w = common::watched(conn)?;
     let timeout = match args.first() {
-        None | Some(Value::Null) => w.settings.sync_timeout,
+        None | Some(Value::Null) => w.settings().sync_timeout,
         Some(v) => common::timeout(v)?,
     };
     // Makes the wal-index known on a connection that has read nothing yet; what is wrong with it shows elsewhere.
@@ -118,11 +129,6 @@ pub(super) fn sync(conn: &Connection, args: &[Value]) -> Result<Value> {
 /// A full snapshot now: in the replica, or as a copy at another URL.
 pub(super) fn snapshot(conn: &Connection, args: &[Value]) -> Result<Value> {
     let w = common::watched(conn)?;
-    if let Some(url) = common::text(args, 0, "the replica URL")? {
-        let given = ReplicaUrl::parse(url)?;
-        if given.to_string() != w.replica() {
-            return Ok(Value::Integer(w.copy_to(&given, SNAPSHOT_TIMEOUT)?.as_i64()));
-        }
-    }
-    Ok(Value::Integer(w.snapshot_now(SNAPSHOT_TIMEOUT)?.as_i64()))
+    let to = common::text(args, 0, "the replica URL")?.map(ReplicaUrl::parse).transpose()?;
+    Ok(Value::Integer(engine().snapshot(&w, to.as_ref(), SNAPSHOT_TIMEOUT)?.as_i64()))
 }

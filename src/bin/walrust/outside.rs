@@ -8,7 +8,8 @@ use crate::failure::Failure;
 use crate::show::Table;
 use rusqlite::types::Value;
 use std::path::{Path, PathBuf};
-use walrust::session::{default_spool, engine, request, same_replica};
+use walrust::config::default_spool;
+use walrust::session::{engine, request, same_replica};
 use walrust::spool::{Owner, Spool};
 
 const COLUMNS: [&str; 12] = [

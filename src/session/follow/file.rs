@@ -1,10 +1,9 @@
 //! The followed file itself, and the record beside it: looked at, changed, put in place.
 
 use super::follower::Follower;
-use crate::base::{Error, Kind, PageSize, Pgno, Result, crash, durable};
+use crate::base::{Error, Kind, PageSize, Pgno, Result, crash, durable, lock};
 use crate::replica::follow::{Disk, Image, Incoming, Place, Record};
 use crate::replica::{Overwrite, Restored};
-use crate::session::engine::lock;
 use crate::sqlite::{Rewrite, despite_forks, peek};
 use std::fs::{self, File};
 use std::io::Write;

@@ -2,10 +2,9 @@
 
 use super::file::{Here, IMAGE, PART, beside, load, sync_dir};
 use super::{Begun, millis};
-use crate::base::{Error, Result, Timestamp, TxId, clock, panics};
+use crate::base::{Error, Result, Timestamp, TxId, clock, lock, panics};
 use crate::replica::follow::{self, Feed, Look, Next, Place, Record};
 use crate::replica::{self, Overwrite, Point, RestoreOptions, Restored};
-use crate::session::engine::{engine, lock};
 use crate::ship::State;
 use crate::spool::LockFile;
 use crate::store::{Store, block_on};
@@ -58,6 +57,8 @@ pub struct Follower {
     pub(super) record: Mutex<Option<Record>>,
     pub(super) at_work: AtomicBool,
     pub(super) stopped: AtomicBool,
+    /// Tells that the replica holds damaged bytes.
+    on_corrupt: fn(&str, &Error),
 }
 
 pub(super) struct View {
@@ -77,13 +78,23 @@ pub(super) struct View {
     pub(super) look_at: Duration,
 }
 
+/// What a look at the whole replica came to.
+enum Looked {
+    /// What leads on was applied, if there is anything.
+    WentOn,
+    /// Nothing there leads on from the file: why.
+    NothingLeadsOn(String),
+    /// A file is listed, and is not there.
+    Missing(Error),
+}
+
 impl Follower {
     pub(super) fn new(
         path: PathBuf,
         replica: String,
         store: Store,
         lock: Arc<LockFile>,
-        interval: Duration,
+        (interval, on_corrupt): (Duration, fn(&str, &Error)),
     ) -> Follower {
         let record = load(&path).filter(|r| r.replica == replica);
         let view = View {
@@ -109,6 +120,7 @@ impl Follower {
             record: Mutex::new(record),
             at_work: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            on_corrupt,
         }
     }
 
@@ -215,7 +227,7 @@ impl Follower {
 
     /// Brings the file up to the replica.
     async fn poll(&self) -> Result<()> {
-        let mut steps = 0;
+        let (mut steps, mut missed_at) = (0, None);
         loop {
             let at = match self.here(Overwrite::Refuse)? {
                 Here::At(place) => place,
@@ -227,8 +239,14 @@ impl Follower {
             let went_on = if look_due {
                 steps = 0;
                 match self.look(&at).await? {
-                    Some(why) => return self.rebuild(why).await,
-                    None => true,
+                    Looked::NothingLeadsOn(why) => return self.rebuild(why).await,
+                    Looked::WentOn => true,
+                    // It was merged away meanwhile, or the store is not what it says: a second look tells.
+                    Looked::Missing(e) if missed_at == Some(at.txid) => return Err(e),
+                    Looked::Missing(_) => {
+                        missed_at = Some(at.txid);
+                        true
+                    }
                 }
             } else {
                 steps += 1;
@@ -247,8 +265,8 @@ impl Follower {
         }
     }
 
-    /// Looks at the whole replica and applies what leads on. `Some`: why nothing does.
-    async fn look(&self, at: &Place) -> Result<Option<String>> {
+    /// Looks at the whole replica and applies what leads on. Errors with the store's, and those of writing the file.
+    async fn look(&self, at: &Place) -> Result<Looked> {
         let look: Look = follow::look(&self.store, at).await?;
         let every = self.interval().saturating_mul(POLLS_PER_LOOK).max(LEAST_LOOK);
         {
@@ -256,29 +274,28 @@ impl Follower {
             (v.newest, v.pending, v.look_at) = (look.newest, look.bytes, clock::uptime() + every);
         }
         if let Next::Rebuild(why) = &look.next {
-            return Ok(Some(why.clone()));
+            return Ok(Looked::NothingLeadsOn(why.clone()));
         }
         let mut feed = Feed::new(look, beside(&self.path, PART));
         let mut at = at.clone();
         while let Some(file) = feed.next().await {
             let file = match file {
                 Ok(f) => f,
-                // Merged away meanwhile: look again.
                 Err(e) if e.is_missing() => {
                     lock(&self.view).look_at = Duration::ZERO;
-                    return Ok(None);
+                    return Ok(Looked::Missing(e));
                 }
                 Err(e) => return Err(e),
             };
             if let Err(why) = self.apply(&file, &at)? {
-                return Ok(Some(why));
+                return Ok(Looked::NothingLeadsOn(why));
             }
             match lock(&self.view).at.clone() {
                 Some(next) if next.txid > at.txid && !self.is_stopped() => at = next,
-                _ => return Ok(None),
+                _ => return Ok(Looked::WentOn),
             }
         }
-        Ok(None)
+        Ok(Looked::WentOn)
     }
 
     /// Takes a full copy and makes the file equal to it.
@@ -301,7 +318,7 @@ impl Follower {
         if let Err(e) = &restored
             && e.is_corrupt()
         {
-            engine().tell_corrupt(&self.replica, e);
+            (self.on_corrupt)(&self.replica, e);
         }
         restored
     }

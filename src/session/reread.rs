@@ -2,10 +2,14 @@
 //! [`while_held`].
 
 use super::access::{Access, Aside, Held, is_in_rollback_mode};
-use super::watched::{Role, Watched};
+use super::identity::{Expected, Reason};
+use super::job::Job;
+use super::phase::Role;
+use super::trouble::Trouble;
+use super::watched::Watched;
 use super::work::Work;
 use crate::base::event::EventKind;
-use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock};
+use crate::base::{Error, Kind, Lineage, Result, TxId, clock, lock};
 use crate::capture::resync::{View, anchor};
 use crate::capture::{SealError, Sync};
 use crate::ltx::Packing;
@@ -13,31 +17,21 @@ use crate::spool::{Handoff, Position, Queued};
 use crate::sqlite::despite_forks;
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// What the newest TXID of the replica says of itself, when the spool can't say it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Expected {
-    /// The newest TXID there is, here or there.
-    pub(super) txid: TxId,
-    /// Its lineage and the database checksum after it, if they are known.
-    pub(super) attested: Option<(Lineage, DbChecksum)>,
-}
-
-/// Why a new lineage is begun.
-#[derive(Clone, Debug)]
-pub(super) enum Reason {
-    /// The replica is empty, or is taken over: nothing to report.
-    First,
-    /// Continuity was lost.
-    Gap(String),
-}
+/// After a failure, how long until the next try may begin: what failed rarely passes in milliseconds.
+const REST_AFTER_FAILURE: Duration = Duration::from_millis(300);
+/// How long a reading waits for the database to be open and its wal-index at rest.
+const PIN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a snapshot waits for a moment at which the database is exactly a TXID.
+const TXID_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a connection that has the database for itself waits for a thread of ours to let go of it.
+const HELD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Starts a resync thread unless one is at work.
 pub(super) fn start(w: &Arc<Watched>, why: String) {
     if w.role() == Role::Shipper
-        && let Some(ticket) = Work::take(w)
+        && let Some(ticket) = Work::take(w, Job::Reading)
     {
         let expected = Expected { txid: newest_known(w), attested: None };
         spawn(ticket, "walrust-resync", move |w| run(w, expected, Reason::Gap(why)));
@@ -46,7 +40,7 @@ pub(super) fn start(w: &Arc<Watched>, why: String) {
 
 /// Runs a resync on a thread of its own.
 pub(super) fn start_with(w: &Arc<Watched>, expected: Expected, reason: Reason) {
-    if let Some(ticket) = Work::take(w) {
+    if let Some(ticket) = Work::take(w, Job::Reading) {
         spawn(ticket, "walrust-resync", move |w| run(w, expected, reason));
     }
 }
@@ -56,14 +50,14 @@ fn spawn(ticket: Work, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()
     let started = ticket.start(name, move |ticket| {
         let mine = ticket.of();
         let done = work(mine);
-        mine.snapshotting.store(false, Ordering::Release);
+        ticket.becomes(Job::Done);
         match done {
-            Ok(()) => mine.not_wal.store(false, Ordering::Release),
+            Ok(()) => mine.note_journal_mode(false),
             Err(e) => {
-                mine.note_journal_mode(e.is_missing() && is_in_rollback_mode(mine.path()));
+                mine.note_journal_mode(e.is_missing() && is_in_rollback_mode(&mine.handles));
                 // (Nobody has read the database since it was opened, or somebody closes it: when it is read, it is tried again.)
                 let unread = e.is_missing() && !mine.spool.is_gone() && !mine.spool.is_replaced();
-                let is_no_fault = unread || e.is_retry() && mine.entry.is_closing();
+                let is_no_fault = unread || e.is_retry() && mine.handles.is_barred();
                 let level = if is_no_fault { log::Level::Info } else { log::Level::Warn };
                 log::log!(level, "walrust: {}: {e}", mine.path().display());
                 mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
@@ -71,8 +65,8 @@ fn spawn(ticket: Work, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()
                     mine.tracker.lose(e.to_string());
                 }
                 // Not at once again: what failed rarely passes in milliseconds. But whoever told us to let go waits.
-                if !mine.entry.is_closing() {
-                    clock::sleep(Duration::from_millis(300));
+                if !mine.handles.is_barred() {
+                    clock::sleep(REST_AFTER_FAILURE);
                 }
             }
         }
@@ -105,9 +99,8 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
     if w.link.is_stopped() {
         return Ok(());
     }
-    w.snapshotting.store(true, Ordering::Release);
     w.tracker.settle_ahead()?;
-    w.entry.note_file();
+    w.handles.note_file();
     let (mut left, mut tries) = (None, 0);
     despite_forks(|| {
         tries += 1;
@@ -115,12 +108,12 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
             let why = "the database cannot be read whole: the process forks again before that is done";
             w.link.update(|s| s.last_error = Some((Kind::Retry, why.to_string())));
         }
-        w.entry.reading_begins();
+        w.handles.reading_begins();
         w.tracker.begin_resync();
         if let Some(done) = run_aside(w, expected, &reason, &mut left) {
             return done;
         }
-        let view = pinned(w, &Access::new(w.path()))?;
+        let view = pinned(w, &Access::new(&w.handles))?;
         find_place(w, view, expected, &reason, &mut left)
     })
 }
@@ -133,7 +126,7 @@ fn run_aside(
     reason: &Reason,
     left: &mut Option<Option<Position>>,
 ) -> Option<Result<()>> {
-    let aside = Aside::new(w.path())?;
+    let aside = Aside::new(&w.handles)?;
     let view = View::open(&aside, w.tracker.wal_path()).ok()?;
     match find_place(w, view, expected, reason, left) {
         Err(_) if aside.still().is_err() => None,
@@ -145,15 +138,16 @@ fn run_aside(
 /// done for databases up to [`LARGEST_HELD`] only. Whether it was; an error shows in the status.
 pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     let size = std::fs::metadata(w.path()).map_or(u64::MAX, |m| m.len());
-    let history_first = w.full.load(Ordering::Acquire) && w.spool.pending().is_ok_and(|p| !p.is_empty());
+    let is_full = w.troubles.get() == Trouble::SpoolFull;
+    let history_first = is_full && w.spool.pending().is_ok_and(|p| !p.is_empty());
     if w.role() != Role::Shipper || w.is_over() || history_first || size.max(w.wal_bytes()) > LARGEST_HELD {
         return false;
     }
     // A thread that had begun has been told to let go.
-    let Some(_ticket) = Work::take_within(w, Duration::from_secs(1)) else { return false };
+    let Some(_ticket) = Work::take_within(w, Job::Reading, HELD_PATIENCE) else { return false };
     let expected = Expected { txid: newest_known(w), attested: None };
-    w.full.store(false, Ordering::Release);
-    w.entry.note_inode(held.inode());
+    w.troubles.spool_has_room();
+    w.handles.note_number(held.file());
     w.tracker.begin_resync();
     let (mut left, reason) = (None, Reason::Gap(why.to_string()));
     let done = despite_forks(|| {
@@ -222,12 +216,12 @@ fn find_place(
 /// A view whose generation is still the current one once it is pinned. (Read mark 0 does not keep the WAL
 /// from being restarted, so that is checked.)
 pub(super) fn pinned(w: &Watched, access: &Access) -> Result<View> {
-    let end = clock::uptime() + Duration::from_secs(10);
+    let end = clock::uptime() + PIN_PATIENCE;
     let mut pause = Duration::from_millis(1);
     loop {
         match View::open(access, w.tracker.wal_path()) {
             Ok(v) => return Ok(v),
-            Err(e) if e.is_retry() && clock::uptime() < end && !w.entry.is_exclusive() => {
+            Err(e) if e.is_retry() && clock::uptime() < end && !w.handles.is_exclusive() => {
                 // Most of what is in the way passes in a moment; what does not may last.
                 clock::sleep(pause);
                 pause = (pause + pause / 8).min(Duration::from_millis(20));
@@ -270,22 +264,24 @@ fn begin_lineage(
 
 /// Starts what is due by the clock: a snapshot.
 pub(super) fn schedule(w: &Arc<Watched>) {
-    let every = w.settings.snapshot_interval;
-    if every.is_zero() || w.busy.load(Ordering::Acquire) || w.entry.is_exclusive() {
+    let every = w.settings().snapshot_interval;
+    if every.is_zero() || w.job.job().is_some() || w.handles.is_exclusive() {
         return;
     }
     let now = clock::uptime();
-    let last = Duration::from_millis(w.snapshot_at.load(Ordering::Relaxed));
-    if now.saturating_sub(last) < every {
-        return;
+    {
+        let mut rounds = lock(&w.rounds);
+        if now.saturating_sub(rounds.snapshot_at) < every {
+            return;
+        }
+        rounds.snapshot_at = now;
     }
-    w.snapshot_at.store(now.as_millis() as u64, Ordering::Relaxed);
     let newest = w.tracker.position().map(|p| p.txid).unwrap_or_default();
     // One TXID further is the anchor only: nothing changed.
     if newest.0 <= w.link.status().snapshot.0 + 1 {
         return;
     }
-    if let Some(ticket) = Work::take(w) {
+    if let Some(ticket) = Work::take(w, Job::Reading) {
         spawn(ticket, "walrust-snapshot", |w| snapshot(w).map(drop));
     }
 }
@@ -321,10 +317,9 @@ fn snapshot_once(w: &Arc<Watched>) -> Result<TxId> {
 
 /// A view of the database that is exactly a TXID, and which one; what was cut for that is on its way.
 pub(super) fn at_a_txid(w: &Arc<Watched>) -> Result<(View, Position)> {
-    w.snapshotting.store(true, Ordering::Release);
-    w.entry.reading_begins();
-    let access = Access::new(w.path());
-    let end = clock::uptime() + Duration::from_secs(30);
+    w.handles.reading_begins();
+    let access = Access::new(&w.handles);
+    let end = clock::uptime() + TXID_PATIENCE;
     loop {
         let view = pinned(w, &access)?;
         match place_at(w, &view) {
@@ -363,7 +358,7 @@ fn place_at(w: &Watched, view: &View) -> std::result::Result<Position, SealError
 /// is in the replica.
 pub(super) fn snapshot_now(w: &Arc<Watched>, timeout: Duration) -> Result<TxId> {
     let end = clock::uptime() + timeout;
-    let Some(ticket) = Work::take_within(w, timeout) else {
+    let Some(ticket) = Work::take_within(w, Job::Reading, timeout) else {
         return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
     };
     let taken = snapshot(w);

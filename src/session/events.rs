@@ -1,0 +1,49 @@
+//! What the shipper reports of one database: counted, told, and left to the sealer where something is to be done.
+
+use super::watched::{Ask, Watched};
+use crate::base::Kind;
+use crate::base::clock;
+use crate::base::event::EventKind;
+use crate::ship;
+use serde_json::json;
+use std::sync::Arc;
+
+/// Called on the runtime's thread: never waits.
+pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
+    use ship::Event as E;
+    let m = &w.metrics;
+    match e {
+        E::Uploaded { bytes, took, .. } => m.uploaded(*bytes, *took, clock::now()),
+        E::ReplicaLost => w.ask(Ask::Restart("the replica lost what was shipped")),
+        E::Merged { .. } => drop(m.merges.inc()),
+        E::Snapshot { txid, bytes } => {
+            m.snapshots.inc();
+            w.tell(
+                EventKind::SnapshotComplete,
+                format!("snapshot of TXID {txid} is in the replica"),
+                json!({"txid": txid.0, "bytes": bytes}),
+            );
+            w.ask(Ask::Retain);
+        }
+        E::Failed { kind, error, attempts } => {
+            m.upload_error(*kind);
+            if matches!(kind, Kind::Retry | Kind::Timeout) {
+                m.upload_retries.inc();
+            }
+            if *kind != Kind::Denied {
+                log::warn!("walrust: {}: {error}", w.path().display());
+            }
+            let event = if *kind == Kind::Denied { EventKind::AuthFailure } else { EventKind::UploadError };
+            w.tell(event, error.clone(), json!({"attempts": attempts}));
+        }
+        E::BreakerOpen { error } => w.tell(EventKind::CircuitBreakerOpen, error.clone(), json!({})),
+        E::BreakerClosed => w.tell(EventKind::CircuitBreakerClosed, "uploads go on".to_string(), json!({})),
+        E::Fenced { error } => {
+            m.upload_error(Kind::Fenced);
+            log::error!("walrust: {}: {error}", w.path().display());
+            w.tell(EventKind::Fenced, error.clone(), json!({}));
+        }
+        E::QueueDamaged { error } => w.ask(Ask::ClearQueue(error.clone())),
+        E::Corrupt { error } => w.tell(EventKind::CorruptionDetected, error.clone(), json!({})),
+    }
+}

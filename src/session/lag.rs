@@ -1,0 +1,85 @@
+//! How far the replica is behind: when commits were noticed that are not durable yet, and how many bytes they are.
+
+use super::bell::Note;
+use super::phase::Role;
+use super::waiting::Waiting;
+use super::watched::Watched;
+use crate::base::{TxId, clock, lock};
+use crate::spool::Position;
+
+/// Whether the replica, which has everything up to `replicated`, has all that is sealed.
+pub(super) fn is_shipped(position: Option<&Position>, replicated: TxId) -> bool {
+    position.is_some_and(|p| p.pieces == 0 && p.txid <= replicated)
+}
+
+impl Watched {
+    /// What the replica is known to have.
+    pub(super) fn replicated(&self) -> TxId {
+        match self.role() {
+            Role::Shipper => self.link.status().replicated,
+            Role::Joining | Role::Standby => {
+                self.shipped().ok().flatten().map(|s| s.txid).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Bytes of the WAL that are not sealed yet.
+    pub(super) fn unsealed_bytes(&self) -> u64 {
+        match self.handles.header() {
+            Some(h) => {
+                let page = h.page_size.map_or(4096, |p| p.get());
+                let frame = u64::from(page) + crate::wal::FRAME_HEADER_LEN as u64;
+                u64::from(self.tracker.unsealed_frames(&h)) * frame
+            }
+            // Committed or not: nobody in this process reads it at the moment.
+            None if self.tracker.wal_goes_on() => self.wal_bytes(),
+            None => 0,
+        }
+    }
+
+    /// Whether the database must be read anew, and this process, which does not ship it, cannot.
+    fn waits_for_a_reader(&self) -> bool {
+        self.role() == Role::Standby && self.is_unreadable()
+    }
+
+    /// Takes what has arrived off the list; if nothing waits any more, the lag is zero.
+    pub(super) fn caught_up(&self) {
+        let replicated = self.replicated();
+        // (What has arrived is not waited for, also while there is always more.)
+        lock(&self.waiting).since(replicated);
+        let done = is_shipped(self.tracker.position().as_ref(), replicated);
+        let sealed = self.handles.header().is_none_or(|h| h.max_frame == 0 || self.tracker.is_sealed(&h));
+        if done && sealed && !self.news.has(Note::Commit) && !self.waits_for_a_reader() {
+            *lock(&self.waiting) = Waiting::default();
+        }
+    }
+
+    /// A look of a process that does not ship at what the one that does has not done yet: its lag, too, is that of the replica.
+    pub(super) fn note_waiting(&self) {
+        self.news.take(Note::Commit);
+        self.tracker.refresh();
+        if self.waits_for_a_reader() {
+            // What was changed since is in no file yet.
+            lock(&self.waiting).commit(clock::now());
+            return;
+        }
+        let unsealed = self.unsealed_bytes() > 0;
+        let Some(p) = self.tracker.position() else { return };
+        let replicated = self.replicated();
+        let mut waiting = lock(&self.waiting);
+        if !unsealed && is_shipped(Some(&p), replicated) {
+            *waiting = Waiting::default();
+        }
+        if p.txid > waiting.looked {
+            // Cut by the process that ships, since the last look.
+            waiting.looked = p.txid;
+            if p.txid > replicated {
+                waiting.commit(clock::now());
+            }
+            waiting.cut(p.txid);
+        }
+        if unsealed || p.pieces > 0 {
+            waiting.commit(clock::now());
+        }
+    }
+}

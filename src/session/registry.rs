@@ -1,0 +1,392 @@
+//! The engine's lists: which files are open here, which are watched, with which settings, and what could not be watched.
+
+use super::care;
+use super::entry::{Above, Entry};
+use super::follow::Followers;
+use super::phase::Role;
+use super::services::Services;
+use super::watched::{Watched, ended, series};
+use super::wish::{Inherited, WishRow};
+use crate::base::{Error, Kind, Result, clock, lock};
+use crate::config::{Config, Layer, Resolved};
+use crate::metrics::Metrics;
+use crate::spool::{Owner, dir_id, other_database, real_dir};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+/// Databases that could not be watched, of which the reason is remembered: a program may open any number.
+const MOST_FAILURES: usize = 1000;
+/// How long the end of a watch waits for its shipper, which gives the lease back.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Everything of ours in this process.
+pub struct Engine {
+    pub(super) services: Arc<Services>,
+    above: &'static dyn Above,
+    /// Of files that are open, or watched: an entry lives as long as somebody has it.
+    entries: Mutex<Entries>,
+    /// What is watched, with its entry, which so stays while the app has the file closed.
+    watched: Mutex<Vec<(Arc<Watched>, Arc<Entry>)>>,
+    pub(super) followers: Arc<Followers>,
+    failures: Mutex<BTreeMap<PathBuf, String>>,
+    /// The settings that a watch was made with, and what calls have said of them.
+    settings: Mutex<HashMap<PathBuf, (Resolved, Layer)>>,
+    pub(super) inherited: Mutex<Vec<Inherited>>,
+    pub(super) care: care::Queue,
+    pub(super) server: Mutex<Option<crate::metrics::Server>>,
+    /// Databases whose watch has ended and is to begin again by itself.
+    renewals: Mutex<BTreeSet<PathBuf>>,
+    /// Spools that are being begun with: device and inode of the directory, and the database.
+    spools: Mutex<Vec<((u64, u64), PathBuf)>>,
+}
+
+/// The entries by path. Those that nobody has any more are swept out when they have become as many as the others.
+#[derive(Default)]
+struct Entries {
+    all: HashMap<PathBuf, Weak<Entry>>,
+    /// How many there may be before the next sweep.
+    sweep_at: usize,
+}
+
+impl Entries {
+    fn add(&mut self, entry: &Arc<Entry>) {
+        if self.all.len() >= self.sweep_at {
+            self.all.retain(|_, e| e.strong_count() > 0);
+            self.sweep_at = (self.all.len() * 2).max(64);
+        }
+        self.all.insert(entry.path().to_path_buf(), Arc::downgrade(entry));
+    }
+}
+
+impl Engine {
+    pub(super) fn new(services: Services, followers: Followers, above: &'static dyn Above) -> Engine {
+        Engine {
+            services: Arc::new(services),
+            above,
+            entries: Mutex::default(),
+            watched: Mutex::default(),
+            followers: Arc::new(followers),
+            failures: Mutex::default(),
+            settings: Mutex::default(),
+            inherited: Mutex::default(),
+            care: care::Queue::default(),
+            server: Mutex::default(),
+            renewals: Mutex::default(),
+            spools: Mutex::default(),
+        }
+    }
+
+    // -- files ------------------------------------------------------------------------------------------------------
+
+    /// The entry of a database file, made at first use. It goes when its last handle is closed and nobody watches it.
+    pub fn entry(&self, path: &Path) -> Arc<Entry> {
+        let mut entries = lock(&self.entries);
+        if let Some(known) = entries.all.get(path).and_then(Weak::upgrade) {
+            return known;
+        }
+        let made = Entry::new(path, self.services.generation, self.above);
+        entries.add(&made);
+        made
+    }
+
+    /// Every file that is open here, or watched.
+    fn all_entries(&self) -> Vec<Arc<Entry>> {
+        lock(&self.entries).all.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether SQLite has this file open as a main database in this process.
+    pub fn is_open(&self, path: &Path) -> bool {
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let entry = lock(&self.entries).all.get(&real).and_then(Weak::upgrade);
+        entry.is_some_and(|e| e.handles.count_mapped() > 0)
+    }
+
+    // -- watches ----------------------------------------------------------------------------------------------------
+
+    /// Every watched database.
+    pub fn watched(&self) -> Vec<Arc<Watched>> {
+        lock(&self.watched).iter().map(|(w, _)| w.clone()).collect()
+    }
+
+    /// Every watched database, unless somebody holds the list at the moment.
+    pub(super) fn try_watched(&self) -> Option<Vec<Arc<Watched>>> {
+        self.watched.try_lock().ok().map(|all| all.iter().map(|(w, _)| w.clone()).collect())
+    }
+
+    /// The watched database at `path`.
+    pub fn find(&self, path: &Path) -> Option<Arc<Watched>> {
+        let all = lock(&self.watched);
+        let found = all.iter().find(|(w, _)| w.path().as_os_str() == path.as_os_str());
+        found.map(|(w, _)| w.clone())
+    }
+
+    /// The database that is streamed to `replica` here.
+    pub fn find_by_replica(&self, replica: &str) -> Option<Arc<Watched>> {
+        self.watched().into_iter().find(|w| w.replica() == replica)
+    }
+
+    /// The one database, for functions that are called without saying which. Errors when there is none, or more than one.
+    pub fn only(&self) -> Result<Arc<Watched>> {
+        match lock(&self.watched).as_slice() {
+            [(one, _)] => Ok(one.clone()),
+            [] => Err(Error::new(Kind::Config, "no database is watched; call walrust_watch() first")),
+            many => Err(Error::new(
+                Kind::Config,
+                format!(
+                    "{} databases are watched and this connection's is not one of them; name the replica",
+                    many.len()
+                ),
+            )),
+        }
+    }
+
+    /// Adds a watched database, and has the sealer look at it, whose thread there is from now on: a standby that never commits
+    /// has to see when the process that ships ends. Errors when its replica is taken, or the watch has ended meanwhile.
+    pub(super) fn adopt(&self, w: &Arc<Watched>) -> Result<()> {
+        if w.link.is_stopped() {
+            return Err(ended());
+        }
+        let mut all = lock(&self.watched);
+        if all.iter().any(|(o, _)| Arc::ptr_eq(o, w)) {
+            return Ok(());
+        }
+        if let Some((other, _)) = all.iter().find(|(o, _)| o.replica_key == w.replica_key) {
+            return Err(shares_replica(other.path(), w.path(), w.replica()));
+        }
+        let entry = self.entry(w.path());
+        entry.set(Some(w.clone()));
+        all.push((w.clone(), entry));
+        drop(all);
+        self.services.bell.wake();
+        Ok(())
+    }
+
+    /// Errors when another database of this process has the replica with that key.
+    pub(super) fn refuse_shared_replica(&self, key: &str, path: &Path, replica: &str) -> Result<()> {
+        let shares = |o: &&Arc<Watched>| o.replica_key == key && o.path() != path;
+        match self.watched().iter().find(shares) {
+            Some(other) => Err(shares_replica(other.path(), path, replica)),
+            None => Ok(()),
+        }
+    }
+
+    fn forget_watched(&self, w: &Arc<Watched>) {
+        let mut all = lock(&self.watched);
+        if let Some(at) = all.iter().position(|(o, _)| Arc::ptr_eq(o, w)) {
+            let (_, entry) = all.remove(at);
+            entry.set(None);
+        }
+    }
+
+    /// A watch that could not begin: nothing of it stays.
+    pub(super) fn abandon(&self, w: &Arc<Watched>) {
+        w.tracker.stop();
+        w.spool.forget_shipping();
+        w.spool.ship_lock().release();
+        self.forget_watched(w);
+    }
+
+    /// Ends a watch at once; what is pending stays in the spool.
+    pub(super) fn end(&self, w: &Arc<Watched>) {
+        w.tracker.stop();
+        w.link.stop();
+        w.joined.refuse(&ended(), Duration::ZERO);
+        self.forget_watched(w);
+        self.services.metrics.remove(&series(w.path()));
+        // The lease is given back by the shipper as it ends; wait for that a moment, then free the local lock.
+        let end = clock::uptime() + END_PATIENCE;
+        while Arc::strong_count(&w.link) > 1 && clock::uptime() < end {
+            clock::sleep(Duration::from_millis(1));
+        }
+        if w.role() != Role::Standby {
+            w.spool.forget_shipping();
+            w.spool.ship_lock().release();
+        }
+    }
+
+    /// The watch of the database at `path` ends, and begins again by itself, until the mark that is returned is dropped.
+    pub(super) fn renewing(&self, path: &Path) -> Renewal<'_> {
+        lock(&self.renewals).insert(path.to_path_buf());
+        Renewal { of: self, path: path.to_path_buf() }
+    }
+
+    /// Whether that is still wanted.
+    pub(super) fn is_renewing(&self, path: &Path) -> bool {
+        lock(&self.renewals).contains(path)
+    }
+
+    /// It is not to begin again. Whether it was about to.
+    pub fn cancel_renewal(&self, path: &Path) -> bool {
+        lock(&self.renewals).remove(path)
+    }
+
+    // -- settings ---------------------------------------------------------------------------------------------------
+
+    /// The configuration of the process, read at first use. Errors with what is wrong in it.
+    pub fn config(&self) -> Result<Arc<Config>> {
+        self.services.config()
+    }
+
+    /// The settings of a database, with `sql` options on top. Errors with what is wrong in what was said.
+    pub fn resolve(&self, path: &Path, sql: Option<&Layer>) -> Result<Resolved> {
+        let uri = self.entry(path).uri()?;
+        self.config()?.resolve(path, uri.as_ref(), sql)
+    }
+
+    /// Remembers the settings that a watch was made with, and what calls said of them.
+    pub(super) fn remember_settings(&self, path: &Path, resolved: Resolved, said: Layer) {
+        lock(&self.settings).insert(path.to_path_buf(), (resolved, said));
+    }
+
+    /// What calls have said of a watched database.
+    pub fn said_by_calls(&self, path: &Path) -> Option<Layer> {
+        self.find(path)?;
+        lock(&self.settings).get(path).map(|(_, said)| said.clone())
+    }
+
+    /// They are not needed any more.
+    pub(super) fn forget_settings(&self, path: &Path) {
+        lock(&self.settings).remove(path);
+    }
+
+    /// The settings that a watch was made with.
+    pub fn settings_of(&self, path: &Path) -> Option<Resolved> {
+        self.find(path)?;
+        lock(&self.settings).get(path).map(|(resolved, _)| resolved.clone())
+    }
+
+    /// The process's metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.services.metrics
+    }
+
+    // -- what could not be watched ----------------------------------------------------------------------------------
+
+    /// A configured database that could not be watched: shown in `walrust_status` until it is.
+    pub(super) fn note_failure(&self, path: &Path, e: &Error) {
+        let mut failures = lock(&self.failures);
+        if failures.len() >= MOST_FAILURES && !failures.contains_key(path) {
+            failures.pop_first();
+        }
+        failures.insert(path.to_path_buf(), e.to_string());
+    }
+
+    pub(super) fn clear_failure(&self, path: &Path) {
+        lock(&self.failures).remove(path);
+    }
+
+    /// Configured databases that are not watched, with what is waited for, or wrong.
+    pub fn unwatched(&self) -> Vec<WishRow> {
+        let failures = lock(&self.failures).clone();
+        let failed = failures.into_iter().map(|(database, why)| WishRow { database, is_failed: true, why });
+        let wished = self.all_entries().into_iter().filter_map(|e| e.wish.row(e.path())).collect::<Vec<_>>();
+        failed.chain(wished).collect()
+    }
+
+    // -- whose spool ------------------------------------------------------------------------------------------------
+
+    /// Errors when the spool `dir` cannot be that of the database at `path`, since it is, or lies in, or has in it, the spool of
+    /// another database, of this process or by what is written there. Changes nothing.
+    pub(super) fn refuse_others_spool(&self, dir: &Path, path: &Path) -> Result<()> {
+        let real = real_dir(dir);
+        for other in self.watched().iter().filter(|o| o.path() != path) {
+            let theirs = other.spool.real_dir();
+            if theirs.starts_with(&real) || real.starts_with(theirs) {
+                return Err(other_database(dir, theirs, other.path()));
+            }
+        }
+        Owner::of(path).check(dir)
+    }
+
+    /// Reserves the spool in `dir`, which is there, for the database at `path`. Errors when another database of this process has it.
+    pub(super) fn reserve_spool(&self, dir: &Path, path: &Path) -> Result<ReservedSpool<'_>> {
+        let mine = dir_id(dir)?;
+        let mut all = lock(&self.spools);
+        if let Some((_, other)) = all.iter().find(|(d, _)| *d == mine) {
+            return Err(other_database(dir, dir, other));
+        }
+        all.push((mine, path.to_path_buf()));
+        drop(all);
+        let reserved = ReservedSpool { of: self, dir: mine };
+        // (One that has begun meanwhile is watched by now.)
+        let has = |o: &&Arc<Watched>| o.spool.is_in(mine) && o.path() != path;
+        match self.watched().iter().find(has) {
+            Some(other) => Err(other_database(dir, dir, other.path())),
+            None => Ok(reserved),
+        }
+    }
+
+    /// The simulated process is dead: nothing of it answers any more.
+    #[cfg(feature = "sim")]
+    pub fn die(&self) {
+        for (w, entry) in std::mem::take(&mut *lock(&self.watched)) {
+            w.tracker.stop();
+            entry.set(None);
+        }
+        lock(&self.entries).all.clear();
+        lock(&self.settings).clear();
+    }
+}
+
+/// The right to begin with a spool directory, among the threads of this process: to them, its locks are one. Until dropped.
+pub(super) struct ReservedSpool<'a> {
+    of: &'a Engine,
+    dir: (u64, u64),
+}
+
+impl Drop for ReservedSpool<'_> {
+    fn drop(&mut self) {
+        lock(&self.of.spools).retain(|(dir, _)| *dir != self.dir);
+    }
+}
+
+/// A watch that begins again by itself.
+pub(super) struct Renewal<'a> {
+    of: &'a Engine,
+    path: PathBuf,
+}
+
+impl Drop for Renewal<'_> {
+    fn drop(&mut self) {
+        self.of.cancel_renewal(&self.path);
+    }
+}
+
+fn shares_replica(a: &Path, b: &Path, replica: &str) -> Error {
+    Error::config(format!(
+        "{} and {} would share the replica {replica}; each database needs its own",
+        a.display(),
+        b.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wish::Moment;
+    use super::*;
+    use crate::sqlite::HookedFile;
+
+    struct Nobody;
+
+    impl Above for Nobody {
+        fn used(&self, _: &Arc<Entry>, _: &HookedFile, _: Moment) {}
+        fn closing(&self, _: &Arc<Watched>) {}
+        fn is_followed(&self, _: &Path) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn entries_that_nobody_has_are_swept_out() {
+        let mut entries = Entries::default();
+        let kept = Entry::new(Path::new("/nowhere/kept.db"), 0, &Nobody);
+        entries.add(&kept);
+        for i in 0..10_000 {
+            entries.add(&Entry::new(Path::new(&format!("/nowhere/{i}.db")), 0, &Nobody));
+            assert!(entries.all.len() <= 65);
+        }
+        assert!(entries.all.contains_key(kept.path()));
+    }
+}

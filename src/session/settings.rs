@@ -1,0 +1,64 @@
+//! What follows when the settings of a watched database are said anew: pure.
+
+use crate::config::{Durability, Settings};
+
+/// What other settings ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing: they are the same.
+    None,
+    /// They can be in force from the next moment on.
+    AtOnce,
+    /// COMMITs wait for the replica from now on: those of each connection that is open must know.
+    ToSync,
+    /// They are built into the shipper or the spool: the watch ends, and begins again with them.
+    Renew,
+}
+
+/// How `new` differs from `old`. The replica, which makes another watch, is not looked at.
+pub(super) fn change(old: &Settings, new: &Settings) -> Change {
+    let built_in = |s: &Settings| (s.spool_dir.clone(), s.spool_limit, s.levels.clone(), s.retry);
+    let same_replica = Settings { replica: old.replica.clone(), ..new.clone() };
+    if *old == same_replica {
+        Change::None
+    } else if built_in(old) != built_in(new) {
+        Change::Renew
+    } else if old.durability == Durability::Async && new.durability == Durability::Sync {
+        Change::ToSync
+    } else {
+        Change::AtOnce
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ByteCount, Config};
+    use std::time::Duration;
+
+    #[test]
+    fn what_each_setting_asks_for() {
+        let old = Config::empty(|_| Ok(())).process().unwrap().settings;
+        let with = |f: &dyn Fn(&mut Settings)| {
+            let mut new = old.clone();
+            f(&mut new);
+            change(&old, &new)
+        };
+        assert_eq!(with(&|_| {}), Change::None);
+        assert_eq!(with(&|s| s.replica = Some("s3://b/p".into())), Change::None);
+        assert_eq!(with(&|s| s.interval = Duration::from_secs(9)), Change::AtOnce);
+        assert_eq!(with(&|s| s.sync_timeout = Duration::from_secs(9)), Change::AtOnce);
+        assert_eq!(with(&|s| s.snapshot_interval = Duration::from_secs(9)), Change::AtOnce);
+        assert_eq!(with(&|s| s.retention.hourly = 1), Change::AtOnce);
+        assert_eq!(with(&|s| s.validation_interval = Duration::from_secs(9)), Change::AtOnce);
+        assert_eq!(with(&|s| s.durability = Durability::Sync), Change::ToSync);
+        assert_eq!(with(&|s| s.spool_dir = Some("/elsewhere".into())), Change::Renew);
+        assert_eq!(with(&|s| s.spool_limit = ByteCount(1)), Change::Renew);
+        assert_eq!(with(&|s| s.levels = Vec::new()), Change::Renew);
+        assert_eq!(with(&|s| s.retry.breaker_threshold = 99), Change::Renew);
+        let both = with(&|s| (s.durability, s.levels) = (Durability::Sync, Vec::new()));
+        assert_eq!(both, Change::Renew);
+        let sync = Settings { durability: Durability::Sync, ..old.clone() };
+        assert_eq!(change(&sync, &old), Change::AtOnce, "no longer waiting needs nobody's knowledge");
+    }
+}

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 mod circles;
 
 /// Rooms whose files still import each other in a circle. To be emptied, never to be added to.
-const STILL_CIRCULAR: [&str; 9] =
-    ["base", "sqlite", "store", "config", "notify", "replica", "capture", "ship", "session"];
+const STILL_CIRCULAR: [&str; 5] = ["store", "config", "capture", "ship", "session"];
 
 const DOCUMENTS: [&str; 11] = [
     "README.md",
@@ -220,18 +219,19 @@ fn unsafe_stands_in_one_room_and_the_entry_points() {
 
 /// What stands in statics and may stay held in a forked child, as `file: name`, with why it may: it is held across the fork, or is
 /// set once, before the handler of forks is there.
-const HELD_OR_SET_ONCE: [&str; 14] = [
+const HELD_OR_SET_ONCE: [&str; 15] = [
     "src/sqlite/fork.rs: OWN",
     "src/sqlite/fork.rs: CHANGED",
     "src/sqlite/fork.rs: HOOKS",
     "src/sqlite/fork.rs: ONCE",
+    "src/sqlite/mutex.rs: HANDLES",
     "src/sqlite/registry.rs: REGISTRY",
     "src/sqlite/entry.rs: WIRING",
     "src/sqlite/linked.rs: WIRING",
     "src/sqlite/exit.rs: HOOK",
     "src/sqlite/judge.rs: OWN",
     "src/sqlite/pager.rs: LAYOUT",
-    "src/sqlite/vfs.rs: LOWER_OPEN",
+    "src/sqlite/lower.rs: LOWER_OPEN",
     "src/spool/lock.rs: KEEPER",
     "src/sql/restore.rs: PROGRESS",
     "src/base/clock.rs: START",

@@ -151,9 +151,10 @@ fuzz: ## Fuzz every reader: FUZZ_RUNS executions each, or FUZZ_SECONDS if that i
 	done
 
 .PHONY: lint
-lint: ## Formatting and clippy, warnings are errors
+lint: ## Formatting and clippy, warnings are errors; who imports whom
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --features cli,sim --target-dir $(TARGET) -- -D warnings
+	$(CARGO) test --features cli,sim --test rooms --target-dir $(TARGET)
 
 # -- measuring and showing ----------------------------------------------------------------------------------------------
 

@@ -1,33 +1,8 @@
 //! The doors to time and chance. Nothing else in the crate asks the system for either
 //! (clippy.toml disallows it), so a simulation can stand in.
 
-use std::fmt;
+use super::timestamp::Timestamp;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// Milliseconds since the Unix epoch, as LTX headers carry them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct Timestamp(pub i64);
-
-impl Timestamp {
-    /// RFC 3339 in UTC with milliseconds: `2026-11-22T18:04:43.421Z`.
-    pub fn rfc3339(self) -> String {
-        match chrono::DateTime::<chrono::Utc>::from_timestamp_millis(self.0) {
-            Some(t) => t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-            None => format!("{} ms since 1970", self.0),
-        }
-    }
-
-    /// `self - earlier`, zero if negative.
-    pub fn since(self, earlier: Timestamp) -> Duration {
-        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
-    }
-}
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.rfc3339())
-    }
-}
 
 /// Where a room that must be simulated gets its time.
 pub trait Clock: Send + Sync {

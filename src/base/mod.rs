@@ -14,10 +14,12 @@ pub mod panics;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod thread;
+pub mod timestamp;
 
-pub use clock::{Clock, Timestamp};
+pub use clock::Clock;
 pub use error::{Error, Kind, Result, is_shortage, quoted};
 pub use event::{EventKind, Secret, Severity, Webhook};
 pub use fork::ForkSafe;
 pub use ids::{DbChecksum, Lineage, PageSize, Pgno, TxId};
 pub use lock::lock;
+pub use timestamp::Timestamp;

@@ -1,6 +1,6 @@
 //! Page content as SQLite would read it: WAL frames over the database file.
 
-use super::Database;
+use super::database::Database;
 use crate::base::{Error, PageSize, Pgno, Result};
 use crate::wal::{self, Salt};
 use std::cell::OnceCell;

@@ -8,15 +8,35 @@
 //! A scan fills the page sums; a snapshot recomputes every page sum while it encodes and refuses to end in a
 //! file that disagrees with the checksum it attests: a capture that went wrong is found here at the latest.
 
-use super::{Database, Pinned, pages};
+use super::database::{Database, Pinned};
+use super::pages;
 use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Pgno, Result, Timestamp, TxId};
 use crate::ltx::{self, Attest, Encoder, Header, Summary, WalRange};
-use crate::spool::{FileStamp, Handoff, PageSums, Spool, WalPoint};
+use crate::spool::{FileStamp, Handoff, PageSums, Position, Spool, WalPoint};
 use crate::wal::{self, IndexHeader, ReadAt, WalPos};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+
+/// What a file says of the database: its state at a TXID of a history, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attested {
+    /// The TXID.
+    pub txid: TxId,
+    /// The history.
+    pub lineage: Lineage,
+    /// The database's checksum then.
+    pub checksum: DbChecksum,
+    /// When.
+    pub time: Timestamp,
+}
+
+impl From<&Position> for Attested {
+    fn from(p: &Position) -> Attested {
+        Attested { txid: p.txid, lineage: p.lineage, checksum: p.checksum, time: p.timestamp }
+    }
+}
 
 /// A pinned view with its WAL frames looked up.
 pub struct View {
@@ -165,42 +185,27 @@ impl View {
     }
 
     /// Encodes the view as a snapshot `1-txid` into the spool. Errors with [`Kind::Corrupt`], leaving no file,
-    /// when its pages do not add up to `checksum`.
-    pub fn snapshot(
-        &self,
-        spool: &Spool,
-        txid: TxId,
-        lineage: Lineage,
-        checksum: DbChecksum,
-        now: Timestamp,
-        tick: impl FnMut(u32, u32),
-    ) -> Result<Summary> {
-        self.snapshot_at(&spool.snapshot_path(txid), spool, txid, lineage, checksum, now, tick)
+    /// when its pages do not add up to the checksum.
+    pub fn snapshot(&self, spool: &Spool, at: &Attested, tick: impl FnMut(u32, u32)) -> Result<Summary> {
+        self.snapshot_at(&spool.snapshot_path(at.txid), spool, at, tick)
     }
 
     /// [`View::snapshot`] into a file that is not queued.
-    #[allow(clippy::too_many_arguments)] // one more than the queue's, and every one a value of its own kind
     pub fn snapshot_at(
         &self,
         path: &Path,
         spool: &Spool,
-        txid: TxId,
-        lineage: Lineage,
-        checksum: DbChecksum,
-        now: Timestamp,
+        at: &Attested,
         mut tick: impl FnMut(u32, u32),
     ) -> Result<Summary> {
+        let Attested { txid, lineage, checksum, time } = *at;
         let h = self.header();
-        let mut header = Header::new(self.page_size, self.pages, TxId(1), txid, now);
+        let mut header = Header::new(self.page_size, self.pages, TxId(1), txid, time);
         header.lineage = lineage;
         header.attest = Some(Attest { before: DbChecksum::EMPTY, after: checksum });
-        let frame_bytes = u64::from(self.page_size.get()) + 24;
-        header.wal = (h.max_frame > 0).then(|| WalRange {
-            offset: 32 + u64::from(h.max_frame - 1) * frame_bytes,
-            size: frame_bytes,
-            salt1: h.salt.salt1,
-            salt2: h.salt.salt2,
-        });
+        let last = h.max_frame;
+        header.wal = (last > 0)
+            .then(|| WalRange::of_frames(self.page_size, last - 1, last, (h.salt.salt1, h.salt.salt2)));
         let mut page = vec![0; self.page_size.len()];
         spool.write_file(path, |w| {
             let mut e = Encoder::new(w, header)?;
@@ -253,21 +258,17 @@ fn size_from_file(pinned: &dyn Pinned) -> Result<(PageSize, u32)> {
 
 /// The small level-0 file that follows a lineage's first snapshot: page 1 as it is. It gives Litestream, which
 /// continues a replica from its newest level-0 file, something to continue.
-pub fn anchor(
-    view: &View,
-    spool: &Spool,
-    txid: TxId,
-    lineage: Lineage,
-    at: DbChecksum,
-    now: Timestamp,
-) -> Result<()> {
+///
+/// Errors as reading the view and writing the spool do.
+pub fn anchor(view: &View, spool: &Spool, at: &Attested) -> Result<()> {
+    let Attested { txid, lineage, checksum, time } = *at;
     let h = view.header();
     let mut page = vec![0; view.page_size.len()];
     view.page(Pgno::ONE, &mut page)?;
-    let mut header = Header::new(view.page_size, view.pages, txid, txid, now);
+    let mut header = Header::new(view.page_size, view.pages, txid, txid, time);
     header.lineage = lineage;
-    header.attest = Some(Attest { before: at, after: at });
-    header.wal = Some(WalRange { offset: 32, size: 0, salt1: h.salt.salt1, salt2: h.salt.salt2 });
+    header.attest = Some(Attest { before: checksum, after: checksum });
+    header.wal = Some(WalRange::of_frames(view.page_size, 0, 0, (h.salt.salt1, h.salt.salt2)));
     spool.write_file(&spool.pending_path(txid), |w| {
         let mut e = Encoder::new(w, header)?;
         e.page(Pgno::ONE, &page)?;

@@ -9,10 +9,12 @@
 //! added, as SQLite would read them: the newest older frame of this generation, else the database file,
 //! else zeros. Without them a merge over a shrink would bring back old content.
 
-use super::{Database, SealError, pages};
+use super::database::Database;
+use super::error::SealError;
+use super::pages;
 use crate::base::{Error, PageSize, Pgno, Timestamp, crash};
 use crate::ltx::{self, Attest, Encoder, Header, Packing, WalRange};
-use crate::spool::{Handoff, Position, SealHeld, Spool, WalPoint};
+use crate::spool::{Handoff, Position, SealHeld, Spool, WalPlace, WalPoint};
 use crate::wal::{self, IndexHeader, WalPos};
 use std::fs::File;
 
@@ -35,26 +37,30 @@ enum Source {
     Growth,
 }
 
-/// Seals frames `from + 1 ..= h.max_frame`. `p` is the spool's position.
-#[allow(clippy::too_many_arguments)]
+/// What sealing works with: the position is the spool's, read under the lock that is held; the header is how far the WAL is
+/// committed.
+pub(super) struct Sealing<'a> {
+    pub(super) spool: &'a Spool,
+    pub(super) held: &'a SealHeld<'a>,
+    pub(super) position: &'a Position,
+    pub(super) header: &'a IndexHeader,
+    pub(super) wal: &'a File,
+    pub(super) db: &'a dyn Database,
+    pub(super) now: Timestamp,
+}
+
+/// Seals frames from `from + 1` to the header's last (I-CAP-1). Errors with [`SealError::Again`] when the WAL was restarted
+/// meanwhile, [`SealError::OutOfSync`] when it has another page size, and as reading the WAL and writing the spool do.
 pub(super) fn seal(
-    spool: &Spool,
-    held: &SealHeld<'_>,
-    p: &Position,
+    sealing: &Sealing<'_>,
     from: u32,
-    h: &IndexHeader,
-    wal_file: &File,
-    db: &dyn Database,
     packing: Packing,
-    now: Timestamp,
 ) -> Result<(Position, Sealed), SealError> {
+    let Sealing { spool, held, position: p, header: h, wal: wal_file, db, now } = *sealing;
     let page_size = p.page_size;
     if h.page_size != Some(page_size) {
-        return Err(SealError::OutOfSync(format!(
-            "the page size is no longer {} but {}",
-            page_size.get(),
-            h.page_size.map_or(0, PageSize::get)
-        )));
+        let (was, is) = (page_size.get(), h.page_size.map_or(0, PageSize::get));
+        return Err(SealError::OutOfSync(format!("the page size is no longer {was} but {is}").into()));
     }
     let known = db.frame_pages(from, h.max_frame);
     let mut places = wal::locate(wal_file, start_of(p, from, h, wal_file)?, h.position(), known.as_deref())?;
@@ -80,16 +86,10 @@ pub(super) fn seal(
 
     let timestamp = now.max(p.timestamp);
     let txid = p.txid.next();
-    let frame_bytes = u64::from(page_size.get()) + 24;
     let mut header = Header::new(page_size, h.pages, txid, txid, timestamp);
     header.lineage = p.lineage;
     header.attest = Some(Attest { before: p.checksum, after });
-    header.wal = Some(WalRange {
-        offset: 32 + u64::from(from) * frame_bytes,
-        size: u64::from(h.max_frame - from) * frame_bytes,
-        salt1: h.salt.salt1,
-        salt2: h.salt.salt2,
-    });
+    header.wal = Some(WalRange::of_frames(page_size, from, h.max_frame, (h.salt.salt1, h.salt.salt2)));
     crash::point("seal.before-piece");
     let path = spool.piece_path(txid, p.pieces);
     let change = spool.begin_change(held)?;
@@ -116,7 +116,7 @@ pub(super) fn seal(
         commit: h.pages,
         checksum: after,
         timestamp,
-        wal: Some(WalPoint {
+        wal: WalPlace::from(WalPoint {
             salt1: h.salt.salt1,
             salt2: h.salt.salt2,
             frame: h.max_frame,
@@ -155,15 +155,10 @@ pub(super) struct Prepared {
 
 /// Makes the level-0 file of a transaction before it is committed. The frames' own checksums are not looked
 /// at: a spilled transaction has them only at its very end. Everything before it is sealed and cut.
-pub(super) fn prepare(
-    spool: &Spool,
-    p: &Position,
-    h: &IndexHeader,
-    last: &Uncommitted<'_>,
-    wal_file: &File,
-    db: &dyn Database,
-    now: Timestamp,
-) -> Result<Prepared, SealError> {
+///
+/// Errors as [`seal`].
+pub(super) fn prepare(sealing: &Sealing<'_>, last: &Uncommitted<'_>) -> Result<Prepared, SealError> {
+    let Sealing { spool, position: p, header: h, wal: wal_file, db, now, .. } = *sealing;
     let page_size = p.page_size;
     let lock_page = page_size.lock_page();
     let salt = wal::current_salt(wal_file)?;
@@ -202,16 +197,10 @@ pub(super) fn prepare(
     let after = checksum_after(spool, p, last.commit, page_size, &sums)?;
     let txid = p.txid.next();
     let timestamp = now.max(p.timestamp);
-    let frame_bytes = u64::from(page_size.get()) + 24;
     let mut header = Header::new(page_size, last.commit, txid, txid, timestamp);
     header.lineage = p.lineage;
     header.attest = Some(Attest { before: p.checksum, after });
-    header.wal = Some(WalRange {
-        offset: 32 + u64::from(first - 1) * frame_bytes,
-        size: u64::from(last.frame + 1 - first) * frame_bytes,
-        salt1: salt.salt1,
-        salt2: salt.salt2,
-    });
+    header.wal = Some(WalRange::of_frames(page_size, first - 1, last.frame, (salt.salt1, salt.salt2)));
     spool.write_file(&spool.pending_path(txid), |w| {
         let mut e = Encoder::new(w, header)?;
         for (pgno, source) in &sources {
@@ -226,7 +215,7 @@ pub(super) fn prepare(
 
 /// The start of the range with its running checksum, which the spool may not have.
 fn start_of(p: &Position, from: u32, h: &IndexHeader, wal_file: &File) -> Result<WalPos, SealError> {
-    let checksum = match p.wal.and_then(|w| w.checksum).filter(|_| from > 0) {
+    let checksum = match p.wal.point().and_then(|w| w.checksum).filter(|_| from > 0) {
         Some((a, b)) => wal::FrameChecksum(a, b),
         None => wal::checksum_at(wal_file, h.salt, from)?,
     };

@@ -1,12 +1,17 @@
 //! Capture against real databases, without the hooks: the wal-index is read from its file, which one
 //! process with one connection may do.
 
-use super::resync::View;
+use super::resync::{Attested, View};
 use super::*;
-use crate::base::{DbChecksum, Lineage, PageSize, Pgno, TxId};
+use crate::base::{DbChecksum, Lineage, PageSize, Pgno, Result, Timestamp, TxId};
 use crate::ltx;
+use crate::spool::{Position, Spool};
+use crate::wal::IndexHeader;
 use rusqlite::Connection;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 struct Files(PathBuf);
 
@@ -93,7 +98,12 @@ impl Rig {
         let view = View::open(&Files(self.path.clone()), self.tracker.wal_path()).unwrap();
         let checksum = view.scan(self.spool.sums(), |_, _| {}).unwrap();
         let lineage = Lineage::fresh();
-        view.snapshot(&self.spool, TxId(1), lineage, checksum, Timestamp(1), |_, _| {}).unwrap();
+        view.snapshot(
+            &self.spool,
+            &Attested { txid: TxId(1), lineage, checksum, time: Timestamp(1) },
+            |_, _| {},
+        )
+        .unwrap();
         let p = Position {
             lineage,
             txid: TxId(1),
@@ -103,7 +113,7 @@ impl Rig {
             commit: view.commit(),
             checksum,
             timestamp: Timestamp(1),
-            wal: Some(view.wal_point()),
+            wal: view.wal_point().into(),
             handoff: view.handoff(&self.path).unwrap(),
         };
         self.spool.set_position(&self.spool.hold_unsettled().unwrap(), &p).unwrap();
@@ -222,7 +232,7 @@ fn a_reset_is_granted_only_when_all_is_sealed_and_the_next_generation_follows() 
     rig.tracker.write_begins(Some(strange));
     rig.conn.execute_batch("INSERT INTO t VALUES(7,8)").unwrap();
     assert_eq!(rig.tracker.write_ends(Some(header(&rig.path))), Noticed::Lost);
-    assert!(matches!(rig.tracker.sync_state(), Sync::Lost(_)));
+    assert!(matches!(rig.tracker.sync_state(), Continuity::Lost(_)));
     assert_eq!(
         rig.tracker.reset_wanted(Some(&strange), Resetter::Commit, || 0),
         Permit::Granted,
@@ -258,7 +268,7 @@ fn a_crash_between_piece_and_position_is_settled() {
     let recovered = rig.spool.recover(&rig.spool.hold_unsettled().unwrap()).unwrap().unwrap();
     assert_eq!(recovered.checksum, after.checksum);
     assert_eq!(recovered.pieces, 1);
-    assert_eq!(recovered.wal.unwrap().frame, after.wal.unwrap().frame);
+    assert_eq!(recovered.wal.point().unwrap().frame, after.wal.point().unwrap().frame);
     rig.tracker.resume(recovered);
     rig.run("INSERT INTO t VALUES(2, randomblob(5000))");
     // As if it had died right after the cut's rename.
@@ -285,8 +295,16 @@ fn sums_that_do_not_add_up_are_not_trusted() {
 fn a_snapshot_refuses_a_checksum_that_is_not_the_databases() {
     let rig = Rig::new(4096);
     let view = View::open(&Files(rig.path.clone()), rig.tracker.wal_path()).unwrap();
-    let wrong =
-        view.snapshot(&rig.spool, TxId(9), Lineage(1), DbChecksum(1 << 63 | 7), Timestamp(3), |_, _| {});
+    let wrong = view.snapshot(
+        &rig.spool,
+        &Attested {
+            txid: TxId(9),
+            lineage: Lineage(1),
+            checksum: DbChecksum(1 << 63 | 7),
+            time: Timestamp(3),
+        },
+        |_, _| {},
+    );
     assert!(wrong.unwrap_err().is_corrupt());
     assert!(!rig.spool.snapshot_path(TxId(9)).exists());
     let _ = PageSize::new(4096).unwrap();

@@ -35,6 +35,30 @@ pub struct WalRange {
     pub salt2: u32,
 }
 
+/// Sizes of the WAL's header and of a frame's (<https://sqlite.org/fileformat2.html#walformat>).
+const WAL_HEADER_BYTES: u64 = 32;
+const FRAME_HEADER_BYTES: u64 = 24;
+
+impl WalRange {
+    /// Frames `after + 1 ..= last` of a WAL with these salts.
+    pub fn of_frames(page_size: PageSize, after: u32, last: u32, (salt1, salt2): (u32, u32)) -> WalRange {
+        let frame_bytes = u64::from(page_size.get()) + FRAME_HEADER_BYTES;
+        WalRange {
+            offset: WAL_HEADER_BYTES + u64::from(after) * frame_bytes,
+            size: u64::from(last.saturating_sub(after)) * frame_bytes,
+            salt1,
+            salt2,
+        }
+    }
+
+    /// The last frame of the range; 0 if it ends in the WAL's header.
+    pub fn last_frame(&self, page_size: PageSize) -> u32 {
+        let frame_bytes = u64::from(page_size.get()) + FRAME_HEADER_BYTES;
+        let end = self.offset.saturating_add(self.size).saturating_sub(WAL_HEADER_BYTES);
+        u32::try_from(end / frame_bytes).unwrap_or(u32::MAX)
+    }
+}
+
 /// The database checksum on both sides of a file, ours alone (I-LTX-5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attest {

@@ -1,8 +1,10 @@
 //! The thread that sends, and the queues before it.
 
+use super::answer::Answer;
+use super::event::Event;
+use super::payload;
 use super::post::{self, Clients, Outcome, Tries};
 use super::queue::{Hurry, Pace, Pending, Queue};
-use super::{Answer, Event, payload};
 use crate::base::{ForkSafe, Webhook, clock, panics, thread};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};

@@ -18,6 +18,8 @@
 //! Refused: a queue on disk (a webhook is not worth a write into somebody's data directory); one request at
 //! a time over all endpoints (one dead endpoint would hold back the one that pages somebody).
 
+mod answer;
+mod event;
 mod hub;
 mod payload;
 mod post;
@@ -26,80 +28,13 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use crate::base::{EventKind, Timestamp, Webhook, clock};
+pub use answer::Answer;
+pub use event::Event;
+
+use crate::base::Webhook;
 use hub::Hub;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Something to tell.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Event {
-    /// What happened.
-    pub kind: EventKind,
-    /// The database it happened to, as `walrust_status` names it.
-    pub database: String,
-    /// When.
-    pub at: Timestamp,
-    /// One line for a person. Must hold no secret.
-    pub message: String,
-    /// Details for a program: names and values. Must hold no secret. `count`, `first_timestamp` and
-    /// `databases` are filled in by folding.
-    pub context: serde_json::Map<String, serde_json::Value>,
-}
-
-/// The longest message sent, in characters: errors of stores can be whole pages.
-const LONGEST_MESSAGE: usize = 2000;
-
-impl Event {
-    /// An event of now, without context.
-    pub fn new(kind: EventKind, database: impl Into<String>, message: impl AsRef<str>) -> Event {
-        let message = message.as_ref();
-        let mut short: String = message.chars().take(LONGEST_MESSAGE).collect();
-        if short.len() < message.len() {
-            short.push('…');
-        }
-        let context = serde_json::Map::new();
-        Event { kind, database: database.into(), at: clock::now(), message: short, context }
-    }
-
-    /// Adds a detail.
-    #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<serde_json::Value>) -> Event {
-        self.context.insert(name.to_string(), value.into());
-        self
-    }
-}
-
-/// What an endpoint said to a test event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// `scheme://host[:port]`.
-    pub endpoint: String,
-    /// The HTTP status, or why there is none. 2xx is the only good one.
-    pub outcome: Result<u16, String>,
-    /// How long it took.
-    pub took: Duration,
-}
-
-impl Answer {
-    /// Whether the endpoint took the event.
-    pub fn is_good(&self) -> bool {
-        matches!(self.outcome, Ok(200..=299))
-    }
-}
-
-/// One line: `https://hooks.example.com: 200 in 41 ms`.
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.outcome {
-            Ok(status @ 300..=399) => write!(f, "{}: {status}, {}", self.endpoint, post::REDIRECT)?,
-            Ok(status) => write!(f, "{}: {status}", self.endpoint)?,
-            Err(why) => write!(f, "{}: {why}", self.endpoint)?,
-        }
-        write!(f, " in {} ms", self.took.as_millis())
-    }
-}
 
 /// Tells a set of endpoints. Cheap to make and to clone: all share one thread.
 #[derive(Clone)]

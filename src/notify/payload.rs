@@ -1,7 +1,7 @@
 //! The body of a request and its signature.
 
 use super::queue::Pending;
-use crate::base::{Secret, Severity, clock};
+use crate::base::{Secret, Severity, Timestamp, clock};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
@@ -33,7 +33,7 @@ pub(super) fn test_body() -> Vec<u8> {
 fn encode(
     event: &str,
     database: &str,
-    at: clock::Timestamp,
+    at: Timestamp,
     severity: Severity,
     message: &str,
     context: Map<String, Value>,

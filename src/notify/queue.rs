@@ -1,6 +1,6 @@
 //! What waits for one endpoint: folding, pacing, and the bound. Pure: time is passed in.
 
-use super::Event;
+use super::event::Event;
 use crate::base::{EventKind, Timestamp};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;

@@ -2,11 +2,12 @@
 
 #![allow(clippy::disallowed_methods)]
 
+use super::event::LONGEST_MESSAGE;
 use super::hub::{Hub, Policy};
 use super::post::Tries;
 use super::queue::Pace;
 use super::*;
-use crate::base::{Secret, Severity};
+use crate::base::{EventKind, Secret, Severity, clock};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};

@@ -27,35 +27,23 @@ use super::manifest::Manifest;
 use super::place::{self, Found};
 use super::plan::walk;
 use super::restore::{Ahead, Fetched};
-use crate::base::{Error, Kind, PageSize, Pgno, Result, TxId, clock};
+use crate::base::{Error, Kind, Result, TxId};
 use crate::ltx::Level;
 use crate::store::Store;
 use std::path::PathBuf;
 
+mod disk;
 mod image;
 mod incoming;
 mod record;
 
+pub use disk::Disk;
 pub use image::Image;
 pub use incoming::Incoming;
 pub use record::{Place, Record};
 
 /// Downloads ahead of the file being applied.
 const AHEAD: usize = 4;
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-
-/// The follower's file inside a transaction.
-pub trait Disk {
-    /// Reads a page of the new page size as it lies in the file.
-    fn read(&mut self, pgno: Pgno, page: &mut [u8]) -> Result<()>;
-    /// Keeps the original of a page, before it is written or cut off; once for each.
-    fn keep(&mut self, pgno: Pgno, page: &[u8]) -> Result<()>;
-    /// Writes a page.
-    fn write(&mut self, pgno: Pgno, page: &[u8]) -> Result<()>;
-    /// Sets the size of the database in pages.
-    fn resize(&mut self, pages: u32) -> Result<()>;
-}
-
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -176,27 +164,6 @@ impl Feed {
         let (file, fetched) = self.ahead.next().await?;
         let (id, known) = (file.id(), self.manifest.get(file.id()).copied());
         Some(fetched.map(|fetched| Incoming { id, bytes: file.bytes, known, fetched }))
-    }
-}
-
-/// Pages from `first` to `last` but the lock page.
-fn data_pages(first: u32, last: u32, size: PageSize) -> impl Iterator<Item = Pgno> {
-    (first..=last).filter_map(Pgno::new).filter(move |p| *p != size.lock_page())
-}
-
-/// A counter after `counter`, at a distance that somebody else's increments do not meet.
-fn fresh_counter(counter: u32) -> u32 {
-    counter.wrapping_add(2).wrapping_add((clock::random_u64() & 0xffff) as u32)
-}
-
-/// The first 100 bytes of the source's page 1.
-fn header_of(page: &[u8]) -> Result<[u8; 100]> {
-    match page.first_chunk::<100>() {
-        Some(h) if h.starts_with(MAGIC) => Ok(*h),
-        _ => Err(Error::config(
-            "the source is encrypted, or no SQLite database: walrust_replicate cannot keep a file that others read; \
-             use walrust_restore",
-        )),
     }
 }
 

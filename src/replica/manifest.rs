@@ -67,7 +67,7 @@ pub struct ManifestEntry {
     pub commit: u32,
     /// The file checksum in its trailer.
     pub crc: u64,
-    /// See [`super::probe::edge_of`].
+    /// See [`super::edge::edge_of`].
     pub edge: u32,
     /// SHA-256 of the object.
     pub sha256: [u8; 32],
@@ -83,7 +83,7 @@ impl ManifestEntry {
         let open = || std::fs::File::open(path).map_err(|e| Error::io("open", path, e));
         let proved = crate::ltx::verify(std::io::BufReader::with_capacity(128 * 1024, open()?))
             .map_err(|e| e.context(path.display()))?;
-        let edge = super::probe::edge_of(&mut open()?)?;
+        let edge = super::edge::edge_of(&mut open()?)?;
         Ok(ManifestEntry {
             id: FileId { level, min: proved.header.min, max: proved.header.max },
             bytes: proved.trailer.bytes,

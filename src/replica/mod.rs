@@ -14,6 +14,7 @@
 
 pub mod apply;
 pub mod compact;
+pub mod edge;
 pub mod explain;
 pub mod follow;
 pub mod inventory;

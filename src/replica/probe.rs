@@ -5,18 +5,14 @@
 //! one more read. Refused: one read of the whole small file, which would be fewer requests but is page data; the index's length
 //! in the manifest, which would save a byte or two a file and cost three.
 
+use super::edge::{END_OF_PAGES, SMALLEST, edge};
 use super::inventory::FileInfo;
 use super::manifest::ManifestEntry;
-use crate::base::{Error, Kind, Result};
-use crate::ltx::{Crc, HEADER_LEN, Header, PageIndex, TAIL_LEN, Tail};
+use crate::base::{Error, Result};
+use crate::ltx::{HEADER_LEN, Header, PageIndex, TAIL_LEN, Tail};
 use crate::store::Store;
 use bytes::Bytes;
-use std::io::{Read, Seek, SeekFrom};
 
-/// The six zero bytes that end the page block.
-const END_OF_PAGES: u64 = 6;
-/// Smallest LTX file: no pages, an index of one byte.
-const SMALLEST: u64 = HEADER_LEN as u64 + END_OF_PAGES + 1 + TAIL_LEN as u64;
 /// What a tail is taken to be where no manifest tells more: four pages, whose entries are three varints each.
 const UNKNOWN_INDEX: u64 = 40;
 
@@ -153,29 +149,4 @@ async fn look(
         pages: u32::try_from(pages).unwrap_or(u32::MAX),
         stored_sha256: metadata.and_then(|m| m.sha256),
     })
-}
-
-fn edge(head: &[u8; HEADER_LEN], edges: &[u8]) -> u32 {
-    let mut crc = Crc::new();
-    crc.update(head);
-    crc.update(edges);
-    (crc.flagged() & 0xffff_ffff) as u32
-}
-
-/// The low 32 bits of the CRC-64 of all bytes of an LTX file that are not page frames: header, the zero bytes after the pages,
-/// page index, trailer. Reads only those.
-pub fn edge_of<R: Read + Seek>(file: &mut R) -> Result<u32> {
-    let io = |e: std::io::Error| Error::new(Kind::Io, "cannot read an LTX file").because(e);
-    let size = file.seek(SeekFrom::End(0)).map_err(io)?;
-    if size < SMALLEST {
-        return Err(Error::corrupt(format!("{size} bytes are too few for an LTX file")));
-    }
-    let mut head = [0; HEADER_LEN];
-    file.seek(SeekFrom::Start(0)).and_then(|_| file.read_exact(&mut head)).map_err(io)?;
-    let mut last = [0; TAIL_LEN];
-    file.seek(SeekFrom::End(-(TAIL_LEN as i64))).and_then(|_| file.read_exact(&mut last)).map_err(io)?;
-    let start = Tail::parse(&last)?.index_range(size)?.start - END_OF_PAGES;
-    let mut edges = Vec::new();
-    file.seek(SeekFrom::Start(start)).and_then(|_| file.read_to_end(&mut edges)).map_err(io)?;
-    Ok(edge(&head, &edges))
 }

@@ -22,7 +22,7 @@ pub(super) struct LtxFile {
 
 impl LtxFile {
     fn of(level: Level, summary: &Summary, bytes: Vec<u8>) -> LtxFile {
-        let edge = super::probe::edge_of(&mut std::io::Cursor::new(&bytes)).unwrap();
+        let edge = super::edge::edge_of(&mut std::io::Cursor::new(&bytes)).unwrap();
         let h = &summary.header;
         let id = FileId { level, min: h.min, max: h.max };
         let entry = ManifestEntry {

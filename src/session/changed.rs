@@ -7,7 +7,7 @@ use super::phase::Role;
 use super::watched::Watched;
 use crate::base::event::EventKind;
 use crate::base::{Result, clock, lock};
-use crate::capture::Sync;
+use crate::capture::Continuity;
 use crate::spool::{FileStamp, Handoff};
 use crate::wal::IndexHeader;
 use serde_json::json;
@@ -71,7 +71,7 @@ impl Watched {
             Some(h) => h.max_frame == 0 && !self.tracker.is_known(h),
             // Without a place in it, no WAL is known.
             None => {
-                self.tracker.position().is_some_and(|p| p.wal.is_none())
+                self.tracker.position().is_some_and(|p| p.wal.is_given_up())
                     || self.tracker.is_changed_since_close()
             }
         }
@@ -81,13 +81,13 @@ impl Watched {
     /// the sealer would find at its next look.
     pub(super) fn misses_nothing(&self) -> bool {
         // (A resync that is under way has noted its file, and what replaces that is told at the next look.)
-        if self.tracker.sync_state() == Sync::Kept
+        if self.tracker.sync_state() == Continuity::Kept
             && let Some(why) = self.changed_outside()
         {
             self.tracker.lose(why);
         }
         let header = self.header();
-        self.tracker.sync_state() == Sync::Kept
+        self.tracker.sync_state() == Continuity::Kept
             && !self.is_changed_past_us(header.as_ref())
             && header.is_none_or(|h| self.tracker.is_known(&h))
     }
@@ -107,7 +107,7 @@ impl Watched {
 
     /// Whether it must be read anew, and this process has it not open.
     pub(super) fn is_unreadable(&self) -> bool {
-        let lost = || self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_none()));
+        let lost = || self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_given_up()));
         // (Nothing of this replica is known here: it is begun with by reading the database.)
         let unknown = || matches!((self.shipped(), self.identified()), (Ok(None), Ok(None)));
         !self.handles.can_read() && (lost() || unknown())
@@ -116,8 +116,8 @@ impl Watched {
     /// Whether this process does not ship it, and somebody has to read it anew: it would be this process's turn if nobody ships.
     pub(super) fn must_be_read_by_somebody(&self) -> bool {
         self.role() == Role::Standby
-            && self.tracker.sync_state() != Sync::Kept
-            && self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_none()))
+            && self.tracker.sync_state() != Continuity::Kept
+            && self.spool.position().is_ok_and(|p| p.is_none_or(|p| p.wal.is_given_up()))
     }
 
     /// Why nothing is captured until the app does something about it.
@@ -132,9 +132,9 @@ impl Watched {
 
     /// Follows the shipper's position, if it has one that the WAL goes on from.
     pub(super) fn follow_as_standby(&self) {
-        if matches!(self.tracker.sync_state(), Sync::Idle | Sync::Lost(_))
+        if matches!(self.tracker.sync_state(), Continuity::Idle | Continuity::Lost(_))
             && let Ok(Some(p)) = self.spool.position()
-            && p.wal.is_some()
+            && !p.wal.is_given_up()
         {
             self.tracker.resume(p);
         }

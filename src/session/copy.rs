@@ -11,6 +11,7 @@ use super::reread::{self, at_a_txid};
 use super::watched::Watched;
 use super::work::Work;
 use crate::base::{Error, Kind, Result, TxId, clock};
+use crate::capture::Attested;
 use crate::ltx::Level;
 use crate::replica::inventory::read_header;
 use crate::replica::{self, Inventory, ManifestEntry, ManifestWriter};
@@ -70,7 +71,7 @@ impl Watched {
     fn write_copy(self: &Arc<Watched>, path: &Path) -> Result<Position> {
         despite_forks(|| {
             let (view, p) = at_a_txid(self)?;
-            view.snapshot_at(path, &self.spool, p.txid, p.lineage, p.checksum, p.timestamp, |_, _| {})?;
+            view.snapshot_at(path, &self.spool, &Attested::from(&p), |_, _| {})?;
             Ok(p)
         })
     }

@@ -10,7 +10,7 @@ use super::reread::LARGEST_HELD;
 use super::watched::Watched;
 use super::wish::{Moment, Wish};
 use crate::base::{Error, Kind, Result, fork, lock};
-use crate::capture::{Permit, Resetter, Sync};
+use crate::capture::{Continuity, Permit, Resetter};
 use crate::config::{Durability, Layer};
 use crate::sqlite::{
     Again, DbObserver, FileLock, HookedFile, LockOp, PragmaVerdict, SlotRange, Verdict, WalHook,
@@ -166,13 +166,13 @@ impl Entry {
     /// over.)
     fn wait_for_reading(&self, f: &HookedFile, w: &Watched) {
         let is_small = || f.file_size().is_ok_and(|n| n.max(w.wal_bytes()) <= SOON_READ_BYTES);
-        let is_reading = || self.handles.has_own() || w.tracker.sync_state() == Sync::Resyncing;
+        let is_reading = || self.handles.has_own() || w.tracker.sync_state() == Continuity::Resyncing;
         self.handles.wait_for_reading(|| is_reading() && is_small());
     }
 
     fn wait_for_resync(&self, f: &HookedFile) {
         if let Some(w) = self.watched_through(f)
-            && w.tracker.sync_state() == Sync::Resyncing
+            && w.tracker.sync_state() == Continuity::Resyncing
         {
             self.wait_for_reading(f, &w);
         }

@@ -6,7 +6,7 @@ use super::changed::CHANGED;
 use super::reread;
 use super::watched::Watched;
 use crate::base::clock;
-use crate::capture::Sync;
+use crate::capture::Continuity;
 use crate::wal::IndexHeader;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ impl Watched {
     pub(super) fn begins_exclusive(self: &Arc<Self>, h: &IndexHeader, file: u64) {
         if !self.misses_nothing() {
             let why = match self.tracker.sync_state() {
-                Sync::Lost(why) => why,
+                Continuity::Lost(why) => why.to_string(),
                 _ => CHANGED.to_string(),
             };
             reread::while_held(self, Held::new(&self.handles, *h, file), &why);
@@ -33,10 +33,10 @@ impl Watched {
         let noticed = self.tracker.exclusive_commit(h);
         let now = clock::uptime();
         // Not with each commit again.
-        if let Sync::Lost(why) = self.tracker.sync_state()
+        if let Continuity::Lost(why) = self.tracker.sync_state()
             && self.held_failed.elapsed(now).is_none_or(|t| t >= BETWEEN_READINGS)
         {
-            if reread::while_held(self, Held::new(&self.handles, h, file), &why) {
+            if reread::while_held(self, Held::new(&self.handles, h, file), &why.to_string()) {
                 self.held_failed.ends();
             } else {
                 self.held_failed.begins(now);
@@ -49,7 +49,7 @@ impl Watched {
     /// A connection has committed without a WAL, or with a wal-index that it keeps to itself. (Nobody is woken: there is nothing
     /// to read it through before the next read, or close.)
     pub(super) fn commits_unseen(&self) {
-        if self.tracker.sync_state() == Sync::Kept {
+        if self.tracker.sync_state() == Continuity::Kept {
             let why = "a connection commits outside of WAL mode, or with locking_mode=EXCLUSIVE set before its first read";
             log::warn!("walrust: {}: {why}: it is not followed meanwhile", self.path().display());
             self.tracker.lose(why);
@@ -59,8 +59,8 @@ impl Watched {
     /// The last connection closes, or leaves WAL mode: all is in the database file, and nobody else can write. What is missing
     /// is read now.
     pub(super) fn closes(self: &Arc<Self>, file: u64) {
-        if let Sync::Lost(why) = self.tracker.sync_state() {
-            reread::while_held(self, Held::new(&self.handles, IndexHeader::EMPTY, file), &why);
+        if let Continuity::Lost(why) = self.tracker.sync_state() {
+            reread::while_held(self, Held::new(&self.handles, IndexHeader::EMPTY, file), &why.to_string());
         }
     }
 }

@@ -16,7 +16,7 @@
 
 use super::watched::Watched;
 use crate::base::{Error, Kind, Pgno, Result, clock, crash, fork};
-use crate::capture::{SealError, Sync, Uncommitted};
+use crate::capture::{Continuity, SealError, Uncommitted};
 use crate::config::Durability;
 use crate::sqlite::{IOERR_WRITE, WalFile, WalObserver, WalVerdict};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -146,7 +146,7 @@ fn decide(w: &Arc<Watched>, header: &[u8; FRAME_HEADER], offset: u64, page: &[u8
         // What came before must be there: then only this transaction's outcome can be in doubt.
         w.sync(deadline.saturating_sub(clock::uptime()))?;
         let h = w.handles.header().or_else(|| w.tracker.seen());
-        let Some(h) = h.filter(|_| w.tracker.sync_state() == Sync::Kept) else {
+        let Some(h) = h.filter(|_| w.tracker.sync_state() == Continuity::Kept) else {
             pause(deadline)?;
             continue;
         };

@@ -14,7 +14,7 @@
 //! before ([`crate::replica::place`], I-PLACE-2).
 
 use crate::base::{DbChecksum, Lineage, TxId};
-use crate::spool::{Handoff, Position};
+use crate::spool::{Handoff, Position, WalPlace};
 
 /// How the watch relates to what the replica held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl Begin {
 
     /// The place of the spool, as far as that can be gone on from.
     pub(super) fn at(place: Option<Position>) -> Begin {
-        place.filter(|p| p.wal.is_some()).map_or(Begin::NOTHING, Begin::Resume).or_doubt()
+        place.filter(|p| !p.wal.is_given_up()).map_or(Begin::NOTHING, Begin::Resume).or_doubt()
     }
 
     fn gap(
@@ -145,10 +145,7 @@ impl Begin {
     /// a kill): a WAL may have come and gone since, and only the content tells.
     fn or_doubt(self) -> Begin {
         match self {
-            Begin::Resume(p)
-                if p.handoff == Handoff::Live
-                    && p.wal.is_some_and(|w| (w.salt1, w.salt2, w.frame) == (0, 0, 0)) =>
-            {
+            Begin::Resume(p) if p.handoff == Handoff::Live && p.wal == WalPlace::InFile => {
                 Begin::gap(p.txid, None, UNSEEN, Queue::Keep)
             }
             other => other,
@@ -235,7 +232,7 @@ mod tests {
             commit: 1,
             checksum: AFTER,
             timestamp: Timestamp(0),
-            wal: Some(WalPoint { salt1: 1, salt2: 2, frame: 3, checksum: None }),
+            wal: WalPlace::Known(WalPoint { salt1: 1, salt2: 2, frame: 3, checksum: None }),
             handoff: Handoff::Live,
         }
     }
@@ -356,17 +353,13 @@ mod tests {
 
     #[test]
     fn a_place_without_a_generation_or_a_stamp_is_doubted() {
-        let unnamed = |handoff| Position {
-            wal: Some(WalPoint { salt1: 0, salt2: 0, frame: 0, checksum: None }),
-            handoff,
-            ..place(5)
-        };
+        let unnamed = |handoff| Position { wal: WalPlace::InFile, handoff, ..place(5) };
         let live = decide(remote(5, OURS), &here(Some(unnamed(Handoff::Live)), Some(5)), Taken::default());
         assert_eq!(live, gap(5, UNSEEN, false, Queue::Keep));
         let stamp = crate::spool::FileStamp { dev_ino: (1, 1), size: 1, mtime: 1, ctime: 1 };
         let closed = Begin::at(Some(unnamed(Handoff::Closed(stamp))));
         assert!(matches!(closed, Begin::Resume(_)));
-        assert_eq!(Begin::at(Some(Position { wal: None, ..place(5) })), Begin::NOTHING);
+        assert_eq!(Begin::at(Some(Position { wal: WalPlace::GivenUp, ..place(5) })), Begin::NOTHING);
         assert_eq!(Begin::at(Some(place(5))), Begin::Resume(place(5)));
         assert_eq!(Begin::at(None), Begin::NOTHING);
     }

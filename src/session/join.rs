@@ -12,7 +12,7 @@ use super::told::UNREADABLE;
 use super::watched::Watched;
 use super::{prove, reread};
 use crate::base::{DbChecksum, Error, ForkSafe, Kind, Lineage, Result, clock, panics, thread};
-use crate::capture::Sync;
+use crate::capture::Continuity;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
 use crate::spool::{Owner, Position, Shipped};
@@ -481,7 +481,7 @@ fn try_to_join(engine: &Engine, w: &Arc<Watched>) {
         Ok(identity) => return w.joined.tell(identity),
         Err(e) => e,
     };
-    if w.tracker.sync_state() == Sync::Resyncing {
+    if w.tracker.sync_state() == Continuity::Resyncing {
         // Nobody looks at the WAL until the next try: it need not stay as it is.
         w.tracker.stop();
     }

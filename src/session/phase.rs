@@ -14,7 +14,7 @@
 //!
 //! What is stored is the [`Part`] and capture's continuity; the [`Phase`] follows from these and from what stands in the way.
 
-use crate::capture::Sync as Continuity;
+use crate::capture::Continuity;
 use crate::ltx::Packing;
 use std::time::Duration;
 
@@ -175,7 +175,7 @@ pub(super) fn phase(
         (Part::Shipping, Continuity::Idle | Continuity::Resyncing) => Phase::Rereading(None),
         (Part::Shipping, Continuity::Lost(why)) => match obstacle() {
             Some(obstacle) => Phase::Blocked(obstacle),
-            None => Phase::Rereading(Some(why)),
+            None => Phase::Rereading(Some(why.to_string())),
         },
     }
 }
@@ -364,7 +364,7 @@ mod tests {
     }
 
     fn lost() -> Continuity {
-        Continuity::Lost("why".to_string())
+        Continuity::Lost("why".to_string().into())
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn find(w: &Arc<Watched>, expected: Expected, sums: &PageSums) -> Result<Positio
         commit: view.commit(),
         checksum,
         timestamp: clock::now(),
-        wal: Some(view.wal_point()),
+        wal: view.wal_point().into(),
         handoff: view.handoff(w.path())?,
     })
 }

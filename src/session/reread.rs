@@ -11,9 +11,9 @@ use super::work::Work;
 use crate::base::event::EventKind;
 use crate::base::{Error, Kind, Lineage, Result, TxId, clock, lock};
 use crate::capture::resync::{View, anchor};
-use crate::capture::{SealError, Sync};
+use crate::capture::{Attested, Continuity, SealError, is_at};
 use crate::ltx::Packing;
-use crate::spool::{Handoff, Position, Queued};
+use crate::spool::{Position, Queued};
 use crate::sqlite::despite_forks;
 use serde_json::json;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ fn spawn(ticket: Work, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()
                 let level = if is_no_fault { log::Level::Info } else { log::Level::Warn };
                 log::log!(level, "walrust: {}: {e}", mine.path().display());
                 mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
-                if mine.tracker.sync_state() == Sync::Resyncing {
+                if mine.tracker.sync_state() == Continuity::Resyncing {
                     mine.tracker.lose(e.to_string());
                 }
                 // Not at once again: what failed rarely passes in milliseconds. But whoever told us to let go waits.
@@ -71,7 +71,7 @@ fn spawn(ticket: Work, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()
             }
         }
     });
-    if !started && w.tracker.sync_state() == Sync::Resyncing {
+    if !started && w.tracker.sync_state() == Continuity::Resyncing {
         // The sealer tries again.
         w.tracker.lose("no thread could be started to read the database");
     }
@@ -188,7 +188,7 @@ fn find_place(
         commit: view.commit(),
         checksum,
         timestamp: now,
-        wal: Some(view.wal_point()),
+        wal: view.wal_point().into(),
         handoff: view.handoff(w.path())?,
     };
     let newest = old.as_ref().map_or(expected.txid, |p| p.txid);
@@ -247,9 +247,10 @@ fn begin_lineage(
         let held = w.spool.hold_seal()?;
         w.spool.venture(&held, txid.next())?;
     }
-    view.snapshot(&w.spool, txid, lineage, place.checksum, now, |_, _| {})?;
+    let snapshot = Attested { txid, lineage, checksum: place.checksum, time: now };
+    view.snapshot(&w.spool, &snapshot, |_, _| {})?;
     crate::base::crash::point("lineage.after-snapshot");
-    anchor(view, &w.spool, txid.next(), lineage, place.checksum, now)?;
+    anchor(view, &w.spool, &Attested { txid: txid.next(), ..snapshot })?;
     crate::base::crash::point("lineage.after-anchor");
     // (A first snapshot that was interrupted is begun again, and nothing is missing.)
     if let Reason::Gap(why) = reason
@@ -296,14 +297,7 @@ fn snapshot_once(w: &Arc<Watched>) -> Result<TxId> {
     if w.link.status().snapshot >= position.txid {
         return Ok(position.txid);
     }
-    let taken = view.snapshot(
-        &w.spool,
-        position.txid,
-        position.lineage,
-        position.checksum,
-        position.timestamp,
-        |_, _| {},
-    );
+    let taken = view.snapshot(&w.spool, &Attested::from(&position), |_, _| {});
     if let Err(e) = &taken
         && e.is_corrupt()
     {
@@ -344,13 +338,7 @@ fn place_at(w: &Watched, view: &View) -> std::result::Result<Position, SealError
         Some(p) => p,
         None => w.tracker.position().ok_or(SealError::Again)?,
     };
-    let at_view = match position.wal {
-        Some(p) if h.max_frame > 0 => {
-            p.salt1 == h.salt.salt1 && p.salt2 == h.salt.salt2 && p.frame == h.max_frame
-        }
-        Some(p) => p.frame == 0 || matches!(position.handoff, Handoff::Closed(_)),
-        None => h.max_frame == 0,
-    };
+    let at_view = is_at(&position, h);
     if at_view && position.checksum.0 != 0 { Ok(position) } else { Err(SealError::Again) }
 }
 

@@ -15,7 +15,7 @@ use super::trouble::Trouble;
 use super::watched::{Ask, Astray, Watched};
 use super::{join, renew, reread};
 use crate::base::{clock, lock, panics};
-use crate::capture::{Noticed, SealError, Sync};
+use crate::capture::{Continuity, Noticed, SealError};
 use crate::ltx::Packing;
 use crossbeam_channel::Receiver;
 use std::sync::Arc;
@@ -157,7 +157,7 @@ fn see(w: &Watched, phase: &Phase, is_due: bool) -> Seen {
     };
     let place = match phase {
         Phase::Following if spool == SpoolSeen::There => match w.tracker.position() {
-            Some(p) if p.wal.is_none() => PlaceSeen::GivenUp,
+            Some(p) if p.wal.is_given_up() => PlaceSeen::GivenUp,
             _ => w.changed_outside().map_or(PlaceSeen::GoesOn, PlaceSeen::Changed),
         },
         _ => PlaceSeen::GoesOn,
@@ -218,7 +218,7 @@ fn next_look(w: &Watched) -> Duration {
 /// The process that ships may have no connection open, and so sees no commit: what it has not cut in good time is cut
 /// here, and found by it in the spool.
 fn help_out(w: &Arc<Watched>) {
-    if w.tracker.sync_state() != Sync::Kept || !w.spool.pending().is_ok_and(|p| p.is_empty()) {
+    if w.tracker.sync_state() != Continuity::Kept || !w.spool.pending().is_ok_and(|p| p.is_empty()) {
         return;
     }
     w.tracker.refresh();

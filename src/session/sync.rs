@@ -4,7 +4,7 @@ use super::bell::Note;
 use super::phase::{Part, Role};
 use super::watched::{Watched, ended};
 use crate::base::{Error, Kind, Lineage, Result, TxId, clock, lock};
-use crate::capture::{SealError, Sync};
+use crate::capture::{Continuity, SealError};
 use crate::ltx::Packing;
 use crate::ship::State;
 use std::time::Duration;
@@ -52,9 +52,9 @@ impl Watched {
             self.wait_shipped(txid, deadline)?;
             // Where another history was found in the replica meanwhile, that TXID is not this one.
             self.tracker.refresh();
-            let same = self.tracker.position().is_some_and(|p| p.lineage == lineage && p.wal.is_some());
+            let same = self.tracker.position().is_some_and(|p| p.lineage == lineage && !p.wal.is_given_up());
             match self.tracker.sync_state() {
-                Sync::Kept if same => {
+                Continuity::Kept if same => {
                     self.caught_up();
                     return Ok(txid);
                 }
@@ -70,7 +70,7 @@ impl Watched {
         let tries = self.joined.tries();
         loop {
             match self.tracker.sync_state() {
-                Sync::Kept => match self.seal_and_cut(until) {
+                Continuity::Kept => match self.seal_and_cut(until) {
                     Ok(place) => return Ok(place),
                     Err(SealError::Again) => {}
                     Err(SealError::OutOfSync(_)) => {
@@ -103,7 +103,8 @@ impl Watched {
         if let Some(why) = self.overflow() {
             return Err(Error::new(Kind::Timeout, why));
         }
-        if until == Until::Closed && self.handles.is_barred() && self.tracker.sync_state() != Sync::Kept {
+        if until == Until::Closed && self.handles.is_barred() && self.tracker.sync_state() != Continuity::Kept
+        {
             return Err(Error::new(Kind::Retry, "it must be read anew, when it is opened again"));
         }
         let is_over = clock::uptime() >= deadline;
@@ -151,7 +152,7 @@ impl Watched {
             lock(&self.waiting).cut(p.txid);
         }
         let p = self.tracker.position().ok_or_else(|| SealError::OutOfSync("no position".into()))?;
-        if p.wal.is_none() {
+        if p.wal.is_given_up() {
             return Err(SealError::OutOfSync("another process found that it must be read anew".into()));
         }
         Ok((p.lineage, p.txid))

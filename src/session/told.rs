@@ -11,7 +11,7 @@
 //! | failed | `failed`, with the internal error |
 
 use super::phase::{Part, Role};
-use crate::capture::Sync as Continuity;
+use crate::capture::Continuity;
 use crate::metrics::HealthStatus;
 use crate::ship::State;
 use std::time::Duration;
@@ -101,7 +101,7 @@ fn error(f: &Facts) -> Option<String> {
         Continuity::Lost(why) if f.is_exclusive => Some(format!(
             "{why}; it cannot be read anew while a connection with locking_mode=EXCLUSIVE has it for itself"
         )),
-        Continuity::Lost(why) => Some(why.clone()),
+        Continuity::Lost(why) => Some(why.to_string()),
         _ => None,
     };
     let unreadable = f.part.role() == Role::Standby && f.is_unreadable;
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_state_for_every_phase() {
-        let lost = Continuity::Lost("lost".into());
+        let lost = Continuity::Lost("lost".to_string().into());
         let panic = Part::Shipping.fails("panic".into());
         let refused = Part::Standby { claim: Claim::None, refused: why("not its spool") };
         let table = [
@@ -223,7 +223,7 @@ mod tests {
         f.finding = why("validation");
         let expect = |f: &Facts, text: &str| assert_eq!(tell(f).error.as_deref(), Some(text));
         expect(&f, "validation");
-        f.continuity = Continuity::Lost("lost".into());
+        f.continuity = Continuity::Lost("lost".to_string().into());
         expect(&f, "lost");
         f.is_exclusive = true;
         let held =

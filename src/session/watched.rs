@@ -12,7 +12,7 @@ use super::trouble::Troubles;
 use super::waiting::Waiting;
 use crate::base::event::EventKind;
 use crate::base::{Error, Kind, Timestamp, clock, lock};
-use crate::capture::{Noticed, Sync, Tracker};
+use crate::capture::{Continuity, Noticed, Tracker};
 use crate::config::{Settings, replica_key};
 use crate::metrics::DatabaseMetrics;
 use crate::notify::{Event, Notifier};
@@ -301,7 +301,7 @@ impl Watched {
     /// before more is written that must be read anew.
     pub(super) fn opened(&self) {
         self.link.want_lease();
-        if self.role() == Role::Standby && self.tracker.sync_state() != Sync::Kept {
+        if self.role() == Role::Standby && self.tracker.sync_state() != Continuity::Kept {
             self.news.leave(Note::LookFully);
             self.services.bell.hurry();
         }

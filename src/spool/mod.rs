@@ -61,7 +61,7 @@ use lock::Mark;
 pub use lock::forget_all;
 pub use lock::{Held, Keeper, Kept, LockFile, keep_with};
 pub use owner::{Owner, Shipping, holder_of, other_database};
-pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPoint};
+pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPlace, WalPoint};
 pub use sums::PageSums;
 
 use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Pgno, Result, TxId, crash, durable};
@@ -268,7 +268,9 @@ impl Spool {
     /// From now on only the database's content tells where the WAL goes on.
     pub fn forget_place(&self, held: &SealHeld<'_>) -> Result<()> {
         match self.position()? {
-            Some(p) => self.set_position(held, &Position { wal: None, handoff: Handoff::Live, ..p }),
+            Some(p) => {
+                self.set_position(held, &Position { wal: WalPlace::GivenUp, handoff: Handoff::Live, ..p })
+            }
             None => Ok(()),
         }
     }
@@ -800,7 +802,7 @@ impl Spool {
         self.venture(held, txid)?;
         remove_if_there(&self.pending_path(txid))?;
         if let Some(p) = self.position()? {
-            self.set_position(held, &Position { wal: None, handoff: Handoff::Live, ..p })?;
+            self.set_position(held, &Position { wal: WalPlace::GivenUp, handoff: Handoff::Live, ..p })?;
         }
         self.end_change(held)
     }
@@ -816,15 +818,14 @@ impl Spool {
             return Ok(p.clone());
         };
         self.sums.store(&sums)?;
-        let frame_bytes = u64::from(p.page_size.get()) + 24;
-        let frame = ((range.offset + range.size).saturating_sub(32) / frame_bytes) as u32;
+        let frame = range.last_frame(p.page_size);
         let next = Position {
             pieces: p.pieces + 1,
             literal: true,
             commit: h.commit,
             checksum: attest.after,
             timestamp: h.timestamp,
-            wal: Some(WalPoint { salt1: range.salt1, salt2: range.salt2, frame, checksum: None }),
+            wal: WalPlace::from(WalPoint { salt1: range.salt1, salt2: range.salt2, frame, checksum: None }),
             handoff: Handoff::Live,
             ..p.clone()
         };

@@ -1,4 +1,4 @@
-//! The two records of a spool.
+//! The records of a spool: where it is, what is in the replica, and whose both are.
 
 use crate::base::{DbChecksum, Lineage, PageSize, Timestamp, TxId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -30,10 +30,58 @@ pub struct Position {
     /// Timestamp of the newest file or piece: LTX timestamps never go back.
     #[serde(serialize_with = "ts_out", deserialize_with = "ts_in")]
     pub timestamp: Timestamp,
-    /// The WAL frame up to which everything is sealed. `None`: all of it is in the database file.
-    pub wal: Option<WalPoint>,
+    /// The place in the WAL up to which everything is sealed.
+    pub wal: WalPlace,
     /// What the next writer is to expect of the WAL.
     pub handoff: Handoff,
+}
+
+/// A place in the WAL, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Option<WalPoint>", into = "Option<WalPoint>")]
+pub enum WalPlace {
+    /// A frame of a generation.
+    Known(WalPoint),
+    /// No generation is begun: all is in the database file, and [`Handoff::Closed`] says how that looks.
+    InFile,
+    /// Nobody knows it any more: only the database's content tells where the WAL goes on.
+    GivenUp,
+}
+
+impl WalPlace {
+    /// Whether only the database's content tells where the WAL goes on.
+    pub fn is_given_up(self) -> bool {
+        self == WalPlace::GivenUp
+    }
+
+    /// The place as a point: before any generation, one with salts of zero.
+    pub fn point(self) -> Option<WalPoint> {
+        match self {
+            WalPlace::Known(p) => Some(p),
+            WalPlace::InFile => Some(WalPoint { salt1: 0, salt2: 0, frame: 0, checksum: None }),
+            WalPlace::GivenUp => None,
+        }
+    }
+}
+
+/// (A wal-index that no writer has used yet has salts of zero: they name no generation.)
+impl From<WalPoint> for WalPlace {
+    fn from(p: WalPoint) -> WalPlace {
+        if (p.salt1, p.salt2) == (0, 0) { WalPlace::InFile } else { WalPlace::Known(p) }
+    }
+}
+
+/// As it stands in the record: nothing for a place that was given up.
+impl From<Option<WalPoint>> for WalPlace {
+    fn from(p: Option<WalPoint>) -> WalPlace {
+        p.map_or(WalPlace::GivenUp, WalPlace::from)
+    }
+}
+
+impl From<WalPlace> for Option<WalPoint> {
+    fn from(p: WalPlace) -> Option<WalPoint> {
+        p.point()
+    }
 }
 
 /// A frame of a WAL generation.

@@ -44,7 +44,7 @@ fn position(txid: u64, pieces: u32, content: u8, frame: u32) -> Position {
         commit: 1,
         checksum: state(content),
         timestamp: Timestamp(5),
-        wal: Some(WalPoint { salt1: 1, salt2: 2, frame, checksum: None }),
+        wal: WalPlace::Known(WalPoint { salt1: 1, salt2: 2, frame, checksum: None }),
         handoff: Handoff::Live,
     }
 }
@@ -108,7 +108,7 @@ fn sums_ahead_of_the_position_leave_no_place_to_go_on_from() {
     let (_dir, spool) = three_pieces();
     drop(spool.begin_change(&held(&spool)).unwrap());
     spool.sums().store(&[(Pgno::ONE, sum_of(99))]).unwrap();
-    assert_eq!(settled(&spool).wal, None);
+    assert_eq!(settled(&spool).wal, WalPlace::GivenUp);
     assert_eq!(spool.seal_lock.mark().unwrap(), Mark::Clean);
 }
 
@@ -123,7 +123,7 @@ fn a_file_whose_commit_died_is_given_up_and_its_txid_remembered() {
     assert_eq!(spool.recover(&held(&spool)).unwrap(), None);
     assert!(!spool.pending_path(TxId(6)).exists());
     assert_eq!(spool.ventured().unwrap().unwrap().txid, TxId(6));
-    assert_eq!(spool.position().unwrap().unwrap().wal, None);
+    assert_eq!(spool.position().unwrap().unwrap().wal, WalPlace::GivenUp);
 }
 
 #[test]

@@ -9,10 +9,10 @@
 //! rollback mode at that moment.
 
 use super::ffi::{self, File};
-use super::host::FileLock;
 use super::methods::Methods;
 use super::raw::{Filename, RawDb, close};
-use super::{error, vfs};
+use super::vocab::FileLock;
+use super::{error, lower};
 use crate::base::{Error, Kind, Result};
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub fn put_empty_wal(path: &Path) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
     let name = Filename::new(Path::new(&name))?;
-    let lower = vfs::lower();
+    let lower = lower::lower();
     // SAFETY: `RawDb::open` found the lower VFS registered; it lives for good.
     let (open, size) = unsafe { ((*lower).x_open, (*lower).sz_os_file) };
     let Some(open) = open else { return Err(error::from_code(ffi::CANTOPEN, "cannot open files")) };

@@ -9,15 +9,16 @@
 //!
 //! Entries are thin `extern "C"` functions in `lib.rs`, since the wiring is known there alone.
 
-use super::connection::{Connection, Hooked};
+use super::attach::Hooked;
+use super::connection::Connection;
 use super::ffi::{self, ApiRoutines, Sqlite3};
 use super::function::{self, ScalarFunction};
 use super::guard::{caught, guard, report_panics_to_log};
 use super::host::{Host, add_host, hosts};
 use super::table::{self, TableFunction};
+use super::unseen::is_unseen;
 use super::{api, fork, loader, log as to_sqlite, vfs};
 use crate::base::ForkSafe;
-use std::cell::Cell;
 use std::ffi::{c_char, c_int};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -34,24 +35,6 @@ pub struct Wiring {
 
 static WIRING: OnceLock<Wiring> = OnceLock::new();
 static LOADING: ForkSafe<Mutex<()>> = ForkSafe::new(Mutex::default);
-
-thread_local! {
-    /// Set while this thread opens a connection of our own.
-    static UNSEEN: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `f`, in which our auto-extension takes no notice of connections this thread opens.
-pub(super) fn unseen<T>(f: impl FnOnce() -> T) -> T {
-    let before = UNSEEN.replace(true);
-    let result = f();
-    UNSEEN.set(before);
-    result
-}
-
-/// Whether this thread opens a connection of our own.
-pub(super) fn is_unseen() -> bool {
-    UNSEEN.get()
-}
 
 /// How an entry was reached.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -92,7 +75,7 @@ pub unsafe fn load(
 /// # Safety
 /// As [`load`].
 pub unsafe fn auto_load(db: *mut Sqlite3, table: *const ApiRoutines, wiring: fn() -> Wiring) -> c_int {
-    if !UNSEEN.get() {
+    if !is_unseen() {
         guard((), || {
             // SAFETY: caller.
             match unsafe { start(table, wiring, Route::Auto) } {
@@ -140,7 +123,7 @@ unsafe fn start(table: *const ApiRoutines, wiring: fn() -> Wiring, route: Route)
 
 /// End of every later `sqlite3_open`.
 unsafe extern "C" fn auto(db: *mut Sqlite3, _: *mut *mut c_char, _: *const ApiRoutines) -> c_int {
-    if !UNSEEN.get() {
+    if !is_unseen() {
         guard((), || connect(db, Route::Auto));
     }
     ffi::OK

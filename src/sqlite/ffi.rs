@@ -232,10 +232,6 @@ pub(super) const OK_LOAD_PERMANENTLY: c_int = 256;
 pub(super) const IOERR_SHORT_READ: c_int = IOERR | (2 << 8);
 /// `SQLITE_IOERR_WRITE`: what the app sees when a commit is refused.
 pub const IOERR_WRITE: c_int = IOERR | (3 << 8);
-/// `SQLITE_IOERR_TRUNCATE`
-pub const IOERR_TRUNCATE: c_int = IOERR | (6 << 8);
-/// `SQLITE_IOERR_FSYNC`
-pub const IOERR_FSYNC: c_int = IOERR | (4 << 8);
 
 pub(super) const OPEN_READONLY: c_int = 0x1;
 pub(super) const OPEN_READWRITE: c_int = 0x2;

@@ -23,7 +23,7 @@
 
 use super::ffi::Sqlite3;
 use super::guard::guard;
-use super::{api, registry};
+use super::{api, mutex};
 use crate::base::{Error, ForkSafe, Kind, Result, clock, fork};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -234,7 +234,7 @@ pub(super) fn is_spoiled(path: &Path) -> bool {
 /// Guards that the forking thread holds from `prepare` to `parent` or `child`.
 struct Held {
     own: MutexGuard<'static, Own>,
-    registry: registry::Locked,
+    handles: mutex::Locked,
 }
 
 /// Where they wait in between.
@@ -252,7 +252,7 @@ unsafe extern "C" fn prepare() {
     guard((), || {
         let o = recall();
         let open = o.live.len();
-        let held = Held { own: o, registry: registry::lock() };
+        let held = Held { own: o, handles: mutex::lock() };
         // SAFETY: we hold OWN, so no other thread is between prepare and its end.
         unsafe { *HELD.0.get() = Some(held) };
         if open > 0 {
@@ -301,7 +301,7 @@ fn release(forget_handles: bool) {
     guard((), || {
         // SAFETY: called by the thread that ran `prepare`, which put the guard of OWN there.
         let held = unsafe { (*HELD.0.get()).take() };
-        if let Some(Held { mut own, registry }) = held {
+        if let Some(Held { mut own, handles }) = held {
             own.frozen = false;
             if forget_handles {
                 let id = |l: Live| std::fs::metadata(l.path).ok().map(|m| (m.dev(), m.ino()));
@@ -309,7 +309,7 @@ fn release(forget_handles: bool) {
                 own.spoiled.extend(left);
                 IS_ANY_SPOILED.store(!own.spoiled.is_empty(), Ordering::Release);
             }
-            drop(registry);
+            drop(handles);
             drop(own);
             CHANGED.notify_all();
         }

@@ -17,27 +17,21 @@
 //! second copy of walrust is refused at load.
 
 use super::ffi::{self, File, IoMethods};
+use super::file::{HookedFile, next_id};
 use super::guard::caught;
-use super::host::{Access, Again, DbObserver, FileInfo, FileLock, LockOp, PragmaVerdict, SlotRange, Verdict};
-use super::methods::{Methods, REGION, ReadExtent, file_size, is_closed_by, read_file};
-use super::shm::{Shm, ShmPeek, WAL_INDEX_HEADER};
-use super::{api, pager, registry};
-use crate::base::Result;
+use super::host::FileInfo;
+use super::methods::{Methods, REGION, is_closed_by};
+use super::observer::DbObserver;
+use super::vocab::{Again, FileLock, LockOp, PragmaVerdict, SlotRange, Verdict};
+use super::{api, mutex, pager, registry};
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-/// A hooked handle of a main database file. Exists only inside callbacks, on the app's thread.
-pub struct HookedFile {
-    file: *mut File,
-    original: Methods,
-    id: u64,
-    path: PathBuf,
-    access: Access,
+/// A hooked file and who observes it.
+struct Hook {
+    file: HookedFile,
     observer: Arc<dyn DbObserver>,
-    shm: Arc<Shm>,
-    lock_level: AtomicI32,
     /// See [`DbObserver::observes_shared_locks`].
     shared_locks: bool,
     silenced: AtomicBool,
@@ -47,69 +41,12 @@ pub struct HookedFile {
 #[repr(C)]
 struct Table {
     methods: IoMethods,
-    hooked: HookedFile,
+    hook: Hook,
 }
 
-impl HookedFile {
-    /// Path as SQLite uses it.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Number of this handle, unique in the process.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Read-write or read-only.
-    pub fn access(&self) -> Access {
-        self.access
-    }
-
-    /// The level of the file's own lock as far as seen since the hook was set.
-    pub fn file_lock(&self) -> FileLock {
-        FileLock::from_raw(self.lock_level.load(Ordering::Relaxed))
-    }
-
-    /// A copy of the wal-index header and checkpoint information, in the machine's byte order. `None` while
-    /// this handle has no wal-index mapped (rollback mode, exclusive locking mode, not yet read).
-    pub fn wal_index_header(&self) -> Option<[u8; WAL_INDEX_HEADER]> {
-        // SAFETY: `&HookedFile` exists only inside a callback of this handle, on the thread that alone
-        // could unmap.
-        unsafe { self.shm.header() }
-    }
-
-    /// A handle with which other threads may read the same.
-    pub fn peek(&self) -> ShmPeek {
-        ShmPeek(self.shm.clone())
-    }
-
-    /// Reads the main file through the lower VFS.
-    pub fn read_main_at(&self, buf: &mut [u8], offset: u64) -> Result<ReadExtent> {
-        // SAFETY: inside a callback, on the app's thread; the file is open.
-        unsafe { read_file(self.file, self.original, buf, offset, &self.path) }
-    }
-
-    /// Size of the main file in bytes.
-    pub fn file_size(&self) -> Result<u64> {
-        // SAFETY: as above.
-        unsafe { file_size(self.file, self.original, &self.path) }
-    }
-
-    /// Whether the file that lies at the path is another than the one this handle has open, or there is none. `false` where the
-    /// lower VFS cannot tell (<https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html#sqlitefcntlhasmoved>).
-    pub fn has_moved(&self) -> bool {
-        let mut moved: c_int = 0;
-        // SAFETY: inside a callback, on the app's thread; the file is open, and this control stores one int.
-        let rc = unsafe {
-            let arg = (&raw mut moved).cast::<c_void>();
-            self.original.x_file_control().map_or(ffi::NOTFOUND, |f| f(self.file, ffi::FCNTL_HAS_MOVED, arg))
-        };
-        rc == ffi::OK && moved != 0
-    }
-
+impl Hook {
     fn lower(&self) -> Methods {
-        self.original
+        self.file.lower()
     }
 
     /// Calls the observer unless it panicked before; a panic silences it and gives `otherwise`.
@@ -117,7 +54,7 @@ impl HookedFile {
         if self.silenced.load(Ordering::Relaxed) || is_dead() {
             return otherwise;
         }
-        caught(|| f(&*self.observer, self)).unwrap_or_else(|what| {
+        caught(|| f(&*self.observer, &self.file)).unwrap_or_else(|what| {
             self.silenced.store(true, Ordering::Relaxed);
             self.report_panic(&what);
             otherwise
@@ -126,7 +63,7 @@ impl HookedFile {
 
     fn report_panic(&self, what: &str) {
         let _ = caught(|| {
-            log::error!("walrust: {}: internal error: {what}", self.path.display());
+            log::error!("walrust: {}: internal error: {what}", self.file.path.display());
             self.observer.panicked(what);
         });
     }
@@ -134,15 +71,15 @@ impl HookedFile {
     /// Hot attach may come when SQLite mapped the wal-index long ago: ask for the mapping once more. Legal
     /// only where SQLite uses wal-index locks, that is with the wal-index open.
     fn ensure_mapped(&self) {
-        if self.shm.is_mapped() {
+        if self.file.shm.is_mapped() {
             return;
         }
         if let Some(map) = self.lower().x_shm_map() {
             let mut region = std::ptr::null_mut();
             // SAFETY: "xShmMap(file, iPg, pgsz, bExtend, pp)" of the lower VFS on its own open file;
             // bExtend 0 changes nothing.
-            let rc = unsafe { map(self.file, 0, REGION, 0, &raw mut region) };
-            if (rc == ffi::OK || rc == ffi::READONLY) && self.shm.set(0, region) {
+            let rc = unsafe { map(self.file.file, 0, REGION, 0, &raw mut region) };
+            if (rc == ffi::OK || rc == ffi::READONLY) && self.file.shm.set(0, region) {
                 self.tell((), |o, h| o.mapped(h));
             }
         }
@@ -155,12 +92,6 @@ pub(super) fn is_dead() -> bool {
     return crate::base::sim::is_dead();
     #[cfg(not(feature = "sim"))]
     false
-}
-
-/// Numbers for handles.
-pub(super) fn next_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Whether the file is open and hooked by us.
@@ -192,7 +123,6 @@ pub(super) unsafe fn install(file: *mut File, info: &FileInfo<'_>, observer: Arc
     let mut methods = original.copy();
     methods.x_close = Some(x_close);
     methods.x_write = methods.x_write.and(Some(x_write));
-    methods.x_truncate = methods.x_truncate.and(Some(x_truncate));
     methods.x_lock = methods.x_lock.and(Some(x_lock));
     methods.x_unlock = methods.x_unlock.and(Some(x_unlock));
     methods.x_file_control = methods.x_file_control.and(Some(x_file_control));
@@ -203,18 +133,20 @@ pub(super) unsafe fn install(file: *mut File, info: &FileInfo<'_>, observer: Arc
     let shared_locks = observer.observes_shared_locks();
     // SAFETY: `info` has the name that SQLite gave for this file.
     let wal_name = unsafe { pager::wal_name(info.filename) } as usize;
-    registry::lock().add(info.path, id, observer.clone(), wal_name);
+    registry::add(&mutex::lock(), info.path, id, observer.clone(), wal_name);
     let table = Box::new(Table {
         methods,
-        hooked: HookedFile {
-            file,
-            original,
-            id,
-            path: info.path.to_path_buf(),
-            access: info.access,
+        hook: Hook {
+            file: HookedFile {
+                file,
+                original,
+                id,
+                path: info.path.to_path_buf(),
+                access: info.access,
+                shm: Arc::default(),
+                lock_level: AtomicI32::new(0),
+            },
             observer,
-            shm: Arc::default(),
-            lock_level: AtomicI32::new(0),
             shared_locks,
             silenced: AtomicBool::new(false),
         },
@@ -230,9 +162,9 @@ pub(super) unsafe fn install(file: *mut File, info: &FileInfo<'_>, observer: Arc
 ///
 /// # Safety
 /// `file` is hooked, and this is one of its methods or the caller holds its connection.
-unsafe fn hooked<'a>(file: *mut File) -> &'a HookedFile {
+unsafe fn hooked<'a>(file: *mut File) -> &'a Hook {
     // SAFETY: caller; `install` put a Table there.
-    unsafe { &(*(*file).methods.cast::<Table>()).hooked }
+    unsafe { &(*(*file).methods.cast::<Table>()).hook }
 }
 
 unsafe extern "C" fn x_close(file: *mut File) -> c_int {
@@ -240,14 +172,14 @@ unsafe extern "C" fn x_close(file: *mut File) -> c_int {
     unsafe {
         super::log::deliver();
         let table = Box::from_raw((*file).methods.cast_mut().cast::<Table>());
-        let h = &table.hooked;
-        if let Err(what) = caught(|| h.observer.closing(h)) {
+        let h = &table.hook;
+        if let Err(what) = caught(|| h.observer.closing(&h.file)) {
             h.report_panic(&what);
         }
-        h.shm.forget();
-        (*file).methods = h.original.as_ptr();
+        h.file.shm.forget();
+        (*file).methods = h.lower().as_ptr();
         let rc = h.lower().x_close().map_or(ffi::OK, |f| f(file));
-        let observer = registry::lock().remove(&h.path, h.id);
+        let observer = registry::remove(&mutex::lock(), &h.file.path, h.file.id);
         // An observer's destructor is code of the rooms above.
         let _ = caught(move || drop((observer, table)));
         rc
@@ -265,16 +197,6 @@ unsafe extern "C" fn x_write(file: *mut File, data: *const c_void, len: c_int, o
     }
 }
 
-unsafe extern "C" fn x_truncate(file: *mut File, size: i64) -> c_int {
-    // SAFETY: as above.
-    unsafe {
-        let h = hooked(file);
-        let rc = h.lower().x_truncate().map_or(ffi::IOERR, |f| f(file, size));
-        h.tell((), |o, h| o.truncated_db(h, u64::try_from(size).unwrap_or(0)));
-        rc
-    }
-}
-
 unsafe extern "C" fn x_lock(file: *mut File, level: c_int) -> c_int {
     // SAFETY: as above.
     unsafe {
@@ -282,7 +204,7 @@ unsafe extern "C" fn x_lock(file: *mut File, level: c_int) -> c_int {
         h.tell((), |o, h| o.before_file_lock(h, FileLock::from_raw(level)));
         let rc = h.lower().x_lock().map_or(ffi::IOERR, |f| f(file, level));
         if rc == ffi::OK {
-            h.lock_level.fetch_max(level, Ordering::Relaxed);
+            h.file.lock_level.fetch_max(level, Ordering::Relaxed);
             h.tell((), |o, h| o.after_file_lock(h, FileLock::from_raw(level)));
         } else {
             h.tell((), |o, h| o.file_lock_failed(h, FileLock::from_raw(level)));
@@ -297,7 +219,7 @@ unsafe extern "C" fn x_unlock(file: *mut File, level: c_int) -> c_int {
         let h = hooked(file);
         h.tell((), |o, h| o.before_file_unlock(h, FileLock::from_raw(level)));
         let rc = h.lower().x_unlock().map_or(ffi::IOERR, |f| f(file, level));
-        h.lock_level.fetch_min(level, Ordering::Relaxed);
+        h.file.lock_level.fetch_min(level, Ordering::Relaxed);
         h.tell((), |o, h| o.after_file_unlock(h, FileLock::from_raw(level)));
         rc
     }
@@ -319,7 +241,7 @@ unsafe extern "C" fn x_shm_map(
             && !out.is_null()
             && !(*out).is_null()
             && let Ok(region) = usize::try_from(region)
-            && h.shm.set(region, *out)
+            && h.file.shm.set(region, *out)
         {
             h.tell((), |o, h| o.mapped(h));
         }
@@ -379,7 +301,7 @@ unsafe extern "C" fn x_shm_unmap(file: *mut File, delete: c_int) -> c_int {
     // SAFETY: as above.
     unsafe {
         let h = hooked(file);
-        h.shm.forget();
+        h.file.shm.forget();
         h.lower().x_shm_unmap().map_or(ffi::OK, |f| f(file, delete))
     }
 }
@@ -397,7 +319,9 @@ unsafe extern "C" fn x_file_control(file: *mut File, op: c_int, arg: *mut c_void
             }
             // A query (-1) under an EXCLUSIVE lock comes from sqlite3WalClose alone.
             ffi::FCNTL_PERSIST_WAL
-                if !arg.is_null() && *arg.cast::<c_int>() < 0 && h.file_lock() == FileLock::Exclusive =>
+                if !arg.is_null()
+                    && *arg.cast::<c_int>() < 0
+                    && h.file.file_lock() == FileLock::Exclusive =>
             {
                 h.tell((), |o, h| o.last_close(h));
                 if is_dead() {
@@ -409,7 +333,7 @@ unsafe extern "C" fn x_file_control(file: *mut File, op: c_int, arg: *mut c_void
         }
         let rc = h.lower().x_file_control().map_or(ffi::NOTFOUND, |f| f(file, op, arg));
         // "Sent after the transaction has been committed, before the database is unlocked."
-        if op == ffi::FCNTL_COMMIT_PHASETWO && h.file_lock() == FileLock::Exclusive {
+        if op == ffi::FCNTL_COMMIT_PHASETWO && h.file.file_lock() == FileLock::Exclusive {
             h.tell((), |o, h| o.committed_exclusive(h));
         }
         if op == ffi::FCNTL_VFSNAME && rc == ffi::OK {
@@ -441,7 +365,7 @@ unsafe fn name_ourselves(out: *mut *mut c_char) {
 ///
 /// # Safety
 /// `args` is the argument of `SQLITE_FCNTL_PRAGMA`: result, name, argument or null.
-unsafe fn pragma(h: &HookedFile, args: *mut *mut c_char) -> Option<c_int> {
+unsafe fn pragma(h: &Hook, args: *mut *mut c_char) -> Option<c_int> {
     // SAFETY: caller.
     let (name, arg) = unsafe {
         let text = |p: *mut c_char| if p.is_null() { None } else { Some(CStr::from_ptr(p).to_str()) };

@@ -15,7 +15,7 @@
 
 use super::ffi::{IoMethods, Vfs};
 use super::loader::object_of;
-use super::{api, vfs};
+use super::{api, lower};
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -137,8 +137,8 @@ pub(super) fn is_memdb(vfs: *const Vfs) -> bool {
 pub(super) fn owner_of(vfs: *const Vfs) -> Owner {
     if is_sqlites(vfs) {
         Owner::Sqlite
-    } else if vfs::is_ours(vfs) {
-        Owner::Walrust { over_sqlites: is_sqlites(vfs::lower()) }
+    } else if lower::is_ours(vfs) {
+        Owner::Walrust { over_sqlites: is_sqlites(lower::lower()) }
     } else {
         Owner::Another
     }

@@ -21,6 +21,7 @@
 
 mod api;
 mod aside;
+mod attach;
 mod connection;
 #[cfg(feature = "crash-points")]
 pub mod debug;
@@ -29,6 +30,7 @@ mod entry;
 mod error;
 mod exit;
 mod ffi;
+mod file;
 mod fork;
 mod function;
 mod guard;
@@ -40,7 +42,10 @@ mod keep;
 pub mod linked;
 mod loader;
 mod log;
+mod lower;
 mod methods;
+mod mutex;
+mod observer;
 mod occupied;
 mod own;
 mod pager;
@@ -52,34 +57,36 @@ mod shm;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unseen;
 mod value;
 mod vfs;
+mod vocab;
 mod wal_hook;
 mod wal_join;
 
 pub use api::version as libversion;
 pub use aside::{Aside, read_aside};
-pub use connection::{Connection, Hooked};
+pub use attach::Hooked;
+pub use connection::Connection;
 pub use empty_wal::put_empty_wal;
 pub use entry::{Wiring, auto_load, load};
 pub use exit::on_exit;
-pub use ffi::{ApiRoutines, IOERR_FSYNC, IOERR_TRUNCATE, IOERR_WRITE, Sqlite3};
+pub use ffi::{ApiRoutines, IOERR_WRITE, Sqlite3};
+pub use file::{HookedFile, WalFile};
 pub use fork::{ForkHooks, Revocable, despite_forks, on_fork, own_handles, recalled};
 pub use function::ScalarFunction;
-pub use hook::HookedFile;
-pub use host::{
-    Access, Again, DbObserver, FileInfo, FileLock, Host, How, LockOp, PragmaVerdict, SlotRange, Verdict,
-    WalHook, WalObserver, WalVerdict, add_host, hooked_handles,
-};
+pub use host::{FileInfo, Host, add_host};
 pub use judge::left_alone;
 pub use keep::{KeptLock, is_locked, keep_lock};
 pub use methods::ReadExtent;
+pub use observer::{DbObserver, WalHook, WalObserver};
 pub use occupied::Occupied;
 pub use own::{Check, SqlConnection, SqlMode};
 pub use raw::RawDb;
 pub use read_mark::{Pins, ReadMark};
+pub use registry::hooked_handles;
 pub use rewrite::{Peek, Rewrite, peek};
 pub use shm::{ShmPeek, WAL_INDEX_HEADER};
 pub use table::{Rows, TableFunction};
 pub use value::Value;
-pub use wal_hook::WalFile;
+pub use vocab::{Access, Again, FileLock, How, LockOp, PragmaVerdict, SlotRange, Verdict, WalVerdict};

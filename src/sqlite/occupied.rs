@@ -16,9 +16,9 @@
 //! The file is opened through SQLite's VFS ([`RawDb`]) and only after this process was seen not to have it open: closing any other
 //! descriptor would drop the process's locks on it (<https://sqlite.org/howtocorrupt.html>, 2.2).
 
+use super::lower;
 use super::raw::RawDb;
-use super::vfs;
-use super::{Access, FileLock};
+use super::vocab::{Access, FileLock};
 use crate::base::{Error, Kind, Result, clock};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -65,7 +65,7 @@ impl Occupied {
     fn take_once(path: &Path) -> Result<Option<Occupied>> {
         let Some(id) = Id::of(path) else { return Ok(None) };
         refuse(path, id, 0)?;
-        if vfs::lower().is_null() {
+        if lower::lower().is_null() {
             return Ok(Some(Occupied { path: path.to_path_buf(), db: None, id }));
         }
         let mut db = match RawDb::open(path) {

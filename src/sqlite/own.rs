@@ -4,7 +4,7 @@
 use super::connection::Connection;
 use super::ffi;
 use super::fork::OwnHandle;
-use super::{api, entry, error, vfs};
+use super::{api, error, lower, unseen};
 use crate::base::{Error, Kind, Result};
 use std::ffi::CString;
 use std::ops::Deref;
@@ -42,7 +42,7 @@ unsafe impl Send for SqlConnection {}
 impl SqlConnection {
     /// Opens an existing database for reading and writing.
     pub fn open(path: &Path, mode: SqlMode) -> Result<SqlConnection> {
-        let lower = vfs::lower();
+        let lower = lower::lower();
         if lower.is_null() {
             return Err(Error::new(
                 Kind::Bug,
@@ -54,7 +54,7 @@ impl SqlConnection {
         let mut db = std::ptr::null_mut();
         // SAFETY: the lower VFS is registered and lives for good; `db` is closed in any case
         // ("whether or not an error occurs … should be passed to sqlite3_close()").
-        let rc = entry::unseen(|| unsafe {
+        let rc = unseen::unseen(|| unsafe {
             // (The app's shared cache, if it has one on, is not ours to be in.)
             let flags = ffi::OPEN_READWRITE | ffi::OPEN_FULLMUTEX | ffi::OPEN_PRIVATECACHE;
             api::open_v2(name.as_ptr(), &raw mut db, flags, (*lower).name)

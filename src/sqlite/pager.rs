@@ -14,7 +14,7 @@
 //! `sqlite3_database_file_object()`, which reads wild memory if a shim made up the name.
 
 use super::ffi::{self, File, Vfs};
-use super::{api, entry};
+use super::{api, unseen};
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::OnceLock;
@@ -47,7 +47,7 @@ pub(super) fn learn(vfs: &CStr) {
         let mut db = std::ptr::null_mut();
         TRYING.set(true);
         // SAFETY: the table is set; the connection is closed whether or not it could be opened.
-        entry::unseen(|| unsafe {
+        unseen::unseen(|| unsafe {
             let flags = ffi::OPEN_READONLY | PRIVATE_CACHE;
             api::open_v2(c"/walrust".as_ptr(), &raw mut db, flags, vfs.as_ptr());
             api::close_v2(db);

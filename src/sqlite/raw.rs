@@ -11,11 +11,11 @@
 use super::error;
 use super::ffi::{self, File, IoMethods, Vfs};
 use super::fork::{OwnHandle, recalled};
-use super::host::{Access, FileLock, LockOp, SlotRange};
 use super::methods::{Methods, REGION, ReadExtent, file_size, read_file};
 use super::own::c_path;
 use super::shm::{WAL_INDEX_HEADER, try_header};
-use super::{api, vfs};
+use super::vocab::{Access, FileLock, LockOp, SlotRange};
+use super::{api, lower};
 use crate::base::{Error, Kind, Result, clock};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ impl RawDb {
     /// Opens an existing database file, read-only if it cannot be written. Takes no lock.
     /// Errors with [`Kind::Missing`] when there is no such file.
     pub fn open(path: &Path) -> Result<RawDb> {
-        let lower = vfs::lower();
+        let lower = lower::lower();
         if lower.is_null() {
             return Err(Error::new(
                 Kind::Bug,
@@ -67,7 +67,7 @@ impl RawDb {
         let name = Filename::new(path)?;
         // SAFETY: the lower VFS is registered and lives for good.
         let (size, access) = unsafe { ((*lower).sz_os_file, (*lower).x_access) };
-        let Some(open) = vfs::lower_open() else {
+        let Some(open) = lower::lower_open() else {
             return Err(error::from_code(ffi::CANTOPEN, "cannot open files"));
         };
         if let Some(access) = access
@@ -319,7 +319,7 @@ impl RawDb {
         let mut name = self.path.clone().into_os_string();
         name.push(suffix);
         let name = c_path(Path::new(&name))?;
-        let lower = vfs::lower();
+        let lower = lower::lower();
         // SAFETY: the lower VFS lives for good.
         Ok(match unsafe { (*lower).x_access } {
             Some(access) => exists(lower, access, name.as_ptr()),

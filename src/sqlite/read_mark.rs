@@ -14,10 +14,10 @@
 //! and its checksum right.
 
 use super::fork::recalled;
-use super::host::{FileLock, LockOp, SlotRange};
 use super::methods::ReadExtent;
 use super::raw::RawDb;
 use super::shm::WAL_INDEX_HEADER;
+use super::vocab::{FileLock, LockOp, SlotRange};
 use crate::base::{Error, Kind, Result, clock};
 use std::path::Path;
 use std::sync::atomic::{Ordering, fence};

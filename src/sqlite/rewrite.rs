@@ -21,7 +21,7 @@
 use super::fork::{self, despite_forks};
 use super::own::{SqlConnection, SqlMode};
 use super::raw::RawDb;
-use super::{Access, FileLock};
+use super::vocab::{Access, FileLock};
 use crate::base::{Error, Kind, Pgno, Result, clock, crash, durable};
 use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};

@@ -9,7 +9,7 @@
 //! (<https://sqlite.org/walformat.html#the_wal_index_file_format>). Those of committed frames do not change while
 //! the WAL's generation lasts, which is for the caller to check, too.
 
-use super::registry;
+use super::mutex;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -51,7 +51,7 @@ impl Shm {
 
     /// The mapping is about to go: waits for a peek that is under way.
     pub(super) fn forget(&self) {
-        let held = registry::lock();
+        let held = mutex::lock();
         for region in &self.regions {
             region.store(std::ptr::null_mut(), Ordering::Release);
         }
@@ -62,7 +62,7 @@ impl Shm {
     ///
     /// # Safety
     /// The mapping must not go away meanwhile: called inside a callback of the handle (which alone unmaps
-    /// it), or with the registry's mutex held.
+    /// it), or with the mutex of the handles held.
     pub(super) unsafe fn header(&self) -> Option<[u8; WAL_INDEX_HEADER]> {
         let region = self.region(0);
         // SAFETY: a non-null region is 32768 bytes, page-aligned, mapped (caller).
@@ -218,9 +218,9 @@ impl ShmPeek {
     /// The 136 bytes, in the machine's byte order; `None` when the handle has no wal-index mapped (any more), or one
     /// whose file was cut under it.
     pub fn header(&self) -> Option<[u8; WAL_INDEX_HEADER]> {
-        let held = registry::lock();
+        let held = mutex::lock();
         let region = self.0.region(0);
-        // SAFETY: the registry's mutex is held, and `forget` takes it before the mapping goes.
+        // SAFETY: the mutex of the handles is held, and `forget` takes it before the mapping goes.
         let header = if region.is_null() { None } else { unsafe { try_header(region) } };
         drop(held);
         header
@@ -229,7 +229,7 @@ impl ShmPeek {
     /// The pages of WAL frames `from + 1 ..= to`, which are committed; `None` where the handle does not have that
     /// part of the wal-index mapped.
     pub fn frame_pages(&self, from: u32, to: u32) -> Option<Vec<u32>> {
-        let held = registry::lock();
+        let held = mutex::lock();
         // SAFETY: as above.
         let pages = unsafe { self.0.frame_pages(from, to) };
         drop(held);

@@ -80,7 +80,6 @@ struct Watcher {
     panic: AtomicBool,
     panics: AtomicU64,
     wrote: AtomicU64,
-    truncated: AtomicU64,
     last_closes: AtomicU64,
     closes: AtomicU64,
     reserved: AtomicU64,
@@ -128,9 +127,6 @@ impl DbObserver for Watcher {
         assert_eq!(f.read_main_at(&mut back, offset).unwrap(), ReadExtent::Full);
         assert!(f.file_size().unwrap() >= offset + len as u64);
         self.wrote.fetch_add(1, Ordering::Relaxed);
-    }
-    fn truncated_db(&self, _: &HookedFile, _: u64) {
-        self.truncated.fetch_add(1, Ordering::Relaxed);
     }
     fn pragma(&self, _: &HookedFile, name: &str, arg: Option<&str>) -> PragmaVerdict {
         match name {
@@ -331,7 +327,6 @@ fn rollback_mode_writers_and_pragmas_are_seen() {
         .unwrap();
     assert!(get(&w.reserved) >= 3);
     assert!(get(&w.wrote) > 0);
-    assert!(get(&w.truncated) > 0);
     assert_eq!(get(&w.commits), 0);
     let refused = c.execute_batch("PRAGMA test_refuse").unwrap_err();
     assert!(refused.to_string().contains("no, thank you"), "{refused}");
@@ -369,8 +364,8 @@ fn sqlites_own_vfses_are_known_and_the_default_stays_the_default() {
             assert_eq!(judge::owner_of(api::vfs_find(name.as_ptr())), Owner::Sqlite, "{name:?}");
         }
         let default = api::vfs_find(std::ptr::null());
-        assert_eq!(vfs::vfs_name(default), "unix");
-        let ours = api::vfs_find(vfs::NAME.as_ptr());
+        assert_eq!(lower::vfs_name(default), "unix");
+        let ours = api::vfs_find(lower::NAME.as_ptr());
         assert_eq!(judge::owner_of(ours), Owner::Walrust { over_sqlites: true });
         assert_eq!(judge::owner_of(api::vfs_find(c"memdb".as_ptr())), Owner::Another);
         // One under SQLite's name, with SQLite's own methods, is another's all the same.

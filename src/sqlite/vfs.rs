@@ -26,60 +26,23 @@
 
 use super::ffi::{self, AnyFn, File, Vfs};
 use super::guard::{caught, guard};
-use super::host::{Access, FileInfo, How, WalHook, observer_for};
+use super::host::{FileInfo, observer_for};
 use super::judge::{self, Judgement};
-use super::{api, entry, fork, hook, pager, registry, wal_hook, wal_join};
-use std::ffi::{CStr, OsStr, c_char, c_double, c_int, c_void};
+use super::lower::{NAME, OpenFn, is_ours, lower, lower_open, ours, path_of, set_lower, set_ours, vfs_name};
+use super::observer::WalHook;
+use super::vocab::{Access, How};
+use super::{api, fork, hook, mutex, pager, registry, unseen, wal_hook, wal_join};
+use std::ffi::{OsStr, c_char, c_double, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
-
-/// Name of the VFS.
-pub(super) const NAME: &CStr = c"walrust";
-
-type OpenFn = unsafe extern "C" fn(*mut Vfs, *const c_char, *mut File, c_int, *mut c_int) -> c_int;
-
-static OURS: AtomicPtr<Vfs> = AtomicPtr::new(std::ptr::null_mut());
-static LOWER: AtomicPtr<Vfs> = AtomicPtr::new(std::ptr::null_mut());
-/// The lower VFS's own `xOpen`.
-static LOWER_OPEN: OnceLock<Option<OpenFn>> = OnceLock::new();
-
-/// The VFS below; null before [`register`].
-pub(super) fn lower() -> *mut Vfs {
-    LOWER.load(Ordering::Acquire)
-}
-
-/// How the VFS below opens files, without us.
-pub(super) fn lower_open() -> Option<OpenFn> {
-    LOWER_OPEN.get().copied().flatten()
-}
-
-/// Whether this is the VFS `walrust`.
-pub(super) fn is_ours(vfs: *const Vfs) -> bool {
-    !vfs.is_null() && std::ptr::eq(vfs, OURS.load(Ordering::Acquire))
-}
-
-/// Name of the VFS below (`unix`); empty before the extension is loaded.
-pub(super) fn lower_vfs_name() -> String {
-    let vfs = lower();
-    // SAFETY: a registered VFS and its name live for good.
-    if vfs.is_null() { String::new() } else { unsafe { vfs_name(vfs) } }
-}
-
-/// # Safety
-/// `vfs` is a registered VFS.
-pub(super) unsafe fn vfs_name(vfs: *const Vfs) -> String {
-    // SAFETY: caller.
-    unsafe { CStr::from_ptr((*vfs).name).to_string_lossy().into_owned() }
-}
 
 /// Registers the VFS, unless SQLite has it already, and puts our `xOpen` into the lower one.
 pub(super) fn register() -> Result<(), String> {
     // SAFETY: the table is set; the VFS structs involved live for good.
     unsafe {
         let registered = api::vfs_find(NAME.as_ptr());
-        let ours = OURS.load(Ordering::Acquire);
+        let ours = ours();
         if !registered.is_null() && !std::ptr::eq(registered, ours) {
             return Err("walrust is already loaded in this process from another file".into());
         }
@@ -94,10 +57,9 @@ pub(super) fn register() -> Result<(), String> {
                 Some(plain) => plain,
                 None => default,
             };
-            LOWER_OPEN.get_or_init(|| (*lower).x_open);
-            LOWER.store(lower, Ordering::Release);
+            set_lower(lower);
             let new = Box::into_raw(Box::new(wrap(lower)));
-            OURS.store(new, Ordering::Release);
+            set_ours(new);
             if !judge::is_sqlites(default) {
                 log::warn!(
                     "walrust: the default VFS is {}, which is not one of SQLite's own: databases opened through it are left alone",
@@ -228,7 +190,7 @@ unsafe extern "C" fn x_open(
             *out_flags = granted;
         }
         let is_open = rc == ffi::OK && !name.is_null() && !(*file).methods.is_null();
-        if is_open && flags & (ffi::OPEN_MAIN_DB | ffi::OPEN_WAL) != 0 && !entry::is_unseen() {
+        if is_open && flags & (ffi::OPEN_MAIN_DB | ffi::OPEN_WAL) != 0 && !unseen::is_unseen() {
             guard((), || opened(vfs, name, file, flags, granted));
         }
         rc
@@ -249,15 +211,6 @@ unsafe fn opened(vfs: *const Vfs, name: *const c_char, file: *mut File, flags: c
             opened_main(name, file, granted);
         }
     }
-}
-
-/// The path SQLite means by `name`.
-///
-/// # Safety
-/// `name` is a NUL-ended string that outlives the result.
-pub(super) unsafe fn path_of<'a>(name: *const c_char) -> &'a Path {
-    // SAFETY: caller.
-    Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()))
 }
 
 /// # Safety
@@ -284,7 +237,7 @@ unsafe fn opened_wal(name: *const c_char, file: *mut File) {
     // SAFETY: caller.
     let wal_path = unsafe { path_of(name) };
     let Some(db_path) = database_of(wal_path) else { return };
-    let observer = registry::lock().observer(&db_path, name as usize);
+    let observer = registry::observer(&mutex::lock(), &db_path, name as usize);
     let wanted = observer.and_then(|o| caught(|| o.wal_hook()).ok()).unwrap_or(WalHook::None);
     // SAFETY: freshly opened by the lower VFS, so not hooked.
     unsafe { hook_wal(file, db_path, wal_path.to_path_buf(), wanted) };

@@ -1,7 +1,8 @@
 //! A full copy that takes the place of what a follower's file holds (I-FOL-4).
 
+use super::disk::{Disk, data_pages, fresh_counter, header_of};
+use super::record::Place;
 use super::record::{COUNTER, word};
-use super::{Disk, Place, data_pages, fresh_counter, header_of};
 use crate::base::{Error, Pgno, Result, clock};
 use crate::replica::Restored;
 use std::fs::File;

@@ -1,6 +1,7 @@
 //! The two passes over one file (I-FOL-1, I-FOL-2).
 
-use super::{Disk, Place, data_pages, fresh_counter, header_of};
+use super::disk::{Disk, data_pages, fresh_counter, header_of};
+use super::record::Place;
 use crate::base::{DbChecksum, Error, Pgno, Result, TxId};
 use crate::ltx::{Decoder, Header, page_checksum};
 use crate::replica::apply::{added_pages, agrees_with_manifest};

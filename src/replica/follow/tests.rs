@@ -1,6 +1,7 @@
 use super::super::testkit::{Attested, LtxFile, Maker, block, history, merged, put, upload};
+use super::disk::{MAGIC, header_of};
 use super::*;
-use crate::base::{DbChecksum, Lineage};
+use crate::base::{DbChecksum, Lineage, PageSize, Pgno};
 use crate::ltx::page_checksum;
 use crate::replica::{Point, RestoreOptions};
 use proptest::prelude::*;

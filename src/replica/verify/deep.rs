@@ -1,7 +1,9 @@
 //! Everything is downloaded: each file proved byte by byte, the newest state rebuilt and put before SQLite.
 
+use super::finding::{Finding, Rule, Severity};
 use super::judge::{Facts, judge, rule};
-use super::{Finding, ROUNDS, Rule, Severity, VerifyOptions, settled};
+use super::options::VerifyOptions;
+use super::rounds::{ROUNDS, settled};
 use crate::base::{Error, Kind, Result, TxId, clock, panics};
 use crate::replica::inventory::FileInfo;
 use crate::replica::layout::FileId;

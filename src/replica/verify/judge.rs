@@ -5,7 +5,7 @@ use super::super::layout::FileId;
 use super::super::manifest::{Manifest, ManifestEntry};
 use super::super::plan::restorable;
 use super::super::probe::{Probe, Probed};
-use super::{Finding, Rule, Severity};
+use super::finding::{Finding, Rule, Severity};
 use crate::base::{DbChecksum, Lineage, TxId};
 use crate::ltx::Level;
 use crate::store::hex;

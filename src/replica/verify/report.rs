@@ -1,13 +1,53 @@
 //! The report for people. Its shape is a promise (README, `walrust_verify`): tests compare it.
 
-use super::{Finding, Report, Rule, Severity};
+use super::finding::{Finding, Rule, Severity};
 use crate::base::TxId;
+use crate::replica::layout::FileId;
 use std::fmt::Write as _;
 
 /// Sound files beyond this many are counted and not listed; what is wrong is always listed.
 const LISTED: usize = 200;
 
-pub(super) fn text(r: &Report) -> String {
+/// The answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// What the database is called.
+    pub name: String,
+    /// The replica's URL.
+    pub url: String,
+    /// Files first, ordered by level and TXID, then rules.
+    pub findings: Vec<Finding>,
+    /// What `fix` removed from the manifest.
+    pub removed: Vec<FileId>,
+}
+
+impl Report {
+    /// 0 all good, 1 issues found, 2 critical.
+    pub fn exit_code(&self) -> i32 {
+        match self.severity() {
+            Severity::Ok => 0,
+            Severity::Warning => 1,
+            Severity::Critical => 2,
+        }
+    }
+
+    /// The worst of all findings.
+    pub fn severity(&self) -> Severity {
+        self.findings.iter().map(|f| f.severity).max().unwrap_or(Severity::Critical)
+    }
+
+    /// Findings that are not ok.
+    pub fn issues(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|f| f.severity != Severity::Ok)
+    }
+
+    /// For people, in the shape the README shows.
+    pub fn text(&self) -> String {
+        text(self)
+    }
+}
+
+fn text(r: &Report) -> String {
     // Endpoint and region are how to get there, not what is there.
     let place = r.url.split('?').next().unwrap_or(&r.url);
     let mut out = format!("Verifying backup: {} in {place}\n{}\n", r.name, "=".repeat(48));

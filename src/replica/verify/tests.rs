@@ -1,11 +1,14 @@
 #![allow(clippy::disallowed_methods)]
 
 use super::*;
+use crate::base::TxId;
 use crate::ltx::HEADER_LEN;
-use crate::replica::layout::manifest_key;
+use crate::replica::layout::{FileId, manifest_key};
 use crate::replica::manifest::{ManifestEntry, encode_segment};
+use crate::replica::restore::Checker;
 use crate::replica::testkit::*;
 use crate::store::{Fault, Faults, Op};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -12,6 +12,7 @@ use crate::base::{Error, Kind, Result, clock};
 use crate::metrics::{self, Breaker, DatabaseHealth, Health, HealthStatus};
 use crate::notify::{Event, Notifier};
 use crate::ship::{self, State};
+use crate::store::BreakerState;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,6 +52,7 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
             let event = if *kind == Kind::Denied { EventKind::AuthFailure } else { EventKind::UploadError };
             w.tell(event, error.clone(), json!({"attempts": attempts}));
         }
+        E::Trouble { duty, kind, error, attempts } => trouble(w, *duty, *kind, error, *attempts),
         E::BreakerOpen { error } => w.tell(EventKind::CircuitBreakerOpen, error.clone(), json!({})),
         E::BreakerClosed => w.tell(EventKind::CircuitBreakerClosed, "uploads go on".to_string(), json!({})),
         E::Fenced { error } => {
@@ -60,6 +62,17 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
         }
         E::QueueDamaged { error } => super::start::queue_damaged(w, error.clone()),
         E::Corrupt { error } => w.tell(EventKind::CorruptionDetected, error.clone(), json!({})),
+    }
+}
+
+/// A duty beside the stream failed: counted each time; told the first time, and then at twice as many tries each.
+pub(super) fn trouble(w: &Watched, duty: ship::Duty, kind: Kind, error: &str, attempts: u32) {
+    w.metrics.upload_error(kind);
+    if attempts.is_power_of_two() {
+        log::warn!("walrust: {}: {}: {error}", w.path().display(), duty.as_str());
+        let event = if kind == Kind::Denied { EventKind::AuthFailure } else { EventKind::UploadError };
+        let message = format!("{}: {error}; the stream goes on", duty.as_str());
+        w.tell(event, message, json!({"attempts": attempts, "duty": duty.as_str()}));
     }
 }
 
@@ -83,9 +96,9 @@ fn refresh(w: &Watched) -> Row {
         m.last_upload.set(t.0 as f64 / 1000.0);
     }
     m.set_breaker(match row.breaker {
-        "closed" => Breaker::Closed,
-        "open" => Breaker::Open,
-        _ => Breaker::HalfOpen,
+        BreakerState::Closed => Breaker::Closed,
+        BreakerState::Open => Breaker::Open,
+        BreakerState::HalfOpen => Breaker::HalfOpen,
     });
     m.set_state(row.state.as_str());
     row

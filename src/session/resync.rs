@@ -276,9 +276,20 @@ pub(super) fn schedule(w: &Arc<Watched>) {
     }
     let now = clock::uptime();
     let last = Duration::from_millis(w.snapshot_at.load(Ordering::Relaxed));
-    if now.saturating_sub(last) < every {
+    // By the clock of the wall, of which the last snapshot tells, whatever process made it: a program may live for a second. (One
+    // of the future was made while the clock was wrong.) This process's own tries are that far apart, too.
+    let tried = w.snapshot_tried.load(Ordering::Relaxed).then(|| now.saturating_sub(last));
+    let made = w.link.status().snapshot_time;
+    let wall = clock::now();
+    let age = made.map(|t| if t > wall { every } else { wall.since(t) });
+    if tried.is_some_and(|d| d < every) || age.unwrap_or_else(|| now.saturating_sub(last)) < every {
         return;
     }
+    // One that waits for the line is enough.
+    if !w.spool.snapshots().is_ok_and(|waiting| waiting.is_empty()) {
+        return;
+    }
+    w.snapshot_tried.store(true, Ordering::Relaxed);
     w.snapshot_at.store(now.as_millis() as u64, Ordering::Relaxed);
     let newest = w.tracker.position().map(|p| p.txid).unwrap_or_default();
     // One TXID further is the anchor only: nothing changed.
@@ -369,25 +380,6 @@ pub(super) fn snapshot_now(w: &Arc<Watched>, timeout: Duration) -> Result<TxId> 
     let taken = snapshot(w);
     drop(ticket);
     let txid = taken?;
-    loop {
-        let status = w.link.status();
-        if status.snapshot >= txid {
-            return Ok(txid);
-        }
-        if w.link.is_stopped() {
-            return Err(super::watched::ended());
-        }
-        let left = end.saturating_sub(clock::uptime());
-        if left.is_zero() {
-            let why = status.last_error.map(|(_, e)| format!(" (last error: {e})")).unwrap_or_default();
-            return Err(Error::new(
-                Kind::Timeout,
-                format!("the snapshot of TXID {txid} is not in the replica yet{why}"),
-            ));
-        }
-        if let Some((Kind::Denied | Kind::Fenced, e)) = status.last_error {
-            return Err(Error::new(Kind::Denied, e));
-        }
-        clock::sleep(Duration::from_millis(3));
-    }
+    w.link.wait_for_snapshot(txid, end.saturating_sub(clock::uptime()))?;
+    Ok(txid)
 }

@@ -300,7 +300,7 @@ impl Watched {
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
         let may_ship = !matches!(how, Start::Again { wish: Role::Standby, .. });
-        let ships = may_ship && spool.ship_lock().try_process()?;
+        let ships = may_ship && !ship::is_left_at_work(spool.dir()) && spool.ship_lock().try_process()?;
         let role = if ships { Role::Joining } else { Role::Standby };
         let w = Watched::new(req.path, req.settings, store, spool, role);
         if role == Role::Standby {
@@ -539,6 +539,7 @@ impl Watched {
             lineage,
             txid: s.replicated,
             snapshot: s.snapshot,
+            snapshot_time: self.shipped()?.and_then(|s| s.snapshot_time),
             time: now,
         })
     }
@@ -551,6 +552,7 @@ impl Watched {
             lineage: Lineage::default(),
             txid: TxId::ZERO,
             snapshot: TxId::ZERO,
+            snapshot_time: None,
             time: clock::now(),
         }))
     }
@@ -659,7 +661,7 @@ impl Watched {
         let store = self.store.clone();
         let me = me.clone();
         block_on(async move {
-            if store.probe_conditional().await? == Conditions::Ignored {
+            if matches!(store.probe_conditional().await?, Conditions::Ignored | Conditions::CreateOnly) {
                 return Ok(None);
             }
             Lease::take(&store, &me, takeover, newest).await.map(Some)
@@ -685,6 +687,13 @@ impl Watched {
                 }
             })
         };
+        let on_end = {
+            let spool = self.spool.clone();
+            Arc::new(move || {
+                spool.forget_shipping();
+                spool.ship_lock().release();
+            })
+        };
         let plan = ship::Plan {
             spool: self.spool.clone(),
             // The shipper waits and counts by itself.
@@ -699,9 +708,9 @@ impl Watched {
             levels: s.levels.clone(),
             on_event,
             on_slot,
+            on_end,
         };
-        ship::runtime::handle()?.spawn(ship::run(plan));
-        Ok(())
+        ship::start(plan)
     }
 }
 
@@ -812,7 +821,8 @@ pub(super) fn try_take_over(w: &Arc<Watched>) {
         resume_standby(w);
         return;
     }
-    match w.spool.ship_lock().try_process() {
+    // (A shipper of this process that was stopped may not have ended yet.)
+    match w.spool.ship_lock().try_process().map(|free| free && !ship::is_left_at_work(w.spool.dir())) {
         Ok(true) => {}
         Ok(false) => {
             resume_standby(w);
@@ -917,7 +927,9 @@ impl Watched {
             s.state = state;
             s.last_error = Some((e.kind(), e.to_string()));
         });
-        self.joined.refuse(e, longest_pause(e.kind()));
+        // (Another's lease ends at a known time if it is not renewed.)
+        let longest = longest_pause(e.kind());
+        self.joined.refuse(e, e.retry_after().map_or(longest, |d| d.min(longest)));
     }
 }
 

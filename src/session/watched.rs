@@ -13,9 +13,9 @@ use crate::config::{Settings, replica_key};
 use crate::ltx::Packing;
 use crate::metrics::DatabaseMetrics;
 use crate::notify::Notifier;
-use crate::ship::{Link, State};
+use crate::ship::{self, Link, State};
 use crate::spool::{FileStamp, Position, Spool};
-use crate::store::Store;
+use crate::store::{BreakerState, Store};
 use crate::wal::{IndexHeader, Salt};
 use serde_json::json;
 use std::collections::VecDeque;
@@ -98,8 +98,10 @@ pub struct Watched {
     pub(super) look_fully: AtomicBool,
     pub(super) waiting: Mutex<Waiting>,
     pub(super) failure: Mutex<Option<String>>,
-    /// Uptime in ms of the last scheduled snapshot attempt.
+    /// Uptime in ms of the last scheduled snapshot attempt, or of the watch's start.
     pub(super) snapshot_at: AtomicU64,
+    /// Whether there was such an attempt.
+    pub(super) snapshot_tried: AtomicBool,
     /// Since when the WAL has not gone on from the position (uptime in ms, 0 = it does).
     pub(super) astray_since: AtomicU64,
     /// Counters and gauges.
@@ -190,8 +192,8 @@ pub struct Row {
     pub wal_bytes: u64,
     /// Size of the spool.
     pub spool_bytes: u64,
-    /// Breaker state in words.
-    pub breaker: &'static str,
+    /// The breaker's state.
+    pub breaker: BreakerState,
     /// When the last upload was acknowledged.
     pub last_upload: Option<Timestamp>,
     /// The newest error not followed by a success.
@@ -202,6 +204,9 @@ pub struct Row {
 fn is_shipped(position: Option<&Position>, replicated: TxId) -> bool {
     position.is_some_and(|p| p.pieces == 0 && p.txid <= replicated)
 }
+
+/// How long the end of a watch waits for its shipper's.
+const SHIPPER_ENDS: Duration = Duration::from_secs(3);
 
 const NOT_WAL: &str =
     "the database has left WAL mode, so what is committed is not replicated: set PRAGMA journal_mode=WAL";
@@ -253,6 +258,7 @@ impl Watched {
             waiting: Mutex::new(Waiting::default()),
             failure: Mutex::new(None),
             snapshot_at: AtomicU64::new(clock::uptime().as_millis() as u64),
+            snapshot_tried: AtomicBool::new(false),
             astray_since: AtomicU64::new(0),
             metrics: engine().metrics().database(&observe::series(path)),
             notifier,
@@ -858,7 +864,7 @@ impl Watched {
                 .or_else(|| self.ships_elsewhere())
                 .or_else(|| self.overflow())
                 .or(not_captured)
-                .or(status.last_error.map(|(_, e)| e))
+                .or(status.last_error.as_ref().map(|(_, e)| e.clone()))
                 .or_else(|| lock(&self.spool_failure).as_ref().map(|f| f.why.clone()))
                 .or_else(|| self.tracker.seal_error())
                 .or(lost)
@@ -866,6 +872,7 @@ impl Watched {
                     let why = super::start::UNREADABLE;
                     (self.role() == Role::Standby && self.is_unreadable()).then(|| why.to_string())
                 })
+                .or_else(|| status.duties.trouble())
                 .or_else(|| self.care.finding()),
         }
     }
@@ -897,12 +904,9 @@ impl Watched {
         self.joined.refuse(&ended(), Duration::ZERO);
         engine.drop_watched(self);
         engine.metrics().remove(&observe::series(&self.path));
-        // The lease is given back by the shipper as it ends; wait for that a moment, then free the local lock.
-        let end = clock::uptime() + Duration::from_secs(2);
-        while Arc::strong_count(&self.link) > 1 && clock::uptime() < end {
-            clock::sleep(Duration::from_millis(1));
-        }
-        if self.role() != Role::Standby {
+        // The shipper gives the lease back as it ends. One that has not ended by then frees the local lock itself when it has: no
+        // other ships while an upload of this one is under way.
+        if ship::leave(&self.link, self.spool.dir(), SHIPPER_ENDS) && self.role() != Role::Standby {
             self.spool.forget_shipping();
             self.spool.ship_lock().release();
         }

@@ -234,10 +234,7 @@ async fn is_built_upon(s: &Shipper, txid: TxId) -> Result<bool> {
     let files = Inventory::read(&s.plan.store).await?.files;
     let own = (Level::L0, txid, txid);
     Ok(files.iter().any(|f| {
-        f.level != Level::SNAPSHOT
-            && (f.level, f.min, f.max) != own
-            && f.min <= txid.next()
-            && f.max >= txid
+        f.level != Level::SNAPSHOT && (f.level, f.min, f.max) != own && f.min <= txid.next() && f.max >= txid
     }))
 }
 
@@ -245,4 +242,3 @@ fn is_older(path: &Path, age: Duration) -> bool {
     let made = std::fs::metadata(path).and_then(|m| m.modified());
     made.is_ok_and(|t| t.elapsed().is_ok_and(|d| d > age))
 }
-

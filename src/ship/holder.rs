@@ -242,6 +242,11 @@ impl Lease {
         due_in(self.age())
     }
 
+    /// The uptime until which it is ours, whatever happens at the store meanwhile (I-LEASE-4).
+    pub fn ours_until(&self) -> Duration {
+        (self.renewed + super::lease::life()).max(self.known + super::lease::pause())
+    }
+
     /// Whether its last renewal is not old: nothing is wrong with it.
     pub fn is_fresh(&self) -> bool {
         self.age().renewed < super::lease::renew_after()

@@ -250,7 +250,7 @@ fn a_stopped_shipper_gives_up_what_is_under_way_and_says_when_it_has() {
     s.commit_and_sync(SOON);
     s.trouble.with(LEVEL_0, Fault::Delay(Duration::from_secs(3600)));
     s.commit();
-    until("it is under way", || s.link.status().uploading);
+    until("it is on its way", || s.link.status().uploading);
     s.link.stop();
     assert!(leave(&s.link, s.spool.dir(), SOON), "it ends without its upload");
     assert_eq!(s.spool.shipped().unwrap().unwrap().txid, TxId(2));
@@ -306,4 +306,27 @@ fn the_lease_is_given_back_at_rest_and_taken_again_when_it_is_wanted() {
     assert_eq!(ends(), 0);
     s.link.want_lease();
     until("an idle database holds it", || ends() != 0);
+}
+
+#[test]
+fn a_renewal_that_hangs_holds_up_no_upload_and_a_closed_database_that_waits_does_not_spin() {
+    let mut s = Scene::new();
+    s.start(&[]);
+    s.commit_and_sync(SOON);
+    s.trouble.with("lease.json", Fault::Delay(Duration::from_secs(3600)));
+    for _ in 0..5 {
+        s.commit_and_sync(Duration::from_secs(5));
+    }
+    // Closed, while a file waits that is refused: the lease is kept, by looking now and then.
+    s.trouble.with("lease.json", Fault::None);
+    s.trouble.with(LEVEL_0, Fault::Fail(Kind::Denied));
+    s.commit();
+    s.link.give_lease_back(Duration::from_millis(300));
+    let lease = LeaseState::decode(&block_on(s.store.get(LEASE_KEY)).unwrap().unwrap()).unwrap();
+    assert!(lease.ends != 0, "what waits wants it");
+    s.trouble.with(LEVEL_0, Fault::None);
+    s.link.wait_for(TxId(s.last), SOON).unwrap();
+    until("it is given back when all is there", || {
+        LeaseState::decode(&block_on(s.store.get(LEASE_KEY)).unwrap().unwrap()).unwrap().ends == 0
+    });
 }

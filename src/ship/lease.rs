@@ -327,7 +327,9 @@ pub(super) fn held_by(holder: &str, left: Duration) -> Error {
 pub(super) fn taken_by(holder: &str) -> Error {
     Error::new(
         Kind::Fenced,
-        format!("the replica is held by {holder}, which took its lease; take over with '{{\"takeover\":true}}'"),
+        format!(
+            "the replica is held by {holder}, which took its lease; take over with '{{\"takeover\":true}}'"
+        ),
     )
 }
 

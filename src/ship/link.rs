@@ -315,7 +315,9 @@ impl Link {
                 (Some((Kind::Denied, e)), _) if s.failures != before.0 => {
                     break Err(Error::new(Kind::Denied, e.clone()));
                 }
-                (_, Course::Resting { failures, kind, error, .. }) if failures != before.1 && !passes(kind) => {
+                (_, Course::Resting { failures, kind, error, .. })
+                    if failures != before.1 && !passes(kind) =>
+                {
                     break Err(Error::new(kind, error));
                 }
                 _ => {}

@@ -49,6 +49,8 @@ mod beside;
 mod desk;
 mod duty;
 mod holder;
+#[cfg(test)]
+mod lanes_tests;
 mod lease;
 mod lend;
 mod link;
@@ -58,8 +60,6 @@ mod run;
 pub mod runtime;
 mod shipper;
 mod status;
-#[cfg(test)]
-mod lanes_tests;
 #[cfg(test)]
 mod steady;
 mod stream;

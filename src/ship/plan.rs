@@ -22,11 +22,8 @@ pub(super) enum Next {
 /// Decides that. `pending` and `snapshots` are ascending; `replicated`: up to there everything is in the replica.
 pub(super) fn stream(pending: &[Queued], snapshots: &[Queued], replicated: TxId) -> Next {
     let oldest = pending.first();
-    let has_level0 = |s: &Queued| pending.iter().any(|p| p.txid == s.txid);
-    let base = snapshots
-        .iter()
-        .find(|s| s.txid > replicated && !has_level0(s))
-        .filter(|s| oldest.is_none_or(|p| p.txid > s.txid));
+    let base =
+        snapshots.iter().find(|s| s.txid > replicated).filter(|s| oldest.is_none_or(|p| p.txid > s.txid));
     match (base, oldest) {
         (Some(s), _) => Next::Base(s.clone()),
         (None, None) => Next::Nothing,
@@ -95,9 +92,8 @@ mod tests {
 
     #[test]
     fn a_snapshot_goes_beside_the_stream_once_that_has_passed_it() {
-        let of = |snapshots: &[u64], replicated| {
-            beside(&files(snapshots), TxId(replicated)).map(|q| q.txid.0)
-        };
+        let of =
+            |snapshots: &[u64], replicated| beside(&files(snapshots), TxId(replicated)).map(|q| q.txid.0);
         assert_eq!(of(&[], 9), None);
         assert_eq!(of(&[6], 5), None);
         assert_eq!(of(&[6], 6), Some(6));
@@ -109,7 +105,9 @@ mod tests {
     fn no_snapshot_is_in_both_lanes_and_none_is_left() {
         // Every small queue: each snapshot is the stream's, or beside it, or behind what the stream does first.
         for bits in 0u32..1 << 10 {
-            let pick = |shift: u32| -> Vec<u64> { (1..=5u64).filter(|n| bits >> (shift + *n as u32 - 1) & 1 == 1).collect() };
+            let pick = |shift: u32| -> Vec<u64> {
+                (1..=5u64).filter(|n| bits >> (shift + *n as u32 - 1) & 1 == 1).collect()
+            };
             let (pending, snapshots) = (files(&pick(0)), files(&pick(5)));
             for replicated in 0..=5 {
                 let replicated = TxId(replicated);

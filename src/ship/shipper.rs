@@ -166,6 +166,8 @@ pub(super) struct Shipper {
     seat: tokio::sync::Mutex<Seat>,
     /// How many [`Right`]s there are.
     rights: AtomicUsize,
+    /// The uptime until which the lease is ours whatever happens at the store.
+    ours_until: Mutex<Option<Duration>>,
     manifest: tokio::sync::Mutex<Option<ManifestWriter>>,
     merger: Mutex<Merger>,
 }
@@ -187,6 +189,7 @@ impl Shipper {
             merger: Mutex::new(Merger::new(plan.levels.clone())),
             seat: tokio::sync::Mutex::new(Seat { lease, evict }),
             rights: AtomicUsize::new(0),
+            ours_until: Mutex::new(None),
             manifest: tokio::sync::Mutex::new(None),
             plan,
         }
@@ -248,9 +251,30 @@ impl Shipper {
         e.retry_after().unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)
     }
 
-    /// The right to write: takes the lease, or keeps it.
+    /// The right to write. Within the life of a lease that is held there is nothing to ask: renewing it is the keeper's, and a
+    /// renewal that hangs holds up no upload.
     pub(super) async fn right(&self) -> Step<Right<'_>> {
+        let until = *self.ours_until();
+        if until.is_some_and(|t| clock::uptime() < t) {
+            return Ok(Right::new(self));
+        }
+        self.sit().await?;
+        Ok(Right::new(self))
+    }
+
+    /// Takes the lease, or does what is due for it to be kept.
+    async fn sit(&self) -> Step<()> {
         let mut seat = self.seat.lock().await;
+        let sits = self.sit_at(&mut seat).await;
+        *self.ours_until() = seat.lease.as_ref().filter(|_| sits.is_ok()).map(Lease::ours_until);
+        sits
+    }
+
+    fn ours_until(&self) -> MutexGuard<'_, Option<Duration>> {
+        self.ours_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn sit_at(&self, seat: &mut Seat) -> Step<()> {
         if let Some(lease) = &mut seat.lease {
             match lease.keep(&self.plan.store).await {
                 Kept::Ours if lease.is_fresh() => self.fares_well(Duty::Lease),
@@ -259,20 +283,20 @@ impl Shipper {
                 Kept::Unknown(e) => return Err(Halt::Failed(e)),
                 Kept::Lost(e) => return Err(Halt::Fenced(e)),
             }
-            return Ok(Right::new(self));
+            return Ok(());
         }
         let conditions = self.plan.store.probe_conditional().await?;
         let protection = Protection::of(conditions);
         if matches!(protection, Protection::CreateOnly | Protection::Nothing) {
             self.has_right(protection);
-            return Ok(Right::new(self));
+            return Ok(());
         }
         seat.lease = Some(self.take(seat.evict).await?);
         // Once is enough: who has it now is not the one that was to give way.
         seat.evict = false;
         self.has_right(Protection::Lease);
         self.fares_well(Duty::Lease);
-        Ok(Right::new(self))
+        Ok(())
     }
 
     /// Nothing bars the way any more, and it is known what keeps others away.
@@ -327,13 +351,17 @@ impl Shipper {
         let link = &self.plan.link;
         if link.is_lease_unwanted() {
             let (pending, snapshots) = (self.plan.spool.pending()?, self.plan.spool.snapshots()?);
+            let mut seat = self.seat.lock().await;
             if !pending.is_empty() || !snapshots.is_empty() || self.rights.load(Ordering::Acquire) > 0 {
                 // What uses the lease keeps it; the end of that rings the bell.
+                drop(seat);
                 return self.keep().await;
             }
-            if let Some(lease) = self.seat.lock().await.lease.take() {
+            *self.ours_until() = None;
+            if let Some(lease) = seat.lease.take() {
                 lease.release(&self.plan.store).await;
             }
+            drop(seat);
             link.lease_released();
             return Ok(if link.lease_wish() == LeaseWish::Hold { Duration::ZERO } else { LONGEST_REST });
         }
@@ -345,13 +373,15 @@ impl Shipper {
         if !rest.is_zero() && self.seat.lock().await.lease.is_none() {
             return Ok(rest);
         }
-        drop(self.right().await?);
+        self.sit().await?;
         Ok(self.seat.lock().await.lease.as_ref().map_or(LONGEST_REST, Lease::due_in))
     }
 
     /// Gives the lease back: the shipper ends.
     pub(super) async fn give_lease_back(&self) {
-        if let Some(lease) = self.seat.lock().await.lease.take() {
+        let mut seat = self.seat.lock().await;
+        *self.ours_until() = None;
+        if let Some(lease) = seat.lease.take() {
             lease.release(&self.plan.store).await;
         }
     }

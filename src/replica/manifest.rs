@@ -311,6 +311,16 @@ impl Segment {
     }
 }
 
+/// Whether full segments may be packed into one. Packing drops segments that it has read: what somebody else removes from them
+/// meanwhile would come again with the packed one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packing {
+    /// As soon as there are enough of them.
+    WhenFull,
+    /// When a later segment is full: somebody removes entries at this moment.
+    Later,
+}
+
 /// Who writes the manifest (I-MAN-1). Holds the newest segment only. `compact` and `fix`, which may run beside the holder of the lease,
 /// write through one of their own: a segment that changed since it was read is read again, and nothing of the other is undone.
 #[derive(Debug)]
@@ -346,8 +356,13 @@ impl ManifestWriter {
     }
 
     /// Adds files whose objects are durable in the replica (I-MAN-2), and returns when that is durable too.
-    /// After an error give the same entries again: naming a file again replaces its entry.
+    /// After an error give the same entries again: naming a file again replaces its entry. Errors with what the store answers.
     pub async fn append(&mut self, store: &Store, entries: &[ManifestEntry]) -> Result<()> {
+        self.add(store, entries, Packing::WhenFull).await
+    }
+
+    /// [`ManifestWriter::append`], beside somebody who removes entries, perhaps. Errors with what the store answers.
+    pub async fn add(&mut self, store: &Store, entries: &[ManifestEntry], packing: Packing) -> Result<()> {
         let (mut rest, mut conflicts) = (entries, 0);
         while !rest.is_empty() {
             let mut next = self.newest.clone();
@@ -368,7 +383,10 @@ impl ManifestWriter {
             }
             crate::base::crash::point("manifest.append");
             // Left undone, it is due again when the next segment is full.
-            if full && let Err(e) = self.pack_full(store).await {
+            if full
+                && packing == Packing::WhenFull
+                && let Err(e) = self.pack_full(store).await
+            {
                 log::debug!("walrust: the manifest could not be packed: {e}");
             }
         }

@@ -8,11 +8,13 @@
 //! * I-CARE-3: files are taken out of the manifest while it is borrowed from the shipper
 //!   ([`crate::ship::Borrowed`]), so that it has one writer.
 //!
-//! What is left undone by a crash is due again after the next snapshot, or at the next interval.
+//! What is left undone by a crash is due again after the next snapshot, or at the next interval; what failed, after a rest of its
+//! own ([`Duty::Retention`]).
 //! Refused: validation on a timer of each database's own (a thread each); retention on a timer (nothing
 //! becomes superfluous but by a snapshot that follows it).
 
 use super::alone::alone;
+use super::events::note_trouble;
 use super::watched::Watched;
 use crate::base::event::EventKind;
 use crate::base::{Result, clock, lock, panics, thread};
@@ -20,7 +22,8 @@ use crate::config::Settings;
 use crate::replica::compact::{Action, Compacted};
 use crate::replica::retention::Policy;
 use crate::replica::{self, Report, Severity, VerifyOptions};
-use crate::store::{Store, block_on};
+use crate::ship::{Course, Duty};
+use crate::store::{Retry, Store, block_on};
 use serde_json::json;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -29,6 +32,8 @@ use std::time::Duration;
 
 /// Between two looks at what seems to be wrong with a replica that is written meanwhile.
 pub(super) const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// The longest rest of retention after a failure.
+const RETENTION_RESTS: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {
@@ -56,6 +61,11 @@ impl Watched {
 impl Queue {
     /// Queues what the clock says is due.
     pub(super) fn schedule(&'static self, w: &Arc<Watched>) {
+        // Retention that failed is due again when it has rested.
+        let retention = w.link.course(Duty::Retention);
+        if retention != Course::Well && retention.is_due(clock::uptime()) {
+            self.add(w, Task::Retain);
+        }
         let every = w.settings().validation_interval;
         // Before the first snapshot is there, a validation could only say so.
         if every.is_zero() || w.link.status().snapshot.0 == 0 {
@@ -179,15 +189,24 @@ pub(super) fn compact(
 
 fn retain(w: &Arc<Watched>) {
     match compact(&w.store, Some(w), &policy(&w.settings()), Action::Force) {
-        Ok(done) if done.removed > 0 => log::info!(
-            "walrust: {}: retention removed {} files ({} bytes)",
-            w.path().display(),
-            done.removed,
-            done.bytes
-        ),
-        Ok(_) => {}
+        Ok(done) => {
+            w.link.set_course(Duty::Retention, Course::Well);
+            if done.removed > 0 {
+                let (files, bytes) = (done.removed, done.bytes);
+                log::info!(
+                    "walrust: {}: retention removed {files} files ({bytes} bytes)",
+                    w.path().display()
+                );
+            }
+        }
         Err(e) => {
-            log::warn!("walrust: {}: retention: {e}", w.path().display());
+            // (It has its own rest and error: nothing else waits for it.)
+            let retry = Retry { attempts: u32::MAX, base: w.settings().retry.base, max: RETENTION_RESTS };
+            let course = w.link.course(Duty::Retention);
+            let course = course.failed(&e, clock::uptime(), &retry, clock::random_u64());
+            let attempts = course.failures();
+            w.link.set_course(Duty::Retention, course);
+            note_trouble(w, Duty::Retention, e.kind(), &e.to_string(), attempts);
             if e.is_corrupt() {
                 w.set_finding(Some(format!("retention: {e}")));
                 w.tell(EventKind::CorruptionDetected, format!("retention: {e}"), json!({}));

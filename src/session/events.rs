@@ -36,6 +36,7 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
             let event = if *kind == Kind::Denied { EventKind::AuthFailure } else { EventKind::UploadError };
             w.tell(event, error.clone(), json!({"attempts": attempts}));
         }
+        E::Trouble { duty, kind, error, attempts } => note_trouble(w, *duty, *kind, error, *attempts),
         E::BreakerOpen { error } => w.tell(EventKind::CircuitBreakerOpen, error.clone(), json!({})),
         E::BreakerClosed => w.tell(EventKind::CircuitBreakerClosed, "uploads go on".to_string(), json!({})),
         E::Fenced { error } => {
@@ -45,5 +46,16 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
         }
         E::QueueDamaged { error } => w.ask(Ask::ClearQueue(error.clone())),
         E::Corrupt { error } => w.tell(EventKind::CorruptionDetected, error.clone(), json!({})),
+    }
+}
+
+/// A duty beside the stream failed: counted each time; told the first time, and then at twice as many tries each.
+pub(super) fn note_trouble(w: &Watched, duty: ship::Duty, kind: Kind, error: &str, attempts: u32) {
+    w.metrics.upload_error(kind);
+    if attempts.is_power_of_two() {
+        log::warn!("walrust: {}: {}: {error}", w.path().display(), duty.as_str());
+        let event = if kind == Kind::Denied { EventKind::AuthFailure } else { EventKind::UploadError };
+        let message = format!("{}: {error}; the stream goes on", duty.as_str());
+        w.tell(event, message, json!({"attempts": attempts, "duty": duty.as_str()}));
     }
 }

@@ -20,7 +20,7 @@ pub fn at_exit() {
     let mine: Vec<Arc<Watched>> = all.into_iter().filter(|w| w.role() == Role::Shipper).collect();
     mine.iter().for_each(|w| w.link.stop());
     let end = clock::uptime() + EXIT_PATIENCE;
-    let ending = |w: &Arc<Watched>| Arc::strong_count(&w.link) > 1 && w.link.status().last_error.is_none();
+    let ending = |w: &Arc<Watched>| !w.link.has_ended() && w.link.status().last_error.is_none();
     while mine.iter().any(ending) && clock::uptime() < end {
         clock::sleep(Duration::from_millis(1));
     }

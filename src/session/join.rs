@@ -298,6 +298,7 @@ impl Watched {
             lineage,
             txid: s.replicated,
             snapshot: s.snapshot,
+            snapshot_time: self.shipped()?.and_then(|s| s.snapshot_time),
             time: now,
         })
     }
@@ -345,7 +346,7 @@ impl Watched {
         let (store, me) = (self.store.clone(), me.clone());
         let newest = remote.map(|r| r.txid).unwrap_or_default();
         patience.ask(&self.store, async move {
-            if store.probe_conditional().await? == Conditions::Ignored {
+            if matches!(store.probe_conditional().await?, Conditions::Ignored | Conditions::CreateOnly) {
                 return Ok(None);
             }
             Lease::take(&store, &me, takeover, newest).await.map(Some)
@@ -371,6 +372,13 @@ impl Watched {
                 }
             })
         };
+        let on_end = {
+            let spool = self.spool.clone();
+            Arc::new(move || {
+                spool.forget_shipping();
+                spool.ship_lock().release();
+            })
+        };
         let plan = ship::Plan {
             spool: self.spool.clone(),
             // The shipper waits and counts by itself.
@@ -385,9 +393,9 @@ impl Watched {
             levels: s.levels.clone(),
             on_event,
             on_slot,
+            on_end,
         };
-        ship::runtime::handle()?.spawn(ship::run(plan));
-        Ok(())
+        ship::start(plan)
     }
 
     /// Says why it is not known yet whose replica it is. It is tried again.
@@ -402,7 +410,9 @@ impl Watched {
             s.state = state;
             s.last_error = Some((e.kind(), e.to_string()));
         });
-        self.joined.refuse(e, longest_pause(e.kind()));
+        // (Another's lease ends at a known time if it is not renewed.)
+        let longest = longest_pause(e.kind());
+        self.joined.refuse(e, e.retry_after().map_or(longest, |d| d.min(longest)));
     }
 
     /// A standby looks whether the shipper's process has ended, and follows its position. Whether this process is to join now.
@@ -411,7 +421,9 @@ impl Watched {
             self.follow_as_standby();
             return false;
         }
-        match self.spool.ship_lock().try_process() {
+        // (A shipper of this process that was stopped may not have ended yet.)
+        let is_free = self.spool.ship_lock().try_process();
+        match is_free.map(|free| free && !ship::is_left_at_work(self.spool.dir())) {
             Ok(true) => {}
             Ok(false) => {
                 self.follow_as_standby();

@@ -7,9 +7,10 @@ use super::phase::Role;
 use super::services::Services;
 use super::watched::{Watched, ended, series};
 use super::wish::{Inherited, WishRow};
-use crate::base::{Error, Kind, Result, clock, lock};
+use crate::base::{Error, Kind, Result, lock};
 use crate::config::{Config, Layer, Resolved};
 use crate::metrics::Metrics;
+use crate::ship;
 use crate::spool::{Owner, dir_id, other_database, real_dir};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use std::time::Duration;
 /// Databases that could not be watched, of which the reason is remembered: a program may open any number.
 const MOST_FAILURES: usize = 1000;
 /// How long the end of a watch waits for its shipper, which gives the lease back.
-const END_PATIENCE: Duration = Duration::from_secs(2);
+const END_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Everything of ours in this process.
 pub struct Engine {
@@ -195,12 +196,9 @@ impl Engine {
         w.joined.refuse(&ended(), Duration::ZERO);
         self.forget_watched(w);
         self.services.metrics.remove(&series(w.path()));
-        // The lease is given back by the shipper as it ends; wait for that a moment, then free the local lock.
-        let end = clock::uptime() + END_PATIENCE;
-        while Arc::strong_count(&w.link) > 1 && clock::uptime() < end {
-            clock::sleep(Duration::from_millis(1));
-        }
-        if w.role() != Role::Standby {
+        // The shipper gives the lease back as it ends. One that has not ended by then frees the local lock itself when it has: no
+        // other ships while an upload of this one is under way.
+        if ship::leave(&w.link, w.spool.dir(), END_PATIENCE) && w.role() != Role::Standby {
             w.spool.forget_shipping();
             w.spool.ship_lock().release();
         }

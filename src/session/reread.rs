@@ -269,14 +269,24 @@ pub(super) fn schedule(w: &Arc<Watched>) {
     if every.is_zero() || w.job.job().is_some() || w.handles.is_exclusive() {
         return;
     }
-    let now = clock::uptime();
-    {
-        let mut rounds = lock(&w.rounds);
-        if now.saturating_sub(rounds.snapshot_at) < every {
-            return;
-        }
-        rounds.snapshot_at = now;
+    // By the clock of the wall, of which the last snapshot tells, whatever process made it: a program may live for a second. (One
+    // of the future was made while the clock was wrong.) This process's own tries are that far apart, too.
+    let (now, wall) = (clock::uptime(), clock::now());
+    let (began_at, tried_at) = {
+        let rounds = lock(&w.rounds);
+        (rounds.began_at, rounds.snapshot_tried_at)
+    };
+    let made = w.link.status().snapshot_time;
+    let age = made.map(|t| if t > wall { every } else { wall.since(t) });
+    let tried_ago = tried_at.map(|at| now.saturating_sub(at));
+    if tried_ago.is_some_and(|ago| ago < every) || age.unwrap_or(now.saturating_sub(began_at)) < every {
+        return;
     }
+    // One that waits for the line is enough.
+    if !w.spool.snapshots().is_ok_and(|waiting| waiting.is_empty()) {
+        return;
+    }
+    lock(&w.rounds).snapshot_tried_at = Some(now);
     let newest = w.tracker.position().map(|p| p.txid).unwrap_or_default();
     // One TXID further is the anchor only: nothing changed.
     if newest.0 <= w.link.status().snapshot.0 + 1 {
@@ -352,25 +362,6 @@ pub(super) fn snapshot_now(w: &Arc<Watched>, timeout: Duration) -> Result<TxId> 
     let taken = snapshot(w);
     drop(ticket);
     let txid = taken?;
-    loop {
-        let status = w.link.status();
-        if status.snapshot >= txid {
-            return Ok(txid);
-        }
-        if w.link.is_stopped() {
-            return Err(super::watched::ended());
-        }
-        let left = end.saturating_sub(clock::uptime());
-        if left.is_zero() {
-            let why = status.last_error.map(|(_, e)| format!(" (last error: {e})")).unwrap_or_default();
-            return Err(Error::new(
-                Kind::Timeout,
-                format!("the snapshot of TXID {txid} is not in the replica yet{why}"),
-            ));
-        }
-        if let Some((Kind::Denied | Kind::Fenced, e)) = status.last_error {
-            return Err(Error::new(Kind::Denied, e));
-        }
-        clock::sleep(Duration::from_millis(3));
-    }
+    w.link.wait_for_snapshot(txid, end.saturating_sub(clock::uptime()))?;
+    Ok(txid)
 }

@@ -16,6 +16,7 @@ use super::settings::{Change, change};
 use super::watched::{Origin, Watched, series};
 use crate::base::{Error, Kind, Result, TxId, clock};
 use crate::config::{Durability, Settings, default_spool, replica_key};
+use crate::ship;
 use crate::spool::{LockFile, Owner, Spool};
 use crate::store::{ReplicaUrl, Store};
 use std::path::Path;
@@ -260,7 +261,7 @@ impl Engine {
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
         let may_ship = !matches!(how, Start::Again { wish: Role::Standby, .. });
-        let ships = may_ship && spool.ship_lock().try_process()?;
+        let ships = may_ship && !ship::is_left_at_work(spool.dir()) && spool.ship_lock().try_process()?;
         let part = match ships {
             true => Part::Joining(how.claim()),
             false => Part::Standby { claim: how.claim(), refused: None },

@@ -9,6 +9,7 @@ use super::watched::Watched;
 use crate::base::{Timestamp, TxId, clock, lock};
 use crate::metrics::{Breaker, HealthStatus};
 use crate::ship::State;
+use crate::store::BreakerState;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,8 +34,8 @@ pub struct Row {
     pub wal_bytes: u64,
     /// Size of the spool.
     pub spool_bytes: u64,
-    /// Breaker state in words.
-    pub breaker: &'static str,
+    /// The breaker's state.
+    pub breaker: BreakerState,
     /// When the last upload was acknowledged.
     pub last_upload: Option<Timestamp>,
     /// The newest error not followed by a success.
@@ -51,7 +52,7 @@ impl Watched {
             part: self.part(),
             continuity: self.tracker.sync_state(),
             shipper: status.state,
-            shipper_error: status.last_error.map(|(_, e)| e),
+            shipper_error: status.last_error.as_ref().map(|(_, e)| e.clone()),
             is_reading: self.job.job() == Some(Job::Reading),
             is_exclusive: self.handles.is_exclusive(),
             not_captured: self.why_not_captured().or_else(|| self.services.bell.refused()),
@@ -64,6 +65,7 @@ impl Watched {
             seal_error: self.tracker.seal_error(),
             is_unreadable,
             nobody_ships: is_unreadable && self.spool.ship_lock().holder().is_ok_and(|pid| pid.is_none()),
+            duties: status.duties.trouble(),
             finding: lock(&self.finding).clone(),
         }
     }
@@ -143,9 +145,9 @@ impl Watched {
             m.last_upload.set(t.0 as f64 / 1000.0);
         }
         m.set_breaker(match row.breaker {
-            "closed" => Breaker::Closed,
-            "open" => Breaker::Open,
-            _ => Breaker::HalfOpen,
+            BreakerState::Closed => Breaker::Closed,
+            BreakerState::Open => Breaker::Open,
+            BreakerState::HalfOpen => Breaker::HalfOpen,
         });
         m.set_state(row.state.as_str());
         row

@@ -50,6 +50,8 @@ pub(super) struct Facts {
     pub(super) is_unreadable: bool,
     /// No process of this machine has the right to ship.
     pub(super) nobody_ships: bool,
+    /// What is wrong with a duty beside the stream: merges, snapshots, retention, the lease.
+    pub(super) duties: Option<String>,
     /// What validation found, or kept it from being done.
     pub(super) finding: Option<String>,
 }
@@ -110,6 +112,7 @@ fn error(f: &Facts) -> Option<String> {
         .fold(by_part, |first, next| first.or_else(|| next.clone()))
         .or(lost)
         .or_else(|| unreadable.then(|| UNREADABLE.to_string()))
+        .or_else(|| f.duties.clone())
         .or_else(|| f.finding.clone())
 }
 
@@ -149,6 +152,7 @@ mod tests {
             seal_error: None,
             is_unreadable: false,
             nobody_ships: false,
+            duties: None,
             finding: None,
         }
     }
@@ -223,6 +227,8 @@ mod tests {
         f.finding = why("validation");
         let expect = |f: &Facts, text: &str| assert_eq!(tell(f).error.as_deref(), Some(text));
         expect(&f, "validation");
+        f.duties = why("merge");
+        expect(&f, "merge");
         f.continuity = Continuity::Lost("lost".to_string().into());
         expect(&f, "lost");
         f.is_exclusive = true;

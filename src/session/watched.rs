@@ -46,8 +46,10 @@ pub(super) struct Rounds {
     pub(super) looked_at: Duration,
     /// How many looks at it, closed, have found nothing.
     pub(super) vain: u32,
+    /// Uptime of the watch's beginning.
+    pub(super) began_at: Duration,
     /// Uptime of the last scheduled snapshot attempt.
-    pub(super) snapshot_at: Duration,
+    pub(super) snapshot_tried_at: Option<Duration>,
 }
 
 /// What does not go on from the position.
@@ -184,7 +186,7 @@ impl Watched {
             asks: Mutex::default(),
             job: JobPlace::default(),
             troubles: Troubles::default(),
-            rounds: Mutex::new(Rounds { snapshot_at: now, ..Rounds::default() }),
+            rounds: Mutex::new(Rounds { began_at: now, ..Rounds::default() }),
             waiting: Mutex::new(Waiting::default()),
             astray: SinceSame::default(),
             behind: Since::default(),

@@ -34,6 +34,7 @@ impl Watched {
             lineage: Lineage::default(),
             txid: TxId::ZERO,
             snapshot: TxId::ZERO,
+            snapshot_time: None,
             time: clock::now(),
         }))
     }

@@ -1,34 +1,51 @@
-//! Who may write the replica: a small object, changed by conditional update only.
+//! The lease object, and every decision about it. Pure; what was read and observed is handed in.
 //!
-//! `walrust/lease.json` names the holder, its session and when the lease ends. A holder renews it at half its
-//! life; a renewal whose condition fails means somebody else has it: fenced. Time is compared with a margin,
-//! and the lease is the first of two guards only: create-only objects (I-SHIP-2) are the second, so a holder
-//! that was frozen past its lease still overwrites nothing.
+//! `walrust/lease.json` names the holder, its session, and the life of the lease. The holder renews it at 5/12 of that life, by
+//! conditional update only.
 //!
-//! The writer id lives in the spool: a restarted process on the same machine, or the next process of a
-//! zero-downtime deploy, is the same writer and need not wait. Where the store ignores conditions there is no
-//! lease, and nothing claims one.
+//! # Rules
+//!
+//! * I-LEASE-1: another's lease has ended when it has stayed unchanged for its life on the clock of who looks. `ends`, a time on the
+//!   holder's clock, decides nothing (older versions wrote and read nothing else): two machines' clocks are never compared.
+//! * I-LEASE-2: who looks for the first time therefore waits for one life, unless the lease was given back, is its own spool's, or
+//!   its holder is a process of this machine that provably is no more ([`Process::is_gone`]).
+//! * I-LEASE-3: who takes the lease of a session that may not know yet leaves that one TXIDs of its own ([`ROOM`]).
+//! * I-LEASE-4: a holder whose renewals fail goes on within the life of its lease; past that only while it has just read that the
+//!   lease is still its own.
+//!
+//! The lease is the first of two guards. Create-only objects (I-SHIP-2) are the second: a holder that was frozen past the end of
+//! its lease overwrites nothing.
 
-use crate::base::{Error, Kind, Result, Timestamp, TxId, clock, crash};
-use crate::store::{Store, Version};
+use crate::base::{Error, Kind, Result, Timestamp, TxId, crash};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-const KEY: &str = "walrust/lease.json";
-/// A lease's life. Long enough to ride out a store's hiccup, short enough to wait for.
+/// A lease's life: long enough to ride out a store's hiccup, short enough to wait for.
 const LIFE: Duration = Duration::from_secs(60);
+/// The longest life that is believed.
+const LONGEST_LIFE_MS: u64 = 600_000;
 
-fn life() -> Duration {
+/// TXIDs left to a writer that was evicted alive: until it next renews its lease it does not know, and what it still ships
+/// must not bear the TXID of a state of ours. More than it can ship in that time.
+const ROOM: u64 = 1 << 16;
+
+/// The longest lease object: far longer than ours are.
+const LONGEST: usize = 4096;
+/// The longest host name and process id that is shown.
+const LONGEST_NAME: usize = 200;
+
+/// The life of a lease that is written now.
+pub(super) fn life() -> Duration {
     crash::lease_life(LIFE)
 }
 
-/// It is renewed when this much of its life has passed: 25 seconds.
-fn renew_after() -> Duration {
+/// A lease is renewed when this much of its life has passed: 25 seconds.
+pub(super) fn renew_after() -> Duration {
     life() * 5 / 12
 }
 
-/// How far two machines' clocks may be apart: 5 seconds.
-fn skew() -> Duration {
+/// Between two tries of a renewal that fails, and how long a look at the lease is worth: 5 seconds.
+pub(super) fn pause() -> Duration {
     life() / 12
 }
 
@@ -43,6 +60,49 @@ pub struct Me {
     pub who: String,
 }
 
+/// A process, as the kernel tells it from all others.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Process {
+    /// The id that the running kernel gave itself at boot.
+    pub boot: String,
+    /// The namespace in which `pid` counts.
+    pub namespace: String,
+    /// Process id.
+    pub pid: u32,
+    /// When it was started, in the kernel's ticks: a process id comes again.
+    pub started: u64,
+}
+
+impl Process {
+    /// This one. `None` where the system does not tell.
+    pub fn this() -> Option<Process> {
+        let pid = std::process::id();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string();
+        let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?.to_string_lossy().into_owned();
+        Some(Process { boot, namespace, pid, started: started(pid)? })
+    }
+
+    /// Whether this machine's kernel would know of the process, and does not. Everything else is no proof.
+    pub fn is_gone(&self) -> bool {
+        #[cfg(feature = "sim")]
+        if crate::base::sim::world().is_some() {
+            return false;
+        }
+        let Some(me) = Process::this() else { return false };
+        let is_visible = me.boot == self.boot && me.namespace == self.namespace;
+        is_visible && started(self.pid) != Some(self.started)
+    }
+}
+
+/// When the process was started, if there is one: field 22 of `/proc/<pid>/stat` (proc(5)). A zombie has ended.
+fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // (The name, in parentheses, may hold anything.)
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+}
+
 /// The object's content.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct LeaseState {
@@ -52,7 +112,7 @@ pub struct LeaseState {
     pub session: String,
     /// Host name and process id, for people.
     pub holder: String,
-    /// When it ends, milliseconds since 1970.
+    /// When it ends by the holder's clock, milliseconds since 1970: for older versions. 0: it was given back.
     pub ends: i64,
     /// Above which TXID the holder begins, if it evicted another: that one, until it notices, goes on below.
     #[serde(default)]
@@ -61,16 +121,16 @@ pub struct LeaseState {
     /// over that finds its own name in the lease, and must not take all for its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// Another number at each renewal.
+    #[serde(default)]
+    pub beat: u64,
+    /// Its life in milliseconds; 0, as older versions have it: a minute.
+    #[serde(default)]
+    pub life_ms: u64,
+    /// The process that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
 }
-
-/// TXIDs left to a writer that was evicted alive: until it next renews its lease it does not know, and what it still ships
-/// must not bear the TXID of a state of ours. More than it can ship in that time.
-const ROOM: u64 = 1 << 16;
-
-/// The longest lease object: far longer than ours are.
-const LONGEST: usize = 4096;
-/// The longest host name and process id that is shown.
-const LONGEST_NAME: usize = 200;
 
 impl LeaseState {
     /// Reads the object. `None` for what is no lease; then nobody holds it. What people get to see of it is one short line,
@@ -84,24 +144,43 @@ impl LeaseState {
         Some(LeaseState { holder: shown(&state.holder), after, ..state })
     }
 
-    /// The object's bytes.
+    /// The object's bytes. Errors with [`Kind::Bug`].
     pub fn encode(&self) -> Result<bytes::Bytes> {
         serde_json::to_vec(self)
             .map(Into::into)
             .map_err(|e| Error::new(Kind::Bug, "cannot write the lease").because(e))
     }
+
+    /// How long it has to stay unchanged to have ended.
+    pub fn life(&self) -> Duration {
+        match self.life_ms {
+            0 => LIFE,
+            ms => Duration::from_millis(ms.min(LONGEST_LIFE_MS)),
+        }
+    }
+
+    fn was_given_back(&self) -> bool {
+        self.ends == 0
+    }
 }
 
-/// A lease that is held.
-#[derive(Debug)]
-pub struct Lease {
-    me: Me,
-    version: Version,
-    renewed: Duration,
-    base: TxId,
-    after: Option<String>,
-    /// What was there.
-    found: Option<LeaseState>,
+/// What one process has seen of one replica's lease.
+#[derive(Debug, Default)]
+pub(super) struct Sight {
+    last: Option<(LeaseState, Duration)>,
+}
+
+impl Sight {
+    /// Notes what was read at uptime `now`; how long it has been so.
+    pub(super) fn look(&mut self, found: &LeaseState, now: Duration) -> Duration {
+        match &self.last {
+            Some((state, since)) if state == found && *since <= now => now - *since,
+            _ => {
+                self.last = Some((found.clone(), now));
+                Duration::ZERO
+            }
+        }
+    }
 }
 
 /// Whether a holder that is still alive gives way.
@@ -111,165 +190,285 @@ pub(crate) enum Rival {
     Evict,
 }
 
-impl Lease {
-    /// Takes the lease, or errors with [`Kind::Fenced`] naming the holder and when its lease ends. `newest`: the newest TXID
-    /// that is known of.
-    pub async fn take(store: &Store, me: &Me, evict: bool, newest: TxId) -> Result<Lease> {
-        let rival = if evict { Rival::Evict } else { Rival::Respect };
-        for _ in 0..4 {
-            let found = match store.get_versioned(KEY).await {
-                Ok((bytes, version)) => Some((LeaseState::decode(&bytes), version)),
-                Err(e) if e.is_missing() => None,
-                Err(e) => return Err(e),
-            };
-            if let Some((Some(held), _)) = &found
-                && rival == Rival::Respect
-                && held.writer != me.writer
-                && Timestamp(held.ends.saturating_add(skew().as_millis() as i64)) > clock::now()
-            {
-                return Err(fenced(held));
-            }
-            let held = found.as_ref().and_then(|(held, _)| held.as_ref());
-            let base = match held {
-                // It may be about to begin above a base of its own, where nothing of it is to be seen yet.
-                Some(h) if h.ends > 0 && h.writer != me.writer => {
-                    TxId(newest.0.max(h.base).saturating_add(ROOM))
-                }
-                Some(h) => TxId(h.base),
-                None => TxId::ZERO,
-            };
-            let after = match held {
-                Some(h) if h.writer != me.writer => Some(h.holder.clone()),
-                Some(h) => h.after.clone(),
-                None => None,
-            };
-            let state = LeaseState { after: after.clone(), ..me.lease(base) };
-            match store.put_if(KEY, state.encode()?, found.as_ref().map(|(_, v)| v)).await {
-                Ok(version) => {
-                    let found = found.and_then(|(held, _)| held);
-                    let (me, renewed) = (me.clone(), clock::uptime());
-                    return Ok(Lease { me, version, renewed, base, after, found });
-                }
-                Err(e) if e.kind() == Kind::Exists => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Err(Error::new(Kind::Retry, "the replica's lease keeps changing hands"))
-    }
+/// What was found where the lease is to be taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found<'a> {
+    pub(super) state: &'a LeaseState,
+    /// How long it has been seen unchanged.
+    pub(super) unchanged: Duration,
+    /// Its process is provably no more.
+    pub(super) is_gone: bool,
+}
 
-    /// Renews it when it is time to. [`Kind::Fenced`] when somebody else has it.
-    pub async fn keep(&mut self, store: &Store) -> Result<()> {
-        if clock::uptime().saturating_sub(self.renewed) < renew_after() {
-            return Ok(());
-        }
-        self.renew(store).await
-    }
+/// Whether the lease may be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// Yes: with that base, after that writer.
+    Take { base: TxId, after: Option<String> },
+    /// Another holds it, for that long if it is not renewed.
+    Wait(Duration),
+}
 
-    async fn renew(&mut self, store: &Store) -> Result<()> {
-        match store.put_if(KEY, self.state().encode()?, Some(&self.version)).await {
-            Ok(version) => {
-                self.version = version;
-                self.renewed = clock::uptime();
-                Ok(())
-            }
-            Err(e) if e.kind() == Kind::Exists || e.is_missing() => self.settle(store).await,
-            Err(e) => Err(e),
-        }
+/// Decides whether `writer` may take the lease. `newest`: the newest TXID that is known of.
+pub(super) fn claim(found: Option<Found<'_>>, writer: &str, rival: Rival, newest: TxId) -> Claim {
+    let Some(Found { state, unchanged, is_gone }) = found else {
+        return Claim::Take { base: TxId::ZERO, after: None };
+    };
+    if state.writer == writer {
+        return Claim::Take { base: TxId(state.base), after: state.after.clone() };
     }
-
-    /// A renewal failed its condition: either our own earlier renewal arrived after its answer was lost, or
-    /// the object is gone (a bucket made anew), or somebody else has it.
-    async fn settle(&mut self, store: &Store) -> Result<()> {
-        let (bytes, version) = match store.get_versioned(KEY).await {
-            Ok(found) => found,
-            Err(e) if e.is_missing() => {
-                let base = self.base;
-                *self = Lease::take(store, &self.me, false, base).await?;
-                self.base = base;
-                return Ok(());
-            }
-            Err(e) => return Err(e),
-        };
-        match LeaseState::decode(&bytes) {
-            Some(s) if s.session == self.me.session => {
-                self.version = version;
-                self.renewed = clock::uptime();
-                Ok(())
-            }
-            Some(s) => Err(fenced(&s)),
-            None => Err(Error::new(
-                Kind::Fenced,
-                "the replica's lease object is no longer ours and can't be read",
-            )),
-        }
+    let after = Some(state.holder.clone());
+    if state.was_given_back() {
+        return Claim::Take { base: TxId(state.base), after };
     }
-
-    /// Above which TXID a lineage begins that is not the one before.
-    pub fn base(&self) -> TxId {
-        self.base
+    let left = state.life().saturating_sub(unchanged);
+    if !left.is_zero() && !is_gone && rival == Rival::Respect {
+        return Claim::Wait(left);
     }
+    // It may be about to begin above a base of its own, where nothing of it is to be seen yet (I-LEASE-3).
+    Claim::Take { base: TxId(newest.0.max(state.base).saturating_add(ROOM)), after }
+}
 
-    /// Whether a session held it that may not know yet that it is over. One that was given back has ended at 0.
-    pub fn evicted(&self) -> bool {
-        self.found.as_ref().is_some_and(|held| held.ends > 0)
-    }
+/// What a holder finds whose renewal was refused by its condition, or failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Its own session: an earlier renewal arrived after its answer was lost, or nothing has changed.
+    Ours,
+    /// Nothing: a bucket made anew, or the object was deleted.
+    Nothing,
+    /// Another's.
+    Anothers(String),
+    /// Something that is no lease.
+    Unreadable,
+}
 
-    /// The holder before us, if that was another writer.
-    pub fn taken_from(&self) -> Option<&str> {
-        self.after.as_deref()
-    }
-
-    /// It is decided, and on disk, how the history goes on from what that one wrote.
-    pub async fn settled(&mut self, store: &Store) -> Result<()> {
-        if self.after.take().is_some() { self.renew(store).await } else { Ok(()) }
-    }
-
-    fn state(&self) -> LeaseState {
-        LeaseState { after: self.after.clone(), ..self.me.lease(self.base) }
-    }
-
-    /// It was taken for nothing: whoever held it holds it again, and finds his session in it when he looks.
-    pub async fn undo(self, store: &Store) {
-        match self.found.as_ref().map(LeaseState::encode) {
-            Some(Ok(bytes)) => drop(store.put_if(KEY, bytes, Some(&self.version)).await),
-            _ => self.release(store).await,
-        }
-    }
-
-    /// When to look again.
-    pub fn due_in(&self) -> Duration {
-        renew_after().saturating_sub(clock::uptime().saturating_sub(self.renewed))
-    }
-
-    /// Gives it back: the next writer need not wait. Failing to is harmless, the lease ends by itself.
-    pub async fn release(self, store: &Store) {
-        let ended = LeaseState { ends: 0, ..self.state() };
-        if let Ok(bytes) = ended.encode() {
-            let _ = store.put_if(KEY, bytes, Some(&self.version)).await;
-        }
+/// Reads it so. `found`: the object's bytes, if there is one.
+pub(super) fn seen(found: Option<&[u8]>, session: &str) -> Seen {
+    match found.map(LeaseState::decode) {
+        None => Seen::Nothing,
+        Some(None) => Seen::Unreadable,
+        Some(Some(s)) if s.session == session => Seen::Ours,
+        Some(Some(s)) => Seen::Anothers(s.holder),
     }
 }
 
+/// Ages of a lease that is held, by the holder's own clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Age {
+    /// Since the last renewal was sent.
+    pub(super) renewed: Duration,
+    /// Since the last renewal was tried.
+    pub(super) tried: Duration,
+    /// Since it was last read, or known otherwise, that the lease is still ours.
+    pub(super) known: Duration,
+}
+
+/// What a holder does before it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upkeep {
+    /// Nothing.
+    GoOn,
+    /// Renew it.
+    Renew,
+    /// Read it: renewals fail, its life is over, and somebody may have taken it (I-LEASE-4).
+    Look,
+}
+
+/// Decides that.
+pub(super) fn upkeep(age: Age) -> Upkeep {
+    if age.renewed >= renew_after() && age.tried >= pause() {
+        Upkeep::Renew
+    } else if age.renewed >= life() && age.known >= pause() {
+        Upkeep::Look
+    } else {
+        Upkeep::GoOn
+    }
+}
+
+/// When a holder has to look again.
+pub(super) fn due_in(age: Age) -> Duration {
+    renew_after().saturating_sub(age.renewed).max(pause().saturating_sub(age.tried))
+}
+
 impl Me {
-    fn lease(&self, base: TxId) -> LeaseState {
+    /// The lease that this session writes at wall-clock time `now`.
+    pub(super) fn lease(&self, base: TxId, after: Option<String>, now: Timestamp, beat: u64) -> LeaseState {
+        let life_ms = u64::try_from(life().as_millis()).unwrap_or(LONGEST_LIFE_MS);
         LeaseState {
             writer: self.writer.clone(),
             session: self.session.clone(),
             holder: self.who.clone(),
-            ends: clock::now().0 + life().as_millis() as i64,
+            ends: now.0.saturating_add_unsigned(life_ms),
             base: base.0,
-            after: None,
+            after,
+            beat,
+            life_ms,
+            process: Process::this(),
         }
     }
 }
 
-fn fenced(held: &LeaseState) -> Error {
+/// The refusal of a lease that another holds: a person can wait, or decide.
+pub(super) fn held_by(holder: &str, left: Duration) -> Error {
+    // (Rounded up: a try after that time finds it ended.)
+    let left = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
     Error::new(
         Kind::Fenced,
         format!(
-            "the replica is held by {} until {}; stop it, wait, or take over with '{{\"takeover\":true}}'",
-            held.holder,
-            Timestamp(held.ends)
+            "the replica is held by {holder}; its lease ends in {} unless it is renewed: stop that process, wait, or take over \
+             with '{{\"takeover\":true}}'",
+            humantime::format_duration(left)
         ),
     )
+    .with_retry_after(Some(left))
+}
+
+/// The lease is another's now.
+pub(super) fn taken_by(holder: &str) -> Error {
+    Error::new(
+        Kind::Fenced,
+        format!(
+            "the replica is held by {holder}, which took its lease; take over with '{{\"takeover\":true}}'"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(writer: &str, session: &str) -> LeaseState {
+        let me = Me { writer: writer.into(), session: session.into(), who: format!("{writer}'s host") };
+        me.lease(TxId(7), None, Timestamp(1_000), 1)
+    }
+
+    fn s(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn who_may_take_the_lease() {
+        let take = |base: u64, after: Option<&str>| Claim::Take {
+            base: TxId(base),
+            after: after.map(ToString::to_string),
+        };
+        let (theirs, host) = (lease("b", "1"), Some("b's host"));
+        let back = LeaseState { ends: 0, ..theirs.clone() };
+        let mine = LeaseState { after: Some("b's host".into()), ..lease("a", "9") };
+        let old = LeaseState { life_ms: 0, ..theirs.clone() };
+        let brief = LeaseState { life_ms: 2_000, ..theirs.clone() };
+        let endless = LeaseState { life_ms: u64::MAX, ..theirs.clone() };
+        // The holder's clock is a year behind, or ahead: no matter.
+        let behind = LeaseState { ends: 5, ..theirs.clone() };
+        let ahead = LeaseState { ends: i64::MAX, ..theirs.clone() };
+        let room = 100 + ROOM;
+        for (what, state, unchanged, is_gone, rival, want) in [
+            ("nothing there", None, s(0), false, Rival::Respect, take(0, None)),
+            ("our spool's", Some(&mine), s(0), false, Rival::Respect, take(7, host)),
+            ("given back", Some(&back), s(0), false, Rival::Respect, take(7, host)),
+            ("first look", Some(&theirs), s(0), false, Rival::Respect, Claim::Wait(s(60))),
+            ("renewed lately", Some(&theirs), s(59), false, Rival::Respect, Claim::Wait(s(1))),
+            ("unchanged for its life", Some(&theirs), s(60), false, Rival::Respect, take(room, host)),
+            ("of an older version", Some(&old), s(59), false, Rival::Respect, Claim::Wait(s(1))),
+            ("with a short life", Some(&brief), s(1), false, Rival::Respect, Claim::Wait(s(1))),
+            ("with a short life", Some(&brief), s(2), false, Rival::Respect, take(room, host)),
+            ("with an endless life", Some(&endless), s(0), false, Rival::Respect, Claim::Wait(s(600))),
+            ("clock behind", Some(&behind), s(0), false, Rival::Respect, Claim::Wait(s(60))),
+            ("clock ahead", Some(&ahead), s(60), false, Rival::Respect, take(room, host)),
+            ("process gone", Some(&theirs), s(0), true, Rival::Respect, take(room, host)),
+            ("evicted", Some(&theirs), s(0), false, Rival::Evict, take(room, host)),
+            ("evicted though given back", Some(&back), s(0), false, Rival::Evict, take(7, host)),
+        ] {
+            let found = state.map(|state| Found { state, unchanged, is_gone });
+            assert_eq!(claim(found, "a", rival, TxId(100)), want, "{what}");
+        }
+        // An evicted one may begin above a base of its own.
+        let high = LeaseState { base: 5_000, ..theirs };
+        let found = Some(Found { state: &high, unchanged: s(60), is_gone: false });
+        assert_eq!(claim(found, "a", Rival::Respect, TxId(100)), take(5_000 + ROOM, host));
+    }
+
+    #[test]
+    fn a_lease_ends_by_standing_still_and_lives_by_changing() {
+        let mut sight = Sight::default();
+        let first = lease("b", "1");
+        assert_eq!(sight.look(&first, s(10)), s(0));
+        assert_eq!(sight.look(&first, s(69)), s(59));
+        let renewed = LeaseState { beat: 2, ..first.clone() };
+        assert_eq!(sight.look(&renewed, s(70)), s(0));
+        assert_eq!(sight.look(&renewed, s(90)), s(20));
+        assert_eq!(sight.look(&first, s(91)), s(0), "put back is a change, too");
+        assert_eq!(sight.look(&first, s(5)), s(0), "another clock");
+    }
+
+    #[test]
+    fn what_a_holder_finds() {
+        let bytes = |l: &LeaseState| l.encode().unwrap();
+        let (ours, theirs) = (lease("a", "1"), lease("b", "2"));
+        assert_eq!(seen(None, "1"), Seen::Nothing);
+        assert_eq!(seen(Some(&bytes(&ours)), "1"), Seen::Ours);
+        // Another session of the same spool is another shipper.
+        assert_eq!(seen(Some(&bytes(&ours)), "3"), Seen::Anothers("a's host".into()));
+        assert_eq!(seen(Some(&bytes(&theirs)), "1"), Seen::Anothers("b's host".into()));
+        assert_eq!(seen(Some(b"<html>"), "1"), Seen::Unreadable);
+    }
+
+    #[test]
+    fn when_a_holder_renews_and_when_it_looks() {
+        let age = |renewed, tried, known| Age { renewed: s(renewed), tried: s(tried), known: s(known) };
+        for (at, want) in [
+            (age(0, 0, 0), Upkeep::GoOn),
+            (age(24, 24, 24), Upkeep::GoOn),
+            (age(25, 25, 25), Upkeep::Renew),
+            // A renewal has just failed: within the life of the lease that holds up nothing.
+            (age(25, 4, 25), Upkeep::GoOn),
+            (age(30, 5, 30), Upkeep::Renew),
+            (age(59, 1, 59), Upkeep::GoOn),
+            // Past it, nothing goes on without a look, which is worth 5 seconds.
+            (age(60, 1, 60), Upkeep::Look),
+            (age(60, 4, 5), Upkeep::Look),
+            (age(60, 4, 4), Upkeep::GoOn),
+            (age(500, 5, 0), Upkeep::Renew),
+        ] {
+            assert_eq!(upkeep(at), want, "{at:?}");
+        }
+        assert_eq!(due_in(age(10, 10, 10)), s(15));
+        assert_eq!(due_in(age(40, 2, 40)), s(3));
+        assert_eq!(due_in(age(40, 9, 40)), s(0));
+    }
+
+    #[test]
+    fn a_process_that_ended_is_gone_and_one_that_nobody_knows_is_not() {
+        let this = Process::this().unwrap();
+        assert!(!this.is_gone());
+        assert!(Process { started: this.started + 1, ..this.clone() }.is_gone(), "its id was given again");
+        assert!(Process { pid: u32::MAX, ..this.clone() }.is_gone());
+        assert!(!Process { pid: u32::MAX, boot: "another".into(), ..this.clone() }.is_gone());
+        assert!(!Process { pid: u32::MAX, namespace: "another".into(), ..this }.is_gone());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        // A zombie has ended, whether or not its parent has asked.
+        let end = crate::base::clock::uptime() + s(10);
+        while started(child.id()).is_some() && crate::base::clock::uptime() < end {
+            std::thread::yield_now();
+        }
+        assert_eq!(started(child.id()), None);
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_refusal_says_who_and_how_long() {
+        let e = held_by("host (process 7)", Duration::from_millis(41_001));
+        assert_eq!(e.kind(), Kind::Fenced);
+        assert_eq!(e.retry_after(), Some(s(42)));
+        assert!(e.to_string().contains("held by host (process 7); its lease ends in 42s unless"), "{e}");
+    }
+
+    #[test]
+    fn leases_of_older_versions_are_read() {
+        let old = br#"{"writer":"w","session":"s","holder":"h","ends":5,"base":0}"#;
+        let read = LeaseState::decode(old).unwrap();
+        assert_eq!((read.life(), read.beat, &read.process), (LIFE, 0, &None));
+        let new = lease("a", "1");
+        assert_eq!(LeaseState::decode(&new.encode().unwrap()), Some(new));
+    }
 }

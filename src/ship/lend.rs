@@ -1,62 +1,21 @@
-//! One writer of the manifest at a time (I-MAN-1 of `replica`): the shipper, which lends it to whoever removes
-//! files from the replica (retention, `walrust_verify` with `fix`). While it is lent nothing is uploaded; the
-//! borrower decides first, by itself, what to remove, and borrows for the removal alone.
+//! Who removes files from the replica (retention, `walrust_verify` with `fix`) borrows that right from the shipper. While it is
+//! lent nothing is merged or taken back, so that no merged file is made of what is being removed. The stream and snapshots go
+//! on: where the store holds to conditional updates, two writers of the manifest undo nothing of each other (I-MAN-1 of
+//! `replica`); where it does not, what is uploaded meanwhile waits for its entry. The borrower decides first, by itself, what
+//! to remove, and borrows for the removal alone.
 //!
-//! A crash of the process ends both. Refused: a second writer with conditional updates (not every store
-//! honours them); removal inside the shipper's loop (a listing of a large replica would hold up uploads).
+//! A crash of the process ends both. Refused: removal inside the shipper's loop (a listing of a large replica would hold up
+//! uploads).
 
-use super::link::{Link, State};
+use super::desk::Holder;
+use super::link::Link;
+use super::status::State;
 use crate::base::{Error, Kind, Result, clock};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Holder {
-    #[default]
-    Shipper,
-    /// Somebody waits for it.
-    Asked,
-    Lent,
-}
-
-/// Where it is asked for and handed over.
-#[derive(Debug, Default)]
-pub(super) struct Desk {
-    holder: Mutex<Holder>,
-    changed: Condvar,
-    back: Notify,
-}
-
-impl Desk {
-    fn lock(&self) -> MutexGuard<'_, Holder> {
-        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, to: Holder) {
-        *self.lock() = to;
-        self.changed.notify_all();
-        self.back.notify_one();
-    }
-
-    /// The shipper: hands it over if it was asked for. Whether it is away now.
-    pub(super) fn lend(&self) -> bool {
-        let mut holder = self.lock();
-        if *holder == Holder::Asked {
-            *holder = Holder::Lent;
-            self.changed.notify_all();
-        }
-        *holder == Holder::Lent
-    }
-
-    /// The shipper: waits until it is back, at most `look`.
-    pub(super) async fn returned(&self, look: Duration) {
-        tokio::select! {
-            () = tokio::time::sleep(look) => {}
-            () = self.back.notified() => {}
-        }
-    }
-}
+/// Between two looks whether there is still a shipper to wait for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The manifest, borrowed; dropping it gives it back.
 #[derive(Debug)]
@@ -72,9 +31,9 @@ impl Drop for Borrowed {
 }
 
 impl Link {
-    /// Borrows the manifest from the shipper, which waits meanwhile: be quick. Errors when the shipper is
-    /// stopped ([`Kind::Fenced`], or why it failed), and with [`Kind::Timeout`] when it does not come to
-    /// hand it over.
+    /// Borrows the right to remove files from the shipper, which merges nothing meanwhile: be quick. Errors with
+    /// [`Kind::Fenced`] when another writer has the replica, with [`Kind::Config`] when replication was stopped, and with
+    /// [`Kind::Timeout`] when the shipper does not come to hand it over.
     pub fn borrow_manifest(self: &Arc<Link>, timeout: Duration) -> Result<Borrowed> {
         let end = clock::uptime() + timeout;
         let mut holder = self.desk.lock();
@@ -95,15 +54,7 @@ impl Link {
                 }
                 return Err(e);
             }
-            #[cfg(feature = "sim")]
-            if let Some(w) = crate::base::sim::world() {
-                drop(holder);
-                w.sleep(Duration::from_millis(10));
-                holder = self.desk.lock();
-                continue;
-            }
-            let wait = self.desk.changed.wait_timeout(holder, Duration::from_millis(100));
-            holder = wait.unwrap_or_else(PoisonError::into_inner).0;
+            holder = self.desk.wait(holder, LOOK);
         }
     }
 

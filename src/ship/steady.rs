@@ -6,7 +6,7 @@
 //! every upload within `pitr_window` restores, byte by byte. Refused: a shorter window or fewer levels, which would be quicker and
 //! prove less; a model in which pages never change twice.
 
-use super::merge::Merger;
+use super::merge::{Merger, Now};
 use crate::base::{DbChecksum, Lineage, PageSize, Pgno, Timestamp, TxId};
 use crate::ltx::{Attest, Encoder, FileName, Header, Level, page_checksum};
 use crate::replica::compact::{Action, compact};
@@ -22,15 +22,15 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-const START: Timestamp = Timestamp(1_795_370_400_000); // 2026-11-22T18:00:00Z
+pub(super) const START: Timestamp = Timestamp(1_795_370_400_000); // 2026-11-22T18:00:00Z
 const STEP: u64 = 60;
 const HOUR: u64 = 3600;
 const HOURS: u64 = 7 * 24;
-const PAGE: usize = 512;
+pub(super) const PAGE: usize = 512;
 
 /// A database of which each page tells who wrote it last, and which grows and shrinks.
-struct Model {
-    lineage: Lineage,
+pub(super) struct Model {
+    pub(super) lineage: Lineage,
     /// For each page the TXIDs that wrote it, ascending.
     writers: Vec<Vec<u64>>,
     sizes: Vec<u32>,
@@ -51,7 +51,7 @@ fn content(page: u32, writer: u64) -> Vec<u8> {
 }
 
 impl Model {
-    fn new() -> Model {
+    pub(super) fn new() -> Model {
         let mut m = Model {
             lineage: Lineage::fresh(),
             writers: vec![Vec::new(); 200],
@@ -62,7 +62,7 @@ impl Model {
         m
     }
 
-    fn size(txid: u64) -> u32 {
+    pub(super) fn size(txid: u64) -> u32 {
         // 96 to 159 pages, up and down twice a day.
         let n = (txid / 5 % 128) as u32;
         96 + if n < 64 { n } else { 127 - n }
@@ -74,7 +74,7 @@ impl Model {
     }
 
     /// The pages that `txid` writes, and the checksum before it.
-    fn commit(&mut self, txid: u64) -> (Vec<u32>, DbChecksum) {
+    pub(super) fn commit(&mut self, txid: u64) -> (Vec<u32>, DbChecksum) {
         let (old, new) = (*self.sizes.last().unwrap(), Model::size(txid));
         let mut pages: BTreeSet<u32> = (old + 1..=new).collect();
         if txid > 1 {
@@ -100,7 +100,7 @@ impl Model {
         (1..=self.sizes[txid as usize]).flat_map(|p| self.page_at(p, txid)).collect()
     }
 
-    fn file(
+    pub(super) fn file(
         &self,
         spool: &Spool,
         path: &Path,
@@ -147,7 +147,7 @@ impl Week {
             spool: Spool::open(&scratch.path().join("spool")).unwrap(),
             manifest: block(ManifestWriter::load(&store)),
             store,
-            merger: Merger::new(levels, Duration::ZERO),
+            merger: Merger::new(levels),
             uploaded: 0,
             scratch,
         }
@@ -166,18 +166,20 @@ impl Week {
     }
 
     fn commit(&mut self, txid: u64, at: Timestamp) {
+        let uptime = at.since(START);
         let (pages, before) = self.model.commit(txid);
         let path = self.spool.pending_path(TxId(txid));
         self.model.file(&self.spool, &path, txid..=txid, &pages, before, at);
         let name = self.upload(&path, Level::L0);
-        self.merger.keep(&self.spool, &path, Level::L0, name).unwrap();
+        self.merger.keep(&self.spool, &path, Level::L0, name, uptime).unwrap();
     }
 
-    fn merge(&mut self, now: Duration) {
+    fn merge(&mut self, uptime: Duration) {
+        let now = Now { wall: Timestamp(START.0 + uptime.as_millis() as i64), uptime };
         while let Some(job) = self.merger.due(&self.spool, now) {
             let merged = job.merge(&self.spool).unwrap();
             self.upload(&merged.path, merged.level);
-            self.merger.done(&self.spool, &merged).unwrap();
+            self.merger.done(&self.spool, &merged, uptime).unwrap();
         }
     }
 

@@ -279,7 +279,8 @@ impl LockFile {
         Ok(Held { used, _thread: thread })
     }
 
-    /// The lock, or `None` if another thread or process has it now.
+    /// The lock, or `None` if another thread or process has it now. Errors with [`Kind::Missing`] when another one lies in its
+    /// place, and as the file system does.
     pub fn try_hold(&self) -> Result<Option<Held<'_>>> {
         let thread = match self.thread.try_lock() {
             Ok(t) => t,
@@ -287,6 +288,11 @@ impl LockFile {
             Err(TryLockError::WouldBlock) => return Ok(None),
         };
         let used = self.attach()?;
+        #[cfg(feature = "sim")]
+        if let Some(w) = crate::base::sim::world() {
+            w.holds(1);
+            return Ok(Some(Held { used, _thread: thread }));
+        }
         Ok(self.try_lock(&used)?.then_some(Held { used, _thread: thread }))
     }
 

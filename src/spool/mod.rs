@@ -90,6 +90,15 @@ pub struct Queued {
     pub bytes: u64,
 }
 
+/// What [`Spool::shippable`] finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shippable {
+    /// Level-0 files and snapshots, each ascending.
+    Files(Vec<Queued>, Vec<Queued>),
+    /// Somebody is changing the queue, or died over that: what may leave is not known.
+    Changing,
+}
+
 /// Proof that the seal lock is held, for what may be done under it only (I-SPOOL-3). Until dropped.
 #[derive(Debug)]
 pub struct SealHeld<'a> {
@@ -277,7 +286,10 @@ impl Spool {
 
     /// Waits for the seal lock, and settles what its last holder left undone (I-SPOOL-6).
     pub fn hold_seal(&self) -> Result<SealHeld<'_>> {
-        let held = self.hold_unsettled()?;
+        self.settle_left(self.hold_unsettled()?)
+    }
+
+    fn settle_left<'a>(&'a self, held: SealHeld<'a>) -> Result<SealHeld<'a>> {
         if self.seal_lock.mark()? == Mark::Changing {
             log::warn!("walrust: {}: settling what another left undone", self.dir.display());
             if self.settle(&held)?.is_none() {
@@ -617,24 +629,30 @@ impl Spool {
         queued_in(&self.dir.join("pending"))
     }
 
-    /// The files of the queue that may leave: those that the position counts, and one that a COMMIT waits for.
-    /// (What is just being made, or was left by a process that died over it, is settled first: I-SPOOL-6.)
-    pub fn shippable(&self) -> Result<(Vec<Queued>, Vec<Queued>)> {
+    /// The files of the queue that may leave: those that the position counts, and one that a COMMIT waits for. Waits for nobody:
+    /// while something is being made, or was left by a process that died over it, that is the answer, and
+    /// [`Spool::settle_if_free`] comes first (I-SPOOL-6). Errors as the file system does.
+    pub fn shippable(&self) -> Result<Shippable> {
         let (mut pending, mut snapshots) = (self.pending()?, self.snapshots()?);
         if pending.is_empty() && snapshots.is_empty() {
-            return Ok((pending, snapshots));
+            return Ok(Shippable::Files(pending, snapshots));
         }
-        let (mut last, mut mark) = self.counted()?;
-        if mark == Mark::Changing {
-            drop(self.hold_seal()?);
-            (last, mark) = self.counted()?;
-        }
-        if mark == Mark::Ahead {
-            last = last.next();
+        let (mut last, mark) = self.counted()?;
+        match mark {
+            Mark::Changing => return Ok(Shippable::Changing),
+            Mark::Ahead => last = last.next(),
+            Mark::Clean => {}
         }
         pending.retain(|q| q.txid <= last);
         snapshots.retain(|q| q.txid <= last);
-        Ok((pending, snapshots))
+        Ok(Shippable::Files(pending, snapshots))
+    }
+
+    /// Settles what the last holder of the seal lock left undone, if nobody has that lock now. Whether nothing is left undone.
+    /// Errors as the file system does.
+    pub fn settle_if_free(&self) -> Result<bool> {
+        let Some(lock) = self.seal_lock.try_hold()? else { return Ok(false) };
+        self.settle_left(SealHeld { _lock: lock }).map(|_| true)
     }
 
     fn counted(&self) -> Result<(TxId, Mark)> {

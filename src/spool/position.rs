@@ -149,6 +149,9 @@ pub struct Shipped {
     /// The newest snapshot there.
     #[serde(serialize_with = "hex", deserialize_with = "unhex_txid")]
     pub snapshot: TxId,
+    /// When that was put there: what is due by the clock is due whatever process looks. `None`: an older version wrote this.
+    #[serde(default, serialize_with = "maybe_ts_out", deserialize_with = "maybe_ts_in")]
+    pub snapshot_time: Option<Timestamp>,
     /// When the last upload was acknowledged.
     #[serde(serialize_with = "ts_out", deserialize_with = "ts_in")]
     pub time: Timestamp,
@@ -203,6 +206,14 @@ fn page_size_in<'de, D: Deserializer<'de>>(d: D) -> Result<PageSize, D::Error> {
 
 fn ts_out<S: Serializer>(v: &Timestamp, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_i64(v.0)
+}
+
+fn maybe_ts_out<S: Serializer>(v: &Option<Timestamp>, s: S) -> Result<S::Ok, S::Error> {
+    v.map(|t| t.0).serialize(s)
+}
+
+fn maybe_ts_in<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Timestamp>, D::Error> {
+    Ok(Option::<i64>::deserialize(d)?.map(Timestamp))
 }
 
 fn ts_in<'de, D: Deserializer<'de>>(d: D) -> Result<Timestamp, D::Error> {

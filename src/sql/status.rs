@@ -22,7 +22,7 @@ pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows
             int(r.pending_bytes),
             int(r.wal_bytes),
             int(r.spool_bytes),
-            Value::Text(r.breaker.to_string()),
+            Value::Text(r.breaker.as_str().to_string()),
             time(r.last_upload),
             r.last_error.map_or(Value::Null, Value::Text),
         ]));

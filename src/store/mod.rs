@@ -275,6 +275,11 @@ impl Store {
         self
     }
 
+    /// Whether it is a directory.
+    pub fn is_local(&self) -> bool {
+        matches!(*self.backend, Backend::Local(_))
+    }
+
     /// The replica's URL, canonical, without secrets.
     pub fn url(&self) -> &str {
         &self.url

@@ -1,0 +1,266 @@
+//! A lease that is held: taken, kept, given back, at the store. What to do is decided by [`super::lease`].
+
+use super::lease::{
+    Age, Claim, Found, LeaseState, Me, Process, Rival, Seen, Sight, Upkeep, claim, due_in, held_by, seen,
+    taken_by, upkeep,
+};
+use crate::base::{Error, ForkSafe, Kind, Result, TxId, clock};
+use crate::replica::LEASE_KEY as KEY;
+use crate::store::{Store, Version};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// How often a taker begins again when the lease changes between its look and its put.
+const TRIES: usize = 4;
+/// Replicas whose leases this process has looked at, as far as it remembers.
+const REMEMBERED: usize = 4096;
+
+/// What this process has seen of leases, by the replica's URL: a watch that was refused is asked for again.
+static SIGHTS: ForkSafe<Mutex<BTreeMap<String, Sight>>> = ForkSafe::new(Mutex::default);
+
+#[cfg(feature = "sim")]
+thread_local! {
+    static SIMULATED: std::cell::RefCell<BTreeMap<String, Sight>> = const { std::cell::RefCell::new(BTreeMap::new()) };
+}
+
+/// How long the lease of the replica at `url` has been as it was `found`.
+pub(super) fn unchanged_for(url: &str, found: &LeaseState) -> Duration {
+    let now = clock::uptime();
+    let look = |sights: &mut BTreeMap<String, Sight>| {
+        if sights.len() >= REMEMBERED && !sights.contains_key(url) {
+            sights.clear();
+        }
+        sights.entry(url.to_string()).or_default().look(found, now)
+    };
+    #[cfg(feature = "sim")]
+    if crate::base::sim::world().is_some() {
+        return SIMULATED.with(|s| look(&mut s.borrow_mut()));
+    }
+    look(&mut SIGHTS.lock())
+}
+
+/// Whether the lease that was `found` at `url` is another's and may be alive: how long it lasts if it is not renewed, or `None`
+/// when it has ended or was given back.
+pub fn lives_for(url: &str, found: &LeaseState) -> Option<Duration> {
+    let is_gone = found.process.as_ref().is_some_and(Process::is_gone);
+    let found = Found { state: found, unchanged: unchanged_for(url, found), is_gone };
+    match claim(Some(found), "", Rival::Respect, TxId::ZERO) {
+        Claim::Take { .. } => None,
+        Claim::Wait(left) => Some(left),
+    }
+}
+
+/// A lease that is held.
+#[derive(Debug)]
+pub struct Lease {
+    me: Me,
+    version: Version,
+    /// Uptimes: of the last renewal, when it was sent; of the last try; of the last moment at which the lease was known to be ours.
+    renewed: Duration,
+    tried: Duration,
+    known: Duration,
+    base: TxId,
+    after: Option<String>,
+    beat: u64,
+    /// What was there.
+    found: Option<LeaseState>,
+}
+
+/// How the lease is after [`Lease::keep`].
+#[derive(Debug)]
+pub enum Kept {
+    /// It is ours, for all that can be known.
+    Ours,
+    /// It is ours, and the renewal failed: go on, and tell.
+    Unrenewed(Error),
+    /// Its life is over without a renewal, and whose it is now cannot be read: do not go on.
+    Unknown(Error),
+    /// It is another's ([`Kind::Fenced`]): stop.
+    Lost(Error),
+}
+
+impl Lease {
+    /// Takes the lease. `newest`: the newest TXID that is known of. Errors with [`Kind::Fenced`], naming the holder and how long
+    /// its lease lasts ([`Error::retry_after`]), when another holds it; with [`Kind::Retry`] when it keeps changing hands; with
+    /// what the store answers.
+    pub async fn take(store: &Store, me: &Me, evict: bool, newest: TxId) -> Result<Lease> {
+        let rival = if evict { Rival::Evict } else { Rival::Respect };
+        for _ in 0..TRIES {
+            let there = match store.get_versioned(KEY).await {
+                Ok((bytes, version)) => Some((LeaseState::decode(&bytes), version)),
+                Err(e) if e.is_missing() => None,
+                Err(e) => return Err(e),
+            };
+            let held = there.as_ref().and_then(|(held, _)| held.as_ref());
+            let found = held.map(|state| Found {
+                state,
+                unchanged: unchanged_for(store.url(), state),
+                is_gone: state.process.as_ref().is_some_and(Process::is_gone),
+            });
+            let (base, after) = match claim(found, &me.writer, rival, newest) {
+                Claim::Take { base, after } => (base, after),
+                Claim::Wait(left) => {
+                    return Err(held_by(held.map_or("another", |h| &h.holder), left));
+                }
+            };
+            let beat = held.map_or(0, |h| h.beat).wrapping_add(1);
+            let state = me.lease(base, after.clone(), clock::now(), beat);
+            let sent = clock::uptime();
+            match store.put_if(KEY, state.encode()?, there.as_ref().map(|(_, v)| v)).await {
+                Ok(version) => {
+                    let found = there.and_then(|(held, _)| held);
+                    let (me, renewed, tried, known) = (me.clone(), sent, sent, sent);
+                    return Ok(Lease { me, version, renewed, tried, known, base, after, beat, found });
+                }
+                Err(e) if e.kind() == Kind::Exists => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::new(Kind::Retry, "the replica's lease keeps changing hands"))
+    }
+
+    /// Does what is due for the lease to stay ours, before anything is done that wants it.
+    pub async fn keep(&mut self, store: &Store) -> Kept {
+        let mut why = None;
+        loop {
+            let is_read = match upkeep(self.age()) {
+                Upkeep::GoOn => return why.map_or(Kept::Ours, Kept::Unrenewed),
+                Upkeep::Look => self.look(store).await,
+                Upkeep::Renew => match self.renew(store).await {
+                    Ok(()) => Ok(false),
+                    Err(e) if e.kind() == Kind::Exists || e.is_missing() => {
+                        let first = why.replace(e).is_none();
+                        let is_new = self.look(store).await;
+                        if first && matches!(is_new, Ok(true)) {
+                            // An earlier renewal arrived after its answer was lost: the next one goes from there.
+                            (self.tried, why) = (Duration::ZERO, None);
+                        }
+                        is_new
+                    }
+                    Err(e) => {
+                        why = Some(e);
+                        Ok(false)
+                    }
+                },
+            };
+            if let Err(e) = is_read {
+                return self.not_ours(e);
+            }
+        }
+    }
+
+    fn not_ours(&self, e: Error) -> Kept {
+        match e.kind() {
+            Kind::Fenced => Kept::Lost(e),
+            // (A look that fails within its life says nothing.)
+            _ if self.age().renewed < super::lease::life() => Kept::Unrenewed(e),
+            _ => Kept::Unknown(e),
+        }
+    }
+
+    fn age(&self) -> Age {
+        let since = |t: Duration| clock::uptime().saturating_sub(t);
+        Age { renewed: since(self.renewed), tried: since(self.tried), known: since(self.known) }
+    }
+
+    async fn renew(&mut self, store: &Store) -> Result<()> {
+        let sent = clock::uptime();
+        self.tried = sent;
+        self.beat = self.beat.wrapping_add(1);
+        let version = store.put_if(KEY, self.state().encode()?, Some(&self.version)).await?;
+        (self.version, self.renewed, self.known) = (version, sent, sent);
+        Ok(())
+    }
+
+    /// Reads whose it is, and takes it again where it is gone. Whether another version of ours was there than the last known.
+    /// Errors with [`Kind::Fenced`] when it is another's.
+    async fn look(&mut self, store: &Store) -> Result<bool> {
+        let sent = clock::uptime();
+        let there = match store.get_versioned(KEY).await {
+            Ok(there) => Some(there),
+            Err(e) if e.is_missing() => None,
+            Err(e) => return Err(e),
+        };
+        match seen(there.as_ref().map(|(bytes, _)| bytes.as_ref()), &self.me.session) {
+            Seen::Ours => {
+                self.known = sent;
+                let version = there.map(|(_, v)| v).filter(|v| *v != self.version);
+                let is_new = version.is_some();
+                self.version = version.unwrap_or_else(|| self.version.clone());
+                Ok(is_new)
+            }
+            Seen::Nothing => {
+                let base = self.base;
+                *self = Lease::take(store, &self.me, false, base).await?;
+                self.base = base;
+                Ok(false)
+            }
+            Seen::Anothers(holder) => Err(taken_by(&holder)),
+            Seen::Unreadable => {
+                let why = "the replica's lease object is no longer ours and can't be read";
+                Err(Error::new(Kind::Fenced, why))
+            }
+        }
+    }
+
+    /// Above which TXID a lineage begins that is not the one before.
+    pub fn base(&self) -> TxId {
+        self.base
+    }
+
+    /// Whether a session held it that may not know yet that it is over. One that was given back has ended at 0.
+    pub fn evicted(&self) -> bool {
+        self.found.as_ref().is_some_and(|held| held.ends != 0)
+    }
+
+    /// The holder before us, if that was another writer.
+    pub fn taken_from(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+
+    /// It is decided, and on disk, how the history goes on from what that one wrote. Errors with what the store answers; then the
+    /// next renewal says it.
+    pub async fn settled(&mut self, store: &Store) -> Result<()> {
+        if self.after.take().is_some() { self.renew(store).await } else { Ok(()) }
+    }
+
+    fn state(&self) -> LeaseState {
+        self.me.lease(self.base, self.after.clone(), clock::now(), self.beat)
+    }
+
+    /// It was taken for nothing: whoever held it holds it again, and finds his session in it when he looks.
+    pub async fn undo(self, store: &Store) {
+        match self.found.as_ref().map(LeaseState::encode) {
+            Some(Ok(bytes)) => drop(store.put_if(KEY, bytes, Some(&self.version)).await),
+            _ => self.release(store).await,
+        }
+    }
+
+    /// When to look again.
+    pub fn due_in(&self) -> Duration {
+        due_in(self.age())
+    }
+
+    /// The uptime until which it is ours, whatever happens at the store meanwhile (I-LEASE-4).
+    pub fn ours_until(&self) -> Duration {
+        (self.renewed + super::lease::life()).max(self.known + super::lease::pause())
+    }
+
+    /// Whether its last renewal is not old: nothing is wrong with it.
+    pub fn is_fresh(&self) -> bool {
+        self.age().renewed < super::lease::renew_after()
+    }
+
+    /// Gives it back: the next writer need not wait. Failing to is harmless, the lease ends by itself.
+    pub async fn release(self, store: &Store) {
+        let ended = LeaseState { ends: 0, ..self.state() };
+        if let Ok(bytes) = ended.encode() {
+            let _ = store.put_if(KEY, bytes, Some(&self.version)).await;
+        }
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+#[path = "holder_tests.rs"]
+mod tests;

@@ -1,0 +1,157 @@
+//! What is known of one database's uploads at one moment.
+
+use super::duty::Duties;
+use crate::base::{Kind, Timestamp, TxId};
+use crate::store::{BreakerState, Conditions};
+use std::time::Duration;
+
+/// What `walrust_status` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Commits leave as they come.
+    Streaming,
+    /// There is a backlog.
+    CatchingUp,
+    /// The database is being read whole.
+    Snapshotting,
+    /// The circuit breaker is open.
+    Paused,
+    /// Another process of this machine ships.
+    Standby,
+    /// Another machine owns the replica.
+    Fenced,
+    /// Stopped by an error that waiting does not cure.
+    Failed,
+}
+
+impl State {
+    /// As `walrust_status` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Streaming => "streaming",
+            State::CatchingUp => "catching up",
+            State::Snapshotting => "snapshotting",
+            State::Paused => "paused",
+            State::Standby => "standby",
+            State::Fenced => "fenced",
+            State::Failed => "failed",
+        }
+    }
+}
+
+/// What keeps a second machine from writing to the same replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protection {
+    /// The store has not answered yet.
+    #[default]
+    Unknown,
+    /// The lease, and objects that are only ever created.
+    Lease,
+    /// Objects that are only ever created: the store does not hold to conditional updates, so there is no lease.
+    CreateOnly,
+    /// A look before each upload: the store holds to no conditions.
+    Nothing,
+}
+
+impl Protection {
+    /// What a store of these conditions allows.
+    pub fn of(conditions: Conditions) -> Protection {
+        match conditions {
+            Conditions::Unknown => Protection::Unknown,
+            Conditions::Held => Protection::Lease,
+            Conditions::CreateOnly => Protection::CreateOnly,
+            Conditions::Ignored => Protection::Nothing,
+        }
+    }
+
+    /// As `walrust_status` may spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protection::Unknown => "unknown",
+            Protection::Lease => "lease",
+            Protection::CreateOnly => "create-only",
+            Protection::Nothing => "none",
+        }
+    }
+}
+
+/// A copy of what is known at one moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Set by the shipper; the session overlays standby and snapshotting.
+    pub state: State,
+    /// Everything up to here is durable in the replica.
+    pub replicated: TxId,
+    /// The newest snapshot there.
+    pub snapshot: TxId,
+    /// When that was put there, as far as it is known.
+    pub snapshot_time: Option<Timestamp>,
+    /// When the last upload was acknowledged.
+    pub last_upload: Option<Timestamp>,
+    /// The newest error of the stream not followed by a success.
+    pub last_error: Option<(Kind, String)>,
+    /// How many tries of the stream have failed.
+    pub failures: u64,
+    /// The breaker's state.
+    pub breaker: BreakerState,
+    /// How the duties beside the stream fare.
+    pub duties: Duties,
+    /// What keeps two machines apart there.
+    pub protection: Protection,
+    /// An upload of the stream is under way.
+    pub uploading: bool,
+    /// Uptime at which the stream's last upload started.
+    pub last_start: Option<Duration>,
+}
+
+impl Default for Status {
+    fn default() -> Status {
+        Status {
+            state: State::CatchingUp,
+            replicated: TxId::ZERO,
+            snapshot: TxId::ZERO,
+            snapshot_time: None,
+            last_upload: None,
+            last_error: None,
+            failures: 0,
+            breaker: BreakerState::Closed,
+            duties: Duties::default(),
+            protection: Protection::Unknown,
+            uploading: false,
+            last_start: None,
+        }
+    }
+}
+
+impl Status {
+    /// What is wrong, the stream's trouble first: one line.
+    pub fn trouble(&self) -> Option<String> {
+        self.last_error.as_ref().map(|(_, e)| e.clone()).or_else(|| self.duties.trouble())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Error;
+    use crate::ship::duty::{Course, Duty};
+    use crate::store::Retry;
+
+    #[test]
+    fn a_store_allows_what_it_holds_to() {
+        let of = [Conditions::Unknown, Conditions::Held, Conditions::CreateOnly, Conditions::Ignored]
+            .map(|c| Protection::of(c).as_str());
+        assert_eq!(of, ["unknown", "lease", "create-only", "none"]);
+    }
+
+    #[test]
+    fn the_streams_trouble_is_told_first_and_a_dutys_is_not_the_streams() {
+        let mut s = Status::default();
+        let e = Error::new(Kind::Denied, "no merges");
+        s.duties.set(Duty::Merge, Course::Well.failed(&e, Duration::ZERO, &Retry::BRIEF, 0));
+        assert_eq!(s.last_error, None);
+        assert_eq!(s.trouble().as_deref(), Some("merge: no merges"));
+        s.last_error = Some((Kind::Retry, "no store".into()));
+        assert_eq!(s.trouble().as_deref(), Some("no store"));
+    }
+}

@@ -2,18 +2,21 @@
 //!
 //! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`], [`crash`] and [`durable`].
 
+mod beside;
 pub mod clock;
 pub mod crash;
 pub mod durable;
 pub mod error;
 pub mod event;
 pub mod fork;
+pub mod hex;
 pub mod ids;
 pub mod panics;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod thread;
 
+pub use beside::beside;
 pub use clock::{Clock, Timestamp};
 pub use error::{Error, Kind, Result, is_shortage, quoted};
 pub use event::{EventKind, Secret, Severity, Webhook};

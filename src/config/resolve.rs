@@ -6,7 +6,7 @@ use super::paths;
 use super::settings::{Settings, typed};
 use super::table::{Id, Setting, TABLE};
 use super::value::{UrlCheck, Value};
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, beside};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,12 +87,6 @@ impl Resolved {
 /// The directory beside the database that serves as replica when none is named.
 pub fn embedded_replica(database: &Path) -> PathBuf {
     beside(database, "-replica")
-}
-
-fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_os_string();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 /// The configuration of a process: TOML file and environment.

@@ -49,6 +49,9 @@ pub use put::{Holds, Put, PutMeta};
 pub use retry::Retry;
 pub use url::{BucketIn, LayoutKind, ReplicaUrl, StoreKind};
 
+pub use crate::base::hex::Digest32;
+
+pub(crate) use crate::base::hex::digits as hex;
 use crate::base::{Error, Kind, Result, Timestamp, panics};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -61,9 +64,6 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8};
-
-/// A SHA-256.
-pub type Digest32 = [u8; 32];
 
 /// The longest object that is read whole into memory ([`Store::get`]). What is read so is small by its nature: lease,
 /// manifest segment, an LTX file of which the listing said so. One that is longer is not what it is taken for.
@@ -168,6 +168,19 @@ pub enum Conditions {
     /// Neither (Garage ignores them, some refuse them): a look before each put is all there is, and
     /// nothing keeps two machines apart.
     Ignored = 3,
+}
+
+impl Conditions {
+    /// Whether a lease can be held: it wants objects that are replaced only while they are as they were read. Not yet known
+    /// counts as yes; [`Store::probe_conditional`] finds out.
+    pub fn allow_lease(self) -> bool {
+        matches!(self, Conditions::Held | Conditions::Unknown)
+    }
+
+    /// Whether two writers of one new object are told apart by the store. Not yet known counts as yes.
+    pub fn keep_creations_apart(self) -> bool {
+        self != Conditions::Ignored
+    }
 }
 
 enum Backend {
@@ -587,26 +600,6 @@ fn check_folder(prefix: &str) -> Result<&str> {
         check_key(folder)?;
     }
     Ok(folder)
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        let _ = write!(out, "{b:02x}");
-        out
-    })
-}
-
-fn unhex(text: &str) -> Option<Digest32> {
-    let mut out = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (i, b) in out.iter_mut().enumerate() {
-        *b = u8::from_str_radix(text.get(i * 2..i * 2 + 2)?, 16).ok()?;
-    }
-    Some(out)
 }
 
 /// Go's `time.RFC3339Nano` in UTC, as Litestream writes timestamps: no zeros at the end of the fraction.

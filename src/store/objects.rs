@@ -282,7 +282,7 @@ impl Objects {
             result.attributes.get(&Attribute::Metadata(name.into())).map(|v| v.as_ref().to_string())
         };
         let mut info = self.info(&result.meta);
-        info.sha256 = text("walrust-sha256").as_deref().and_then(super::unhex);
+        info.sha256 = text("walrust-sha256").as_deref().and_then(crate::base::hex::digest);
         info.timestamp = text("litestream-timestamp")
             .and_then(|t| Some(Timestamp(chrono::DateTime::parse_from_rfc3339(&t).ok()?.timestamp_millis())));
         let put_id = text("walrust-put-id").and_then(|t| u64::from_str_radix(&t, 16).ok());

@@ -131,7 +131,7 @@ impl Layer {
                 }
             };
             let text = text.to_str().ok_or_else(|| Error::config(format!("{name} is not UTF-8")))?;
-            if text.is_empty() {
+            if text.trim().is_empty() {
                 continue;
             }
             layer

@@ -116,7 +116,7 @@ impl Config {
     ) -> Result<Config> {
         let env: Vec<(OsString, OsString)> = env.into_iter().collect();
         let named =
-            env.iter().find(|(n, v)| n == "WALRUST_CONFIG" && !v.is_empty()).map(|(_, v)| PathBuf::from(v));
+            env.iter().find(|(n, v)| n == "WALRUST_CONFIG" && !v.to_string_lossy().trim().is_empty()).map(|(_, v)| PathBuf::from(v));
         let text = match &named {
             Some(path) => Some((path.as_path(), file::slurp(path).map_err(|e| e.context("WALRUST_CONFIG"))?)),
             None => match file::slurp(usual) {

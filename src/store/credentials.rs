@@ -46,8 +46,10 @@ impl Env {
         self.0.get(name).map(|v| v.trim_end()).filter(|v| !v.is_empty())
     }
 
+    /// All that are set: names and values as [`Env::get`] gives them. One that is empty counts as not set, as shells, Compose files
+    /// and Kubernetes manifests cannot always unset.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(k, v)| (k.as_str(), v.trim_end()))
+        self.0.iter().map(|(k, v)| (k.as_str(), v.trim_end())).filter(|(_, v)| !v.is_empty())
     }
 
     /// An error if a variable that is `used` holds what no request can carry: a line break in its middle (two lines pasted as one

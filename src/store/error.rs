@@ -186,6 +186,10 @@ fn answer(seen: &Seen, what: &str) -> String {
         }
     }
     text.push(')');
+    // (A hint for people; the kind does not depend on it.)
+    if seen.message.to_ascii_lowercase().contains("x-amz-checksum") {
+        text.push_str("; checksum=none in the replica URL leaves that header out");
+    }
     text
 }
 

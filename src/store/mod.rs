@@ -47,7 +47,7 @@ pub use credentials::Env;
 pub use faults::{Fault, Faults, Op};
 pub use put::{Holds, Put, PutMeta};
 pub use retry::Retry;
-pub use url::{BucketIn, LayoutKind, ReplicaUrl, StoreKind};
+pub use url::{BucketIn, Checksums, LayoutKind, ReplicaUrl, StoreKind};
 
 pub use crate::base::hex::Digest32;
 

@@ -4,14 +4,14 @@ use super::credentials::{Env, Profile, ProfileProvider};
 use super::error::{Place, one_line};
 use super::http::{Complete, Tls, Witness, panicked};
 use super::objects::Objects;
-use super::url::{BucketIn, ReplicaUrl, StoreKind, endpoint, host_for};
+use super::url::{BucketIn, Checksums, ReplicaUrl, StoreKind, endpoint, host_for};
 use crate::base::{Error, Result, panics};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{ObjectStore, RetryConfig};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub(super) fn open(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
@@ -87,6 +87,32 @@ pub(super) fn s3_target(url: &ReplicaUrl, env: &Env, profile: Option<&Profile>) 
     Ok(S3Target { endpoint: given, region: region.unwrap_or("us-east-1").to_string(), bucket_in })
 }
 
+/// Which checksum header uploads carry: what the URL says, then `AWS_CHECKSUM_ALGORITHM`, then what the AWS tools read
+/// (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-dataintegrity.html>). `None`: none.
+fn checksum(url: &ReplicaUrl, env: &Env, profile: Option<&Profile>) -> Result<Option<Checksum>> {
+    if let Some(said) = url.checksums() {
+        return Ok((said == Checksums::Sha256).then_some(Checksum::SHA256));
+    }
+    if let Some(said) = env.get("AWS_CHECKSUM_ALGORITHM") {
+        return match said.to_ascii_lowercase().as_str() {
+            "none" => Ok(None),
+            "sha256" => Ok(Some(Checksum::SHA256)),
+            "crc64nvme" => Ok(Some(Checksum::CRC64NVME)),
+            _ => Err(Error::config("AWS_CHECKSUM_ALGORITHM is not sha256, crc64nvme or none")),
+        };
+    }
+    let said = [
+        ("AWS_REQUEST_CHECKSUM_CALCULATION", env.get("AWS_REQUEST_CHECKSUM_CALCULATION")),
+        ("request_checksum_calculation in the AWS profile", profile.and_then(|p| p.get("request_checksum_calculation"))),
+    ];
+    match said.into_iter().find_map(|(place, said)| Some((place, said?))) {
+        None => Ok(Some(Checksum::SHA256)),
+        Some((_, said)) if said.eq_ignore_ascii_case("when_supported") => Ok(Some(Checksum::SHA256)),
+        Some((_, said)) if said.eq_ignore_ascii_case("when_required") => Ok(None),
+        Some((place, _)) => Err(Error::config(format!("{place} is not when_supported or when_required"))),
+    }
+}
+
 fn s3(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
     env.refuse_control(|n| n.starts_with("AWS_") && is_key::<AmazonS3ConfigKey>(n))?;
     let static_keys = env.get("AWS_ACCESS_KEY_ID").is_some() || env.get("AWS_SECRET_ACCESS_KEY").is_some();
@@ -102,12 +128,15 @@ fn s3(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
 
     let mut builder = AmazonS3Builder::new();
     for (name, value) in env.iter().filter(|(name, _)| name.starts_with("AWS_")) {
-        if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
+        if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>()
+            && !matches!(key, AmazonS3ConfigKey::Checksum)
+        {
             builder = builder.with_config(key, value);
         }
     }
-    if env.get("AWS_CHECKSUM_ALGORITHM").is_none() {
-        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    let checksum = checksum(url, env, region_profile.as_ref())?;
+    if let Some(algorithm) = checksum {
+        builder = builder.with_checksum_algorithm(algorithm);
     }
     profile = profile.filter(Profile::has_credentials);
     if let Some(p) = profile {
@@ -145,7 +174,10 @@ fn s3(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
         .with_http_connector(witness);
     let bulk = builder.clone().with_disable_bulk_delete(false).build().map_err(built)?;
     let single = builder.with_disable_bulk_delete(true).build().map_err(built)?;
-    Ok(objects(url, Arc::new(bulk), Some(Arc::new(single)), shown))
+    let objects = objects(url, Arc::new(bulk), Some(Arc::new(single)), shown);
+    // DeleteObjects carries the checksum header whatever is said.
+    objects.no_bulk.store(checksum.is_none(), Ordering::Relaxed);
+    Ok(objects)
 }
 
 fn gs(url: &ReplicaUrl, env: &Env) -> Result<Objects> {

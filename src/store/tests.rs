@@ -673,6 +673,101 @@ fn where_s3_requests_go() {
     assert!(!e.to_string().contains("hunter2"), "{e}");
 }
 
+/// Servers of other makers refuse S3's newer checksum headers, each in its own way.
+#[test]
+fn the_checksum_header_can_be_left_out() {
+    let keys = [("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config");
+    std::fs::write(&config, "[default]\nrequest_checksum_calculation = when_required\n").unwrap();
+    let config = config.to_str().unwrap();
+    // What the URL says, a variable, and whether the header is sent (`Err`: a word of the refusal).
+    let table: [(&str, (&str, &str), Result<bool, &str>); 13] = [
+        ("", ("X", ""), Ok(true)),
+        ("", ("AWS_CHECKSUM_ALGORITHM", ""), Ok(true)),
+        ("", ("AWS_CHECKSUM_ALGORITHM", "none"), Ok(false)),
+        ("", ("AWS_CHECKSUM_ALGORITHM", "SHA256"), Ok(true)),
+        ("", ("AWS_CHECKSUM_ALGORITHM", "md4"), Err("AWS_CHECKSUM_ALGORITHM")),
+        ("", ("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"), Ok(false)),
+        ("", ("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_SUPPORTED"), Ok(true)),
+        ("", ("AWS_REQUEST_CHECKSUM_CALCULATION", ""), Ok(true)),
+        ("", ("AWS_REQUEST_CHECKSUM_CALCULATION", "never"), Err("AWS_REQUEST_CHECKSUM_CALCULATION")),
+        ("", ("AWS_CONFIG_FILE", config), Ok(false)),
+        ("&checksum=none", ("X", ""), Ok(false)),
+        ("&checksum=none", ("AWS_CHECKSUM_ALGORITHM", "sha256"), Ok(false)),
+        ("&checksum=sha256", ("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"), Ok(true)),
+    ];
+    for (parameter, variable, expected) in table {
+        for (status, code) in [(400, "InvalidArgument"), (403, "SignatureDoesNotMatch"), (501, "NotImplemented")] {
+            let fake = FakeS3::start();
+            fake.rule(Rule { header: "x-amz-checksum".into(), status, code: code.into(), ..Rule::default() });
+            let url = ReplicaUrl::parse(&format!("{}{parameter}", fake.url("p"))).unwrap();
+            assert_eq!(ReplicaUrl::parse(&url.to_string()).unwrap(), url);
+            let opened = Store::open_with(&url, &Env::of([keys[0], keys[1], variable]));
+            let sent = match (opened, expected) {
+                (Err(e), Err(word)) => {
+                    assert!(e.kind() == Kind::Config && e.to_string().contains(word), "{e}");
+                    continue;
+                }
+                (opened, expected) => (opened.unwrap().with_retry(Retry::NONE), expected.unwrap()),
+            };
+            let (s, header) = sent;
+            block_on(async {
+                let put = s.put_new("k", b"x".as_slice(), meta()).await;
+                assert_eq!(put.is_ok(), !header, "{parameter} {variable:?} {status}: {put:?}");
+                if !header {
+                    s.delete(&["k".into()]).await.unwrap();
+                    assert!(fake.keys().is_empty());
+                }
+            })
+            .unwrap();
+        }
+    }
+}
+
+/// A variable that is set and empty is not set, whichever it is.
+#[test]
+fn an_empty_variable_is_not_set() {
+    let names = [
+        "AWS_SESSION_TOKEN",
+        "AWS_TOKEN",
+        "AWS_SKIP_SIGNATURE",
+        "AWS_REQUEST_PAYER",
+        "AWS_UNSIGNED_PAYLOAD",
+        "AWS_S3_EXPRESS",
+        "AWS_SERVER_SIDE_ENCRYPTION",
+        "AWS_COPY_IF_NOT_EXISTS",
+        "AWS_CONDITIONAL_PUT",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_REGION",
+        "AWS_PROFILE",
+        "AWS_CA_BUNDLE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_ROLE_ARN",
+        "AWS_METADATA_ENDPOINT",
+        "AWS_ALLOW_HTTP",
+        "AWS_CHECKSUM_ALGORITHM",
+        "AWS_IMDSV1_FALLBACK",
+    ];
+    for name in names {
+        for nothing in ["", " ", "\n"] {
+            let fake = FakeS3::start();
+            // A token that is there and empty is refused by S3.
+            fake.rule(Rule { header: "x-amz-security-token".into(), status: 403, ..Rule::default() });
+            let url = ReplicaUrl::parse(&fake.url("p")).unwrap();
+            let env =
+                Env::of([("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s"), (name, nothing)]);
+            let s = Store::open_with(&url, &env).unwrap_or_else(|e| panic!("{name}: {e}"));
+            block_on(s.put_over("k", b"x".as_slice())).unwrap().unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+    let url = ReplicaUrl::parse("s3://b/p").unwrap();
+    let half = Env::of([("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "")]);
+    assert!(Store::open_with(&url, &half).unwrap_err().to_string().contains("ecret"));
+}
+
 /// In a process of its own, because rustls reads SSL_CERT_FILE from the real environment.
 fn in_child(test: &str, vars: &[(&str, &str)]) -> std::process::Output {
     std::process::Command::new(std::env::current_exe().unwrap())

@@ -50,6 +50,24 @@ pub enum BucketIn {
     Host,
 }
 
+/// Whether uploads carry a checksum header of S3's (`x-amz-checksum-…`), which some servers refuse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Checksums {
+    /// `x-amz-checksum-sha256`
+    Sha256,
+    /// None.
+    Off,
+}
+
+impl Checksums {
+    fn as_str(self) -> &'static str {
+        match self {
+            Checksums::Sha256 => "sha256",
+            Checksums::Off => "none",
+        }
+    }
+}
+
 /// A checked replica URL. One URL = one database. Holds no secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ReplicaUrl {
@@ -60,13 +78,14 @@ pub struct ReplicaUrl {
     endpoint: Option<String>,
     region: Option<String>,
     bucket_in: Option<BucketIn>,
+    checksums: Option<Checksums>,
 }
 
 const FORMS: &str =
     "s3://bucket/path, gs://bucket/path, az://container/path, file:///absolute/dir or a directory";
 
 impl ReplicaUrl {
-    /// Parses `s3://bucket/path?endpoint=…&region=…&path_style=true`, `gs://bucket/path`,
+    /// Parses `s3://bucket/path?endpoint=…&region=…&path_style=true&checksum=none`, `gs://bucket/path`,
     /// `az://container/path`, `file:///absolute/dir`, or a plain path, which is made absolute
     /// against the working directory. `~` is not expanded; user info, unknown query keys, an empty
     /// bucket and `..` are refused with [`crate::base::Kind::Config`].
@@ -106,6 +125,7 @@ impl ReplicaUrl {
             endpoint: None,
             region: None,
             bucket_in: None,
+            checksums: None,
         };
         if kind == StoreKind::Local {
             if !authority.is_empty() && !authority.eq_ignore_ascii_case("localhost") {
@@ -151,6 +171,7 @@ impl ReplicaUrl {
             endpoint: None,
             region: None,
             bucket_in: None,
+            checksums: None,
         })
     }
 
@@ -179,12 +200,19 @@ impl ReplicaUrl {
                         }
                     });
                 }
+                (StoreKind::S3, "checksum") => {
+                    self.checksums = Some(match value.as_str() {
+                        "sha256" => Checksums::Sha256,
+                        "none" => Checksums::Off,
+                        _ => return Err(Error::config("checksum in the replica URL is not sha256 or none")),
+                    });
+                }
                 (kind, key) => {
                     let plain =
                         key.len() <= 32 && key.bytes().all(|b| b.is_ascii_lowercase() || b"_-".contains(&b));
                     let shown = if plain && pair.contains('=') { key } else { "…" };
                     let allowed = match kind {
-                        StoreKind::S3 => "allowed: endpoint, region, path_style",
+                        StoreKind::S3 => "allowed: endpoint, region, path_style, checksum",
                         _ => "this kind of replica has none",
                     };
                     return Err(Error::config(format!(
@@ -229,6 +257,11 @@ impl ReplicaUrl {
     /// What `path_style` says, if given.
     pub fn bucket_in(&self) -> Option<BucketIn> {
         self.bucket_in
+    }
+
+    /// What `checksum` says, if given.
+    pub fn checksums(&self) -> Option<Checksums> {
+        self.checksums
     }
 
     /// The last path segment; the bucket if there is no path.
@@ -303,6 +336,9 @@ impl fmt::Display for ReplicaUrl {
         }
         if let Some(b) = self.bucket_in {
             query(f, "path_style", if b == BucketIn::Path { "true" } else { "false" })?;
+        }
+        if let Some(c) = self.checksums {
+            query(f, "checksum", c.as_str())?;
         }
         Ok(())
     }

@@ -33,6 +33,8 @@ pub struct Rule {
     pub method: String,
     /// A part of the key (of the prefix, for `LIST`); any if empty.
     pub key: String,
+    /// The start of the name of a header that the request must have; any request if empty.
+    pub header: String,
     /// Matching requests to let through first.
     pub skip: u64,
     /// How many requests it befalls; 0: all.
@@ -351,7 +353,7 @@ fn serve(shared: &Shared, stream: &TcpStream) -> Option<()> {
         "POST" if request.parameter("uploadId").is_some() => "COMPLETE",
         m => m,
     };
-    let rule = take_rule(shared, shown_method, &shown_key);
+    let rule = take_rule(shared, shown_method, &shown_key, &request);
     std::thread::sleep(Duration::from_millis(rule.delay_ms));
     let log = |status: u16| {
         let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -390,10 +392,13 @@ fn serve(shared: &Shared, stream: &TcpStream) -> Option<()> {
     send(stream, &request, answer, rule.cut)
 }
 
-fn take_rule(shared: &Shared, method: &str, key: &str) -> Rule {
+fn take_rule(shared: &Shared, method: &str, key: &str, request: &Request) -> Rule {
     let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
     let matching = |r: &&mut Rule| {
-        (r.method.is_empty() || r.method == method) && key.contains(r.key.as_str()) && r.times != u64::MAX
+        (r.method.is_empty() || r.method == method)
+            && key.contains(r.key.as_str())
+            && (r.header.is_empty() || request.headers.keys().any(|h| h.starts_with(&r.header)))
+            && r.times != u64::MAX
     };
     for rule in state.rules.iter_mut().filter(|r| matching(r)) {
         if rule.skip > 0 {

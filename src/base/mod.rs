@@ -1,8 +1,10 @@
 //! What every room shares: ids and sizes, the error, and the doors to time, chance and threads.
 //!
-//! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`], [`crash`] and [`durable`].
+//! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`], [`crash`], [`durable`] and [`certificates`].
 
+pub mod backoff;
 mod beside;
+pub mod certificates;
 pub mod clock;
 pub mod crash;
 pub mod durable;

@@ -28,7 +28,7 @@ use crate::config::{Settings, replica_key};
 use crate::replica;
 use crate::ship::{self, Lease, Me};
 use crate::spool::{Handoff, LockFile, Owner, Position, Shipped, Spool};
-use crate::store::{Breaker, Conditions, ReplicaUrl, Retry, Store, block_on};
+use crate::store::{Breaker, ReplicaUrl, Retry, Store, block_on};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -659,7 +659,7 @@ impl Watched {
         let store = self.store.clone();
         let me = me.clone();
         block_on(async move {
-            if store.probe_conditional().await? == Conditions::Ignored {
+            if !store.probe_conditional().await?.allow_lease() {
                 return Ok(None);
             }
             Lease::take(&store, &me, takeover, newest).await.map(Some)

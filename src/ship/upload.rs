@@ -8,7 +8,7 @@ use crate::ltx::{FileName, Level};
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::replica::{FileId, Inventory};
 use crate::spool::{Queued, Shipped, Spool, Vouched, remove_if_there};
-use crate::store::{Body, Breaker, BreakerState, Change, Conditions, Holds, Permit, PutMeta, Retry, Store};
+use crate::store::{Body, Breaker, BreakerState, Change, Holds, Permit, PutMeta, Retry, Store};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -411,13 +411,11 @@ impl Shipper {
         }
         if !self.checked_conditions {
             self.checked_conditions = true;
-            if let Conditions::Ignored = self.plan.store.probe_conditional().await.inspect_err(|_| {
+            self.plan.store.probe_conditional().await.inspect_err(|_| {
                 self.checked_conditions = false;
-            })? {
-                return Ok(());
-            }
+            })?;
         }
-        if self.plan.store.conditions() == Conditions::Ignored {
+        if !self.plan.store.conditions().allow_lease() {
             return Ok(());
         }
         let newest = self.plan.link.status().replicated;

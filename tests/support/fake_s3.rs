@@ -117,6 +117,7 @@ struct State {
     rules: Vec<Rule>,
     log: Vec<Logged>,
     quirks: Vec<Quirk>,
+    unlisted: Option<String>,
     page: usize,
     serial: u64,
 }
@@ -216,6 +217,11 @@ impl FakeS3 {
 
     pub fn set_quirks(&self, quirks: &[Quirk]) {
         self.state().quirks = quirks.to_vec();
+    }
+
+    /// Listings lack the keys with this part: they lag.
+    pub fn set_unlisted(&self, part: Option<&str>) {
+        self.state().unlisted = part.map(str::to_string);
     }
 
     /// Keys per page of a listing.
@@ -632,7 +638,9 @@ fn list(state: &State, bucket: &str, request: &Request) -> Answer {
     let page = parameter("max-keys").parse().unwrap_or(state.page).min(state.page);
     let (mut contents, mut folders, mut next, mut count) = (String::new(), Vec::<String>::new(), None, 0);
     let mut last = String::new();
-    for (key, object) in state.objects.iter().filter(|(k, _)| k.starts_with(&prefix) && **k > after) {
+    let listed = |k: &str| state.unlisted.as_deref().is_none_or(|part| !k.contains(part));
+    let objects = state.objects.iter().filter(|(k, _)| k.starts_with(&prefix) && **k > after && listed(k));
+    for (key, object) in objects {
         let rest = &key[prefix.len()..];
         let folder = if delimiter.is_empty() { None } else { rest.find(&delimiter) };
         let folder = folder.map(|at| format!("{prefix}{}", &rest[..at + delimiter.len()]));

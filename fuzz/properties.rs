@@ -11,7 +11,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use walrust::base::{DbChecksum, PageSize, Pgno};
-use walrust::config::{ByteCount, Config, Layer, OptionSpec, Options, WithSettings, check_url};
+use walrust::config::{ByteCount, Config, Layer, OptionSpec, Options, WithSettings};
 use walrust::ltx::{self, Decoder, Encoder, HEADER_LEN, Header, PageIndex, Tail, Tracking};
 use walrust::replica::{FileId, Point, layout, manifest};
 use walrust::ship::LeaseState;
@@ -392,7 +392,7 @@ fn object(key: &str) -> walrust::store::ObjectInfo {
 pub fn config_toml(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let path = std::path::Path::new("/nowhere/walrust.toml");
-    match bounded(data, |_| Config::from_text(Some((text, path)), std::iter::empty(), check_url)) {
+    match bounded(data, |_| Config::from_text(Some((text, path)), std::iter::empty())) {
         Err(e) => one_line(&e),
         Ok(config) => match config.resolve(std::path::Path::new("/nowhere/app.db"), None, None) {
             Err(e) => one_line(&e),
@@ -457,7 +457,6 @@ pub fn replica_url(data: &[u8]) {
             let _ = (url.name(), url.layout(), url.region());
         }
     }
-    let _ = check_url(text).map_err(|e| one_line(&e));
 }
 
 /// Points in time.
@@ -502,5 +501,5 @@ pub fn values(data: &[u8]) {
     let pairs: Vec<(&str, &str)> = text.lines().filter_map(|l| l.split_once('=')).collect();
     let _ = bounded(data, |_| Layer::from_uri(pairs.iter().copied())).map_err(|e| one_line(&e));
     let env = pairs.iter().map(|(k, v)| (format!("WALRUST_{k}").into(), (*v).into()));
-    let _ = bounded(data, |_| Config::from_text(None, env, check_url)).map_err(|e| one_line(&e));
+    let _ = bounded(data, |_| Config::from_text(None, env)).map_err(|e| one_line(&e));
 }

@@ -4,6 +4,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod address;
 pub mod base;
 pub mod capture;
 pub mod config;

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Syncs a directory. File systems that cannot do that (CIFS, some FUSE) say so, and have no more to give; every other failure
-/// is one: the names may be lost.
+/// Syncs a directory. File systems that cannot do that (CIFS, some FUSE) say so, and have no more to give; every other
+/// failure is one: the names may be lost.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     match File::open(dir).and_then(|d| d.sync_all()) {
         Err(e) if cannot(&e) => Ok(()),
@@ -21,7 +21,18 @@ pub fn sync_parent(file: &Path) -> io::Result<()> {
     }
 }
 
-fn cannot(e: &io::Error) -> bool {
+/// Syncs a file's bytes, as far as its file system can.
+///
+/// Errors: whatever the system answers, but that it cannot sync.
+pub fn sync_file(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(e) if cannot(&e) => Ok(()),
+        done => done,
+    }
+}
+
+/// Whether the error says that the file system does not have the operation at all.
+pub fn cannot(e: &io::Error) -> bool {
     use rustix::io::Errno;
     let none = [Errno::INVAL, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOSYS];
     Errno::from_io_error(e).is_some_and(|e| none.contains(&e))

@@ -95,6 +95,12 @@ impl fmt::Display for TxId {
     }
 }
 
+impl From<u64> for TxId {
+    fn from(n: u64) -> TxId {
+        TxId(n)
+    }
+}
+
 /// One unbroken history of one database. A gap or a takeover starts a new one. Travels as the LTX
 /// node id, which Litestream ignores. 0 = not ours.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -110,6 +116,12 @@ impl Lineage {
 impl fmt::Display for Lineage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl From<u64> for Lineage {
+    fn from(n: u64) -> Lineage {
+        Lineage(n)
     }
 }
 
@@ -158,5 +170,11 @@ impl DbChecksum {
 impl fmt::Display for DbChecksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl From<u64> for DbChecksum {
+    fn from(n: u64) -> DbChecksum {
+        DbChecksum(n)
     }
 }

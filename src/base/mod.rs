@@ -1,13 +1,17 @@
 //! What every room shares: ids and sizes, the error, and the doors to time, chance and threads.
 //!
-//! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`], [`crash`] and [`durable`].
+//! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`], [`crash`], [`durable`] and [`certificates`].
 
+pub mod backoff;
+mod beside;
+pub mod certificates;
 pub mod clock;
 pub mod crash;
 pub mod durable;
 pub mod error;
 pub mod event;
 pub mod fork;
+pub mod hex;
 pub mod ids;
 pub mod lock;
 pub mod panics;
@@ -16,6 +20,7 @@ pub mod sim;
 pub mod thread;
 pub mod timestamp;
 
+pub use beside::beside;
 pub use clock::Clock;
 pub use error::{Error, Kind, Result, is_shortage, quoted};
 pub use event::{EventKind, Secret, Severity, Webhook};

@@ -1,9 +1,11 @@
 //! The TOML file.
 
 use super::layer::{Layer, Source};
+use super::limits::MAX_INPUT_BYTES;
+use super::nearest::nearest;
+use super::paths;
+use super::raw::{Raw, What};
 use super::table::{self, Scope, TABLE};
-use super::value::{Raw, What};
-use super::{MAX_INPUT, nearest, paths};
 use crate::base::{Error, Kind, Result, quoted};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -35,7 +37,7 @@ pub(super) struct Entry {
     pub layer: Layer,
 }
 
-/// Reads at most [`MAX_INPUT`] bytes of UTF-8.
+/// Reads at most [`MAX_INPUT_BYTES`] bytes of UTF-8.
 pub(super) fn slurp(path: &Path) -> Result<String> {
     let open = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
     // A directory or a pipe would fail later, or block; say so now.
@@ -47,8 +49,8 @@ pub(super) fn slurp(path: &Path) -> Result<String> {
         )));
     }
     let mut bytes = Vec::new();
-    open.take(MAX_INPUT + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
-    if bytes.len() as u64 > MAX_INPUT {
+    open.take(MAX_INPUT_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
+    if bytes.len() as u64 > MAX_INPUT_BYTES {
         return Err(Error::config(format!(
             "{} is larger than 1 MiB; a configuration is not",
             path.display()

@@ -1,8 +1,10 @@
 //! What one place says: a layer of values, each with its source.
 
-use super::nearest;
+use super::nearest::nearest;
+use super::raw::{Fault, Raw};
+use super::read::read;
 use super::table::{self, Id, Scope, Setting, TABLE};
-use super::value::{self, Fault, Raw, Value};
+use super::value::Value;
 use crate::base::{Error, Result, quoted};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -59,7 +61,7 @@ pub struct Layer(pub(super) Entries);
 
 impl Layer {
     pub(super) fn read(&mut self, setting: &Setting, raw: &Raw, source: Source) -> Result<(), Fault> {
-        let (value, shown) = value::read(setting.kind, raw)?;
+        let (value, shown) = read(setting.kind, raw)?;
         self.0.insert(setting.id, Said { value, shown, source });
         Ok(())
     }
@@ -139,7 +141,7 @@ impl Layer {
                 }
             };
             let text = text.to_str().ok_or_else(|| Error::config(format!("{name} is not UTF-8")))?;
-            if text.is_empty() {
+            if text.trim().is_empty() {
                 continue;
             }
             layer

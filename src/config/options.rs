@@ -1,13 +1,12 @@
 //! Options of SQL functions: a JSON object, checked key by key.
 
 use super::layer::{Layer, Source};
+use super::nearest::nearest;
+use super::raw::{Raw, What, json};
 use super::table::{self, Scope, TABLE};
-use super::value::{Raw, What, parse_duration};
-use super::{MAX_INPUT, nearest};
+use super::value::parse_duration;
 use crate::base::{Error, Result, quoted};
-use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 /// An option of one function, beside the settings.
@@ -207,73 +206,5 @@ fn unknown(key: &str, allowed: &[OptionSpec], settings: WithSettings) -> String 
     match known.is_empty() {
         true => format!("unknown option {}; it takes none", quoted(key)),
         false => format!("unknown option {}{hint}; allowed: {}", quoted(key), known.join(", ")),
-    }
-}
-
-/// Reads JSON strictly: a key given twice is an error, as in TOML. Errors with the text to show.
-pub(super) fn json(text: &str) -> Result<Raw, String> {
-    if text.len() as u64 > MAX_INPUT {
-        return Err("longer than 1 MiB".into());
-    }
-    let mut de = serde_json::Deserializer::from_str(text);
-    let raw = RawSeed.deserialize(&mut de).and_then(|raw| de.end().map(|()| raw));
-    raw.map_err(|e| format!("not readable JSON ({e})"))
-}
-
-/// Builds a [`Raw`]; serde_json itself stops at 128 levels of nesting.
-struct RawSeed;
-
-impl<'de> DeserializeSeed<'de> for RawSeed {
-    type Value = Raw;
-    fn deserialize<D: serde::Deserializer<'de>>(self, d: D) -> Result<Raw, D::Error> {
-        d.deserialize_any(self)
-    }
-}
-
-fn raw<E>(what: What) -> Result<Raw, E> {
-    Ok(Raw { line: 0, what })
-}
-
-impl<'de> Visitor<'de> for RawSeed {
-    type Value = Raw;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-    fn visit_bool<E>(self, v: bool) -> Result<Raw, E> {
-        raw(What::Other(if v { "true" } else { "false" }))
-    }
-    fn visit_unit<E>(self) -> Result<Raw, E> {
-        raw(What::Other("null"))
-    }
-    fn visit_i64<E>(self, v: i64) -> Result<Raw, E> {
-        raw(What::Int(v))
-    }
-    fn visit_u64<E>(self, v: u64) -> Result<Raw, E> {
-        raw(i64::try_from(v).map_or(What::Float(v as f64), What::Int))
-    }
-    fn visit_f64<E>(self, v: f64) -> Result<Raw, E> {
-        raw(What::Float(v))
-    }
-    fn visit_str<E>(self, v: &str) -> Result<Raw, E> {
-        raw(What::Text(v.to_string()))
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = seq.next_element_seed(RawSeed)? {
-            list.push(item);
-        }
-        raw(What::List(list))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
-        let mut fields = BTreeMap::new();
-        while let Some(key) = map.next_key::<String>()? {
-            let value = map.next_value_seed(RawSeed)?;
-            if fields.contains_key(&key) {
-                return Err(serde::de::Error::custom(format_args!("key {} twice", quoted(&key))));
-            }
-            fields.insert(key, value);
-        }
-        raw(What::Table(fields.into_iter().collect()))
     }
 }

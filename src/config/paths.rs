@@ -1,6 +1,7 @@
 //! From database paths to replicas: placeholders, glob patterns, and the rule that no two databases share
 //! a replica (I-CONFIG-3).
 
+use crate::address::{ReplicaUrl, canonical, encode_part, replica_key};
 use crate::base::{Error, Result, quoted};
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -42,7 +43,7 @@ pub(super) fn expand(template: &str, database: &Path) -> Result<String> {
             ))
         })?;
         if in_url {
-            percent_encode(part, &mut out);
+            out.push_str(&encode_part(part));
         } else {
             out.push_str(part);
         }
@@ -50,29 +51,6 @@ pub(super) fn expand(template: &str, database: &Path) -> Result<String> {
     }
     out.push_str(rest);
     Ok(out)
-}
-
-/// RFC 3986 unreserved characters stay as they are.
-fn percent_encode(part: &str, out: &mut String) {
-    for b in part.bytes() {
-        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
-            out.push(char::from(b));
-        } else {
-            out.push_str(&format!("%{b:02X}"));
-        }
-    }
-}
-
-/// The path with symlinks resolved as far as it exists, as SQLite's xFullPathname gives it. Opens no file.
-pub(super) fn canonical(path: &Path) -> PathBuf {
-    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    if let Ok(found) = full.canonicalize() {
-        return found;
-    }
-    match (full.parent().map(Path::canonicalize), full.file_name()) {
-        (Some(Ok(dir)), Some(name)) => dir.join(name),
-        _ => full,
-    }
 }
 
 /// A glob pattern as an absolute one: below `base` if it is relative, its literal head canonical.
@@ -126,40 +104,13 @@ pub(super) fn existing(pattern: &str, base: &Path, limit: usize) -> Vec<PathBuf>
     found.filter_map(|p| p.ok()).filter(|p| !side_file(p) && p.is_file()).take(limit).collect()
 }
 
-/// One spelling for each replica: `file:///x/` and `/x` are one, and so are doubled slashes; the query
-/// counts only by its endpoint.
-pub fn replica_key(url: &str) -> String {
-    let (place, query) = url.split_once('?').unwrap_or((url, ""));
-    let (scheme, path) = match place.split_once("://") {
-        Some(("file", p)) => ("", p.strip_prefix("localhost").unwrap_or(p).to_string()),
-        Some((s, p)) => (s, p.to_string()),
-        None => {
-            let full = canonical(Path::new(url));
-            return format!("://{}?", full.to_string_lossy().trim_end_matches('/'));
-        }
-    };
-    let path = match scheme {
-        "" => canonical(Path::new(&percent_decode(&path))).to_string_lossy().into_owned(),
-        _ => path.split('/').filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/"),
-    };
-    let endpoint = query.split('&').find_map(|p| p.strip_prefix("endpoint=")).unwrap_or("");
-    let endpoint = percent_decode(endpoint).trim_end_matches('/').to_ascii_lowercase();
-    format!("{scheme}://{}?{endpoint}", percent_decode(path.trim_end_matches('/')))
-}
-
-fn percent_decode(text: &str) -> String {
-    // A form parser turns '+' into a space; keep it a plus.
-    let query = format!("k={}", text.replace('+', "%2B").replace('&', "%26"));
-    url::form_urlencoded::parse(query.as_bytes()).next().map(|(_, v)| v.into_owned()).unwrap_or_default()
-}
-
-/// An error that names both, if two different databases have one replica.
+/// Errors with [`crate::base::Kind::Config`], naming both, if two different databases have one replica.
 pub fn conflict<'a>(databases: impl IntoIterator<Item = (&'a Path, &'a str)>) -> Result<()> {
     let pairs = databases.into_iter().map(|(db, url)| (db, replica_key(url), url));
     shared(pairs, "replica", "replica")
 }
 
-/// An error that names both, if two different databases have one spool directory.
+/// Errors with [`crate::base::Kind::Config`], naming both, if two different databases have one spool directory.
 pub fn spool_conflict<'a>(databases: impl IntoIterator<Item = (&'a Path, &'a Path)>) -> Result<()> {
     let pairs: Vec<(&Path, String, String)> = databases
         .into_iter()
@@ -179,7 +130,7 @@ fn shared<'a>(
         if let Some(first) = seen.get(&key)
             && *first != db
         {
-            let safe = if super::value::check_url(shown).is_ok() { quoted(shown) } else { "the same".into() };
+            let safe = if ReplicaUrl::parse(shown).is_ok() { quoted(shown) } else { "the same".into() };
             return Err(Error::config(format!(
                 "{} and {} have one {what}, {safe}; give each its own, e.g. with {{name}}, {{file}} or {{dir}} in {setting}",
                 first.display(),

@@ -5,8 +5,9 @@ use super::layer::{Entries, Layer, Said, Source};
 use super::paths;
 use super::settings::{Settings, typed};
 use super::table::{Id, Setting, TABLE};
-use super::value::{UrlCheck, Value};
-use crate::base::{Error, Result};
+use super::value::Value;
+use crate::address::ReplicaUrl;
+use crate::base::{Error, Result, beside};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -94,40 +95,31 @@ pub fn embedded_replica(database: &Path) -> PathBuf {
     beside(database, "-replica")
 }
 
-fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_os_string();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
 /// The configuration of a process: TOML file and environment.
 #[derive(Debug)]
 pub struct Config {
     file: Option<File>,
     env: Layer,
-    check: UrlCheck,
 }
 
 impl Config {
     /// Reads the file named by `WALRUST_CONFIG`, else `walrust.toml` in the working directory if there is
-    /// one, and the environment. `check` looks at each replica URL.
+    /// one, and the environment.
     ///
     /// # Errors
     /// [`crate::base::Kind::Config`] for anything that cannot be understood, naming file, line and key or the
     /// variable; for a missing file that was named; for two present databases with one replica.
-    pub fn load(check: UrlCheck) -> Result<Config> {
-        Config::load_from(std::env::vars_os(), Path::new("walrust.toml"), check)
+    pub fn load() -> Result<Config> {
+        Config::load_from(std::env::vars_os(), Path::new("walrust.toml"))
     }
 
-    /// [`Config::load`] with another environment and another usual file.
-    pub fn load_from(
-        env: impl IntoIterator<Item = (OsString, OsString)>,
-        usual: &Path,
-        check: UrlCheck,
-    ) -> Result<Config> {
+    /// [`Config::load`] with another environment and another usual file. Errors as that one.
+    pub fn load_from(env: impl IntoIterator<Item = (OsString, OsString)>, usual: &Path) -> Result<Config> {
         let env: Vec<(OsString, OsString)> = env.into_iter().collect();
-        let named =
-            env.iter().find(|(n, v)| n == "WALRUST_CONFIG" && !v.is_empty()).map(|(_, v)| PathBuf::from(v));
+        let named = env
+            .iter()
+            .find(|(n, v)| n == "WALRUST_CONFIG" && !v.to_string_lossy().trim().is_empty())
+            .map(|(_, v)| PathBuf::from(v));
         let text = match &named {
             Some(path) => Some((path.as_path(), file::slurp(path).map_err(|e| e.context("WALRUST_CONFIG"))?)),
             None => match file::slurp(usual) {
@@ -136,17 +128,16 @@ impl Config {
                 Err(e) => return Err(e),
             },
         };
-        Config::from_text(text.as_ref().map(|(p, t)| (t.as_str(), *p)), env, check)
+        Config::from_text(text.as_ref().map(|(p, t)| (t.as_str(), *p)), env)
     }
 
-    /// A configuration from the text of a file (with its path) and an environment.
+    /// A configuration from the text of a file (with its path) and an environment. Errors as [`Config::load`].
     pub fn from_text(
         text: Option<(&str, &Path)>,
         env: impl IntoIterator<Item = (OsString, OsString)>,
-        check: UrlCheck,
     ) -> Result<Config> {
         let file = text.map(|(text, path)| file::parse(text, path)).transpose()?;
-        let config = Config { file, env: Layer::from_env(env)?, check };
+        let config = Config { file, env: Layer::from_env(env)? };
         config.check_templates()?;
         config.check_together()?;
         config.check_present()?;
@@ -154,8 +145,8 @@ impl Config {
     }
 
     /// Nothing configured.
-    pub fn empty(check: UrlCheck) -> Config {
-        Config { file: None, env: Layer::default(), check }
+    pub fn empty() -> Config {
+        Config { file: None, env: Layer::default() }
     }
 
     /// The settings of the database at `path`, opened with `uri` parameters or watched with `sql` options
@@ -177,7 +168,7 @@ impl Config {
             put(&mut entries, layer, |_| true);
         }
         let base = self.file.as_ref().map(|f| f.base.as_path());
-        let mut resolved = finish(entries, Some((&database, base)), self.check)?;
+        let mut resolved = finish(entries, Some((&database, base)))?;
         let said = resolved.entries.get(&Id::Replica).map(|e| e.source.clone());
         resolved.chosen = match (said, listed, &self.file) {
             (Some(s @ (Source::Sql | Source::Uri)), _, _) => Chosen::ByReplica(s),
@@ -189,22 +180,25 @@ impl Config {
     }
 
     /// The settings of a database opened by plain path, if file or environment choose it for replication.
+    /// Errors as [`Config::resolve`].
     pub fn for_path(&self, path: &Path) -> Result<Option<Resolved>> {
         let resolved = self.resolve(path, None, None)?;
         Ok(resolved.is_chosen().then_some(resolved))
     }
 
-    /// The settings of the process: what a database would have that nothing more is said of.
+    /// The settings of the process: what a database would have that nothing more is said of. Errors as
+    /// [`Config::resolve`].
     pub fn process(&self) -> Result<Resolved> {
         let mut entries = Entries::new();
         put(&mut entries, &self.env, |_| true);
         if let Some(file) = &self.file {
             put(&mut entries, &file.top, |_| true);
         }
-        finish(entries, None, self.check)
+        finish(entries, None)
     }
 
     /// The databases that are there now and that `[[databases]]` entries mean, with their settings.
+    /// Errors as [`Config::resolve`].
     pub fn present(&self) -> Result<Vec<(PathBuf, Resolved)>> {
         let mut found = Vec::new();
         for path in self.present_paths(|_| true) {
@@ -254,7 +248,7 @@ impl Config {
             for layer in [&self.env, &file.top, &entry.layer] {
                 put(&mut entries, layer, |id| matches!(id, Id::RetryBase | Id::RetryMax));
             }
-            finish(entries, None, self.check)?;
+            finish(entries, None)?;
         }
         Ok(())
     }
@@ -271,7 +265,7 @@ impl Config {
                 let at = |e: Error| e.context(format_args!("{name}")).context(source);
                 let filled = paths::expand(t, Path::new("/dir/name.db")).map_err(at)?;
                 if id == Id::Replica {
-                    (self.check)(&filled).map_err(at)?;
+                    check(&filled).map_err(at)?;
                 }
             }
         }
@@ -291,11 +285,7 @@ fn put(entries: &mut Entries, layer: &Layer, wanted: impl Fn(Id) -> bool) {
 
 /// Fills placeholders, adds defaults, and checks what only holds between values. `database` comes with the
 /// directory of the TOML file.
-fn finish(
-    mut entries: Entries,
-    database: Option<(&Path, Option<&Path>)>,
-    check: UrlCheck,
-) -> Result<Resolved> {
+fn finish(mut entries: Entries, database: Option<(&Path, Option<&Path>)>) -> Result<Resolved> {
     if let Some((database, base)) = database {
         for id in [Id::Replica, Id::SpoolDir] {
             let Some(entry) = entries.get_mut(&id) else { continue };
@@ -329,4 +319,9 @@ fn finish(
         )));
     }
     Ok(Resolved { settings, chosen: Chosen::No, entries })
+}
+
+/// The grammar of the URL. Opens nothing.
+fn check(url: &str) -> Result<()> {
+    ReplicaUrl::parse(url).map(drop)
 }

@@ -1,8 +1,10 @@
 //! The settings as the other rooms take them: typed, every one with a value.
 
 use super::layer::Entries;
+use super::raw::Raw;
+use super::read::read;
 use super::table::{Id, Setting, TABLE};
-use super::value::{self, ByteCount, Durability, Raw, Value};
+use super::value::{ByteCount, Durability, Value};
 use crate::base::{Error, Kind, Result, Webhook};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,7 +64,7 @@ fn value_of(entries: &Entries, setting: &Setting) -> Result<Option<Value>> {
         return Ok(Some(e.value.clone()));
     }
     let Some(text) = setting.default else { return Ok(None) };
-    let read = value::read(setting.kind, &Raw::text(text));
+    let read = read(setting.kind, &Raw::text(text));
     read.map(|(v, _)| Some(v))
         .map_err(|f| Error::new(Kind::Bug, format!("default of {} {}", setting.name, f.message)))
 }

@@ -11,7 +11,7 @@ fn env(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
 }
 
 fn toml(text: &str) -> Result<Config> {
-    Config::from_text(Some((text, Path::new("/etc/walrust.toml"))), env(&[]), check_url)
+    Config::from_text(Some((text, Path::new("/etc/walrust.toml"))), env(&[]))
 }
 
 fn toml_error(text: &str) -> String {
@@ -48,7 +48,7 @@ fn the_table_is_in_order_and_its_names_follow_one_rule() {
 
 #[test]
 fn every_default_is_what_the_contract_says() {
-    let s = Config::empty(check_url).process().unwrap().settings;
+    let s = Config::empty().process().unwrap().settings;
     let secs = Duration::from_secs;
     assert_eq!(s.replica, None);
     assert_eq!(s.interval, secs(1));
@@ -70,7 +70,7 @@ fn every_default_is_what_the_contract_says() {
     assert!(s.webhooks.is_empty());
     assert_eq!(s.metrics_listen, None);
     assert_eq!((s.price_per_gb, s.price_per_1000_put), (None, None));
-    let r = Config::empty(check_url).resolve(Path::new("/data/app.db"), None, None).unwrap();
+    let r = Config::empty().resolve(Path::new("/data/app.db"), None, None).unwrap();
     assert_eq!(r.settings.spool_dir.as_deref(), Some(Path::new("/data/app.db-walrust")));
     assert!(!r.is_chosen());
     assert_eq!(embedded_replica(Path::new("/data/app.db")), Path::new("/data/app.db-replica"));
@@ -111,7 +111,7 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
 
         let mut vars = env(&[(&s.env(), text)]);
         vars.extend(env(also_env));
-        let by_env = Config::from_text(None, vars, check_url).unwrap();
+        let by_env = Config::from_text(None, vars).unwrap();
         check(&by_env.resolve(db, None, None).unwrap(), &format!("env {}", s.env()));
 
         let top = toml(&format!("{also}{} = {in_toml}\n", s.toml_path())).unwrap();
@@ -131,7 +131,7 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
             &format!("/etc/walrust.toml:{}", line + 2),
         );
 
-        let with_max = if also.is_empty() { Config::empty(check_url) } else { toml(also).unwrap() };
+        let with_max = if also.is_empty() { Config::empty() } else { toml(also).unwrap() };
         let uri = Layer::from_uri([("vfs", "walrust"), (s.name, text)]).unwrap();
         check(&with_max.resolve(db, Some(&uri), None).unwrap(), "uri");
         let sql = options(&format!("{{\"{}\": {}}}", s.name, serde_json::json!(text))).unwrap().settings;
@@ -143,7 +143,7 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
 fn the_first_word_wins() {
     let text = "interval = \"3s\"\n[[databases]]\npath = \"/data/*.db\"\ninterval = \"4s\"\n";
     let file = Some((text, Path::new("w.toml")));
-    let c = Config::from_text(file, env(&[("WALRUST_INTERVAL", "2s")]), check_url).unwrap();
+    let c = Config::from_text(file, env(&[("WALRUST_INTERVAL", "2s")])).unwrap();
     let uri = Layer::from_uri([("interval", "5s")]).unwrap();
     let sql = options(r#"{"interval":"6s"}"#).unwrap().settings;
     let at = |path: &str, uri, sql| c.resolve(Path::new(path), uri, sql).unwrap().settings.interval.as_secs();
@@ -151,7 +151,7 @@ fn the_first_word_wins() {
     assert_eq!(at("/data/a.db", Some(&uri), None), 5);
     assert_eq!(at("/data/a.db", None, None), 4);
     assert_eq!(at("/other/a.db", None, None), 3);
-    let only_env = Config::from_text(None, env(&[("WALRUST_INTERVAL", "2s")]), check_url).unwrap();
+    let only_env = Config::from_text(None, env(&[("WALRUST_INTERVAL", "2s")])).unwrap();
     assert_eq!(only_env.resolve(Path::new("/a"), None, None).unwrap().settings.interval.as_secs(), 2);
 }
 
@@ -173,7 +173,7 @@ fn who_is_chosen() {
 
     let all = toml("replica = \"s3://b/{name}\"\n").unwrap();
     assert!(all.for_path(Path::new("/any/x.db")).unwrap().is_some());
-    let all = Config::from_text(None, env(&[("WALRUST_REPLICA", "s3://b/{name}")]), check_url).unwrap();
+    let all = Config::from_text(None, env(&[("WALRUST_REPLICA", "s3://b/{name}")])).unwrap();
     assert_eq!(
         all.for_path(Path::new("/any/x.db")).unwrap().unwrap().chosen,
         Chosen::ByReplica(Source::Env("WALRUST_REPLICA".into()))
@@ -181,7 +181,7 @@ fn who_is_chosen() {
     let bare = toml("[[databases]]\npath = \"/data/app.db\"\n").unwrap();
     let r = bare.for_path(Path::new("/data/app.db")).unwrap().unwrap();
     assert_eq!((r.is_chosen(), r.settings.replica), (true, None));
-    assert!(Config::empty(check_url).for_path(Path::new("/data/app.db")).unwrap().is_none());
+    assert!(Config::empty().for_path(Path::new("/data/app.db")).unwrap().is_none());
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn two_databases_with_one_replica_are_named() {
         std::fs::write(dir.path().join(d).join("app.db-wal"), b"").unwrap();
     }
     let file = dir.path().join("walrust.toml");
-    let load = |text: &str| Config::from_text(Some((text, &file)), env(&[]), check_url);
+    let load = |text: &str| Config::from_text(Some((text, &file)), env(&[]));
     let e =
         load("[[databases]]\npath = \"*/app.db\"\nreplica = \"s3://b/{name}\"\n").unwrap_err().to_string();
     assert!(e.contains("a/app.db") && e.contains("b/app.db") && e.contains("s3://b/app"), "{e}");
@@ -269,7 +269,7 @@ fn relative_paths_start_at_the_files_directory() {
     let root = dir.path().canonicalize().unwrap();
     std::fs::write(root.join("app.db"), b"").unwrap();
     let text = "spool_dir = \"spool/{name}\"\n[[databases]]\npath = \"*.db\"\nreplica = \"backup/{name}\"\n";
-    let c = Config::from_text(Some((text, &root.join("w.toml"))), env(&[]), check_url).unwrap();
+    let c = Config::from_text(Some((text, &root.join("w.toml"))), env(&[])).unwrap();
     let s = c.for_path(&root.join("app.db")).unwrap().unwrap().settings;
     assert_eq!(s.replica.map(PathBuf::from), Some(root.join("backup/app")));
     assert_eq!(s.spool_dir, Some(root.join("spool/app")));
@@ -280,11 +280,11 @@ fn relative_paths_start_at_the_files_directory() {
 fn the_named_file_the_usual_file_and_none() {
     let dir = tempfile::tempdir().unwrap();
     let (usual, named) = (dir.path().join("walrust.toml"), dir.path().join("other.toml"));
-    let none = Config::load_from(env(&[]), &usual, check_url).unwrap();
+    let none = Config::load_from(env(&[]), &usual).unwrap();
     assert_eq!(none.process().unwrap().settings.interval.as_secs(), 1);
     std::fs::write(&usual, "interval = \"2s\"\n").unwrap();
     std::fs::write(&named, "interval = \"3s\"\n").unwrap();
-    let load = |e: &[(&str, &str)]| Config::load_from(env(e), &usual, check_url);
+    let load = |e: &[(&str, &str)]| Config::load_from(env(e), &usual);
     assert_eq!(load(&[]).unwrap().process().unwrap().settings.interval.as_secs(), 2);
     let by_name = [("WALRUST_CONFIG", named.to_str().unwrap())];
     assert_eq!(load(&by_name).unwrap().process().unwrap().settings.interval.as_secs(), 3);
@@ -292,7 +292,7 @@ fn the_named_file_the_usual_file_and_none() {
     let e = load(&[("WALRUST_CONFIG", gone.to_str().unwrap())]).unwrap_err().to_string();
     assert!(e.contains("WALRUST_CONFIG") && e.contains("gone.toml"), "{e}");
     assert!(load(&[("WALRUST_CONFIG", dir.path().to_str().unwrap())]).is_err(), "a directory");
-    std::fs::write(&named, vec![b'#'; (MAX_INPUT + 1) as usize]).unwrap();
+    std::fs::write(&named, vec![b'#'; (MAX_INPUT_BYTES + 1) as usize]).unwrap();
     assert!(load(&by_name).unwrap_err().to_string().contains("1 MiB"));
     std::fs::write(&named, b"# \xff\n").unwrap();
     assert!(load(&by_name).unwrap_err().to_string().contains("UTF-8"));
@@ -374,7 +374,7 @@ fn toml_errors_name_file_line_and_key() {
 
 #[test]
 fn environment_and_uri_errors_name_the_place() {
-    let by_env = |k: &str, v: &str| Config::from_text(None, env(&[(k, v)]), check_url).map(|_| ());
+    let by_env = |k: &str, v: &str| Config::from_text(None, env(&[(k, v)])).map(|_| ());
     for (k, v, wanted) in [
         ("WALRUST_INTERVAL", "soon", "WALRUST_INTERVAL: \"soon\" is not a duration"),
         ("WALRUST_REPLCA", "s3://b/x", "did you mean WALRUST_REPLICA?"),
@@ -410,12 +410,12 @@ fn options_are_checked() {
     .unwrap();
     assert!(o.flag("takeover") && !o.flag("check"));
     assert_eq!(o.text("check"), Some("quick"));
-    let r = Config::empty(check_url).resolve(Path::new("/a.db"), None, Some(&o.settings)).unwrap();
+    let r = Config::empty().resolve(Path::new("/a.db"), None, Some(&o.settings)).unwrap();
     assert_eq!(r.settings.retention.hourly, 3);
     assert_eq!(r.source(Id::RetentionHourly), Source::Sql);
     assert_eq!(r.settings.levels.len(), 2);
     let zero = options(r#"{"validation_interval":0,"interval":0}"#).unwrap().settings;
-    let r = Config::empty(check_url).resolve(Path::new("/a.db"), None, Some(&zero)).unwrap();
+    let r = Config::empty().resolve(Path::new("/a.db"), None, Some(&zero)).unwrap();
     assert_eq!(r.settings.interval, Duration::ZERO);
     for none in ["", " ", "{}", r#"{"takeover":null,"interval":null}"#, r#"{"takeover":false}"#] {
         let o = options(none).unwrap();
@@ -573,17 +573,17 @@ proptest! {
     fn any_text_is_read_or_refused(text in "\\PC{0,80}") {
         let _ = parse_duration(&text);
         let _ = ByteCount::parse(&text);
-        let _ = check_url(&text);
+        let _ = crate::address::ReplicaUrl::parse(&text);
         let _ = options(&text);
         let _ = Layer::from_uri([(text.as_str(), text.as_str())]);
         let _ = toml(&text);
         let _ = toml(&format!("replica = {}", serde_json::json!(text)));
         let _ = toml(&format!("[[databases]]\npath = {}", serde_json::json!(text)));
         for s in &TABLE {
-            let _ = value::read(s.kind, &value::Raw::text(text.as_str()));
+            let _ = read::read(s.kind, &raw::Raw::text(text.as_str()));
         }
-        let _ = paths::replica_key(&text);
-        let _ = nearest(&text, TABLE.iter().map(|s| s.name));
+        let _ = replica_key(&text);
+        let _ = nearest::nearest(&text, TABLE.iter().map(|s| s.name));
     }
 
     /// A good file with bytes changed, dropped or doubled: read or refused, never a panic, and a refusal
@@ -608,7 +608,7 @@ proptest! {
     #[test]
     fn layers_agree_on_what_a_duration_is(ms in 1u64..1_000_000_000) {
         let text = format!("{ms}ms");
-        let by_env = Config::from_text(None, env(&[("WALRUST_INTERVAL", &text)]), check_url).unwrap();
+        let by_env = Config::from_text(None, env(&[("WALRUST_INTERVAL", &text)])).unwrap();
         let by_toml = toml(&format!("interval = \"{text}\"")).unwrap();
         let (a, b) = (by_env.process().unwrap().settings, by_toml.process().unwrap().settings);
         prop_assert_eq!(a.interval, Duration::from_millis(ms));
@@ -691,16 +691,12 @@ fn the_documents_have_the_generated_table() {
 fn an_error_the_documentation_quotes_is_the_error() {
     let doc = include_str!("../../docs/configuration.md");
     let at = |text: &str| {
-        Config::from_text(Some((text, Path::new("walrust.toml"))), env(&[]), check_url)
-            .unwrap_err()
-            .to_string()
+        Config::from_text(Some((text, Path::new("walrust.toml"))), env(&[])).unwrap_err().to_string()
     };
     let quoted = [
         at(&format!("{}intervall = \"1s\"", "\n".repeat(6))),
         at(&format!("{}interval = \"5\"", "\n".repeat(8))),
-        Config::from_text(None, env(&[("WALRUST_DURABILITY", "synchronous")]), check_url)
-            .unwrap_err()
-            .to_string(),
+        Config::from_text(None, env(&[("WALRUST_DURABILITY", "synchronous")])).unwrap_err().to_string(),
     ];
     for line in quoted {
         assert!(doc.contains(&line), "{line}");
@@ -711,7 +707,7 @@ fn an_error_the_documentation_quotes_is_the_error() {
 fn defaults_are_readable() {
     for s in TABLE.iter() {
         if let Some(text) = s.default {
-            let (value, shown) = value::read(s.kind, &value::Raw::text(text)).unwrap();
+            let (value, shown) = read::read(s.kind, &raw::Raw::text(text)).unwrap();
             assert_eq!(shown, text, "{}", s.name);
             assert!(!matches!(value, Value::Text(_)), "{}", s.name);
         }

@@ -1,19 +1,19 @@
 //! Webhook endpoints: tables with `url`, `secret`, `events`, or plain URLs.
 
-use super::nearest;
-use super::value::{Fault, Raw, Value, What, fault, text_of};
+use super::nearest::nearest;
+use super::raw::{self, Fault, Raw, What, fault, text_of};
 use crate::base::{EventKind, Result, Secret, Webhook, quoted};
 
-pub(super) fn webhooks(raw: &Raw) -> Result<(Value, String), Fault> {
+pub(super) fn webhooks(given: &Raw) -> Result<(Vec<Webhook>, String), Fault> {
     let mut hooks = Vec::new();
-    match &raw.what {
+    match &given.what {
         What::Text(t) if t.trim_start().starts_with('[') => {
-            let inner = super::options::json(t).map_err(|m| fault(raw, m))?;
-            return webhooks(&inner).map_err(|f| fault(raw, f.message));
+            let inner = raw::json(t).map_err(|m| fault(given, m))?;
+            return webhooks(&inner).map_err(|f| fault(given, f.message));
         }
         What::Text(t) => {
             for url in t.split(',').map(str::trim).filter(|u| !u.is_empty()) {
-                hooks.push(webhook_url(raw, url)?);
+                hooks.push(webhook_url(given, url)?);
             }
         }
         What::List(items) => {
@@ -23,13 +23,13 @@ pub(super) fn webhooks(raw: &Raw) -> Result<(Value, String), Fault> {
         }
         _ => {
             return Err(fault(
-                raw,
-                format!("is {}; write [[webhooks]] with url, secret, events", raw.type_name()),
+                given,
+                format!("is {}; write [[webhooks]] with url, secret, events", given.type_name()),
             ));
         }
     }
     let shown: Vec<String> = hooks.iter().map(Webhook::host).collect();
-    Ok((Value::Webhooks(hooks), shown.join(",")))
+    Ok((hooks, shown.join(",")))
 }
 
 fn webhook(item: &Raw) -> Result<Webhook, Fault> {

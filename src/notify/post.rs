@@ -1,7 +1,7 @@
 //! One POST, and what its answer means.
 
 use super::payload;
-use crate::base::{Webhook, clock};
+use crate::base::{Webhook, backoff, certificates, clock};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Clients {
     fn of(&self, url: &str) -> Result<&reqwest::Client, String> {
         let is_tls = url.get(..6).is_some_and(|s| s.eq_ignore_ascii_case("https:"));
         let made = match is_tls {
-            true => self.tls.get_or_init(|| build(builder())),
+            true => self.tls.get_or_init(|| build(with_certificates(builder()))),
             false => self.plain.get_or_init(|| build(builder().tls_certs_only([]))),
         };
         made.as_ref().map_err(Clone::clone)
@@ -62,6 +62,12 @@ fn builder() -> reqwest::ClientBuilder {
         .user_agent(concat!("walrust/", env!("CARGO_PKG_VERSION")))
         .pool_max_idle_per_host(1)
         .pool_idle_timeout(Duration::from_secs(15))
+}
+
+fn with_certificates(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    let Some(all) = certificates::hidden_by_an_empty_variable() else { return builder };
+    let all = all.iter().filter_map(|der| reqwest::Certificate::from_der(der).ok());
+    builder.tls_certs_only(all.collect::<Vec<_>>())
 }
 
 fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
@@ -129,7 +135,6 @@ pub(super) async fn deliver(
     tries: Tries,
 ) -> Result<u16, String> {
     let delivery = clock::random_u64();
-    let mut pause = tries.base;
     for attempt in 1.. {
         let (why, asked) = match once(clients, hook, body.to_vec(), delivery, tries.timeout).await {
             Outcome::Delivered(status) => return Ok(status),
@@ -141,11 +146,9 @@ pub(super) async fn deliver(
         if attempt >= tries.most {
             return Err(format!("{why} ({attempt} tries)"));
         }
-        // Half of it by chance, so that a thousand hosts do not come back together.
-        let half = pause / 2;
-        let jitter = half.mul_f64(clock::random_u64() as f64 / u64::MAX as f64);
-        tokio::time::sleep(asked.unwrap_or(half + jitter).min(tries.longest)).await;
-        pause = (pause * 2).min(tries.longest);
+        let half = backoff::bound(attempt - 1, tries.base, tries.longest) / 2;
+        let pause = half + backoff::within(half, clock::random_u64());
+        tokio::time::sleep(asked.unwrap_or(pause).min(tries.longest)).await;
     }
     Err("not tried".into())
 }

@@ -11,7 +11,7 @@
 use super::compact::size;
 use super::inventory::Inventory;
 use super::retention::Policy;
-use crate::base::TxId;
+use crate::base::{TxId, Webhook};
 use crate::ltx::Level;
 use crate::store::{ReplicaUrl, StoreKind};
 use std::fmt::Write as _;
@@ -53,19 +53,12 @@ pub fn price_of(url: &ReplicaUrl) -> Option<Price> {
         (StoreKind::Gs, _) => Some(GCS),
         (StoreKind::Azure, _) => Some(AZURE),
         (StoreKind::S3, None) => Some(S3),
-        (StoreKind::S3, Some(endpoint)) => {
-            let host = host_of(endpoint);
+        (StoreKind::S3, Some(_)) => {
+            let host = url.endpoint_host()?;
             let known = |end: &str| host == end || host.ends_with(&format!(".{end}"));
             BY_HOST.iter().find(|(end, _)| known(end)).map(|(_, p)| *p)
         }
     }
-}
-
-fn host_of(url: &str) -> String {
-    let rest = url.split_once("://").map_or(url, |(_, r)| r);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    let host = authority.rsplit('@').next().unwrap_or(authority);
-    host.split(':').next().unwrap_or(host).to_ascii_lowercase()
 }
 
 /// What the replica tells of size and change.
@@ -346,7 +339,7 @@ fn rates(d: &ExplainDatabase, url: &ReplicaUrl) -> (f64, f64, String) {
         (None, Some(p)) => format!("{} pricing, {PRICES_OF}", p.name),
         (None, None) if url.kind() == StoreKind::Local => free.name.to_string(),
         (None, None) => {
-            let host = url.endpoint().map(host_of).unwrap_or_default();
+            let host = url.endpoint_host().unwrap_or_default();
             format!(
                 "{} pricing, {PRICES_OF}: none known for {host}; set price_per_gb and price_per_1000_put",
                 S3.name
@@ -392,10 +385,9 @@ fn validation(d: &ExplainDatabase, out: &mut String) {
     }
 }
 
-/// I-EXP-3: scheme and host.
+/// I-EXP-3: scheme, host and port.
 fn webhook(url: &str) -> String {
-    let scheme = url.split_once("://").map_or("https", |(s, _)| s);
-    format!("{scheme}://{}", host_of(url))
+    Webhook { url: url.to_string(), secret: None, events: Vec::new() }.host()
 }
 
 fn per_day(interval: Duration) -> f64 {
@@ -543,5 +535,15 @@ mod tests {
         ] {
             assert_eq!(price_of(&ReplicaUrl::parse(url).unwrap()).map(|p| p.name), name, "{url}");
         }
+    }
+
+    #[test]
+    fn hosts_that_are_ipv6_addresses_are_whole() {
+        let mut d = database("s3://b/p?endpoint=http://[2001:db8::1]:9000");
+        d.webhooks = vec!["http://[::1]:8080/hook?token=hunter2".into(), "https://H.example/x".into()];
+        let text = explain(std::slice::from_ref(&d));
+        assert!(text.contains("none known for [2001:db8::1];"), "{text}");
+        assert!(text.contains("Send webhook to http://[::1]:8080, https://h.example\n"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
     }
 }

@@ -5,9 +5,11 @@
 //!   everything else under the level directories is somebody else's and is ignored.
 //! * I-INV-2 A file's time is its header's timestamp where the manifest (or the header itself) tells it, else
 //!   the store's modification time.
+//! * I-INV-3 A replica that is whole at each moment is whole in what is read of it: whatever a level-0 file follows
+//!   (its lineage's snapshot, the merged files before it) was there before it, so level 0 is listed before them.
 //!
-//! * I-INV-3 A replica that is whole at each moment is whole in what is read of it: whatever a level-0 file follows (its
-//!   lineage's snapshot, the merged files before it) was there before it, so level 0 is listed before them.
+//! * I-INV-4 A listing may lag behind; a look at one name does not. What is known to have been put and is not listed
+//!   is looked up by its name before it counts as gone.
 //!
 //! A listing is not a moment: while it runs, files appear and are merged away. Callers that must judge what
 //! is missing ask again before they say so (see `verify`). Refused: listing the whole prefix in one go, which
@@ -23,6 +25,9 @@ use std::collections::BTreeSet;
 
 /// Small reads (headers) under way at once.
 const PARALLEL: usize = 32;
+/// The most names that are looked up because a listing lacks them, the newest first. A replica that lost more is not
+/// merely listed late.
+const MOST_CONFIRMED: usize = 256;
 
 /// One LTX file that lies in the replica, and what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,13 +107,38 @@ impl Inventory {
         Ok(Inventory::of(kind, lists.iter().flatten()))
     }
 
-    /// Inventory and manifest: times and checksums of what the manifest names are known without a further read.
+    /// Inventory and manifest: times and checksums of what the manifest names are known without a further read, and
+    /// what it names is there also where the listing lags (I-INV-4). Errors: the store's.
     pub async fn read_with_manifest(store: &Store) -> Result<(Inventory, Manifest)> {
         // The listing second: an entry without an object is then old news, not a file still on its way.
         let manifest = Manifest::read(store).await?;
         let mut inventory = Inventory::read(store).await?;
+        inventory.confirm(store, manifest.entries().map(|e| e.id)).await?;
         inventory.learn(&manifest);
         Ok((inventory, manifest))
+    }
+
+    /// Looks up those of the `expected` files that the listing lacks (I-INV-4), and takes in what is there. Errors:
+    /// the store's.
+    pub async fn confirm(&mut self, store: &Store, expected: impl IntoIterator<Item = FileId>) -> Result<()> {
+        let listed: BTreeSet<FileId> = self.files.iter().map(FileInfo::id).collect();
+        let mut absent: Vec<FileId> = expected.into_iter().filter(|id| !listed.contains(id)).collect();
+        absent.sort_by_key(|id| std::cmp::Reverse((id.max, id.level)));
+        absent.truncate(MOST_CONFIRMED);
+        let found: Vec<Option<FileInfo>> = futures_util::stream::iter(absent)
+            .map(|id| async move {
+                match store.head(&id.key(store.layout())).await {
+                    Ok(o) => Ok(Some(FileInfo::listed(id, o.size, o.modified))),
+                    Err(e) if e.is_missing() => Ok(None),
+                    Err(e) => Err(e),
+                }
+            })
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await?;
+        self.files.extend(found.into_iter().flatten());
+        self.files.sort_by_key(FileInfo::id);
+        Ok(())
     }
 
     /// From listed objects. Pure.

@@ -33,7 +33,7 @@
 use super::layout::{self, FileId};
 use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId};
 use crate::ltx::Level;
-use crate::store::{Conditions, Store, Version, hex};
+use crate::store::{Store, Version, hex};
 use futures_util::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -302,7 +302,7 @@ impl Segment {
     async fn put(&mut self, store: &Store) -> Result<()> {
         let key = layout::manifest_key(self.number);
         let bytes = encode_segment(self.number, &self.entries);
-        if matches!(store.conditions(), Conditions::Held | Conditions::Unknown) {
+        if store.conditions().allow_lease() {
             self.version = Some(store.put_if(&key, bytes, self.version.as_ref()).await?);
             Ok(())
         } else {

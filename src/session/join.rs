@@ -16,7 +16,7 @@ use crate::capture::Continuity;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
 use crate::spool::{Owner, Position, Shipped};
-use crate::store::{Breaker, Conditions, Retry, Store, block_on};
+use crate::store::{Breaker, Retry, Store, block_on};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -346,7 +346,7 @@ impl Watched {
         let (store, me) = (self.store.clone(), me.clone());
         let newest = remote.map(|r| r.txid).unwrap_or_default();
         patience.ask(&self.store, async move {
-            if matches!(store.probe_conditional().await?, Conditions::Ignored | Conditions::CreateOnly) {
+            if !store.probe_conditional().await?.allow_lease() {
                 return Ok(None);
             }
             Lease::take(&store, &me, takeover, newest).await.map(Some)

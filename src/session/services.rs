@@ -4,7 +4,6 @@ use super::bell::Bell;
 use crate::base::{Result, lock};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::store::ReplicaUrl;
 use std::sync::{Arc, Mutex};
 
 /// The services of a process.
@@ -28,7 +27,7 @@ impl Services {
         if let Some(c) = at.as_ref() {
             return Ok(c.clone());
         }
-        let c = Arc::new(Config::load(|url| ReplicaUrl::parse(url).map(drop))?);
+        let c = Arc::new(Config::load()?);
         *at = Some(c.clone());
         Ok(c)
     }

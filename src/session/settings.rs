@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn what_each_setting_asks_for() {
-        let old = Config::empty(|_| Ok(())).process().unwrap().settings;
+        let old = Config::empty().process().unwrap().settings;
         let with = |f: &dyn Fn(&mut Settings)| {
             let mut new = old.clone();
             f(&mut new);

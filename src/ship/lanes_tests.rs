@@ -125,7 +125,7 @@ impl Scene {
             commit: 1,
             checksum: DbChecksum::EMPTY,
             timestamp: Timestamp(0),
-            wal: None,
+            wal: crate::spool::WalPlace::GivenUp,
             handoff: Handoff::Closed(stamp),
         };
         let held = self.spool.hold_seal().unwrap();

@@ -122,7 +122,7 @@ async fn until_stopped_or_fenced(s: &Shipper) -> Option<Error> {
     let lanes = async { tokio::try_join!(Stream::new(s).run(), snapshots(s), upkeep(s), keeper(s)).err() };
     let patience_is_over = async {
         stopped(&s.plan.link).await;
-        if s.plan.store.is_local() {
+        if !s.plan.store.can_be_given_up() {
             // What a thread writes into a directory cannot be given up, and ends by itself.
             std::future::pending::<()>().await;
         }

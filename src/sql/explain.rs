@@ -63,12 +63,18 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
         Some(w) => ReplicaUrl::parse(w.replica())?,
         None => session::request(path, resolved, false)?.replica,
     };
-    let ignores = watched.as_ref().is_some_and(|w| w.store.conditions() == Conditions::Ignored);
-    let remark = ignores.then(|| {
-        "the store ignores conditional writes, so a second machine that writes here can't be fenced off"
-            .to_string()
-    });
-    let has_lease = replica.kind() != StoreKind::Local && !ignores;
+    let conditions = watched.as_ref().map_or(Conditions::Unknown, |w| w.store.conditions());
+    let remark = match conditions {
+        Conditions::Unknown | Conditions::Held => None,
+        Conditions::CreateOnly => Some(
+            "the store has no conditional updates, so there is no lease: a second machine that writes here is fenced off only where both write the same file",
+        ),
+        Conditions::Ignored => Some(
+            "the store ignores conditional writes, so a second machine that writes here can't be fenced off",
+        ),
+    };
+    let remark = remark.map(str::to_string);
+    let has_lease = replica.kind() != StoreKind::Local && conditions.allow_lease();
     Ok(ExplainDatabase {
         path: path.display().to_string(),
         bytes: watched.as_deref().and_then(captured_size).or_else(|| size_of(path)),

@@ -1,10 +1,13 @@
-//! Whether an answer with HTTP 200 is a store's. A console's port, a login page, a maintenance page and a proxy answer 200 as well, and an
-//! XML reader finds no object in any of them: "the replica is empty", and a program begins without its data.
+//! Whether an answer with HTTP 200 is a store's. A console's port, a login page, a maintenance page and a proxy answer
+//! 200 as well, and an XML reader finds no object in any of them: "the replica is empty", and a program begins without
+//! its data.
 //!
-//! Pure. A listing is one if its outermost element is that of the protocol, and, where it names no object, if bucket and prefix that
-//! it names are those that were asked for (stores may leave them out).
+//! Pure. A listing is one if its outermost element is that of the protocol, and, where it names no object, if bucket
+//! and prefix that it names are those that were asked for (stores may leave them out).
 
-use super::http::unescape;
+use super::text::one_line;
+use super::xml;
+use percent_encoding::percent_decode_str;
 
 /// The outermost element of a listing, and what it is called for people.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +40,7 @@ pub(super) struct Asked<'a> {
 /// Why `body` is no answer to a listing; `None` if it is one.
 pub(super) fn not_a_listing(protocol: Protocol, asked: &Asked<'_>, body: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(body);
-    let Some((root, inside)) = root(&text) else {
+    let Some(root) = xml::root(&text) else {
         return Some(if text.trim().is_empty() {
             "an empty text".into()
         } else {
@@ -48,33 +51,30 @@ pub(super) fn not_a_listing(protocol: Protocol, asked: &Asked<'_>, body: &[u8]) 
         return Some("a web page".into());
     }
     if root != protocol.root() {
-        return Some(format!("<{}>", super::error::one_line(root)));
+        return Some(format!("<{}>", one_line(&root)));
     }
-    if protocol != Protocol::S3 || inside.contains("<Contents>") || inside.contains("<CommonPrefixes>") {
+    if protocol != Protocol::S3 || xml::has_one_of(&text, &["Contents", "CommonPrefixes"]) {
         return None;
     }
-    let said = |name: &str| {
-        let (_, rest) = inside.split_once(&format!("<{name}>"))?;
-        rest.split_once('<').map(|(text, _)| unescape(text)).filter(|t| !t.is_empty())
-    };
+    let said = |name: &str| Some(xml::text_of(&text, name)).filter(|t| !t.is_empty());
     if let Some(bucket) = said("Name")
         && !asked.is_of(&bucket)
     {
-        return Some(format!("a listing of another bucket, {}", super::error::one_line(&bucket)));
+        return Some(format!("a listing of another bucket, {}", one_line(&bucket)));
     }
     let prefix = asked.prefix();
     if let Some(other) = said("Prefix")
         && trimmed(&other) != trimmed(&prefix)
         && trimmed(&percent_decoded(&other)) != trimmed(&prefix)
     {
-        return Some(format!("a listing of another place, {}", super::error::one_line(&other)));
+        return Some(format!("a listing of another place, {}", one_line(&other)));
     }
     None
 }
 
 /// Whether `body` is HTML, by its outermost element.
 pub(super) fn is_page(body: &[u8]) -> bool {
-    root(&String::from_utf8_lossy(body)).is_some_and(|(name, _)| name.eq_ignore_ascii_case("html"))
+    xml::root(&String::from_utf8_lossy(body)).is_some_and(|name| name.eq_ignore_ascii_case("html"))
 }
 
 impl Asked<'_> {
@@ -103,55 +103,8 @@ fn trimmed(prefix: &str) -> &str {
     prefix.trim_matches('/')
 }
 
-/// The name of the outermost element, without its namespace, and what follows.
-fn root(text: &str) -> Option<(&str, &str)> {
-    let mut rest = text.trim_start_matches('\u{feff}').trim_start();
-    loop {
-        let end = if rest.starts_with("<!--") {
-            "-->"
-        } else if rest.starts_with("<?") {
-            "?>"
-        } else if rest.starts_with("<!") {
-            if rest.get(..9).is_some_and(|d| d.eq_ignore_ascii_case("<!doctype"))
-                && rest
-                    .get(9..)
-                    .is_some_and(|d| d.trim_start().get(..4).is_some_and(|h| h.eq_ignore_ascii_case("html")))
-            {
-                return Some(("html", ""));
-            }
-            ">"
-        } else {
-            break;
-        };
-        rest = rest.split_once(end)?.1.trim_start();
-    }
-    let tag = rest.strip_prefix('<')?;
-    let (name, after) = tag.split_at(tag.find(|c: char| c.is_whitespace() || c == '>' || c == '/')?);
-    let name = name.rsplit(':').next().unwrap_or(name);
-    (!name.is_empty()).then_some((name, after))
-}
-
 fn percent_decoded(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(b) = bytes.next() {
-        let mut ahead = bytes.clone();
-        let hex = match (b, ahead.next(), ahead.next()) {
-            (b'%', Some(high), Some(low)) => {
-                let digits = [high, low];
-                std::str::from_utf8(&digits).ok().and_then(|d| u8::from_str_radix(d, 16).ok())
-            }
-            _ => None,
-        };
-        match hex {
-            Some(byte) => {
-                out.push(byte);
-                bytes = ahead;
-            }
-            None => out.push(b),
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

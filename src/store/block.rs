@@ -7,6 +7,8 @@ use std::future::Future;
 /// app. On a thread that is already inside a tokio runtime (an async Rust host) it runs on a
 /// helper thread, because tokio panics when runtimes are nested. A [`super::Store`] may be used
 /// from several runtimes, one after the other: it makes new connections in each.
+///
+/// Errors with [`Kind::Io`] where no runtime or thread can be had, with [`Kind::Bug`] after a panic.
 pub fn block_on<F>(future: F) -> Result<F::Output>
 where
     F: Future + Send,

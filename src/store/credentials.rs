@@ -1,249 +1,40 @@
-//! AWS profiles: `~/.aws/credentials` and `~/.aws/config`, which object_store does not read.
-//!
-//! Known keys: static keys, `credential_process`, `web_identity_token_file` + `role_arn`, `region`, `endpoint_url`.
-//! `source_profile` and SSO are told apart and refused with the way round
-//! (`credential_process = aws configure export-credentials --profile NAME`). Nothing here prints a secret:
-//! neither type derives `Debug`.
-//! <https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-files.html>
+//! The keys of an AWS profile, handed to object_store.
 
-use crate::base::{Error, Kind, Result, Timestamp, clock, panics};
+use super::env::Env;
+use super::process;
+use super::profile::Profile;
+use crate::base::{Error, Kind, Result, Timestamp, clock};
 use async_trait::async_trait;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long keys without an expiry are used before the files are read again (rotation).
-const REREAD: Duration = Duration::from_secs(60);
+const REREAD_AFTER: Duration = Duration::from_secs(60);
 /// Keys that expire are renewed this long before.
-const MARGIN: Duration = Duration::from_secs(300);
-/// A `credential_process` that takes longer is given up.
-const PROCESS_TIMEOUT: Duration = Duration::from_secs(60);
+const RENEW_BEFORE_END: Duration = Duration::from_secs(300);
+/// A `credential_process` that takes longer is killed.
+const PROCESS_LIMIT: Duration = Duration::from_secs(60);
 
-/// The environment variables that decide about credentials, taken once so that tests can hand in others.
-#[derive(Clone, Default)]
-pub struct Env(BTreeMap<String, String>);
-
-impl Env {
-    /// This process's variables.
-    pub fn process() -> Env {
-        Env(std::env::vars_os()
-            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-            .collect())
-    }
-
-    /// Exactly these.
-    pub fn of<const N: usize>(vars: [(&str, &str); N]) -> Env {
-        Env(vars.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect())
-    }
-
-    /// A variable that is set and not empty, without the white space at its end: a secret that was made of a file ends with the
-    /// file's line break.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|v| v.trim_end()).filter(|v| !v.is_empty())
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(k, v)| (k.as_str(), v.trim_end()))
-    }
-
-    /// An error if a variable that is `used` holds what no request can carry: a line break in its middle (two lines pasted as one
-    /// key), or another control character. Names the variable, not its value.
-    pub(super) fn refuse_control(&self, used: impl Fn(&str) -> bool) -> Result<()> {
-        match self.iter().find(|(name, value)| value.chars().any(char::is_control) && used(name)) {
-            Some((name, value)) => Err(Error::config(format!(
-                "{name} holds {}; give it as one line of plain text",
-                if value.contains(['\n', '\r']) { "a line break" } else { "a control character" }
-            ))),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Names only: values may be secrets.
-impl fmt::Debug for Env {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
-}
-
-/// One profile: both files' keys, the credentials file's winning.
-#[derive(Clone, Default)]
-pub(super) struct Profile {
-    name: String,
-    keys: BTreeMap<String, String>,
-}
-
-impl Profile {
-    /// The profile `AWS_PROFILE` names, else `default` if there is one. A named profile that is in
-    /// neither file is an error.
-    pub(super) fn load(env: &Env) -> Result<Option<Profile>> {
-        let named = env.get("AWS_PROFILE").or(env.get("AWS_DEFAULT_PROFILE"));
-        let name = named.unwrap_or("default");
-        let home = env.get("HOME").or(env.get("USERPROFILE")).map(PathBuf::from);
-        let file = |var: &str, default: &str| match env.get(var) {
-            Some(path) => Some(PathBuf::from(path)),
-            None => home.as_ref().map(|h| h.join(".aws").join(default)),
+/// The keys, and when they end if that is known.
+async fn fetch(profile: &Profile) -> Result<(AwsCredential, Option<Timestamp>)> {
+    let name = profile.name();
+    let denied = |why: String| Error::new(Kind::Denied, why);
+    if let Some(key_id) = profile.get("aws_access_key_id") {
+        let Some(secret_key) = profile.get("aws_secret_access_key") else {
+            return Err(denied(format!("AWS profile '{name}' has a key id but no aws_secret_access_key")));
         };
-        let config = file("AWS_CONFIG_FILE", "config");
-        let credentials = file("AWS_SHARED_CREDENTIALS_FILE", "credentials");
-        let mut keys = BTreeMap::new();
-        let mut found = false;
-        for (path, sections) in [
-            (
-                &config,
-                [format!("profile {name}"), if name == "default" { name.into() } else { String::new() }],
-            ),
-            (&credentials, [name.to_string(), String::new()]),
-        ] {
-            let Some(text) = path.as_deref().and_then(read_optional).transpose()? else { continue };
-            for section in sections.iter().filter(|s| !s.is_empty()) {
-                if let Some(more) = ini_section(&text, section) {
-                    found = true;
-                    keys.extend(more);
-                }
-            }
-        }
-        if !found && let Some(name) = named {
-            return Err(Error::config(format!(
-                "AWS profile '{name}' is in neither {} nor {}",
-                shown(credentials.as_deref()),
-                shown(config.as_deref())
-            )));
-        }
-        Ok(found.then(|| Profile { name: name.to_string(), keys }))
+        let token = profile.get("aws_session_token").map(str::to_string);
+        return Ok((AwsCredential { key_id: key_id.into(), secret_key: secret_key.into(), token }, None));
     }
-
-    pub(super) fn get(&self, key: &str) -> Option<&str> {
-        self.keys.get(key).map(String::as_str).filter(|v| !v.is_empty())
-    }
-
-    /// Whether it says where keys come from; a profile may hold just a region.
-    pub(super) fn has_credentials(&self) -> bool {
-        ["aws_access_key_id", "credential_process", "role_arn", "sso_session", "sso_start_url"]
-            .iter()
-            .any(|k| self.get(k).is_some())
-    }
-
-    /// Errors where the profile uses what walrust does not do itself.
-    pub(super) fn check(&self) -> Result<()> {
-        let own = self.get("aws_access_key_id").is_some() || self.get("credential_process").is_some();
-        let web = self.get("web_identity_token_file").is_some() && self.get("role_arn").is_some();
-        if own || web {
-            return Ok(());
-        }
-        let name = &self.name;
-        let what = if self.get("role_arn").is_some() { "assumes a role" } else { "uses SSO" };
-        Err(Error::config(format!(
-            "AWS profile '{name}' {what}, which walrust does not do itself; add a profile with credential_process = aws configure export-credentials --profile {name} --format process"
-        )))
-    }
-
-    async fn fetch(&self) -> Result<(AwsCredential, Option<Timestamp>)> {
-        let name = &self.name;
-        if let Some(key_id) = self.get("aws_access_key_id") {
-            let Some(secret_key) = self.get("aws_secret_access_key") else {
-                return Err(Error::new(
-                    Kind::Denied,
-                    format!("AWS profile '{name}' has a key id but no aws_secret_access_key"),
-                ));
-            };
-            let token = self.get("aws_session_token").map(str::to_string);
-            return Ok((AwsCredential { key_id: key_id.into(), secret_key: secret_key.into(), token }, None));
-        }
-        let Some(command) = self.get("credential_process") else {
-            return Err(Error::new(
-                Kind::Denied,
-                format!("AWS profile '{name}' holds no credentials any more"),
-            ));
-        };
-        let command = command.to_string();
-        let run = panics::blocking(move || run_process(&command));
-        let output = match tokio::time::timeout(PROCESS_TIMEOUT, run).await {
-            Ok(Ok(output)) => output,
-            Ok(Err(e)) => Err(e.to_string()),
-            Err(_) => Err(format!("no answer within {PROCESS_TIMEOUT:?}")),
-        };
-        output.and_then(|json| parse_process_output(&json)).map_err(|why| {
-            Error::new(Kind::Denied, format!("credential_process of AWS profile '{name}': {why}"))
-        })
-    }
-}
-
-fn shown(path: Option<&Path>) -> String {
-    path.map_or_else(|| "~/.aws (HOME is not set)".into(), |p| p.display().to_string())
-}
-
-fn read_optional(path: &Path) -> Option<Result<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Some(Ok(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(e) => Some(Err(Error::io("read", path, e))),
-    }
-}
-
-/// The keys of `[section]`; nested (indented) settings and comments are skipped.
-fn ini_section(text: &str, section: &str) -> Option<BTreeMap<String, String>> {
-    let mut found: Option<BTreeMap<String, String>> = None;
-    let mut inside = false;
-    for line in text.lines() {
-        let bare = line.trim();
-        if let Some(head) = bare.strip_prefix('[').and_then(|r| r.split(']').next()) {
-            inside = head.split_whitespace().eq(section.split_whitespace());
-            if inside {
-                found.get_or_insert_default();
-            }
-        } else if inside
-            && !line.starts_with([' ', '\t'])
-            && !bare.starts_with(['#', ';'])
-            && let (Some((key, value)), Some(keys)) = (bare.split_once('='), found.as_mut())
-        {
-            let value = value.split(" #").next().unwrap_or_default().split(" ;").next().unwrap_or_default();
-            keys.insert(key.trim().to_ascii_lowercase(), value.trim().to_string());
-        }
-    }
-    found
-}
-
-fn run_process(command: &str) -> Result<Vec<u8>, String> {
-    let words = split_words(command).ok_or("its command has an open quote")?;
-    let (program, arguments) = words.split_first().ok_or("its command is empty")?;
-    let output = std::process::Command::new(program)
-        .args(arguments)
-        .stdin(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .output()
-        .map_err(|e| format!("cannot run {program}: {e}"))?;
-    if !output.status.success() {
-        return Err(format!("{program} ended with {}", output.status));
-    }
-    Ok(output.stdout)
-}
-
-/// Words as a shell would split them, with both kinds of quotes and backslash. No expansion.
-fn split_words(command: &str) -> Option<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    let mut chars = command.chars();
-    while let Some(c) = chars.next() {
-        match (c, quote) {
-            (c, Some(q)) if c == q => quote = None,
-            ('\\', None | Some('"')) => word.get_or_insert_default().push(chars.next()?),
-            (c, Some(_)) => word.get_or_insert_default().push(c),
-            ('\'' | '"', None) => {
-                word.get_or_insert_default();
-                quote = Some(c);
-            }
-            (c, None) if c.is_whitespace() => words.extend(word.take()),
-            (c, None) => word.get_or_insert_default().push(c),
-        }
-    }
-    words.extend(word);
-    quote.is_none().then_some(words)
+    let Some(command) = profile.get("credential_process") else {
+        return Err(denied(format!("AWS profile '{name}' holds no credentials any more")));
+    };
+    let output = process::run(command, PROCESS_LIMIT).await;
+    let keys = output.and_then(|json| parse_process_output(&json));
+    keys.map_err(|why| denied(format!("credential_process of AWS profile '{name}': {why}")))
 }
 
 #[derive(serde::Deserialize)]
@@ -284,43 +75,77 @@ fn parse_process_output(json: &[u8]) -> Result<(AwsCredential, Option<Timestamp>
 
 struct Cached {
     credential: Arc<AwsCredential>,
-    fetched: Duration,
+    fetched_at: Duration,
     expires: Option<Timestamp>,
 }
 
 impl Cached {
     fn is_fresh(&self) -> bool {
         match self.expires {
-            Some(at) => at.since(clock::now()) > MARGIN,
-            None => clock::uptime().saturating_sub(self.fetched) < REREAD,
+            Some(at) => at.since(clock::now()) > RENEW_BEFORE_END,
+            None => clock::uptime().saturating_sub(self.fetched_at) < REREAD_AFTER,
         }
     }
 }
 
-/// Hands a profile's keys to object_store; reads the files or runs the process again when they are old.
+/// What the last question brought.
+#[derive(Default)]
+struct Last {
+    keys: Option<Cached>,
+    failure: Option<(Duration, Kind, String)>,
+}
+
+/// Hands a profile's keys to object_store; reads the files or runs the process again when they are old. One at a time:
+/// of those who ask while a process runs, all get its answer.
 pub(super) struct ProfileProvider {
     env: Env,
-    cached: Mutex<Option<Cached>>,
+    last: Mutex<Last>,
+    asking: tokio::sync::Mutex<()>,
 }
 
 impl ProfileProvider {
     pub(super) fn new(env: Env) -> ProfileProvider {
-        ProfileProvider { env, cached: Mutex::new(None) }
+        ProfileProvider { env, last: Mutex::default(), asking: tokio::sync::Mutex::default() }
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cached(&self) -> Option<Arc<AwsCredential>> {
+        self.last().keys.as_ref().filter(|keys| keys.is_fresh()).map(|keys| keys.credential.clone())
     }
 
     async fn credential(&self) -> Result<Arc<AwsCredential>> {
-        if let Some(cached) = &*self.cached.lock().unwrap_or_else(PoisonError::into_inner)
-            && cached.is_fresh()
-        {
-            return Ok(cached.credential.clone());
+        if let Some(credential) = self.cached() {
+            return Ok(credential);
         }
+        let began_at = clock::uptime();
+        let _asking = self.asking.lock().await;
+        if let Some(credential) = self.cached() {
+            return Ok(credential);
+        }
+        if let Some((_, kind, why)) = self.last().failure.as_ref().filter(|(at, ..)| *at > began_at) {
+            return Err(Error::new(*kind, why.clone()));
+        }
+        match self.ask().await {
+            Ok((credential, expires)) => {
+                let credential = Arc::new(credential);
+                let keys = Cached { credential: credential.clone(), fetched_at: clock::uptime(), expires };
+                *self.last() = Last { keys: Some(keys), failure: None };
+                Ok(credential)
+            }
+            Err(e) => {
+                self.last().failure = Some((clock::uptime(), e.kind(), e.to_string()));
+                Err(e)
+            }
+        }
+    }
+
+    async fn ask(&self) -> Result<(AwsCredential, Option<Timestamp>)> {
         let profile = Profile::load(&self.env)?
             .ok_or_else(|| Error::new(Kind::Denied, "the AWS profile is gone from the shared files"))?;
-        let (credential, expires) = profile.fetch().await?;
-        let credential = Arc::new(credential);
-        *self.cached.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Cached { credential: credential.clone(), fetched: clock::uptime(), expires });
-        Ok(credential)
+        fetch(&profile).await
     }
 }
 
@@ -343,14 +168,17 @@ impl CredentialProvider for ProfileProvider {
 mod tests {
     use super::*;
     use crate::store::block_on;
+    use std::path::Path;
 
     fn env(dir: &Path, profile: Option<&str>, credentials: &str, config: &str) -> Env {
         std::fs::create_dir_all(dir.join(".aws")).unwrap();
         std::fs::write(dir.join(".aws/credentials"), credentials).unwrap();
         std::fs::write(dir.join(".aws/config"), config).unwrap();
-        let mut env = Env::of([("HOME", dir.to_str().unwrap())]);
-        env.0.extend(profile.map(|p| ("AWS_PROFILE".to_string(), p.to_string())));
-        env
+        let env = Env::of([("HOME", dir.to_str().unwrap())]);
+        match profile {
+            Some(p) => Env::of([("HOME", dir.to_str().unwrap()), ("AWS_PROFILE", p)]),
+            None => env,
+        }
     }
 
     fn keys(env: Env) -> Result<(String, String, Option<String>)> {
@@ -422,26 +250,30 @@ mod tests {
     }
 
     #[test]
-    fn white_space_at_the_end_does_not_count_and_control_characters_are_refused() {
-        let e = Env::of([("A_KEY", "k\r\n"), ("A_BLANK", " \n"), ("A_TWO", "x\ny"), ("B", "\u{1}z")]);
-        assert_eq!((e.get("A_KEY"), e.get("A_BLANK")), (Some("k"), None));
-        assert!(e.refuse_control(|n| n == "A_KEY" || n == "A_BLANK").is_ok());
-        let said = |name: &str| e.refuse_control(|n| n == name).unwrap_err().to_string();
-        assert!(said("A_TWO").starts_with("A_TWO holds a line break"), "{}", said("A_TWO"));
-        assert!(said("B").starts_with("B holds a control character"), "{}", said("B"));
+    fn a_line_break_in_what_a_process_says() {
         let bad = br#"{"Version":1,"AccessKeyId":"A","SecretAccessKey":"S","SessionToken":"hun\nter"}"#;
         let Err(why) = parse_process_output(bad) else { panic!() };
         assert!(why.contains("line break") && !why.contains("hun"), "{why}");
     }
 
+    /// Ten requests at once are one question, and one refusal.
     #[test]
-    fn words() {
-        assert_eq!(split_words(r#"a 'b c' "d \" e" f\ g """#).unwrap(), ["a", "b c", "d \" e", "f g", ""]);
-        assert_eq!(split_words("'a"), None);
-    }
-
-    #[test]
-    fn debug_shows_no_value() {
-        assert!(!format!("{:?}", Env::of([("AWS_SECRET_ACCESS_KEY", "hunter2")])).contains("hunter2"));
+    fn many_who_ask_at_once_ask_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let asked = dir.path().join("asked");
+        for (says, good) in
+            [(r#"{"Version":1,"AccessKeyId":"A","SecretAccessKey":"S"}"#, true), ("no", false)]
+        {
+            let script = dir.path().join("script");
+            std::fs::write(&script, format!("echo x >>{}; sleep 0.3; echo '{says}'\n", asked.display()))
+                .unwrap();
+            std::fs::write(&asked, "").unwrap();
+            let config = format!("[profile p]\ncredential_process = sh {}\n", script.display());
+            let provider = ProfileProvider::new(env(dir.path(), Some("p"), "", &config));
+            let ten = || futures_util::future::join_all((0..10).map(|_| provider.credential()));
+            let all = block_on(async { ten().await }).unwrap();
+            assert!(all.iter().all(|r| r.is_ok() == good));
+            assert_eq!(std::fs::read_to_string(&asked).unwrap().lines().count(), 1, "{says}");
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! From what a store answered to what the caller can do next: by type and status, never by text.
 //! (The S3 error code in the body is a field of the protocol; texts are only shown.)
 
-use super::http::{NoAnswer, Seen, root_cause};
+use super::http::{NoAnswer, Seen};
+use super::text::{one_line, root_cause};
 use crate::base::{Error, Kind};
 use object_store::client::HttpError;
+use std::time::Duration;
 
 /// Where a store is, for error texts. No secret.
 #[derive(Clone, Debug, Default)]
@@ -34,16 +36,6 @@ impl Verb {
             Verb::Delete => "delete",
         }
     }
-}
-
-/// One line, at most 200 characters.
-pub(super) fn one_line(text: &str) -> String {
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Some((end, _)) = line.char_indices().nth(200) {
-        line.truncate(end);
-        line.push('…');
-    }
-    line
 }
 
 /// The error of ours for a failed operation.
@@ -186,7 +178,59 @@ fn answer(seen: &Seen, what: &str) -> String {
         }
     }
     text.push(')');
+    // (A hint for people; the kind does not depend on it.)
+    if seen.message.to_ascii_lowercase().contains("x-amz-checksum") {
+        text.push_str("; checksum=none in the replica URL leaves that header out");
+    }
     text
+}
+
+/// What a refusal says about the keys that the request was signed with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    /// Nothing was refused, or not because of the keys.
+    None,
+    /// The keys are not valid (any more).
+    OfKeys,
+    /// Access is denied. It may be the keys (a role's sessions were revoked; an answer to HEAD names no cause), or a
+    /// policy.
+    OfAccess,
+}
+
+impl Refusal {
+    /// How long the last new keys are kept in spite of it; `None`: new ones would not help.
+    pub(super) fn patience(self) -> Option<Duration> {
+        match self {
+            Refusal::None => None,
+            Refusal::OfKeys => Some(Duration::from_secs(5)),
+            Refusal::OfAccess => Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// Pure: from the status and the code, which is a field of the protocol.
+pub(super) fn refusal(seen: &Seen) -> Refusal {
+    const OF_KEYS: [&str; 11] = [
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidToken",
+        "TokenRefreshRequired",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidSecurity",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+        "AuthenticationFailed",
+        "InvalidAuthenticationInfo",
+    ];
+    match seen.status {
+        _ if seen.transport.is_some() => Refusal::None,
+        Some(401) => Refusal::OfKeys,
+        Some(400 | 403) if OF_KEYS.contains(&seen.code.as_str()) => Refusal::OfKeys,
+        Some(403) if matches!(seen.code.as_str(), "RequestTimeTooSkewed" | "AccountProblem") => Refusal::None,
+        Some(403) => Refusal::OfAccess,
+        _ => Refusal::None,
+    }
 }
 
 /// Whether a failed put may have been carried out all the same.
@@ -241,8 +285,23 @@ mod tests {
     }
 
     #[test]
-    fn texts_stay_on_one_short_line() {
-        assert_eq!(one_line("a\n  b\tc"), "a b c");
-        assert_eq!(one_line(&"é".repeat(500)).chars().count(), 201);
+    fn keys_are_doubted_where_the_store_doubts_them() {
+        for (status, code, expected) in [
+            (400, "ExpiredToken", Refusal::OfKeys),
+            (400, "InvalidArgument", Refusal::None),
+            (401, "", Refusal::OfKeys),
+            (403, "InvalidAccessKeyId", Refusal::OfKeys),
+            (403, "SignatureDoesNotMatch", Refusal::OfKeys),
+            (403, "AuthenticationFailed", Refusal::OfKeys),
+            (403, "AccessDenied", Refusal::OfAccess),
+            (403, "", Refusal::OfAccess),
+            (403, "RequestTimeTooSkewed", Refusal::None),
+            (404, "NoSuchKey", Refusal::None),
+            (503, "SlowDown", Refusal::None),
+        ] {
+            let seen = Seen { status: Some(status), code: code.into(), ..Seen::default() };
+            assert_eq!(refusal(&seen), expected, "{status} {code}");
+        }
+        assert_eq!(refusal(&Seen::default()), Refusal::None);
     }
 }

@@ -8,11 +8,13 @@
 //! I-HTTP-1: one connection pool per process, runtime and kind of TLS: a thousand replicas share
 //! it, because each client holds its own copy of the CA store. I-HTTP-2: a client never serves
 //! another runtime than the one that drives its connections, nor a forked child. I-HTTP-3: redirects are not
-//! followed: a signed request sent elsewhere is at best refused. I-HTTP-4: what is answered to a listing is one, or an error
-//! (`answer`): nothing else with HTTP 200 says that a replica is empty.
+//! followed: a signed request sent elsewhere is at best refused. I-HTTP-4: what is answered to a listing is one, or an
+//! error (`answer`): nothing else with HTTP 200 says that a replica is empty.
 
 use super::answer::{Asked, Protocol, is_page, not_a_listing};
-use crate::base::{Error, ForkSafe, Kind, Result, panics};
+use super::text::{one_line, root_cause};
+use super::xml;
+use crate::base::{Error, ForkSafe, Kind, Result, certificates, panics};
 use async_trait::async_trait;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
@@ -31,11 +33,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// To get an answer, and between two pieces of a body.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The slowest upload that is not taken for a dead one: 16 KiB a second.
-const SLOWEST_UPLOAD: u64 = 16 * 1024;
+const SLOWEST_UPLOAD_BYTES_PER_S: u64 = 16 * 1024;
 /// Instance metadata answers at once or is not there.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 /// Error bodies are a few hundred bytes; what is longer is not one.
-const MAX_ERROR_BODY: u64 = 64 * 1024;
+const MAX_ERROR_BODY_BYTES: u64 = 64 * 1024;
 /// Pools kept: the shipper's runtime and some calls from SQL.
 const MAX_POOLS: usize = 4;
 
@@ -68,22 +70,25 @@ pub(super) async fn witnessed<F: Future>(future: F) -> (F::Output, Seen) {
     (out, seen)
 }
 
-/// Runs `future`, a request of object_store's, which panics where it builds a header out of what no header may hold (a line break
-/// in keys that a server handed out), or where the system refuses it a thread for a name look-up.
+/// Runs `future`, a request of object_store's, which panics where it builds a header out of what no header may hold (a
+/// line break in keys that a server handed out), or where the system refuses it a thread for a name look-up.
 pub(super) async fn survived<F: Future>(future: F) -> Result<F::Output> {
     panics::caught_async(future).await.map_err(|said| panicked(&said))
 }
 
 /// What [`survived`] says.
 pub(super) fn panicked(said: &str) -> Error {
-    let e = panics::error(said);
     if said.contains("HeaderValue") {
-        return Error::new(
-            e.kind(),
-            "internal error: the credentials hold a line break or another character that a request cannot carry",
-        );
+        return Error::new(Kind::Denied, NO_HEADER);
     }
-    e
+    panics::error(said)
+}
+
+const NO_HEADER: &str = "the credentials hold a line break or another character that a request cannot carry";
+
+/// Whether this is [`panicked`]'s word on keys that make no header.
+pub(super) fn header_refused(e: &Error) -> bool {
+    e.kind() == Kind::Denied && e.to_string().contains(NO_HEADER)
 }
 
 fn note(update: impl FnOnce(&mut Seen)) {
@@ -153,7 +158,8 @@ impl HttpService for Witness {
         let limit = if host.starts_with("169.254.") {
             METADATA_TIMEOUT
         } else {
-            ANSWER_TIMEOUT + Duration::from_secs(request.body().content_length() as u64 / SLOWEST_UPLOAD)
+            ANSWER_TIMEOUT
+                + Duration::from_secs(request.body().content_length() as u64 / SLOWEST_UPLOAD_BYTES_PER_S)
         };
         note(|seen| *seen = Seen { host, ..Seen::default() });
         let client = client(&self.tls).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
@@ -205,14 +211,17 @@ impl HttpService for Witness {
     }
 }
 
-/// Requests of this process that are under way at one host. Each takes a descriptor, of which a program with many databases has few
-/// left; hosts do not wait for one another, since one of them may not answer.
-const AT_ONCE: usize = 16;
+/// Requests of this process that are under way at one host. Each takes a descriptor, of which a program with many
+/// databases has few left; hosts do not wait for one another, since one of them may not answer.
+const MAX_REQUESTS_PER_HOST: usize = 16;
 
 fn turns_at(authority: &str) -> Arc<Semaphore> {
     static HOSTS: ForkSafe<Mutex<HashMap<String, Arc<Semaphore>>>> = ForkSafe::new(Mutex::default);
     let mut hosts = HOSTS.lock();
-    hosts.entry(authority.to_string()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone()
+    hosts
+        .entry(authority.to_string())
+        .or_insert_with(|| Arc::new(Semaphore::new(MAX_REQUESTS_PER_HOST)))
+        .clone()
 }
 
 tokio::task_local! {
@@ -257,27 +266,7 @@ fn is_html(response: &HttpResponse) -> bool {
 /// whole, so that one stray object would keep a replica from being restored. Such names are nobody's of ours: they are
 /// taken out.
 fn without_foreign_names(body: bytes::Bytes, tags: Tags) -> bytes::Bytes {
-    let Ok(mut rest) = std::str::from_utf8(&body) else { return body };
-    let mut out = String::new();
-    let next = |text: &str| {
-        tags.iter().filter_map(|(item, name)| Some((text.find(&format!("<{item}>"))?, *item, *name))).min()
-    };
-    while let Some((start, item, name)) = next(rest) {
-        let close = format!("</{item}>");
-        let Some(len) = rest.get(start..).and_then(|r| r.find(&close)) else { break };
-        let end = start + len + close.len();
-        let (before, element) =
-            (rest.get(..start).unwrap_or_default(), rest.get(start..end).unwrap_or_default());
-        let given =
-            element.split_once(&format!("<{name}>")).and_then(|(_, r)| r.split_once(&format!("</{name}>")));
-        out.push_str(before);
-        if given.is_none_or(|(given, _)| is_path(&unescape(given))) {
-            out.push_str(element);
-        }
-        rest = rest.get(end..).unwrap_or_default();
-    }
-    out.push_str(rest);
-    if out.len() == body.len() { body } else { out.into() }
+    xml::filtered(body, &tags, is_path)
 }
 
 /// What object_store takes for a path.
@@ -286,32 +275,6 @@ fn is_path(name: &str) -> bool {
     let name = name.strip_suffix('/').unwrap_or(name);
     let good = |s: &str| !s.is_empty() && s != "." && s != ".." && !s.chars().any(char::is_control);
     name.is_empty() || name.split('/').all(good)
-}
-
-/// XML's five names and its numbers (<https://www.w3.org/TR/xml/#sec-references>).
-pub(super) fn unescape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('&') {
-        out.push_str(before);
-        let (name, behind) = after.split_once(';').unwrap_or((after, ""));
-        let number = |n: &str| match n.strip_prefix(['x', 'X']) {
-            Some(hex) => u32::from_str_radix(hex, 16).ok(),
-            None => n.parse().ok(),
-        };
-        out.push(match name {
-            "amp" => '&',
-            "lt" => '<',
-            "gt" => '>',
-            "quot" => '"',
-            "apos" => '\'',
-            // What is no character is not a name of ours either.
-            _ => name.strip_prefix('#').and_then(number).and_then(char::from_u32).unwrap_or('\0'),
-        });
-        rest = behind;
-    }
-    out.push_str(rest);
-    out
 }
 
 /// object_store signs a space in a query as `%20` and sends it as `+`, which not every server takes for the
@@ -345,7 +308,7 @@ async fn look_at(response: HttpResponse) -> Result<HttpResponse, HttpError> {
         seen.region = region;
     });
     let length = header("content-length").and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
-    if status < 300 || length > MAX_ERROR_BODY {
+    if status < 300 || length > MAX_ERROR_BODY_BYTES {
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
@@ -363,12 +326,8 @@ async fn look_at(response: HttpResponse) -> Result<HttpResponse, HttpError> {
 }
 
 /// The text of the first `<name>` in an XML error body, one line, at most 200 characters.
-fn element(xml: &str, name: &str) -> String {
-    let inner = xml
-        .split_once(&format!("<{name}>"))
-        .and_then(|(_, rest)| rest.split_once(&format!("</{name}>")))
-        .map_or("", |(inner, _)| inner);
-    super::error::one_line(inner)
+fn element(text: &str, name: &str) -> String {
+    one_line(&xml::text_of(text, name))
 }
 
 /// Seconds or an HTTP date (<https://www.rfc-editor.org/rfc/rfc9110#field.retry-after>).
@@ -378,15 +337,6 @@ fn retry_after(value: &str) -> Option<Duration> {
     }
     let at = chrono::DateTime::parse_from_rfc2822(value.trim()).ok()?.timestamp_millis();
     Some(crate::base::Timestamp(at).since(crate::base::clock::now()))
-}
-
-/// The innermost text of a chain of errors: reqwest says "error sending request", its cause says why.
-pub(super) fn root_cause(e: &(dyn std::error::Error + 'static)) -> String {
-    let mut at = e;
-    while let Some(next) = at.source() {
-        at = next;
-    }
-    super::error::one_line(&at.to_string())
 }
 
 struct Pool {
@@ -433,7 +383,12 @@ fn build(tls: &Tls) -> Result<reqwest::Client> {
         .pool_idle_timeout(IDLE_TIMEOUT);
     match tls {
         Tls::Unused => builder = builder.tls_certs_only([]),
-        Tls::System(None) => {}
+        Tls::System(None) => {
+            if let Some(all) = certificates::hidden_by_an_empty_variable() {
+                let all = all.iter().filter_map(|der| reqwest::Certificate::from_der(der).ok());
+                builder = builder.tls_certs_only(all.collect::<Vec<_>>());
+            }
+        }
         Tls::System(Some(bundle)) => {
             let pem = std::fs::read(bundle).map_err(|e| Error::io("read AWS_CA_BUNDLE", bundle, e))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| {

@@ -2,21 +2,24 @@
 //! Litestream keeps the timestamp), has no conditional update, and says little about what failed.
 //!
 //! I-LOCAL-1: a file appears under its name complete and synced, or not at all: temp file in the same
-//! directory, fsync, link (create-only) or rename, fsync of the directory and of every directory made. What is found there
-//! counts as written only after the same syncs ([`LocalDir::settle`]): the try that put it there may have failed in them.
+//! directory, fsync, link (create-only) or rename, fsync of the directory and of every directory made. What is found
+//! there counts as written only after the same syncs ([`LocalDir::settle`]): the try that put it there may have failed
+//! in them.
 //! I-LOCAL-2: an existing file is never replaced by a create-only put. I-LOCAL-3: conditional updates are
 //! serialised by an fcntl lock on `walrust/.walrust-lock` (between processes) and a mutex (within
-//! this one, where fcntl locks do not exclude).
+//! this one, where fcntl locks do not exclude). Where the file system has no locks (SMB, FUSE), none are made
+//! ([`LocalDir::probe`]), as on an object store without conditions.
 //! A crash leaves a `.walrust-tmp-…` file, which listings skip and a later put in that directory removes after a day.
 //! A replica is what lies below its directory: links to other directories in it are not followed.
 //! Blocking: the caller runs it on a blocking thread.
 
-use super::{Body, ObjectInfo, Version};
+use super::conditions::Conditions;
+use super::object::{Body, ObjectInfo, Version, file_error, small_enough};
 use crate::base::{Error, ForkSafe, Kind, Result, Timestamp, clock, crash, durable};
-use sha2::{Digest, Sha256};
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Take, Write};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -27,10 +30,23 @@ const TEMP: &str = ".walrust-tmp-";
 const HIDDEN: &str = ".walrust-";
 const STALE_TEMP: Duration = Duration::from_secs(86_400);
 
+/// What file systems that are not a local disk's refuse, each in its own words.
+#[derive(Clone, Copy, Debug)]
+struct Calls {
+    link: fn(&Path, &Path) -> std::io::Result<()>,
+    lock: fn(&File) -> rustix::io::Result<()>,
+}
+
+const SYSTEM: Calls = Calls {
+    link: |from, to| fs::hard_link(from, to),
+    lock: |file| rustix::fs::fcntl_lock(file, rustix::fs::FlockOperation::LockExclusive),
+};
+
 /// A directory.
 #[derive(Clone, Debug)]
 pub(super) struct LocalDir {
     root: PathBuf,
+    calls: Calls,
     /// Directories of the replica whose names are known to be durable.
     durable: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
@@ -44,7 +60,7 @@ fn held(set: &Mutex<BTreeSet<PathBuf>>) -> MutexGuard<'_, BTreeSet<PathBuf>> {
 
 impl LocalDir {
     pub(super) fn new(root: &Path) -> LocalDir {
-        LocalDir { root: root.to_path_buf(), durable: Arc::default() }
+        LocalDir { root: root.to_path_buf(), calls: SYSTEM, durable: Arc::default() }
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -59,7 +75,7 @@ impl LocalDir {
         self.make_parent(&path)?;
         let temp = Temp::write(&path, body, timestamp)?;
         crash::point("store.local.before_link");
-        match fs::hard_link(&temp.path, &path) {
+        match (self.calls.link)(&temp.path, &path) {
             Ok(()) => drop(temp),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(exists(key)),
             // File systems without hard links: the lock stands in.
@@ -87,12 +103,12 @@ impl LocalDir {
     pub(super) fn settle(&self, key: &str) -> Result<()> {
         let path = self.path(key);
         self.make_parent(&path)?;
-        File::open(&path).and_then(|f| f.sync_all()).map_err(|e| failed("sync", key, e))?;
+        File::open(&path).and_then(|f| durable::sync_file(&f)).map_err(|e| failed("sync", key, e))?;
         sync_parent(&path)
     }
 
-    /// Makes the directories above `path`. Each directory's name is synced by this process once at the least: whoever made it may
-    /// have ended, or failed, before that.
+    /// Makes the directories above `path`. Each directory's name is synced by this process once at the least: whoever
+    /// made it may have ended, or failed, before that.
     fn make_parent(&self, path: &Path) -> Result<()> {
         path.parent().map_or(Ok(()), |parent| self.make_dir(parent))
     }
@@ -118,7 +134,13 @@ impl LocalDir {
     }
 
     pub(super) fn put_if(&self, key: &str, body: &Body, expected: Option<&Version>) -> Result<Version> {
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
+        if lock.file.is_none() {
+            return Err(Error::config(format!(
+                "{} is on a file system without locks: what lies there cannot be replaced on condition",
+                self.root.display()
+            )));
+        }
         let now = match self.get_versioned(key) {
             Ok((_, version)) => Some(version),
             Err(e) if e.is_missing() => None,
@@ -128,30 +150,36 @@ impl LocalDir {
             return Err(exists(key));
         }
         self.put_over(key, body)?;
-        Ok(version_of(&body.read()?))
+        Ok(Version::of_content(&body.read()?))
     }
 
-    /// The bytes of `range`, fewer if the file ends within it.
-    pub(super) fn get(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>> {
+    fn get_versioned(&self, key: &str) -> Result<(Vec<u8>, Version)> {
         let (file, size) = self.open(key)?;
+        small_enough(key, size)?;
+        let mut bytes = Vec::new();
+        file.take(size).read_to_end(&mut bytes).map_err(|e| failed("get", key, e))?;
+        super::object::complete(key, bytes.len() as u64, size)?;
+        let version = Version::of_content(&bytes);
+        Ok((bytes, version))
+    }
+
+    /// The file at the start of `range` (`None`: all of it), and how many bytes there are from there, to its end at
+    /// the most.
+    pub(super) fn open_at(&self, key: &str, range: Option<Range<u64>>) -> Result<(Take<File>, u64)> {
+        let (mut file, size) = self.open(key)?;
+        let Some(range) = range else { return Ok((file.take(size), size)) };
         if range.start > size || (range.start == size && range.end > range.start) {
             return Err(Error::corrupt(format!(
                 "cannot get {key}: the object ends before the requested range"
             )));
         }
-        read(key, file, range.start..range.end.min(size))
-    }
-
-    pub(super) fn get_versioned(&self, key: &str) -> Result<(Vec<u8>, Version)> {
-        let (file, size) = self.open(key)?;
-        super::small_enough(key, size)?;
-        let bytes = read(key, file, 0..size)?;
-        let version = version_of(&bytes);
-        Ok((bytes, version))
+        file.seek(SeekFrom::Start(range.start)).map_err(|e| failed("get", key, e))?;
+        let length = range.end.min(size).saturating_sub(range.start);
+        Ok((file.take(length), length))
     }
 
     /// The open file and its size.
-    pub(super) fn open(&self, key: &str) -> Result<(File, u64)> {
+    fn open(&self, key: &str) -> Result<(File, u64)> {
         // (A FIFO in its place must not keep us waiting for a writer.)
         let file = OpenOptions::new()
             .read(true)
@@ -188,7 +216,8 @@ impl LocalDir {
         Ok(out)
     }
 
-    /// Some files in `prefix` and below. A folder below it that may not be read, like a disk's `lost+found`, is passed over.
+    /// Some files in `prefix` and below. A folder below it that may not be read, like a disk's `lost+found`, is passed
+    /// over.
     pub(super) fn sample(&self, prefix: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
         let mut out = Vec::new();
         let mut folders = vec![prefix.to_string()];
@@ -208,11 +237,6 @@ impl LocalDir {
             }
         }
         Ok(out)
-    }
-
-    pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let entries = self.entries(prefix)?;
-        Ok(entries.into_iter().filter(|(_, meta)| meta.is_dir()).map(|(key, _)| key).collect())
     }
 
     /// Keys and metadata directly in `folder`; nothing if it is absent.
@@ -254,6 +278,27 @@ impl LocalDir {
         Ok(())
     }
 
+    /// What this file system can: locks, else links, else nothing that keeps two writers apart.
+    pub(super) fn probe(&self) -> Result<Conditions> {
+        if self.lock()?.file.is_some() {
+            return Ok(Conditions::Held);
+        }
+        let name = self.root.join("walrust").join(format!(
+            "{TEMP}{:x}-{:016x}",
+            clock::now().0,
+            clock::random_u64()
+        ));
+        let temp = Temp::write(&name, &Body::Bytes(Bytes::new()), None)?;
+        match (self.calls.link)(&temp.path, &name) {
+            Ok(()) => {
+                let _ = fs::remove_file(&name);
+                Ok(Conditions::CreateOnly)
+            }
+            Err(e) if has_no_links(&e) => Ok(Conditions::Ignored),
+            Err(e) => Err(failed("put", &name.display().to_string(), e)),
+        }
+    }
+
     fn lock(&self) -> Result<Lock> {
         static WITHIN_PROCESS: ForkSafe<Mutex<()>> = ForkSafe::new(Mutex::default);
         let within = WITHIN_PROCESS.lock();
@@ -265,15 +310,19 @@ impl LocalDir {
             .write(true)
             .open(&path)
             .map_err(|e| failed("lock", "walrust/.walrust-lock", e))?;
-        rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::LockExclusive)
-            .map_err(|e| failed("lock", "walrust/.walrust-lock", e.into()))?;
-        Ok(Lock { _file: file, _within: within })
+        let file = match (self.calls.lock)(&file) {
+            Ok(()) => Some(file),
+            Err(e) if has_no_locks(e) => None,
+            Err(e) => return Err(failed("lock", "walrust/.walrust-lock", e.into())),
+        };
+        Ok(Lock { file, _within: within })
     }
 }
 
 /// The file first: closing it gives up the fcntl lock, then the mutex goes.
 struct Lock {
-    _file: File,
+    /// `None`: the file system has no locks; only this process's threads are kept apart.
+    file: Option<File>,
     _within: std::sync::MutexGuard<'static, ()>,
 }
 
@@ -297,14 +346,20 @@ impl Temp {
         match body {
             Body::Bytes(bytes) => file.write_all(bytes).map_err(|e| failed("put", &shown, e))?,
             Body::File(source) => {
-                let mut source_file = File::open(source).map_err(|e| super::file_error("read", source, e))?;
+                let mut source_file = File::open(source).map_err(|e| file_error("read", source, e))?;
                 std::io::copy(&mut source_file, &mut file).map_err(|e| failed("put", &shown, e))?;
             }
         }
         if let Some(at) = timestamp {
-            file.set_modified(system_time(at)).map_err(|e| failed("put", &shown, e))?;
+            // (The time stands in the file's header as well.)
+            match file.set_modified(system_time(at)) {
+                Err(e) if !durable::cannot(&e) && e.kind() != ErrorKind::PermissionDenied => {
+                    return Err(failed("put", &shown, e));
+                }
+                _ => {}
+            }
         }
-        file.sync_all().map_err(|e| failed("put", &shown, e))?;
+        durable::sync_file(&file).map_err(|e| failed("put", &shown, e))?;
         Ok(temp)
     }
 
@@ -331,8 +386,8 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// Makes `dir` and what is missing above it, each synced into its parent. What is there is left as it is, unless it was made here
-/// and could not be synced.
+/// Makes `dir` and what is missing above it, each synced into its parent. What is there is left as it is, unless it
+/// was made here and could not be synced.
 fn make_above(dir: &Path) -> Result<()> {
     if dir.is_dir() && !UNSYNCED.lock().contains(dir) {
         return Ok(());
@@ -361,6 +416,12 @@ fn sync_parent(path: &Path) -> Result<()> {
     })
 }
 
+/// Whether a lock failed because the file system has none.
+fn has_no_locks(e: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    [Errno::NOLCK, Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::INVAL].contains(&e)
+}
+
 /// Whether a link failed because the file system makes none: each has its own word for that.
 fn has_no_links(e: &std::io::Error) -> bool {
     use rustix::io::Errno;
@@ -374,24 +435,6 @@ fn has_no_links(e: &std::io::Error) -> bool {
         Errno::MLINK,
     ];
     Errno::from_io_error(e).is_some_and(|e| words.contains(&e))
-}
-
-/// The bytes of `range`, which the file was seen to have.
-fn read(key: &str, mut file: File, range: Range<u64>) -> Result<Vec<u8>> {
-    let length = range.end.saturating_sub(range.start);
-    let mut out = Vec::new();
-    let read = file
-        .seek(SeekFrom::Start(range.start))
-        .and_then(|_| file.take(length).read_to_end(&mut out))
-        .map_err(|e| failed("get", key, e))?;
-    if read as u64 != length {
-        return Err(Error::new(Kind::Retry, format!("cannot get {key}: the file shrank while it was read")));
-    }
-    Ok(out)
-}
-
-fn version_of(bytes: &[u8]) -> Version {
-    Version { etag: Some(super::hex(&Sha256::digest(bytes))), version: None }
 }
 
 fn info(key: String, meta: &fs::Metadata) -> ObjectInfo {
@@ -429,4 +472,87 @@ fn failed(what: &str, key: &str, e: std::io::Error) -> Error {
         _ => Kind::Retry,
     };
     Error::new(kind, format!("cannot {what} {key}")).because(e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    /// A directory of which links and locks fail with these errors.
+    fn dir(root: &Path, link: Option<Errno>, lock: Option<Errno>) -> LocalDir {
+        let mut dir = LocalDir::new(root);
+        macro_rules! fail {
+            ($errno:expr, $($known:ident)*) => {
+                match $errno {
+                    $(Some(Errno::$known) => |_, _| Err(Errno::$known.into()),)*
+                    Some(other) => panic!("{other}"),
+                    None => SYSTEM.link,
+                }
+            };
+        }
+        macro_rules! fail_lock {
+            ($errno:expr, $($known:ident)*) => {
+                match $errno {
+                    $(Some(Errno::$known) => |_| Err(Errno::$known),)*
+                    Some(other) => panic!("{other}"),
+                    None => SYSTEM.lock,
+                }
+            };
+        }
+        dir.calls.link = fail!(link, PERM ACCESS NOTSUP NOSYS INVAL MLINK IO);
+        dir.calls.lock = fail_lock!(lock, NOLCK NOSYS NOTSUP INVAL IO);
+        dir
+    }
+
+    #[test]
+    fn a_file_system_that_lacks_links_or_locks_is_used_for_what_it_has() {
+        let links = [Errno::PERM, Errno::ACCESS, Errno::NOTSUP, Errno::NOSYS, Errno::INVAL, Errno::MLINK];
+        let locks = [Errno::NOLCK, Errno::NOSYS, Errno::NOTSUP, Errno::INVAL];
+        for link in links.into_iter().map(Some).chain([None]) {
+            for lock in locks.into_iter().map(Some).chain([None]) {
+                let root = tempfile::tempdir().unwrap();
+                let d = dir(root.path(), link, lock);
+                let expected = match (link, lock) {
+                    (_, None) => Conditions::Held,
+                    (None, Some(_)) => Conditions::CreateOnly,
+                    (Some(_), Some(_)) => Conditions::Ignored,
+                };
+                assert_eq!(d.probe().unwrap(), expected, "{link:?} {lock:?}");
+                let body = |text: &str| Body::Bytes(text.to_string().into());
+                let at = Some(Timestamp(1_000));
+                d.put_new("a/b", &body("one"), at).unwrap_or_else(|e| panic!("{link:?} {lock:?}: {e}"));
+                assert_eq!(d.put_new("a/b", &body("two"), at).unwrap_err().kind(), Kind::Exists);
+                d.put_over("m", &body("x")).unwrap();
+                match (d.put_if("l", &body("x"), None), lock) {
+                    (Ok(version), None) => {
+                        d.put_if("l", &body("y"), Some(&version)).unwrap();
+                    }
+                    (Err(e), Some(_)) => {
+                        assert!(e.kind() == Kind::Config && e.to_string().contains("without locks"), "{e}");
+                        assert!(d.head("l").unwrap_err().is_missing(), "nothing was written");
+                    }
+                    (put, lock) => panic!("{put:?} {lock:?}"),
+                }
+                let names: Vec<String> = d.list("").unwrap().into_iter().map(|o| o.key).collect();
+                assert!(
+                    names.iter().all(|n| ["a/b", "m", "l"].contains(&n.as_str())),
+                    "no litter: {names:?}"
+                );
+                assert_eq!(fs::read(root.path().join("a/b")).unwrap(), b"one");
+            }
+        }
+    }
+
+    #[test]
+    fn a_failing_disk_is_not_taken_for_one_that_cannot() {
+        let root = tempfile::tempdir().unwrap();
+        let body = Body::Bytes("x".into());
+        let d = dir(root.path(), Some(Errno::IO), None);
+        assert_eq!(d.put_new("a", &body, None).unwrap_err().kind(), Kind::Retry);
+        let d = dir(root.path(), None, Some(Errno::IO));
+        assert_eq!(d.probe().unwrap_err().kind(), Kind::Retry);
+        assert_eq!(d.put_if("a", &body, None).unwrap_err().kind(), Kind::Retry);
+        assert!(d.list("").unwrap().is_empty());
+    }
 }

@@ -1,9 +1,21 @@
 //! The remote kinds, and memory, through object_store. Knows its types; nothing above this file does.
+//!
+//! A client keeps the keys it was given until their stated end. Where the store refuses them before that (revoked,
+//! rotated, a role's session cut off), a new client asks their source again, at most once in a while
+//! ([`Refusal::patience`]).
 
-use super::error::{Place, Verb, classify, may_have_happened};
-use super::http::{ANSWER_TIMEOUT, NoAnswer, Seen, panicked, survived, without_condition, witnessed};
-use super::{Body, ByteStream, Digest32, ObjectInfo, StoreKind, Version};
-use crate::base::{Error, Kind, Result, Timestamp, panics};
+use super::backend::{Backend, Create, Failure, Looked, Opened, Tags};
+use super::conditions::Conditions;
+use super::error::{Place, Refusal, Verb, classify, may_have_happened, no_store, refusal};
+use super::http::{
+    ANSWER_TIMEOUT, NoAnswer, Seen, header_refused, panicked, survived, without_condition, witnessed,
+};
+use super::object::{Body, ObjectInfo, Version, file_error, rfc3339_nano};
+use super::probe::{self, Condition, Conditional, Updates};
+use crate::address::{LayoutKind, StoreKind};
+use crate::base::hex::{digest, digits};
+use crate::base::{Error, Kind, Result, Timestamp, clock, panics};
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -14,66 +26,54 @@ use object_store::{
 use std::future::Future;
 use std::io::Read;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Part size of multipart uploads: one part is in memory at a time. S3 allows 10,000 parts of 5 MiB or
 /// more (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>).
-const PART: u64 = 8 << 20;
+const PART_BYTES: u64 = 8 << 20;
 const MAX_PARTS: u64 = 9_000;
+/// Larger files go up in parts.
+const PARTS_FROM_BYTES: u64 = 16 << 20;
+/// The slowest transfer that is not taken for a dead one, in bytes a second.
+const SLOWEST_BYTES_PER_S: u64 = 16 << 10;
 
-/// What travels in a new object's metadata.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tags {
-    pub(super) put_id: u64,
-    pub(super) sha256: Digest32,
-    pub(super) timestamp: Option<Timestamp>,
-}
-
-/// Whether the store is asked to enforce create-only, or cannot be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Create {
-    /// `If-None-Match: *`
-    Enforced,
-    /// The store ignores or refuses the header; the caller looked first.
-    Trusted,
-}
-
-/// A failed request, and what its caller may want to know beyond the error's kind.
-pub(super) struct Failure {
-    pub(super) error: Error,
-    /// A put may have been carried out all the same.
-    pub(super) may_have_happened: bool,
-    /// HTTP 501.
-    pub(super) not_implemented: bool,
-    /// The store did not refuse and the network did not fail: object_store did not like the answer.
-    pub(super) unexplained: bool,
-}
-
-impl Failure {
-    /// A failure before anything was sent.
-    pub(super) fn sure(error: Error) -> Failure {
-        Failure { error, may_have_happened: false, not_implemented: false, unexplained: false }
-    }
-}
-
-/// An object's metadata with our put id.
-pub(super) struct Looked {
-    pub(super) info: ObjectInfo,
-    pub(super) put_id: Option<u64>,
-}
-
-/// A bucket, and the path in it.
-pub(super) struct Objects {
-    /// `None`: memory.
-    pub(super) kind: Option<StoreKind>,
+/// The clients of one bucket.
+#[derive(Clone)]
+pub(super) struct Clients {
     pub(super) store: Arc<dyn ObjectStore>,
     /// The same bucket, deleting with one request per object: for stores without DeleteObjects.
     pub(super) single_deletes: Option<Arc<dyn ObjectStore>>,
-    pub(super) no_bulk: AtomicBool,
-    pub(super) prefix: String,
-    pub(super) place: Place,
+}
+
+/// Makes new clients, which ask for keys anew.
+pub(super) type Remake = Box<dyn Fn() -> Result<Clients> + Send + Sync>;
+
+/// A bucket, and the path in it. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Objects(Arc<Bucket>);
+
+struct Bucket {
+    /// `None`: memory.
+    kind: Option<StoreKind>,
+    clients: Mutex<Clients>,
+    /// `None`: the keys are what they are.
+    remake: Option<Remake>,
+    renewed: Mutex<Renewed>,
+    no_bulk: AtomicBool,
+    prefix: String,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Renewed {
+    times: u64,
+    at: Option<Duration>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn in_verb(verb: Verb, key: &str, e: Error) -> Error {
@@ -81,19 +81,72 @@ fn in_verb(verb: Verb, key: &str, e: Error) -> Error {
 }
 
 impl Objects {
+    /// A bucket that `clients` reach. `no_bulk`: DeleteObjects is not to be tried.
+    pub(super) fn new(
+        kind: StoreKind,
+        clients: Clients,
+        remake: Option<Remake>,
+        no_bulk: bool,
+        prefix: &str,
+        place: Place,
+    ) -> Objects {
+        Objects(Arc::new(Bucket {
+            kind: Some(kind),
+            clients: Mutex::new(clients),
+            remake,
+            renewed: Mutex::default(),
+            no_bulk: AtomicBool::new(no_bulk),
+            prefix: prefix.to_string(),
+            place,
+        }))
+    }
+
+    /// A client that holds to conditions and needs no keys: memory, or a simulated one.
+    pub(super) fn over(store: Arc<dyn ObjectStore>) -> Objects {
+        Objects(Arc::new(Bucket {
+            kind: None,
+            clients: Mutex::new(Clients { store, single_deletes: None }),
+            remake: None,
+            renewed: Mutex::default(),
+            no_bulk: AtomicBool::new(false),
+            prefix: String::new(),
+            place: Place { bucket: "memory".into(), endpoint: "memory".into() },
+        }))
+    }
+
+    fn client(&self) -> Arc<dyn ObjectStore> {
+        locked(&self.0.clients).store.clone()
+    }
+
+    /// The store refused the keys, or may have: they are asked for again, unless that was done a moment ago.
+    fn renew(&self, refusal: Refusal) {
+        let (Some(remake), Some(patience)) = (&self.0.remake, refusal.patience()) else { return };
+        let now = clock::uptime();
+        let mut renewed = locked(&self.0.renewed);
+        if renewed.at.is_some_and(|at| now.saturating_sub(at) < patience) {
+            return;
+        }
+        // (Where no client can be made, for instance since a file is gone, the old one stays, and so does its error.)
+        if let Ok(clients) = remake() {
+            *locked(&self.0.clients) = clients;
+            renewed.times += 1;
+        }
+        renewed.at = Some(now);
+    }
+
     fn path(&self, key: &str) -> Result<Path> {
-        let full = match (self.prefix.as_str(), key) {
+        let full = match (self.0.prefix.as_str(), key) {
             ("", k) => k.to_string(),
             (p, "") => p.to_string(),
             (p, k) => format!("{p}/{k}"),
         };
         Path::parse(&full)
-            .map_err(|e| Error::config(format!("key '{key}': {}", super::error::one_line(&e.to_string()))))
+            .map_err(|e| Error::config(format!("key '{key}': {}", super::text::one_line(&e.to_string()))))
     }
 
     fn key(&self, location: &Path) -> String {
         let full = location.as_ref();
-        let rest = full.strip_prefix(self.prefix.as_str()).unwrap_or(full);
+        let rest = full.strip_prefix(self.0.prefix.as_str()).unwrap_or(full);
         rest.strip_prefix('/').unwrap_or(rest).to_string()
     }
 
@@ -116,26 +169,33 @@ impl Objects {
         let (r, seen) = witnessed(survived(limited)).await;
         match r {
             Ok(r) => r.map_err(|e| self.failure(verb, key, &e, &seen)),
-            Err(e) => Err(Failure {
-                error: in_verb(verb, key, e),
-                may_have_happened: may_have_happened(&seen),
-                not_implemented: false,
-                unexplained: false,
-            }),
+            Err(e) => {
+                let error = in_verb(verb, key, self.survived(e));
+                Err(Failure { may_have_happened: may_have_happened(&seen), ..Failure::sure(error) })
+            }
         }
     }
 
+    /// Keys that make no header are asked for again like refused ones.
+    fn survived(&self, e: Error) -> Error {
+        if header_refused(&e) {
+            self.renew(Refusal::OfKeys);
+        }
+        e
+    }
+
     fn failure(&self, verb: Verb, key: &str, e: &object_store::Error, seen: &Seen) -> Failure {
+        self.renew(refusal(seen));
         Failure {
-            error: classify(verb, key, e, seen, &self.place),
+            error: classify(verb, key, e, seen, &self.0.place),
             may_have_happened: may_have_happened(seen),
-            not_implemented: seen.status == Some(501),
+            status: seen.status.filter(|_| seen.transport.is_none()),
             unexplained: seen.transport.is_none() && seen.status.is_none_or(|s| s < 300),
         }
     }
 
     /// One PUT of a whole object.
-    pub(super) async fn put(
+    async fn put(
         &self,
         key: &str,
         bytes: Bytes,
@@ -143,15 +203,16 @@ impl Objects {
         tags: Option<&Tags>,
     ) -> Result<Version, Failure> {
         let path = self.path(key).map_err(Failure::sure)?;
-        let limit = ANSWER_TIMEOUT * 2 + Duration::from_secs(bytes.len() as u64 / (16 << 10));
+        let limit = ANSWER_TIMEOUT * 2 + Duration::from_secs(bytes.len() as u64 / SLOWEST_BYTES_PER_S);
         let options = PutOptions { mode, attributes: self.attributes(tags), ..PutOptions::default() };
-        let put = self.store.put_opts(&path, PutPayload::from(bytes), options);
+        let client = self.client();
+        let put = client.put_opts(&path, PutPayload::from(bytes), options);
         self.run(Verb::Put, key, limit, put).await.map(version)
     }
 
     /// Streams a file up in parts. Create-only where the store can (S3); elsewhere as far as a look just
     /// before the end can tell.
-    pub(super) async fn put_parts(
+    async fn put_parts(
         &self,
         key: &str,
         body: &Body,
@@ -162,14 +223,15 @@ impl Objects {
         let Body::File(source) = body else {
             return self.put(key, body.read().map_err(Failure::sure)?, PutMode::Create, Some(tags)).await;
         };
-        let io = |e| Failure::sure(super::file_error("read", source, e));
+        let io = |e| Failure::sure(file_error("read", source, e));
         let mut file = std::fs::File::open(source).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
-        let part = PART.max(size / MAX_PARTS + 1);
-        let limit = ANSWER_TIMEOUT * 2 + Duration::from_secs(part / (16 << 10));
+        let part = PART_BYTES.max(size / MAX_PARTS + 1);
+        let limit = ANSWER_TIMEOUT * 2 + Duration::from_secs(part / SLOWEST_BYTES_PER_S);
 
         let options = PutMultipartOptions { attributes: self.attributes(Some(tags)), ..Default::default() };
-        let start = self.store.put_multipart_opts(&path, options);
+        let client = self.client();
+        let start = client.put_multipart_opts(&path, options);
         let mut upload = self.run(Verb::Put, key, limit, start).await.map_err(not_yet)?;
         let result = async {
             let mut left = size;
@@ -188,8 +250,8 @@ impl Objects {
                     .map_err(not_yet)?;
                 left -= length;
             }
-            if self.kind != Some(StoreKind::S3) || create == Create::Trusted {
-                match self.head(key).await {
+            if self.0.kind != Some(StoreKind::S3) || create == Create::Trusted {
+                match self.look(key).await {
                     Err(e) if e.is_missing() => {}
                     Err(e) => return Err(Failure::sure(e)),
                     Ok(_) => {
@@ -220,7 +282,8 @@ impl Objects {
     async fn get_result(&self, key: &str, options: GetOptions) -> Result<GetResult, Failure> {
         let path = self.path(key).map_err(Failure::sure)?;
         let verb = if options.head { Verb::Head } else { Verb::Get };
-        self.run(verb, key, ANSWER_TIMEOUT * 2, self.store.get_opts(&path, options)).await
+        let client = self.client();
+        self.run(verb, key, ANSWER_TIMEOUT * 2, client.get_opts(&path, options)).await
     }
 
     /// Each store names an object's content by an ETag; a page that something else answers with has none, as a rule.
@@ -228,75 +291,20 @@ impl Objects {
         if meta.e_tag.is_some() {
             return Ok(());
         }
-        let why = super::error::no_store("HTTP 200 without an ETag", &self.place);
+        let why = no_store("HTTP 200 without an ETag", &self.0.place);
         Err(Error::new(Kind::Retry, format!("cannot {} {key}: {why}", verb.as_str())))
     }
 
     async fn ends_before(&self, key: &str, start: Option<u64>) -> bool {
         let Some(start) = start else { return false };
-        self.head(key).await.is_ok_and(|info| start >= info.size)
-    }
-
-    /// Opens an object for reading; each piece has its own time limit.
-    pub(super) async fn open(
-        self: &Arc<Self>,
-        key: &str,
-        range: Option<Range<u64>>,
-    ) -> Result<(ByteStream, u64, Version)> {
-        let start = range.as_ref().map(|r| r.start);
-        let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        let result = match self.get_result(key, options).await {
-            Ok(result) => result,
-            // Not every store answers 416, and object_store's own error for this has no public type.
-            Err(f) if f.unexplained && self.ends_before(key, start).await => {
-                return Err(Error::corrupt(format!(
-                    "cannot get {key}: the object ends before the requested range"
-                )));
-            }
-            Err(f) => return Err(f.error),
-        };
-        self.is_a_stores(Verb::Get, key, &result.meta)?;
-        let length = result.range.end - result.range.start;
-        let version = Version { etag: result.meta.e_tag.clone(), version: result.meta.version.clone() };
-        let (this, key) = (self.clone(), key.to_string());
-        let stream = futures_util::stream::unfold(result.into_stream(), |mut stream| async move {
-            let next = match tokio::time::timeout(ANSWER_TIMEOUT, stream.next()).await {
-                Ok(next) => next?,
-                Err(_) => Err(object_store::Error::Generic {
-                    store: "store",
-                    source: Box::new(NoAnswer(ANSWER_TIMEOUT)),
-                }),
-            };
-            Some((next, stream))
-        });
-        let stream = stream.map_err(move |e| this.failure(Verb::Get, &key, &e, &Seen::default()).error);
-        Ok((Box::pin(stream), length, version))
-    }
-
-    pub(super) async fn look(&self, key: &str) -> Result<Looked> {
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        let result = self.get_result(key, options).await.map_err(|f| f.error)?;
-        self.is_a_stores(Verb::Head, key, &result.meta)?;
-        let text = |name: &str| {
-            let name = self.metadata_name(name);
-            result.attributes.get(&Attribute::Metadata(name.into())).map(|v| v.as_ref().to_string())
-        };
-        let mut info = self.info(&result.meta);
-        info.sha256 = text("walrust-sha256").as_deref().and_then(super::unhex);
-        info.timestamp = text("litestream-timestamp")
-            .and_then(|t| Some(Timestamp(chrono::DateTime::parse_from_rfc3339(&t).ok()?.timestamp_millis())));
-        let put_id = text("walrust-put-id").and_then(|t| u64::from_str_radix(&t, 16).ok());
-        Ok(Looked { info, put_id })
-    }
-
-    pub(super) async fn head(&self, key: &str) -> Result<ObjectInfo> {
-        Ok(self.look(key).await?.info)
+        self.look(key).await.is_ok_and(|looked| start >= looked.info.size)
     }
 
     /// Objects below a folder, `limit` at most.
-    pub(super) async fn list(&self, prefix: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
+    async fn list_some(&self, prefix: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
         let path = self.path(prefix)?;
-        let mut pages = self.store.list(Some(&path));
+        let client = self.client();
+        let mut pages = client.list(Some(&path));
         let mut out = Vec::new();
         let all = async {
             loop {
@@ -317,30 +325,9 @@ impl Objects {
             }
         };
         let (r, seen) = witnessed(survived(all)).await;
-        let r: object_store::Result<()> = r.map_err(|e| in_verb(Verb::List, prefix, e))?;
+        let r: object_store::Result<()> = r.map_err(|e| in_verb(Verb::List, prefix, self.survived(e)))?;
         r.map_err(|e| self.failure(Verb::List, prefix, &e, &seen).error)?;
         Ok(out)
-    }
-
-    pub(super) async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let path = self.path(prefix)?;
-        let list = self.store.list_with_delimiter(Some(&path));
-        let found = self.run(Verb::List, prefix, ANSWER_TIMEOUT * 4, list).await.map_err(|f| f.error)?;
-        Ok(found.common_prefixes.iter().map(|p| self.key(p)).collect())
-    }
-
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {
-        let paths = keys.iter().map(|k| self.path(k)).collect::<Result<Vec<_>>>()?;
-        if !self.no_bulk.load(Ordering::Relaxed) {
-            match self.delete_by(&self.store, &paths).await {
-                Err((_, Some(400 | 405 | 411 | 501))) if self.single_deletes.is_some() => {
-                    self.no_bulk.store(true, Ordering::Relaxed);
-                }
-                r => return r.map_err(|(e, _)| e),
-            }
-        }
-        let store = self.single_deletes.as_ref().unwrap_or(&self.store);
-        self.delete_by(store, &paths).await.map_err(|(e, _)| e)
     }
 
     async fn delete_by(
@@ -356,11 +343,11 @@ impl Objects {
         let (outcome, seen) = witnessed(results).await;
         let first = self.key(paths.first().unwrap_or(&Path::ROOT));
         let lost = |why: String| {
-            (Error::new(Kind::Retry, format!("cannot delete {first}: {} {why}", self.place.endpoint)), None)
+            (Error::new(Kind::Retry, format!("cannot delete {first}: {} {why}", self.0.place.endpoint)), None)
         };
         match outcome {
             Err(said) if said.contains("HeaderValue") || panics::error(&said).is_retry() => {
-                Err((in_verb(Verb::Delete, &first, panicked(&said)), None))
+                Err((in_verb(Verb::Delete, &first, self.survived(panicked(&said))), None))
             }
             Err(_) => Err(lost("answered about other objects than asked".into())),
             Ok(Err(_)) => Err(lost(format!("gave no answer within {limit:?}"))),
@@ -389,7 +376,7 @@ impl Objects {
 
     /// Azure's metadata names are C# identifiers.
     fn metadata_name(&self, name: &str) -> String {
-        if self.kind == Some(StoreKind::Azure) { name.replace('-', "") } else { name.to_string() }
+        if self.0.kind == Some(StoreKind::Azure) { name.replace('-', "") } else { name.to_string() }
     }
 
     fn attributes(&self, tags: Option<&Tags>) -> Attributes {
@@ -400,11 +387,172 @@ impl Objects {
             attributes.insert(name, AttributeValue::from(value));
         };
         set("walrust-put-id", format!("{:016x}", tags.put_id));
-        set("walrust-sha256", super::hex(&tags.sha256));
+        set("walrust-sha256", digits(&tags.sha256));
         if let Some(at) = tags.timestamp {
-            set("litestream-timestamp", super::rfc3339_nano(at));
+            set("litestream-timestamp", rfc3339_nano(at));
         }
         attributes
+    }
+}
+
+#[async_trait]
+impl Backend for Objects {
+    fn layout(&self) -> LayoutKind {
+        match self.0.kind {
+            None | Some(StoreKind::S3) => LayoutKind::LevelHex,
+            _ => LayoutKind::LevelDecimal,
+        }
+    }
+
+    fn has_metadata(&self) -> bool {
+        true
+    }
+
+    fn renewals(&self) -> u64 {
+        locked(&self.0.renewed).times
+    }
+
+    /// Each piece has its own time limit.
+    async fn open(&self, key: &str, range: Option<Range<u64>>) -> Result<Opened> {
+        let start = range.as_ref().map(|r| r.start);
+        let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
+        let result = match self.get_result(key, options).await {
+            Ok(result) => result,
+            // Not every store answers 416, and object_store's own error for this has no public type.
+            Err(f) if f.unexplained && self.ends_before(key, start).await => {
+                return Err(Error::corrupt(format!(
+                    "cannot get {key}: the object ends before the requested range"
+                )));
+            }
+            Err(f) => return Err(f.error),
+        };
+        self.is_a_stores(Verb::Get, key, &result.meta)?;
+        let length = result.range.end - result.range.start;
+        let version = Version { etag: result.meta.e_tag.clone(), version: result.meta.version.clone() };
+        let (this, key) = (self.clone(), key.to_string());
+        let stream = futures_util::stream::unfold(result.into_stream(), |mut stream| async move {
+            let next = match tokio::time::timeout(ANSWER_TIMEOUT, stream.next()).await {
+                Ok(next) => next?,
+                Err(_) => Err(object_store::Error::Generic {
+                    store: "store",
+                    source: Box::new(NoAnswer(ANSWER_TIMEOUT)),
+                }),
+            };
+            Some((next, stream))
+        });
+        let stream = stream.map_err(move |e| this.failure(Verb::Get, &key, &e, &Seen::default()).error);
+        Ok(Opened { stream: Box::pin(stream), length, version: Some(version) })
+    }
+
+    async fn look(&self, key: &str) -> Result<Looked> {
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let result = self.get_result(key, options).await.map_err(|f| f.error)?;
+        self.is_a_stores(Verb::Head, key, &result.meta)?;
+        let text = |name: &str| {
+            let name = self.metadata_name(name);
+            result.attributes.get(&Attribute::Metadata(name.into())).map(|v| v.as_ref().to_string())
+        };
+        let mut info = self.info(&result.meta);
+        info.sha256 = text("walrust-sha256").as_deref().and_then(digest);
+        info.timestamp = text("litestream-timestamp")
+            .and_then(|t| Some(Timestamp(chrono::DateTime::parse_from_rfc3339(&t).ok()?.timestamp_millis())));
+        let put_id = text("walrust-put-id").and_then(|t| u64::from_str_radix(&t, 16).ok());
+        Ok(Looked { info, put_id })
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>> {
+        self.list_some(folder, usize::MAX).await
+    }
+
+    async fn sample(&self, folder: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
+        self.list_some(folder, limit).await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<()> {
+        let paths = keys.iter().map(|k| self.path(k)).collect::<Result<Vec<_>>>()?;
+        let Clients { store, single_deletes } = locked(&self.0.clients).clone();
+        if !self.0.no_bulk.load(Ordering::Relaxed) {
+            match self.delete_by(&store, &paths).await {
+                Err((_, Some(400 | 405 | 411 | 501))) if single_deletes.is_some() => {
+                    self.0.no_bulk.store(true, Ordering::Relaxed);
+                }
+                r => return r.map_err(|(e, _)| e),
+            }
+        }
+        let store = single_deletes.as_ref().unwrap_or(&store);
+        self.delete_by(store, &paths).await.map_err(|(e, _)| e)
+    }
+
+    fn in_parts(&self, body: &Body, length: u64) -> bool {
+        length > PARTS_FROM_BYTES && matches!(body, Body::File(_))
+    }
+
+    async fn create(
+        &self,
+        key: &str,
+        body: &Body,
+        length: u64,
+        tags: &Tags,
+        create: Create,
+    ) -> Result<(), Failure> {
+        let put = if self.in_parts(body, length) {
+            self.put_parts(key, body, tags, create).await
+        } else {
+            let mode = if create == Create::Enforced { PutMode::Create } else { PutMode::Overwrite };
+            self.put(key, body.read().map_err(Failure::sure)?, mode, Some(tags)).await
+        };
+        put.map(drop)
+    }
+
+    async fn put_over(&self, key: &str, bytes: Bytes) -> Result<()> {
+        self.put(key, bytes, PutMode::Overwrite, None).await.map(drop).map_err(|f| f.error)
+    }
+
+    async fn put_if(&self, key: &str, bytes: Bytes, expected: Option<&Version>) -> Result<Version> {
+        let mode = expected.map_or(PutMode::Create, |v| PutMode::Update(update_version(v)));
+        self.put(key, bytes, mode, None).await.map_err(|f| f.error)
+    }
+
+    /// An object store's answer is its promise.
+    async fn settle(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn presumed(&self) -> Conditions {
+        if self.0.kind.is_none() { Conditions::Held } else { Conditions::Unknown }
+    }
+
+    async fn probe(&self) -> Result<Conditions> {
+        if self.0.kind.is_none() {
+            return Ok(Conditions::Held);
+        }
+        // Google's versions are numbers, so a wrong one cannot be told; it does check them.
+        let updates = if self.0.kind == Some(StoreKind::Gs) { Updates::Known } else { Updates::Asked };
+        let mut keys = Vec::new();
+        let found = probe::conditions(self, updates, &mut keys).await;
+        // Who may not delete can replicate all the same; what stays behind is a few bytes.
+        let _ = self.delete(&keys).await;
+        found
+    }
+}
+
+#[async_trait]
+impl Conditional for Objects {
+    async fn put_probe(&self, key: &str, condition: Condition<'_>) -> Result<(), Failure> {
+        let mode = match condition {
+            Condition::None => PutMode::Overwrite,
+            Condition::New => PutMode::Create,
+            Condition::Still(version) => PutMode::Update(update_version(version)),
+        };
+        self.put(key, Bytes::from_static(b"probe"), mode, None).await.map(drop)
+    }
+
+    async fn is_there(&self, key: &str) -> Result<bool> {
+        match self.look(key).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_missing() => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 }
 
@@ -413,7 +561,7 @@ fn version(r: PutResult) -> Version {
 }
 
 /// For [`PutMode::Update`].
-pub(super) fn update_version(v: &Version) -> UpdateVersion {
+fn update_version(v: &Version) -> UpdateVersion {
     UpdateVersion { e_tag: v.etag.clone(), version: v.version.clone() }
 }
 

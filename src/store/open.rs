@@ -1,27 +1,55 @@
 //! From a replica URL and the environment to a client.
 
-use super::credentials::{Env, Profile, ProfileProvider};
-use super::error::{Place, one_line};
+use super::credentials::ProfileProvider;
+use super::env::Env;
+use super::error::Place;
 use super::http::{Complete, Tls, Witness, panicked};
-use super::objects::Objects;
-use super::url::{BucketIn, ReplicaUrl, StoreKind, endpoint, host_for};
+use super::objects::{Clients, Objects};
+use super::profile::Profile;
+use super::text::one_line;
+use crate::address::{BucketIn, Checksums, ReplicaUrl, StoreKind, endpoint, host_for};
 use crate::base::{Error, Result, panics};
+use object_store::RetryConfig;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{ObjectStore, RetryConfig};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+/// A bucket with its clients. Contacts nothing.
+///
+/// Errors: [`crate::base::Kind::Config`] for what the URL or the environment says and cannot be; `Denied` or `Io`
+/// where a file that they name cannot be read.
 pub(super) fn open(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
-    let objects = panics::caught(|| match url.kind() {
+    let made = make(url, env)?;
+    let remake: Option<super::objects::Remake> = made.renewable.then(|| {
+        let (url, env) = (url.clone(), env.clone());
+        Box::new(move || make(&url, &env).map(|made| made.clients)) as super::objects::Remake
+    });
+    let what = if url.kind() == StoreKind::Azure { "container" } else { "bucket" };
+    let place = Place { bucket: format!("{what} {}", url.bucket()), endpoint: made.endpoint };
+    Ok(Objects::new(url.kind(), made.clients, remake, made.no_bulk, url.prefix(), place))
+}
+
+fn make(url: &ReplicaUrl, env: &Env) -> Result<Made> {
+    let made = panics::caught(|| match url.kind() {
         StoreKind::S3 => s3(url, env),
         StoreKind::Gs => gs(url, env),
         StoreKind::Azure => azure(url, env),
         StoreKind::Local => Err(Error::config("a directory has no client")),
     });
-    objects.unwrap_or_else(|said| Err(panicked(&said))).map_err(|e| e.context(url))
+    made.unwrap_or_else(|said| Err(panicked(&said))).map_err(|e| e.context(url))
+}
+
+/// Clients, and what else is known of them.
+struct Made {
+    clients: Clients,
+    /// Where they go, for people.
+    endpoint: String,
+    /// Whether their keys come from somewhere that may have others by now.
+    renewable: bool,
+    /// Whether DeleteObjects is not to be tried.
+    no_bulk: bool,
 }
 
 /// Whether object_store takes up the variable.
@@ -87,7 +115,36 @@ pub(super) fn s3_target(url: &ReplicaUrl, env: &Env, profile: Option<&Profile>) 
     Ok(S3Target { endpoint: given, region: region.unwrap_or("us-east-1").to_string(), bucket_in })
 }
 
-fn s3(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
+/// Which checksum header uploads carry: what the URL says, then `AWS_CHECKSUM_ALGORITHM`, then what the AWS tools read
+/// (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-dataintegrity.html>). `None`: none.
+fn checksum(url: &ReplicaUrl, env: &Env, profile: Option<&Profile>) -> Result<Option<Checksum>> {
+    if let Some(said) = url.checksums() {
+        return Ok((said == Checksums::Sha256).then_some(Checksum::SHA256));
+    }
+    if let Some(said) = env.get("AWS_CHECKSUM_ALGORITHM") {
+        return match said.to_ascii_lowercase().as_str() {
+            "none" => Ok(None),
+            "sha256" => Ok(Some(Checksum::SHA256)),
+            "crc64nvme" => Ok(Some(Checksum::CRC64NVME)),
+            _ => Err(Error::config("AWS_CHECKSUM_ALGORITHM is not sha256, crc64nvme or none")),
+        };
+    }
+    let said = [
+        ("AWS_REQUEST_CHECKSUM_CALCULATION", env.get("AWS_REQUEST_CHECKSUM_CALCULATION")),
+        (
+            "request_checksum_calculation in the AWS profile",
+            profile.and_then(|p| p.get("request_checksum_calculation")),
+        ),
+    ];
+    match said.into_iter().find_map(|(place, said)| Some((place, said?))) {
+        None => Ok(Some(Checksum::SHA256)),
+        Some((_, said)) if said.eq_ignore_ascii_case("when_supported") => Ok(Some(Checksum::SHA256)),
+        Some((_, said)) if said.eq_ignore_ascii_case("when_required") => Ok(None),
+        Some((place, _)) => Err(Error::config(format!("{place} is not when_supported or when_required"))),
+    }
+}
+
+fn s3(url: &ReplicaUrl, env: &Env) -> Result<Made> {
     env.refuse_control(|n| n.starts_with("AWS_") && is_key::<AmazonS3ConfigKey>(n))?;
     let static_keys = env.get("AWS_ACCESS_KEY_ID").is_some() || env.get("AWS_SECRET_ACCESS_KEY").is_some();
     let web_identity = env.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() && env.get("AWS_ROLE_ARN").is_some();
@@ -95,19 +152,23 @@ fn s3(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
     let mut profile = if static_keys || web_identity || unsigned { None } else { Profile::load(env)? };
     let region_profile = match &profile {
         Some(p) => Some(p.clone()),
-        // Keys from the environment, region from the profile: as the AWS tools do. A profile that is absent then does no harm.
+        // Keys from the environment, region from the profile: as the AWS tools do. A profile that is absent then does
+        // no harm.
         None => Profile::load(env).unwrap_or_default(),
     };
     let target = s3_target(url, env, region_profile.as_ref())?;
 
     let mut builder = AmazonS3Builder::new();
     for (name, value) in env.iter().filter(|(name, _)| name.starts_with("AWS_")) {
-        if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
+        if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>()
+            && !matches!(key, AmazonS3ConfigKey::Checksum)
+        {
             builder = builder.with_config(key, value);
         }
     }
-    if env.get("AWS_CHECKSUM_ALGORITHM").is_none() {
-        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    let checksum = checksum(url, env, region_profile.as_ref())?;
+    if let Some(algorithm) = checksum {
+        builder = builder.with_checksum_algorithm(algorithm);
     }
     profile = profile.filter(Profile::has_credentials);
     if let Some(p) = profile {
@@ -145,10 +206,16 @@ fn s3(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
         .with_http_connector(witness);
     let bulk = builder.clone().with_disable_bulk_delete(false).build().map_err(built)?;
     let single = builder.with_disable_bulk_delete(true).build().map_err(built)?;
-    Ok(objects(url, Arc::new(bulk), Some(Arc::new(single)), shown))
+    Ok(Made {
+        clients: Clients { store: Arc::new(bulk), single_deletes: Some(Arc::new(single)) },
+        endpoint: shown,
+        renewable: !static_keys && !unsigned,
+        // It carries the checksum header whatever is said.
+        no_bulk: checksum.is_none(),
+    })
 }
 
-fn gs(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
+fn gs(url: &ReplicaUrl, env: &Env) -> Result<Made> {
     // (The key is a JSON document, often of many lines.)
     let used = |n: &str| {
         n.starts_with("GOOGLE_") && n != "GOOGLE_SERVICE_ACCOUNT_KEY" && is_key::<GoogleConfigKey>(n)
@@ -166,10 +233,15 @@ fn gs(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
         .with_http_connector(Witness::new(tls(env), Complete::Plain)?)
         .build()
         .map_err(built)?;
-    Ok(objects(url, Arc::new(store), None, "Google Cloud Storage".into()))
+    Ok(Made {
+        clients: Clients { store: Arc::new(store), single_deletes: None },
+        endpoint: "Google Cloud Storage".into(),
+        renewable: true,
+        no_bulk: false,
+    })
 }
 
-fn azure(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
+fn azure(url: &ReplicaUrl, env: &Env) -> Result<Made> {
     env.refuse_control(|n| n.starts_with("AZURE_") && is_key::<AzureConfigKey>(n))?;
     let mut builder = MicrosoftAzureBuilder::new();
     for (name, value) in env.iter().filter(|(name, _)| name.starts_with("AZURE_")) {
@@ -188,24 +260,18 @@ fn azure(url: &ReplicaUrl, env: &Env) -> Result<Objects> {
         .with_http_connector(Witness::new(tls(env), Complete::Plain)?)
         .build()
         .map_err(built)?;
-    Ok(objects(url, Arc::new(store), None, "Azure Blob Storage".into()))
-}
-
-fn objects(
-    url: &ReplicaUrl,
-    store: Arc<dyn ObjectStore>,
-    single_deletes: Option<Arc<dyn ObjectStore>>,
-    endpoint: String,
-) -> Objects {
-    let what = if url.kind() == StoreKind::Azure { "container" } else { "bucket" };
-    Objects {
-        kind: Some(url.kind()),
-        store,
-        single_deletes,
-        no_bulk: AtomicBool::new(false),
-        prefix: url.prefix().to_string(),
-        place: Place { bucket: format!("{what} {}", url.bucket()), endpoint },
-    }
+    let fixed = [
+        "AZURE_STORAGE_ACCOUNT_KEY",
+        "AZURE_STORAGE_ACCESS_KEY",
+        "AZURE_STORAGE_SAS_TOKEN",
+        "AZURE_STORAGE_SAS_KEY",
+    ];
+    Ok(Made {
+        clients: Clients { store: Arc::new(store), single_deletes: None },
+        endpoint: "Azure Blob Storage".into(),
+        renewable: !fixed.into_iter().any(|name| env.get(name).is_some()),
+        no_bulk: false,
+    })
 }
 
 fn built(e: object_store::Error) -> Error {

@@ -1,11 +1,10 @@
 //! How long to wait before trying again. Pure, but for [`Retry::run`].
 //!
-//! Full jitter: uniform between nothing and `min(max, base · 2ⁿ)`, so that a thousand clients do not
-//! come back together (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
-//! A `Retry-After` is a floor under that. object_store's own retries are off: it does not read
-//! `Retry-After`, and two policies on top of each other multiply.
+//! Full jitter ([`backoff::within`]): uniform between nothing and `min(max, base · 2ⁿ)`. A `Retry-After` is a floor
+//! under that. object_store's own retries are off: it does not read `Retry-After`, and two policies on top of each
+//! other multiply.
 
-use crate::base::{Result, clock};
+use crate::base::{Result, backoff, clock};
 use std::future::Future;
 use std::time::Duration;
 
@@ -34,9 +33,7 @@ impl Retry {
     /// How long to wait after failed try number `failed` (the first is 0). `random` is any random
     /// number; `retry_after` is what the store asked for and is honoured up to five minutes.
     pub fn delay(&self, failed: u32, random: u64, retry_after: Option<Duration>) -> Duration {
-        let bound = 1u32.checked_shl(failed).map_or(self.max, |f| self.base.saturating_mul(f)).min(self.max);
-        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-        let jitter = Duration::from_nanos(if nanos == u64::MAX { random } else { random % (nanos + 1) });
+        let jitter = backoff::within(backoff::bound(failed, self.base, self.max), random);
         jitter.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
     }
 

@@ -33,6 +33,8 @@ pub struct Rule {
     pub method: String,
     /// A part of the key (of the prefix, for `LIST`); any if empty.
     pub key: String,
+    /// The start of the name of a header that the request must have; any request if empty.
+    pub header: String,
     /// Matching requests to let through first.
     pub skip: u64,
     /// How many requests it befalls; 0: all.
@@ -115,6 +117,7 @@ struct State {
     rules: Vec<Rule>,
     log: Vec<Logged>,
     quirks: Vec<Quirk>,
+    unlisted: Option<String>,
     page: usize,
     serial: u64,
 }
@@ -214,6 +217,11 @@ impl FakeS3 {
 
     pub fn set_quirks(&self, quirks: &[Quirk]) {
         self.state().quirks = quirks.to_vec();
+    }
+
+    /// Listings lack the keys with this part: they lag.
+    pub fn set_unlisted(&self, part: Option<&str>) {
+        self.state().unlisted = part.map(str::to_string);
     }
 
     /// Keys per page of a listing.
@@ -351,7 +359,7 @@ fn serve(shared: &Shared, stream: &TcpStream) -> Option<()> {
         "POST" if request.parameter("uploadId").is_some() => "COMPLETE",
         m => m,
     };
-    let rule = take_rule(shared, shown_method, &shown_key);
+    let rule = take_rule(shared, shown_method, &shown_key, &request);
     std::thread::sleep(Duration::from_millis(rule.delay_ms));
     let log = |status: u16| {
         let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -390,10 +398,13 @@ fn serve(shared: &Shared, stream: &TcpStream) -> Option<()> {
     send(stream, &request, answer, rule.cut)
 }
 
-fn take_rule(shared: &Shared, method: &str, key: &str) -> Rule {
+fn take_rule(shared: &Shared, method: &str, key: &str, request: &Request) -> Rule {
     let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
     let matching = |r: &&mut Rule| {
-        (r.method.is_empty() || r.method == method) && key.contains(r.key.as_str()) && r.times != u64::MAX
+        (r.method.is_empty() || r.method == method)
+            && key.contains(r.key.as_str())
+            && (r.header.is_empty() || request.headers.keys().any(|h| h.starts_with(&r.header)))
+            && r.times != u64::MAX
     };
     for rule in state.rules.iter_mut().filter(|r| matching(r)) {
         if rule.skip > 0 {
@@ -627,7 +638,9 @@ fn list(state: &State, bucket: &str, request: &Request) -> Answer {
     let page = parameter("max-keys").parse().unwrap_or(state.page).min(state.page);
     let (mut contents, mut folders, mut next, mut count) = (String::new(), Vec::<String>::new(), None, 0);
     let mut last = String::new();
-    for (key, object) in state.objects.iter().filter(|(k, _)| k.starts_with(&prefix) && **k > after) {
+    let listed = |k: &str| state.unlisted.as_deref().is_none_or(|part| !k.contains(part));
+    let objects = state.objects.iter().filter(|(k, _)| k.starts_with(&prefix) && **k > after && listed(k));
+    for (key, object) in objects {
         let rest = &key[prefix.len()..];
         let folder = if delimiter.is_empty() { None } else { rest.find(&delimiter) };
         let folder = folder.map(|at| format!("{prefix}{}", &rest[..at + delimiter.len()]));

@@ -6,7 +6,7 @@ use super::super::manifest::{Manifest, ManifestEntry};
 use super::super::plan::restorable;
 use super::super::probe::{Probe, Probed};
 use super::finding::{Finding, Rule, Severity};
-use crate::base::{DbChecksum, Lineage, TxId};
+use crate::base::{DbChecksum, Lineage, Timestamp, TxId};
 use crate::ltx::Level;
 use crate::store::hex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -300,7 +300,8 @@ fn continuity(facts: &Facts, bad: &BTreeSet<FileId>) -> Finding {
     };
     let unusable: Vec<FileId> = bad.iter().chain(&facts.lost).copied().collect();
     let mut holes: BTreeSet<(TxId, TxId)> = BTreeSet::new();
-    for f in usable.iter().filter(|f| f.max > *first && !states.contains_key(&f.max)) {
+    let spans = Spans::of(&usable, &states);
+    for f in usable.iter().filter(|f| f.max > *first && !states.contains_key(&f.max) && !spans.cover(f)) {
         let base = states.range(..f.max).next_back().map_or(TxId::ZERO, |(t, _)| *t);
         holes.insert((base.next(), TxId((f.min.0 - 1).max(base.next().0))));
     }
@@ -335,6 +336,36 @@ fn continuity(facts: &Facts, bad: &BTreeSet<FileId>) -> Finding {
     let text = format!("Gap detected: {}", list.join(", "));
     let newest = facts.files.iter().map(|(f, _)| f.max).max().unwrap_or_default();
     Finding { txids: Some((*first, newest)), issue, ..rule(Rule::Continuity, Severity::Warning, text) }
+}
+
+/// The TXIDs of files that a restore can use. A file within one of them may lead nowhere by itself without anything being lost:
+/// retention (Litestream's goes by age) removes the oldest of what was merged, and the rest follows on nothing until it goes, too.
+struct Spans {
+    /// By first TXID: the last one of a span that begins there or before.
+    ends: BTreeMap<TxId, TxId>,
+}
+
+impl Spans {
+    fn of(usable: &[FileInfo], states: &BTreeMap<TxId, Timestamp>) -> Spans {
+        let follows = |f: &&FileInfo| {
+            f.min == TxId(1) || states.range(TxId(f.min.0.saturating_sub(1))..f.max).next().is_some()
+        };
+        let mut ends: BTreeMap<TxId, TxId> = BTreeMap::new();
+        for f in usable.iter().filter(|f| f.level > Level::L0 && f.max > f.min).filter(follows) {
+            let end = ends.entry(f.min).or_insert(f.max);
+            *end = (*end).max(f.max);
+        }
+        let mut farthest = TxId::ZERO;
+        for end in ends.values_mut() {
+            farthest = farthest.max(*end);
+            *end = farthest;
+        }
+        Spans { ends }
+    }
+
+    fn cover(&self, f: &FileInfo) -> bool {
+        self.ends.range(..=f.min).next_back().is_some_and(|(_, end)| *end >= f.max)
+    }
 }
 
 /// Neighbouring ranges joined.

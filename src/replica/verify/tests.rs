@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::base::TxId;
-use crate::ltx::HEADER_LEN;
+use crate::ltx::{HEADER_LEN, Level};
 use crate::replica::layout::{FileId, manifest_key};
 use crate::replica::manifest::{ManifestEntry, encode_segment};
 use crate::replica::restore::Checker;
 use crate::replica::testkit::*;
-use crate::store::{Fault, Faults, Op};
+use crate::store::fake_s3::FakeS3;
+use crate::store::{Env, Fault, Faults, Op};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -242,6 +243,54 @@ fn litestreams_replica_is_ok_and_unattested() {
     let r = block(verify(&store, &VerifyOptions::default())).unwrap();
     assert_eq!(r.exit_code(), 1);
     assert!(r.text().contains("Issues found: 1\n- Gap: TXID 8 missing"), "{}", r.text());
+}
+
+/// Litestream removes level-0 files by their age, one by one: some of those that a merged file holds are gone, others still there.
+#[test]
+fn a_replica_amid_litestreams_retention_has_no_gap() {
+    for attested in [Attested::No, Attested::Yes] {
+        let (store, mut maker) = (Store::in_memory(), Maker::new(1024));
+        maker.attested = attested;
+        let files = history(&mut maker, 9);
+        block(upload(&store, &files));
+        let b = Bench { store, maker, files };
+        b.drop_manifest();
+        for gone in 2..=4 {
+            b.delete(b.id(0, gone));
+            for mode in [Mode::Quick, Mode::Deep] {
+                let r = b.verify(mode);
+                assert_eq!(on(&r, Rule::Continuity).severity, Severity::Ok, "without {gone}: {}", r.text());
+                assert!(attested == Attested::Yes || r.exit_code() == 0, "{}", r.text());
+            }
+        }
+        // What no merged file holds is one.
+        b.delete(b.id(0, 7));
+        let r = b.verify(Mode::Quick);
+        assert!(on(&r, Rule::Continuity).message.contains("TXID 7 missing"), "{}", r.text());
+        b.delete(b.files.iter().map(|f| f.id).find(|id| id.level == Level::new(1).unwrap()).unwrap());
+        let r = b.verify(Mode::Quick);
+        assert_eq!(r.exit_code(), 1, "{}", r.text());
+    }
+}
+
+/// A listing may lag; what the manifest names is looked up before it is missed, and counts.
+#[test]
+fn a_listing_that_lags_raises_no_alarm() {
+    let fake = FakeS3::start();
+    let env = Env::of([("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")]);
+    let store = Store::open_with(&ReplicaUrl::parse(&fake.url("p")).unwrap(), &env).unwrap();
+    let mut maker = Maker::new(1024);
+    let files = history(&mut maker, 9);
+    block(upload(&store, &files));
+    let b = Bench { store, maker, files };
+    for unlisted in ["0000/0000000000000009", "0000/", "0009/", "0001/", ".ltx"] {
+        fake.set_unlisted(Some(unlisted));
+        let r = b.verify(Mode::Quick);
+        assert_eq!(r.exit_code(), 0, "without {unlisted}: {}", r.text());
+    }
+    // What is gone is gone, listed or not.
+    b.delete(b.id(0, 9));
+    assert_eq!(b.verify(Mode::Quick).exit_code(), 2);
 }
 
 #[test]

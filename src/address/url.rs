@@ -1,54 +1,12 @@
-//! Replica URLs: the one name a user gives a replica, taken apart and checked.
-//!
-//! Pure. Parsed by hand, because a URL library silently removes `..` and lower-cases what must not be.
-//! An error never repeats what may be a secret: user info, or the value of an unknown query key.
+//! A replica URL, taken apart and checked. Parsed by hand, because a URL library silently removes `..` and lower-cases
+//! what must not be.
 
+use super::endpoint::endpoint;
+use super::kind::{BucketIn, Checksums, LayoutKind, StoreKind};
+use super::percent::{decode, encode};
 use crate::base::{Error, Result};
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// Which kind of store a replica lies in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum StoreKind {
-    /// Amazon S3 or anything that speaks its protocol.
-    S3,
-    /// Google Cloud Storage.
-    Gs,
-    /// Azure Blob Storage.
-    Azure,
-    /// A directory.
-    Local,
-}
-
-impl StoreKind {
-    /// The scheme of the canonical URL.
-    pub fn scheme(self) -> &'static str {
-        match self {
-            StoreKind::S3 => "s3",
-            StoreKind::Gs => "gs",
-            StoreKind::Azure => "az",
-            StoreKind::Local => "file",
-        }
-    }
-}
-
-/// How Litestream 0.5 names LTX objects in this kind of store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum LayoutKind {
-    /// `<path>/<level as 4 hex digits>/<name>`: S3.
-    LevelHex,
-    /// `<path>/ltx/<level in decimal>/<name>`: every other kind.
-    LevelDecimal,
-}
-
-/// Whether the bucket's name goes into the path or the host name of a request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum BucketIn {
-    /// `https://host/bucket/key`
-    Path,
-    /// `https://bucket.host/key`
-    Host,
-}
 
 /// A checked replica URL. One URL = one database. Holds no secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -60,32 +18,38 @@ pub struct ReplicaUrl {
     endpoint: Option<String>,
     region: Option<String>,
     bucket_in: Option<BucketIn>,
+    checksums: Option<Checksums>,
 }
+
+/// Longer ones are no names.
+const LONGEST_BYTES: usize = 4096;
 
 const FORMS: &str =
     "s3://bucket/path, gs://bucket/path, az://container/path, file:///absolute/dir or a directory";
 
 impl ReplicaUrl {
-    /// Parses `s3://bucket/path?endpoint=…&region=…&path_style=true`, `gs://bucket/path`,
+    /// Parses `s3://bucket/path?endpoint=…&region=…&path_style=true&checksum=none`, `gs://bucket/path`,
     /// `az://container/path`, `file:///absolute/dir`, or a plain path, which is made absolute
     /// against the working directory. `~` is not expanded; user info, unknown query keys, an empty
-    /// bucket and `..` are refused with [`crate::base::Kind::Config`].
+    /// bucket and `..` are refused with [`crate::base::Kind::Config`]. Errors with `Io` where there is no working
+    /// directory.
     pub fn parse(text: &str) -> Result<ReplicaUrl> {
-        if text.is_empty() {
+        if text.trim().is_empty() {
             return Err(Error::config(format!("the replica URL is empty; give {FORMS}")));
+        }
+        if text.len() > LONGEST_BYTES {
+            return Err(Error::config(format!("the replica URL is longer than {LONGEST_BYTES} bytes")));
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             return ReplicaUrl::plain_path(text);
         };
-        let kind = match scheme.to_ascii_lowercase().as_str() {
-            "s3" => StoreKind::S3,
-            "gs" => StoreKind::Gs,
-            "az" | "abs" => StoreKind::Azure,
-            "file" => StoreKind::Local,
-            s if s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => {
-                return Err(Error::config(format!("replica scheme '{s}://' is not known; give {FORMS}")));
+        let Some(kind) = StoreKind::of_scheme(scheme) else {
+            if scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) {
+                return Err(Error::config(format!(
+                    "replica scheme '{scheme}://' is not known; give {FORMS}"
+                )));
             }
-            _ => return ReplicaUrl::plain_path(text),
+            return ReplicaUrl::plain_path(text);
         };
         if rest.contains('#') {
             return Err(Error::config("the replica URL holds a '#'; write %23 if it is part of the path"));
@@ -106,6 +70,7 @@ impl ReplicaUrl {
             endpoint: None,
             region: None,
             bucket_in: None,
+            checksums: None,
         };
         if kind == StoreKind::Local {
             if !authority.is_empty() && !authority.eq_ignore_ascii_case("localhost") {
@@ -151,13 +116,14 @@ impl ReplicaUrl {
             endpoint: None,
             region: None,
             bucket_in: None,
+            checksums: None,
         })
     }
 
     fn take_query(&mut self, query: &str) -> Result<()> {
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_decode(value)?;
+            let value = decode(value)?;
             match (self.kind, key) {
                 (StoreKind::S3, "endpoint") => self.endpoint = Some(endpoint(&value)?),
                 (StoreKind::S3, "region") => {
@@ -179,12 +145,19 @@ impl ReplicaUrl {
                         }
                     });
                 }
+                (StoreKind::S3, "checksum") => {
+                    self.checksums = Some(match value.as_str() {
+                        "sha256" => Checksums::Sha256,
+                        "none" => Checksums::Off,
+                        _ => return Err(Error::config("checksum in the replica URL is not sha256 or none")),
+                    });
+                }
                 (kind, key) => {
                     let plain =
                         key.len() <= 32 && key.bytes().all(|b| b.is_ascii_lowercase() || b"_-".contains(&b));
                     let shown = if plain && pair.contains('=') { key } else { "…" };
                     let allowed = match kind {
-                        StoreKind::S3 => "allowed: endpoint, region, path_style",
+                        StoreKind::S3 => "allowed: endpoint, region, path_style, checksum",
                         _ => "this kind of replica has none",
                     };
                     return Err(Error::config(format!(
@@ -221,6 +194,11 @@ impl ReplicaUrl {
         self.endpoint.as_deref()
     }
 
+    /// The host of that endpoint, without its port; an IPv6 address in brackets.
+    pub fn endpoint_host(&self) -> Option<String> {
+        ::url::Url::parse(self.endpoint.as_deref()?).ok()?.host_str().map(str::to_string)
+    }
+
     /// The region the URL names.
     pub fn region(&self) -> Option<&str> {
         self.region.as_deref()
@@ -229,6 +207,11 @@ impl ReplicaUrl {
     /// What `path_style` says, if given.
     pub fn bucket_in(&self) -> Option<BucketIn> {
         self.bucket_in
+    }
+
+    /// What `checksum` says, if given.
+    pub fn checksums(&self) -> Option<Checksums> {
+        self.checksums
     }
 
     /// The last path segment; the bucket if there is no path.
@@ -261,7 +244,8 @@ impl ReplicaUrl {
         Some(up)
     }
 
-    /// The replica named `name` under this URL (`walrust_list`). `name` may hold slashes.
+    /// The replica named `name` under this URL (`walrust_list`). `name` may hold slashes. Errors with
+    /// [`crate::base::Kind::Config`] for a name that leads elsewhere.
     pub fn child(&self, name: &str) -> Result<ReplicaUrl> {
         let mut child = self.clone();
         for segment in name.split('/').filter(|s| !s.is_empty()) {
@@ -283,11 +267,11 @@ impl ReplicaUrl {
 impl fmt::Display for ReplicaUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.kind == StoreKind::Local {
-            return write!(f, "file://{}", percent_encode(&self.dir.to_string_lossy()));
+            return write!(f, "file://{}", encode(&self.dir.to_string_lossy()));
         }
         write!(f, "{}://{}", self.kind.scheme(), self.bucket)?;
         if !self.prefix.is_empty() {
-            write!(f, "/{}", percent_encode(&self.prefix))?;
+            write!(f, "/{}", encode(&self.prefix))?;
         }
         let mut mark = '?';
         let mut query = |f: &mut fmt::Formatter<'_>, key: &str, value: &str| {
@@ -296,13 +280,16 @@ impl fmt::Display for ReplicaUrl {
             r
         };
         if let Some(e) = &self.endpoint {
-            query(f, "endpoint", &percent_encode(e))?;
+            query(f, "endpoint", &encode(e))?;
         }
         if let Some(r) = &self.region {
             query(f, "region", r)?;
         }
         if let Some(b) = self.bucket_in {
             query(f, "path_style", if b == BucketIn::Path { "true" } else { "false" })?;
+        }
+        if let Some(c) = self.checksums {
+            query(f, "checksum", c.as_str())?;
         }
         Ok(())
     }
@@ -339,48 +326,8 @@ fn bucket(kind: StoreKind, authority: &str) -> Result<String> {
     Ok(authority.to_string())
 }
 
-/// An error if the bucket cannot be a part of the endpoint's host name (`path_style=false`); without endpoint, of AWS's.
-pub(super) fn host_for(bucket: &str, endpoint: Option<&str>) -> Result<()> {
-    let endpoint = endpoint.unwrap_or("https://s3.amazonaws.com");
-    let is_name = url::Url::parse(endpoint).is_ok_and(|u| matches!(u.host(), Some(url::Host::Domain(_))));
-    if !is_name {
-        return Err(Error::config(format!(
-            "the bucket cannot be part of the host name of {endpoint}, which is an IP address: path_style must be true there"
-        )));
-    }
-    let full = endpoint.replacen("://", &format!("://{bucket}."), 1);
-    if !url::Url::parse(&full).is_ok_and(|u| matches!(u.host(), Some(url::Host::Domain(_)))) {
-        return Err(Error::config(format!(
-            "the bucket {bucket} cannot be part of a host name; give path_style=true"
-        )));
-    }
-    Ok(())
-}
-
-/// An endpoint as users write it, with or without scheme (https), to `scheme://host[:port][/path]`.
-pub(super) fn endpoint(value: &str) -> Result<String> {
-    let bad = |why: &str| {
-        Error::config(format!("the endpoint {why}; give one such as https://host or http://127.0.0.1:9000"))
-    };
-    let text = if value.contains("://") { value.to_string() } else { format!("https://{value}") };
-    let url = url::Url::parse(&text).map_err(|_| bad("is not a URL"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(bad("is neither http nor https"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(bad("holds user information, which is not allowed"));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(bad("holds a query or fragment"));
-    }
-    if url.host_str().is_none_or(str::is_empty) {
-        return Err(bad("names no host"));
-    }
-    Ok(url.as_str().trim_end_matches('/').to_string())
-}
-
 fn segments(path: &str) -> Result<Vec<String>> {
-    let decoded = percent_decode(path)?;
+    let decoded = decode(path)?;
     let mut out = Vec::new();
     for segment in decoded.split('/').filter(|s| !s.is_empty()) {
         check_segment(segment)?;
@@ -397,38 +344,6 @@ fn check_segment(segment: &str) -> Result<()> {
         return Err(Error::config("the replica's path holds a control character"));
     }
     Ok(())
-}
-
-fn percent_decode(text: &str) -> Result<String> {
-    let bad = || Error::config("the replica URL holds a '%' that is not followed by two hex digits");
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(b) = bytes.next() {
-        if b != b'%' {
-            out.push(b);
-            continue;
-        }
-        let mut digit = || {
-            let b = bytes.next().ok_or_else(bad)?;
-            char::from(b).to_digit(16).ok_or_else(bad)
-        };
-        let value = digit()? * 16 + digit()?;
-        out.push(value as u8);
-    }
-    String::from_utf8(out).map_err(|_| Error::config("the replica URL does not decode to UTF-8"))
-}
-
-fn percent_encode(text: &str) -> String {
-    use std::fmt::Write;
-    let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
-        if b.is_ascii_alphanumeric() || b"-._~/:@!$'()*,;=[]".contains(&b) {
-            out.push(char::from(b));
-        } else {
-            let _ = write!(out, "%{b:02X}");
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -575,10 +490,10 @@ mod tests {
         #[test]
         fn display_parses_back(path in "[ -~äß/]{0,24}", bucket in "[a-z0-9][a-z0-9.-]{1,20}", kind in 0..4) {
             let text = match kind {
-                0 => format!("s3://{bucket}/{}?endpoint=http://h:1", percent_encode(&path)),
-                1 => format!("gs://{bucket}/{}", percent_encode(&path)),
-                2 => format!("az://{bucket}/{}", percent_encode(&path)),
-                _ => format!("file:///{}", percent_encode(&path)),
+                0 => format!("s3://{bucket}/{}?endpoint=http://h:1", encode(&path)),
+                1 => format!("gs://{bucket}/{}", encode(&path)),
+                2 => format!("az://{bucket}/{}", encode(&path)),
+                _ => format!("file:///{}", encode(&path)),
             };
             if let Ok(u) = ReplicaUrl::parse(&text) {
                 prop_assert_eq!(&ReplicaUrl::parse(&u.to_string()).unwrap(), &u);

@@ -1,0 +1,135 @@
+//! Reading what a front door gave ([`Raw`]) as a value.
+
+use super::raw::{Fault, Raw, What, fault, text_of};
+use super::value::{ByteCount, Durability, Value, ValueKind, parse_duration};
+use super::webhook;
+use crate::base::quoted;
+use std::time::Duration;
+
+fn duration_of(raw: &Raw) -> Result<Duration, Fault> {
+    if raw.what == What::Int(0) {
+        return Ok(Duration::ZERO); // the one number that needs no unit
+    }
+    parse_duration(text_of(raw, "a duration as text, e.g. \"5s\"")?).map_err(|m| fault(raw, m))
+}
+
+/// Reads `raw` as `kind`. The second part is the text that `walrust_config` shows.
+pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault> {
+    match kind {
+        ValueKind::Replica | ValueKind::Dir => {
+            let t = text_of(raw, "text")?;
+            if t.trim().is_empty() || t.contains('\0') {
+                return Err(fault(raw, "must not be empty"));
+            }
+            Ok((Value::Text(t.to_string()), t.to_string()))
+        }
+        ValueKind::Duration { min, max } => {
+            let d = duration_of(raw)?;
+            if d < min || d > max {
+                let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
+                return Err(fault(raw, format!("must be from {min} to {max}")));
+            }
+            let shown = match &raw.what {
+                What::Text(t) => t.trim().to_string(),
+                _ => "0".to_string(),
+            };
+            Ok((Value::Duration(d), shown))
+        }
+        ValueKind::Levels => levels(raw),
+        ValueKind::Count { min, max } => count(raw, min, max),
+        ValueKind::Bytes { min } => {
+            let n = match &raw.what {
+                What::Int(n) => {
+                    u64::try_from(*n).map(ByteCount).map_err(|_| fault(raw, "must not be negative"))?
+                }
+                _ => ByteCount::parse(text_of(raw, "a size, e.g. \"1GB\"")?).map_err(|m| fault(raw, m))?,
+            };
+            if n.0 < min {
+                return Err(fault(raw, format!("must be {} or more", ByteCount(min))));
+            }
+            Ok((Value::Bytes(n), n.to_string()))
+        }
+        ValueKind::Durability => match text_of(raw, "\"async\" or \"sync\"")? {
+            "async" => Ok((Value::Durability(Durability::Async), "async".into())),
+            "sync" => Ok((Value::Durability(Durability::Sync), "sync".into())),
+            other => Err(fault(raw, format!("{} is neither \"async\" nor \"sync\"", quoted(other)))),
+        },
+        ValueKind::Address => {
+            let t = text_of(raw, "an address, e.g. \"127.0.0.1:9090\"")?.trim();
+            address(t).map_err(|m| fault(raw, m))?;
+            Ok((Value::Text(t.to_string()), t.to_string()))
+        }
+        ValueKind::Price => price(raw),
+        ValueKind::Webhooks => {
+            let (hooks, shown) = webhook::webhooks(raw)?;
+            Ok((Value::Webhooks(hooks), shown))
+        }
+    }
+}
+
+fn levels(raw: &Raw) -> Result<(Value, String), Fault> {
+    let wanted = "a list of one to three rising durations, e.g. [\"30s\", \"5m\", \"1h\"]";
+    let items: Vec<Raw> = match &raw.what {
+        What::List(items) => items.clone(),
+        What::Text(t) => {
+            t.split(',').map(|p| Raw { line: raw.line, what: What::Text(p.trim().into()) }).collect()
+        }
+        _ => return Err(fault(raw, format!("is {}; it takes {wanted}", raw.type_name()))),
+    };
+    if items.is_empty() || items.len() > 3 {
+        return Err(fault(raw, format!("takes {wanted}")));
+    }
+    let mut found: Vec<Duration> = Vec::new();
+    let mut shown: Vec<&str> = Vec::new();
+    for item in &items {
+        let d = duration_of(item)?;
+        if found.last().copied().unwrap_or(Duration::ZERO) >= d {
+            return Err(fault(item, format!("takes {wanted}")));
+        }
+        found.push(d);
+        shown.push(text_of(item, wanted)?);
+    }
+    Ok((Value::Levels(found), shown.join(",")))
+}
+
+fn count(raw: &Raw, min: u32, max: u32) -> Result<(Value, String), Fault> {
+    let wrong = || fault(raw, format!("must be a whole number from {min} to {max}"));
+    let n = match &raw.what {
+        What::Int(n) => u32::try_from(*n).map_err(|_| wrong())?,
+        What::Text(t) => t.trim().parse().map_err(|_| wrong())?,
+        _ => return Err(wrong()),
+    };
+    if n < min || n > max {
+        return Err(wrong());
+    }
+    Ok((Value::Count(n), n.to_string()))
+}
+
+fn price(raw: &Raw) -> Result<(Value, String), Fault> {
+    let wrong = || fault(raw, "must be a price in dollars, 0 or more, e.g. 0.023");
+    let n = match &raw.what {
+        What::Int(n) => *n as f64,
+        What::Float(n) => *n,
+        What::Text(t) => t.trim().parse::<f64>().map_err(|_| wrong())?,
+        _ => return Err(wrong()),
+    };
+    if !(0.0..=1e9).contains(&n) {
+        return Err(wrong());
+    }
+    Ok((Value::Price(n), n.to_string()))
+}
+
+fn address(t: &str) -> Result<(), String> {
+    let wrong = || format!("{} is not an address; write e.g. \"127.0.0.1:9090\", or \"\" for off", quoted(t));
+    if t.is_empty() {
+        return Ok(());
+    }
+    let (host, port) = t.rsplit_once(':').ok_or_else(wrong)?;
+    let host_ok = !host.is_empty()
+        && (host.starts_with('[') && host.ends_with(']') || !host.contains(':'))
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"[]:.-_%".contains(&b));
+    match host_ok && port.parse::<u16>().is_ok() {
+        true => Ok(()),
+        false => Err(wrong()),
+    }
+}

@@ -1,0 +1,315 @@
+//! The door: a replica's store, whatever its kind.
+
+use super::backend::{Backend, Opened};
+use super::conditions::{Conditions, Known};
+use super::directory::Directory;
+use super::env::Env;
+use super::faults::{Fault, Faults, Op};
+use super::object::{
+    ByteStream, ObjectInfo, Version, check_folder, check_key, collect, complete, file_error, small_enough,
+};
+use super::objects::Objects;
+use super::open;
+use super::retry::Retry;
+use crate::address::{LayoutKind, ReplicaUrl};
+use crate::base::hex::Digest32;
+use crate::base::{Error, Kind, Result, clock};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
+use std::future::Future;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A replica's store. Cheap to clone.
+///
+/// Errors, of each verb alike: [`Kind::Missing`] for an object that is not there, [`Kind::Denied`] where access is
+/// refused, [`Kind::Config`] for what the user has to correct (no such bucket), [`Kind::Retry`] for what may pass,
+/// after the tries of its policy; [`Kind::Bug`] for a key that leads outside of the replica. Each verb names what it
+/// has beyond these.
+#[derive(Clone)]
+pub struct Store {
+    backend: Arc<dyn Backend>,
+    url: Arc<str>,
+    retry: Retry,
+    faults: Option<Arc<dyn Faults>>,
+    known: Arc<Mutex<Known>>,
+    /// What [`Store::in_layout`] said.
+    layout: Option<LayoutKind>,
+}
+
+#[cfg(feature = "sim")]
+thread_local! {
+    static STAND_IN: std::cell::RefCell<Option<Store>> = const { std::cell::RefCell::new(None) };
+}
+
+impl Store {
+    /// Opens the store of a replica with this process's environment. Contacts nothing. Errors with
+    /// [`Kind::Config`]. Verbs retry briefly ([`Retry::BRIEF`]); see [`Store::with_retry`].
+    pub fn open(url: &ReplicaUrl) -> Result<Store> {
+        #[cfg(feature = "sim")]
+        if let Some(s) = STAND_IN.with(|s| s.borrow().clone()) {
+            return Ok(s);
+        }
+        Store::open_with(url, &Env::process())
+    }
+
+    /// As [`Store::open`], with other environment variables. Errors as that one.
+    pub fn open_with(url: &ReplicaUrl, env: &Env) -> Result<Store> {
+        let backend: Arc<dyn Backend> = match url.dir() {
+            Some(dir) => Arc::new(Directory::new(dir)),
+            None => Arc::new(open::open(url, env)?),
+        };
+        Ok(Store::over(backend, &url.to_string()))
+    }
+
+    /// A store in memory, for tests and simulation. It has metadata and conditional puts.
+    pub fn in_memory() -> Store {
+        let client = Arc::new(object_store::memory::InMemory::new());
+        Store::over(Arc::new(Objects::over(client)), "memory")
+    }
+
+    /// A store over any client, as `url`, for simulation. It must hold to conditions.
+    #[cfg(feature = "sim")]
+    pub fn over_client(client: Arc<dyn object_store::ObjectStore>, url: &str) -> Store {
+        Store::over(Arc::new(Objects::over(client)), url)
+    }
+
+    /// What every [`Store::open`] on this thread gives from now on.
+    #[cfg(feature = "sim")]
+    pub fn stand_in(store: Option<Store>) {
+        STAND_IN.with(|s| *s.borrow_mut() = store);
+    }
+
+    fn over(backend: Arc<dyn Backend>, url: &str) -> Store {
+        Store {
+            known: Arc::new(Mutex::new(Known::new(backend.presumed()))),
+            backend,
+            url: url.into(),
+            retry: Retry::BRIEF,
+            faults: None,
+            layout: None,
+        }
+    }
+
+    /// The same store with another policy: [`Retry::NONE`] for callers that retry themselves.
+    #[must_use]
+    pub fn with_retry(mut self, retry: Retry) -> Store {
+        self.retry = retry;
+        self
+    }
+
+    /// The same store in trouble: see [`Faults`].
+    #[must_use]
+    pub fn with_faults(mut self, faults: Arc<dyn Faults>) -> Store {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// The replica's URL, canonical, without secrets.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether a verb under way ends when nobody waits for it any more.
+    pub fn can_be_given_up(&self) -> bool {
+        self.backend.can_be_given_up()
+    }
+
+    /// The same store, with a replica that was copied from another kind of store: see [`Store::layout`]. To read from.
+    #[must_use]
+    pub fn in_layout(&self, kind: LayoutKind) -> Store {
+        Store { layout: Some(kind), ..self.clone() }
+    }
+
+    /// How LTX objects are named in this kind of store; in memory as in S3.
+    pub fn layout(&self) -> LayoutKind {
+        self.layout.unwrap_or_else(|| self.backend.layout())
+    }
+
+    /// One try of one verb, through the faults.
+    pub(super) async fn attempt<T>(
+        &self,
+        op: Op,
+        key: &str,
+        future: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match self.fault(op, key) {
+            Fault::None => future.await,
+            Fault::Fail(kind) => Err(Error::new(kind, format!("injected failure at {key}"))),
+            Fault::Delay(time) => {
+                tokio::time::sleep(time).await;
+                future.await
+            }
+            Fault::LoseAnswer => {
+                let _ = future.await;
+                Err(Error::new(Kind::Retry, format!("injected loss of the answer at {key}")))
+            }
+        }
+    }
+
+    pub(super) fn fault(&self, op: Op, key: &str) -> Fault {
+        self.faults.as_ref().map_or(Fault::None, |f| f.next(op, key))
+    }
+
+    pub(super) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// What is known of the store's conditions.
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries as often as the policy says; and all over once, if the store refused the keys and others were asked for.
+    pub(super) async fn tried<T, F, Fut>(&self, mut operation: F) -> Result<T>
+    where
+        F: FnMut(u32) -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        let renewals = self.backend.renewals();
+        match self.retry.run(&mut operation).await {
+            Err(e) if e.kind() == Kind::Denied && self.backend.renewals() != renewals => {
+                self.retry.run(&mut operation).await
+            }
+            done => done,
+        }
+    }
+
+    /// The whole object, in memory. Errors with [`Kind::Corrupt`], having read nothing, if it is longer than
+    /// [`super::WHOLE_BYTES`].
+    pub async fn get(&self, key: &str) -> Result<Bytes> {
+        Ok(self.get_versioned(key).await?.0)
+    }
+
+    /// [`Store::get`], and the object's version for a later [`Store::put_if`]. Errors as that one.
+    pub async fn get_versioned(&self, key: &str) -> Result<(Bytes, Version)> {
+        check_key(key)?;
+        self.tried(|_| {
+            self.attempt(Op::Get, key, async {
+                let Opened { stream, length, version } = self.backend.open(key, None).await?;
+                small_enough(key, length)?;
+                let bytes = collect(key, stream, length).await?;
+                let version = version.unwrap_or_else(|| Version::of_content(&bytes));
+                Ok((bytes, version))
+            })
+        })
+        .await
+    }
+
+    /// The bytes of `range`, fewer if the object ends within it. Errors with [`Kind::Corrupt`] if it
+    /// ends before it.
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        check_key(key)?;
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        self.tried(|_| {
+            let range = range.clone();
+            self.attempt(Op::Get, key, async move {
+                let opened = self.backend.open(key, Some(range)).await?;
+                collect(key, opened.stream, opened.length).await
+            })
+        })
+        .await
+    }
+
+    /// The object piece by piece. Each piece may fail.
+    pub(super) async fn open_stream(&self, key: &str) -> Result<(ByteStream, u64)> {
+        self.backend.open(key, None).await.map(|o| (o.stream, o.length))
+    }
+
+    /// Writes the object to the file `path`, replacing what it held, and gives its size and SHA-256. Does not
+    /// sync; on an error the file holds a part. Errors with [`Kind::Io`] where the file cannot be written.
+    pub async fn get_to_file(&self, key: &str, path: &Path) -> Result<(u64, Digest32)> {
+        check_key(key)?;
+        self.tried(|_| {
+            self.attempt(Op::Get, key, async {
+                let (mut stream, length) = self.open_stream(key).await?;
+                let mut file = std::fs::File::create(path).map_err(|e| file_error("create", path, e))?;
+                let mut hash = Sha256::new();
+                let mut size = 0;
+                while let Some(piece) = stream.next().await {
+                    let piece = piece?;
+                    hash.update(&piece);
+                    size += piece.len() as u64;
+                    std::io::Write::write_all(&mut file, &piece).map_err(|e| file_error("write", path, e))?;
+                }
+                complete(key, size, length)?;
+                Ok((size, hash.finalize().into()))
+            })
+        })
+        .await
+    }
+
+    /// Size, times and our metadata of one object. Errors: those of every verb.
+    pub async fn head(&self, key: &str) -> Result<ObjectInfo> {
+        check_key(key)?;
+        self.tried(|_| {
+            self.attempt(Op::Head, key, async { self.backend.look(key).await.map(|looked| looked.info) })
+        })
+        .await
+    }
+
+    /// Every object in the folder `prefix` (`""`: the whole replica) and below, sorted by key. Empty if there is no
+    /// such folder. Errors: those of every verb, but `Missing`.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let folder = check_folder(prefix)?;
+        let mut all = self.tried(|_| self.attempt(Op::List, folder, self.backend.list(folder))).await?;
+        all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(all)
+    }
+
+    /// Some objects in the folder `prefix` and below, `limit` at most: to tell what lies there. Errors: those of every
+    /// verb, but `Missing`.
+    pub async fn sample(&self, prefix: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
+        let folder = check_folder(prefix)?;
+        self.tried(|_| self.attempt(Op::List, folder, self.backend.sample(folder, limit))).await
+    }
+
+    /// Removes objects; those that are gone already count as removed. After an error some may be removed.
+    pub async fn delete(&self, keys: &[String]) -> Result<()> {
+        let Some(first) = keys.first() else { return Ok(()) };
+        keys.iter().try_for_each(|k| check_key(k))?;
+        self.tried(|_| self.attempt(Op::Delete, first, self.backend.delete(keys))).await
+    }
+
+    /// What is known about the store's conditional puts; [`Store::probe_conditional`] finds out.
+    pub fn conditions(&self) -> Conditions {
+        self.known().conditions()
+    }
+
+    /// Whether conditional puts hold. Answered from memory; asked of the store the first time, and again when a "no"
+    /// is old: with small objects under `walrust/` that are created twice, updated with a wrong version, and removed.
+    ///
+    /// Errors with [`Kind::Retry`] also where the store answers now this, now that.
+    pub async fn probe_conditional(&self) -> Result<Conditions> {
+        if !self.known().is_due(clock::uptime()) {
+            return Ok(self.conditions());
+        }
+        let probed = self.ask_conditions().await;
+        match self.conditions() {
+            Conditions::Unknown => probed,
+            // It was a "no" before, and stays one until something else is found out.
+            known => Ok(probed.unwrap_or(known)),
+        }
+    }
+
+    /// The same, from the store itself.
+    pub(super) async fn ask_conditions(&self) -> Result<Conditions> {
+        let probed = self.tried(|_| self.backend.probe()).await;
+        let mut known = self.known();
+        match &probed {
+            Ok(found) => known.learn(*found, clock::uptime()),
+            Err(_) => known.put_off(clock::uptime()),
+        }
+        probed
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.url)
+    }
+}

@@ -926,8 +926,8 @@ fn the_checksum_header_can_be_left_out() {
     std::fs::write(&config, "[default]\nrequest_checksum_calculation = when_required\n").unwrap();
     let config = config.to_str().unwrap();
     // What the URL says, a variable, and whether the header is sent (`Err`: a word of the refusal).
-    type Row = (&'static str, (&'static str, &'static str), Result<bool, &'static str>);
-    let table: [Row; 13] = [
+    type Row<'a> = (&'a str, (&'a str, &'a str), Result<bool, &'a str>);
+    let table: [Row<'_>; 13] = [
         ("", ("X", ""), Ok(true)),
         ("", ("AWS_CHECKSUM_ALGORITHM", ""), Ok(true)),
         ("", ("AWS_CHECKSUM_ALGORITHM", "none"), Ok(false)),

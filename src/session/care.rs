@@ -15,7 +15,7 @@
 
 use super::alone::alone;
 use super::events::note_trouble;
-use super::watched::Watched;
+use super::watched::{Ask, Watched};
 use crate::base::event::EventKind;
 use crate::base::{Result, clock, lock, panics, thread};
 use crate::config::Settings;
@@ -147,6 +147,10 @@ fn validate(w: &Arc<Watched>) {
             log::error!("walrust: {}: {message}", w.path().display());
             w.set_finding(Some(message.clone()));
             w.tell(EventKind::CorruptionDetected, message, details(&r));
+            if r.severity() == Severity::Critical {
+                // What is lost stays lost; from the next snapshot on everything can be restored again.
+                w.ask(Ask::Snapshot);
+            }
         }
         // Not the replica's fault: the uploads' own state says what is wrong with the store.
         Err(e) => {

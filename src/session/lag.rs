@@ -64,7 +64,13 @@ impl Watched {
             return;
         }
         let unsealed = self.unsealed_bytes() > 0;
-        let Some(p) = self.tracker.position() else { return };
+        let Some(p) = self.tracker.position() else {
+            if self.role() == Role::Joining {
+                // Nothing of it is known to be in the replica: not what lay there before, either.
+                lock(&self.waiting).commit(clock::now());
+            }
+            return;
+        };
         let replicated = self.replicated();
         let mut waiting = lock(&self.waiting);
         if !unsealed && is_shipped(Some(&p), replicated) {

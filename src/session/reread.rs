@@ -292,19 +292,35 @@ pub(super) fn schedule(w: &Arc<Watched>) {
     if newest.0 <= w.link.status().snapshot.0 + 1 {
         return;
     }
-    if let Some(ticket) = Work::take(w, Job::Reading) {
-        spawn(ticket, "walrust-snapshot", |w| snapshot(w).map(drop));
+    start_snapshot(w, Unless::Newest);
+}
+
+/// When no snapshot is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unless {
+    /// The newest one in the replica holds the same TXID.
+    Newest,
+    /// Never: that one is lost.
+    Never,
+}
+
+/// Has a thread take a snapshot, unless one is at work.
+pub(super) fn start_snapshot(w: &Arc<Watched>, unless: Unless) {
+    if w.role() == Role::Shipper
+        && let Some(ticket) = Work::take(w, Job::Reading)
+    {
+        spawn(ticket, "walrust-snapshot", move |w| snapshot(w, unless).map(drop));
     }
 }
 
 /// A full snapshot of the database at a TXID of its own making; writers go on. Returns the TXID it holds.
-pub(super) fn snapshot(w: &Arc<Watched>) -> Result<TxId> {
-    despite_forks(|| snapshot_once(w))
+pub(super) fn snapshot(w: &Arc<Watched>, unless: Unless) -> Result<TxId> {
+    despite_forks(|| snapshot_once(w, unless))
 }
 
-fn snapshot_once(w: &Arc<Watched>) -> Result<TxId> {
+fn snapshot_once(w: &Arc<Watched>, unless: Unless) -> Result<TxId> {
     let (view, position) = at_a_txid(w)?;
-    if w.link.status().snapshot >= position.txid {
+    if unless == Unless::Newest && w.link.status().snapshot >= position.txid {
         return Ok(position.txid);
     }
     let taken = view.snapshot(&w.spool, &Attested::from(&position), |_, _| {});
@@ -359,7 +375,7 @@ pub(super) fn snapshot_now(w: &Arc<Watched>, timeout: Duration) -> Result<TxId> 
     let Some(ticket) = Work::take_within(w, Job::Reading, timeout) else {
         return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
     };
-    let taken = snapshot(w);
+    let taken = snapshot(w, Unless::Newest);
     drop(ticket);
     let txid = taken?;
     w.link.wait_for_snapshot(txid, end.saturating_sub(clock::uptime()))?;

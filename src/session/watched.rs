@@ -70,6 +70,8 @@ pub(super) enum Ask {
     ClearQueue(String),
     /// A snapshot is in the replica: apply retention.
     Retain,
+    /// Put a snapshot there: what validation found missing keeps the replica from being restored.
+    Snapshot,
 }
 
 /// One watched database in this process.

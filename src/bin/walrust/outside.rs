@@ -10,7 +10,7 @@ use rusqlite::types::Value;
 use std::path::{Path, PathBuf};
 use walrust::config::default_spool;
 use walrust::session::{engine, request, same_replica};
-use walrust::spool::{Owner, Spool};
+use walrust::spool::{FileStamp, Handoff, Owner, Position, Spool};
 
 const COLUMNS: [&str; 12] = [
     "database",
@@ -98,9 +98,6 @@ fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
     let is_wanted = |replica: &str| wanted.as_ref().is_none_or(|w| same_replica(w, replica));
     let shipped = spool.shipped()?.filter(|s| is_wanted(&s.replica));
     let elsewhere = spool.shipping()?.filter(|s| !is_wanted(&s.replica));
-    let note = elsewhere
-        .as_ref()
-        .map(|s| format!("{} of this machine ships this database to {}", s.process(), s.replica));
     let txid = position.as_ref().map(|p| p.txid).unwrap_or_default();
     let replicated = shipped.as_ref().map(|s| s.txid).unwrap_or_default();
     let waits = txid > replicated || position.as_ref().is_some_and(|p| p.pieces > 0);
@@ -112,6 +109,18 @@ fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
     };
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
+    let is_as_left = position.as_ref().is_some_and(|p| is_as_closed(p, path, Path::new(&wal)));
+    // Who does not stream it knows of no commit that is in no file of the spool yet.
+    let is_even = !waits && (shipper.is_some() || is_as_left);
+    let note = match elsewhere {
+        Some(s) => Some(format!("{} of this machine ships this database to {}", s.process(), s.replica)),
+        None if shipper.is_none() && !is_as_left => Some(
+            "nobody streams it, and it was changed since it last was, or its last program did not close it: what the replica lacks is \
+             known when it is streamed again"
+                .to_string(),
+        ),
+        None => None,
+    };
     let bytes = |n: u64| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
     let text = |t: Option<String>| t.map_or(Value::Null, Value::Text);
     Ok(Some(vec![
@@ -120,7 +129,7 @@ fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
         Value::Text(state),
         Value::Integer(txid.as_i64()),
         Value::Integer(replicated.as_i64()),
-        if waits { Value::Null } else { Value::Real(0.0) },
+        if is_even { Value::Real(0.0) } else { Value::Null },
         bytes(spool.bytes_waiting()),
         bytes(std::fs::metadata(&wal).map(|m| m.len()).unwrap_or(0)),
         bytes(spool.bytes()),
@@ -128,6 +137,12 @@ fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
         text(shipped.map(|s| s.time.rfc3339())),
         text(note),
     ]))
+}
+
+/// Whether the database is as the last close of a program with walrust left it: everything in the file, and that unchanged.
+fn is_as_closed(p: &Position, path: &Path, wal: &Path) -> bool {
+    let Handoff::Closed(stamp) = p.handoff else { return false };
+    std::fs::metadata(wal).map_or(true, |m| m.len() == 0) && FileStamp::of(path).is_ok_and(|now| now == stamp)
 }
 
 /// The replica that the configuration names for the database, in its canonical form.

@@ -20,6 +20,8 @@ const LEAST_LOOK: Duration = Duration::from_secs(1);
 const MANY_STEPS: u32 = 16;
 /// Longest wait after failures.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How long a poll may take until the store is said to hang.
+const POLL_TAKES: Duration = Duration::from_secs(2);
 /// How long the status shows that the file was rebuilt.
 const SHOW_NOTE: Duration = Duration::from_secs(3600);
 
@@ -145,11 +147,12 @@ impl Follower {
 
     pub(super) fn row(&self) -> FollowerRow {
         let v = lock(&self.view);
-        let lag = if v.is_even { Duration::ZERO } else { clock::now().since(v.even_at) };
+        let lag = lag(v.is_even, clock::now().since(v.even_at), self.interval());
         FollowerRow {
             path: self.path.clone(),
             replica: self.replica.clone(),
-            state: v.state,
+            // (Nothing failed yet, and nothing is known any more.)
+            state: if v.state == State::Streaming && !lag.is_zero() { State::CatchingUp } else { v.state },
             txid: v.at.as_ref().map(|p| p.txid).unwrap_or_default(),
             newest: v.newest,
             lag,
@@ -324,6 +327,28 @@ impl Follower {
     }
 }
 
+/// How far the file is known to be behind: not at all if it was even with the replica at the last poll, unless the next one is long
+/// overdue. `even_ago`: since it was known to be even; `interval`: between polls.
+fn lag(is_even: bool, even_ago: Duration, interval: Duration) -> Duration {
+    let is_overdue = even_ago > interval * 2 + POLL_TAKES;
+    if is_even && !is_overdue { Duration::ZERO } else { even_ago }
+}
+
 fn rebuild_options() -> RestoreOptions<'static> {
     RestoreOptions { overwrite: Overwrite::Replace, ..RestoreOptions::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lag_grows_while_a_poll_hangs() {
+        let s = Duration::from_secs;
+        for (is_even, even_ago, interval, is) in
+            [(true, 0, 5, 0), (true, 12, 5, 0), (true, 13, 5, 13), (false, 1, 5, 1), (true, 3, 0, 3)]
+        {
+            assert_eq!(lag(is_even, s(even_ago), s(interval)), s(is), "{is_even} {even_ago} s");
+        }
+    }
 }

@@ -1047,7 +1047,7 @@ fn no_ca_certificates() {
 #[test]
 fn an_empty_name_of_a_certificate_file() {
     if std::env::var_os("WALRUST_TEST_EMPTY_CA").is_none() {
-        let vars = [("WALRUST_TEST_EMPTY_CA", "1"), ("SSL_CERT_FILE", "")];
+        let vars = [("WALRUST_TEST_EMPTY_CA", "1"), ("SSL_CERT_FILE", ""), ("SSL_CERT_DIR", "")];
         let out = in_child("store::tests::an_empty_name_of_a_certificate_file", &vars);
         assert!(out.status.success(), "{out:?}");
         assert!(String::from_utf8_lossy(&out.stdout).contains("1 passed"));

@@ -125,7 +125,10 @@ impl Lease {
         let mut why = None;
         loop {
             let is_read = match upkeep(self.age()) {
-                Upkeep::GoOn => return why.map_or(Kept::Ours, Kept::Unrenewed),
+                Upkeep::GoOn => {
+                    // (It may have been made again, after it was gone.)
+                    return why.filter(|_| !self.is_fresh()).map_or(Kept::Ours, Kept::Unrenewed);
+                }
                 Upkeep::Look => self.look(store).await,
                 Upkeep::Renew => match self.renew(store).await {
                     Ok(()) => Ok(false),

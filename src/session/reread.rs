@@ -269,15 +269,14 @@ pub(super) fn schedule(w: &Arc<Watched>) {
     if every.is_zero() || w.job.job().is_some() || w.handles.is_exclusive() {
         return;
     }
-    // By the clock of the wall, of which the last snapshot tells, whatever process made it: a program may live for a second. (One
-    // of the future was made while the clock was wrong.) This process's own tries are that far apart, too.
-    let (now, wall) = (clock::uptime(), clock::now());
+    // By the age of the last snapshot, whatever process made it: a program may live for a second. This process's own tries are that
+    // far apart, too. (A clock that jumps makes nothing due.)
+    let now = clock::uptime();
     let (began_at, tried_at) = {
         let rounds = lock(&w.rounds);
         (rounds.began_at, rounds.snapshot_tried_at)
     };
-    let made = w.link.status().snapshot_time;
-    let age = made.map(|t| if t > wall { every } else { wall.since(t) });
+    let age = w.link.status().snapshot_aged.map(|a| a.by(now));
     let tried_ago = tried_at.map(|at| now.saturating_sub(at));
     if tried_ago.is_some_and(|ago| ago < every) || age.unwrap_or(now.saturating_sub(began_at)) < every {
         return;

@@ -7,6 +7,7 @@ use super::duty::Duty;
 use super::merge::{Job, Merged, Now};
 use super::plan;
 use super::shipper::{Did, Event, Halt, LONGEST_REST, Right, Shipper, Step, blocking, check};
+use super::status::Aged;
 use crate::base::{Result, TxId, clock, crash};
 use crate::ltx::Level;
 use crate::replica::{FileId, Inventory};
@@ -57,6 +58,7 @@ async fn snapshot(s: &Shipper) -> Step<Did> {
     s.plan.link.update(|at| {
         at.snapshot = shipped.snapshot;
         at.snapshot_time = shipped.snapshot_time;
+        at.snapshot_aged = shipped.snapshot_time.map(|t| Aged::new(t, clock::now(), clock::uptime()));
         at.last_upload = Some(shipped.time);
     });
     crash::point("ship.after-record");

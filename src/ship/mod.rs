@@ -71,4 +71,4 @@ pub use lend::Borrowed;
 pub use link::{Bells, Link};
 pub use run::{is_left_at_work, leave, start};
 pub use shipper::{Event, Plan};
-pub use status::{Protection, State, Status};
+pub use status::{Aged, Protection, State, Status};

@@ -8,6 +8,7 @@ use super::status::State;
 use super::stream::Stream;
 use crate::base::{Error, ForkSafe, Result, clock, panics};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -84,7 +85,7 @@ async fn run(mut plan: Plan) {
     loop {
         let next = plan.again();
         let began = clock::uptime();
-        let Err(said) = panics::caught_async(ship(plan)).await else { break };
+        let Err(said) = panics::caught_async(Box::pin(ship(plan))).await else { break };
         times = if clock::uptime().saturating_sub(began) >= WORKED { 1 } else { times + 1 };
         let rest = rest_after_panic(times);
         panicked(&next, &said, times, rest);
@@ -117,9 +118,17 @@ async fn ship(plan: Plan) {
     drop(tokio::time::timeout(LAST_WORD, s.give_lease_back()).await);
 }
 
+/// A lane that runs until the shipper is stopped, or errors with [`crate::base::Kind::Fenced`].
+type Lane<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
 /// Runs the lanes, each beside the others, on one task. Gives the error that ends them all, if it is that.
 async fn until_stopped_or_fenced(s: &Shipper) -> Option<Error> {
-    let lanes = async { tokio::try_join!(Stream::new(s).run(), snapshots(s), upkeep(s), keeper(s)).err() };
+    // (Each in its own place on the heap: the thread that polls them has a small stack.)
+    let stream: Lane<'_> = Box::pin(Stream::new(s).run());
+    let snapshots: Lane<'_> = Box::pin(snapshots(s));
+    let upkeep: Lane<'_> = Box::pin(upkeep(s));
+    let keeper: Lane<'_> = Box::pin(keeper(s));
+    let lanes = async { tokio::try_join!(stream, snapshots, upkeep, keeper).err() };
     let patience_is_over = async {
         stopped(&s.plan.link).await;
         if !s.plan.store.can_be_given_up() {

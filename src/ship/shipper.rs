@@ -5,7 +5,7 @@ use super::holder::{Kept, Lease};
 use super::lease::Me;
 use super::link::{LeaseWish, Link};
 use super::merge::Merger;
-use super::status::{Protection, State};
+use super::status::{Aged, Protection, State};
 use crate::base::{Error, Kind, Result, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
 use crate::replica::Inventory;
@@ -179,6 +179,7 @@ impl Shipper {
         let known = plan.spool.shipped().ok().flatten().and_then(|s| s.snapshot_time);
         plan.link.update(|s| {
             s.snapshot_time = s.snapshot_time.or(known);
+            s.snapshot_aged = s.snapshot_time.map(|t| Aged::new(t, clock::now(), clock::uptime()));
             s.protection = if lease.is_some() { Protection::Lease } else { Protection::Unknown };
             // (What kept others from shipping before does not keep this one.)
             if s.state == State::Fenced {
@@ -409,7 +410,8 @@ impl Shipper {
         let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };
         crash::point("ship.before-put");
         let key = entry.id.key(self.plan.store.layout());
-        match self.plan.store.put_new(&key, Body::File(q.path.clone()), meta).await {
+        // (On the heap: it is the largest future of all.)
+        match Box::pin(self.plan.store.put_new(&key, Body::File(q.path.clone()), meta)).await {
             Ok(_) => {}
             Err(e) if e.kind() == Kind::Exists => {
                 let why = format!(

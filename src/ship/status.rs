@@ -75,6 +75,27 @@ impl Protection {
     }
 }
 
+/// How old something was at some moment. The clock of the wall, which may jump, is asked once; from then on the age grows by the
+/// clock that never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aged {
+    age: Duration,
+    at: Duration,
+}
+
+impl Aged {
+    /// Of what was `made` at that time, when it is `wall` and `uptime`. What is said to be made in the future, while the clock was
+    /// wrong, counts as just made.
+    pub fn new(made: Timestamp, wall: Timestamp, uptime: Duration) -> Aged {
+        Aged { age: wall.since(made), at: uptime }
+    }
+
+    /// How old it is at that uptime.
+    pub fn by(self, uptime: Duration) -> Duration {
+        self.age + uptime.saturating_sub(self.at)
+    }
+}
+
 /// A copy of what is known at one moment.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -86,6 +107,8 @@ pub struct Status {
     pub snapshot: TxId,
     /// When that was put there, as far as it is known.
     pub snapshot_time: Option<Timestamp>,
+    /// The same, for what is due by the age of it.
+    pub snapshot_aged: Option<Aged>,
     /// When the last upload was acknowledged.
     pub last_upload: Option<Timestamp>,
     /// The newest error of the stream not followed by a success.
@@ -111,6 +134,7 @@ impl Default for Status {
             replicated: TxId::ZERO,
             snapshot: TxId::ZERO,
             snapshot_time: None,
+            snapshot_aged: None,
             last_upload: None,
             last_error: None,
             failures: 0,
@@ -136,6 +160,15 @@ mod tests {
     use crate::base::Error;
     use crate::ship::duty::{Course, Duty};
     use crate::store::Retry;
+
+    #[test]
+    fn an_age_grows_by_the_clock_that_never_jumps() {
+        let s = Duration::from_secs;
+        let wall = |s: i64| Timestamp(s * 1000);
+        let made = Aged::new(wall(1000), wall(1600), s(5));
+        assert_eq!((made.by(s(5)), made.by(s(65)), made.by(s(1))), (s(600), s(660), s(600)));
+        assert_eq!(Aged::new(wall(9000), wall(1600), s(5)).by(s(6)), s(1), "of a future that was none");
+    }
 
     #[test]
     fn a_store_allows_what_it_holds_to() {

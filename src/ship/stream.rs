@@ -5,7 +5,7 @@
 
 use super::plan::{self, Next};
 use super::shipper::{Did, Event, Halt, LONGEST_REST, LONGEST_WAIT, Shipper, Step, blocking};
-use super::status::{Protection, State, Status};
+use super::status::{Aged, Protection, State, Status};
 use crate::base::{Error, Kind, Result, TxId, clock, crash};
 use crate::ltx::Level;
 use crate::replica::Inventory;
@@ -113,6 +113,7 @@ impl<'a> Stream<'a> {
             s.replicated = shipped.txid;
             s.snapshot = shipped.snapshot;
             s.snapshot_time = shipped.snapshot_time;
+            s.snapshot_aged = shipped.snapshot_time.map(|t| Aged::new(t, clock::now(), clock::uptime()));
             s.last_upload = Some(shipped.time);
         });
         crash::point("ship.after-record");

@@ -65,6 +65,8 @@ pub struct Lease {
     beat: u64,
     /// What was there.
     found: Option<LeaseState>,
+    /// Its object was gone, and was made again.
+    remade: bool,
 }
 
 /// How the lease is after [`Lease::keep`].
@@ -111,7 +113,18 @@ impl Lease {
                 Ok(version) => {
                     let found = there.and_then(|(held, _)| held);
                     let (me, renewed, tried, known) = (me.clone(), sent, sent, sent);
-                    return Ok(Lease { me, version, renewed, tried, known, base, after, beat, found });
+                    return Ok(Lease {
+                        me,
+                        version,
+                        renewed,
+                        tried,
+                        known,
+                        base,
+                        after,
+                        beat,
+                        found,
+                        remade: false,
+                    });
                 }
                 Err(e) if e.kind() == Kind::Exists => {}
                 Err(e) => return Err(e),
@@ -196,7 +209,7 @@ impl Lease {
             Seen::Nothing => {
                 let base = self.base;
                 *self = Lease::take(store, &self.me, false, base).await?;
-                self.base = base;
+                (self.base, self.remade) = (base, true);
                 Ok(false)
             }
             Seen::Anothers(holder) => Err(taken_by(&holder)),
@@ -205,6 +218,11 @@ impl Lease {
                 Err(Error::new(Kind::Fenced, why))
             }
         }
+    }
+
+    /// Whether its object was gone since the last call: whoever took that may have taken more.
+    pub fn take_remade(&mut self) -> bool {
+        std::mem::take(&mut self.remade)
     }
 
     /// Above which TXID a lineage begins that is not the one before.

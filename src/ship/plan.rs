@@ -38,6 +38,28 @@ pub(super) fn beside(snapshots: &[Queued], replicated: TxId) -> Option<&Queued> 
     snapshots.iter().find(|s| s.txid <= replicated)
 }
 
+/// What a look at the replica finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct There {
+    /// The newest TXID.
+    pub(super) newest: TxId,
+    /// The newest snapshot.
+    pub(super) snapshot: TxId,
+}
+
+/// Why what was shipped, everything up to `replicated` and a snapshot of `snapshot`, is not in the replica any more; `None` if it is.
+/// (Retention removes snapshots, and never the newest.)
+pub(super) fn lost(there: There, replicated: TxId, snapshot: TxId) -> Option<String> {
+    if there.newest < replicated {
+        return Some(format!(
+            "the replica had everything up to TXID {replicated} and now ends at {}",
+            there.newest
+        ));
+    }
+    (there.snapshot < snapshot)
+        .then(|| format!("the replica had a snapshot of TXID {snapshot} and has none so new any more"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +146,23 @@ mod tests {
                     assert!(q.txid <= replicated.next(), "contiguous (I-SHIP-1)");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_was_shipped_is_looked_for() {
+        let there = |newest, snapshot| There { newest: TxId(newest), snapshot: TxId(snapshot) };
+        for (found, replicated, snapshot, is_lost) in [
+            (there(9, 5), 9, 5, false),
+            (there(12, 7), 9, 5, false),
+            (there(0, 0), 9, 5, true),
+            (there(8, 5), 9, 5, true),
+            // What was shipped after it was emptied.
+            (there(9, 0), 9, 5, true),
+            (there(9, 0), 9, 0, false),
+        ] {
+            let lost = lost(found, TxId(replicated), TxId(snapshot));
+            assert_eq!(lost.is_some(), is_lost, "{found:?} of {replicated} {snapshot}");
         }
     }
 }

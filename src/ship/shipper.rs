@@ -5,6 +5,7 @@ use super::holder::{Kept, Lease};
 use super::lease::Me;
 use super::link::{LeaseWish, Link};
 use super::merge::Merger;
+use super::plan;
 use super::status::{Aged, Protection, State};
 use crate::base::{Error, Kind, Result, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
@@ -375,7 +376,30 @@ impl Shipper {
             return Ok(rest);
         }
         self.sit().await?;
-        Ok(self.seat.lock().await.lease.as_ref().map_or(LONGEST_REST, Lease::due_in))
+        let (rest, remade) = match &mut self.seat.lock().await.lease {
+            Some(lease) => (lease.due_in(), lease.take_remade()),
+            None => (LONGEST_REST, false),
+        };
+        if remade {
+            // (A bucket that was emptied, a disk that was unmounted.)
+            self.still_there().await?;
+        }
+        Ok(rest)
+    }
+
+    /// Is what was shipped still in the replica? A bucket that was emptied, or a disk in its place, holds nothing, and files without
+    /// what they build on would be no history. Errors with [`Kind::Missing`] when it is not, which is told; and as the store does.
+    pub(super) async fn still_there(&self) -> Result<()> {
+        let status = self.plan.link.status();
+        if status.replicated == TxId::ZERO {
+            return Ok(());
+        }
+        let (inventory, _) = Inventory::read_with_manifest(&self.plan.store).await?;
+        let snapshot = inventory.files.iter().filter(|f| f.min == TxId(1)).map(|f| f.max).max();
+        let there = plan::There { newest: inventory.newest(), snapshot: snapshot.unwrap_or_default() };
+        let Some(why) = plan::lost(there, status.replicated, status.snapshot) else { return Ok(()) };
+        (self.plan.on_event)(Event::ReplicaLost);
+        Err(Error::new(Kind::Missing, why))
     }
 
     /// Gives the lease back: the shipper ends.

@@ -6,9 +6,8 @@
 use super::plan::{self, Next};
 use super::shipper::{Did, Event, Halt, LONGEST_REST, LONGEST_WAIT, Shipper, Step, blocking};
 use super::status::{Aged, Protection, State, Status};
-use crate::base::{Error, Kind, Result, TxId, clock, crash};
+use crate::base::{Error, Kind, Result, clock, crash};
 use crate::ltx::Level;
-use crate::replica::Inventory;
 use crate::spool::{Queued, Shippable};
 use crate::store::{Breaker, BreakerState, Change, Permit};
 use std::time::Duration;
@@ -146,20 +145,9 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// After trouble: is what was shipped still there? A bucket that was deleted and made again holds
-    /// nothing, and files without what they build on would be no history.
+    /// After trouble: is what was shipped still there?
     async fn look_again(&mut self) -> Result<()> {
-        let shipped = self.of.plan.link.status().replicated;
-        if shipped > TxId::ZERO {
-            let there = Inventory::read(&self.of.plan.store).await?.newest();
-            if there < shipped {
-                (self.of.plan.on_event)(Event::ReplicaLost);
-                return Err(Error::new(
-                    Kind::Missing,
-                    format!("the replica had everything up to TXID {shipped} and now ends at {there}"),
-                ));
-            }
-        }
+        self.of.still_there().await?;
         self.suspects = false;
         Ok(())
     }

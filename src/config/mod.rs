@@ -36,12 +36,12 @@ mod webhook;
 mod tests;
 
 pub use layer::{Layer, Source};
-pub use options::{OptionKind, OptionSpec, Options, WithSettings};
+pub use options::{OptionKind, OptionSpec, Options, WithSettings, whole};
 pub use paths::{conflict, replica_key, spool_conflict};
 pub use resolve::{Chosen, Config, ConfigRow, Resolved, default_spool, embedded_replica};
 pub use settings::{Retention, Retry, Settings};
 pub use table::{Id, Scope, Setting, TABLE, settings_markdown};
-pub use value::{ByteCount, Durability, UrlCheck, check_url, parse_duration};
+pub use value::{ByteCount, Durability, Functions, UrlCheck, check_url, parse_duration};
 
 /// The longest text read as a configuration or an options object, in bytes. Real ones are a few KB; a
 /// wrong `WALRUST_CONFIG` may name anything.

@@ -202,11 +202,20 @@ fn unknown(key: &str, allowed: &[OptionSpec], settings: WithSettings) -> String 
     if settings == WithSettings::Yes {
         known.extend(TABLE.iter().filter(|s| s.scope == Scope::Database).map(|s| s.name));
     }
-    let hint =
-        nearest(key, known.iter().copied()).map(|n| format!(" (did you mean \"{n}\"?)")).unwrap_or_default();
-    match known.is_empty() {
-        true => format!("unknown option {}; it takes none", quoted(key)),
-        false => format!("unknown option {}{hint}; allowed: {}", quoted(key), known.join(", ")),
+    let near = nearest(key, known.iter().copied());
+    // Twenty names are no help to a person; one that is meant is.
+    let own: Vec<&str> = allowed.iter().map(|s| s.name).collect();
+    let all = match (settings, own.is_empty()) {
+        (WithSettings::Yes, true) => "allowed: the settings that walrust_config lists".to_string(),
+        (WithSettings::Yes, false) => {
+            format!("allowed: {}, and the settings that walrust_config lists", own.join(", "))
+        }
+        (WithSettings::No, true) => "it takes none".to_string(),
+        (WithSettings::No, false) => format!("allowed: {}", own.join(", ")),
+    };
+    match near {
+        Some(n) => format!("unknown option {}; did you mean \"{n}\"?", quoted(key)),
+        None => format!("unknown option {}; {all}", quoted(key)),
     }
 }
 
@@ -218,6 +227,12 @@ pub(super) fn json(text: &str) -> Result<Raw, String> {
     let mut de = serde_json::Deserializer::from_str(text);
     let raw = RawSeed.deserialize(&mut de).and_then(|raw| de.end().map(|()| raw));
     raw.map_err(|e| format!("not readable JSON ({e})"))
+}
+
+/// A REAL that is a whole number, such as 3.0: JavaScript and R have no others.
+pub fn whole(v: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
+    (v.fract() == 0.0 && v.abs() <= EXACT).then_some(v as i64)
 }
 
 /// Builds a [`Raw`]; serde_json itself stops at 128 levels of nesting.
@@ -253,7 +268,8 @@ impl<'de> Visitor<'de> for RawSeed {
         raw(i64::try_from(v).map_or(What::Float(v as f64), What::Int))
     }
     fn visit_f64<E>(self, v: f64) -> Result<Raw, E> {
-        raw(What::Float(v))
+        // A whole number, from a language that writes all numbers with a point.
+        raw(whole(v).map_or(What::Float(v), What::Int))
     }
     fn visit_str<E>(self, v: &str) -> Result<Raw, E> {
         raw(What::Text(v.to_string()))

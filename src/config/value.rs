@@ -36,6 +36,8 @@ pub enum ValueKind {
     },
     /// `async` or `sync`.
     Durability,
+    /// `all` or `read`.
+    Functions,
     /// A local directory, with placeholders.
     Dir,
     /// `host:port`, or empty for off.
@@ -55,6 +57,7 @@ pub(super) enum Value {
     Count(u32),
     Bytes(ByteCount),
     Durability(Durability),
+    Functions(Functions),
     Price(f64),
     Webhooks(Vec<Webhook>),
 }
@@ -77,6 +80,16 @@ impl Durability {
             Durability::Sync => "sync",
         }
     }
+}
+
+/// Which SQL functions there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Functions {
+    /// Every one.
+    #[default]
+    All,
+    /// Those that neither write a file nor reach the network.
+    Read,
 }
 
 /// A number of bytes; `1GB` is 10^9, `1GiB` is 2^30.
@@ -312,6 +325,11 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
             "async" => Ok((Value::Durability(Durability::Async), "async".into())),
             "sync" => Ok((Value::Durability(Durability::Sync), "sync".into())),
             other => Err(fault(raw, format!("{} is neither \"async\" nor \"sync\"", quoted(other)))),
+        },
+        ValueKind::Functions => match text_of(raw, "\"all\" or \"read\"")? {
+            "all" => Ok((Value::Functions(Functions::All), "all".into())),
+            "read" => Ok((Value::Functions(Functions::Read), "read".into())),
+            other => Err(fault(raw, format!("{} is neither \"all\" nor \"read\"", quoted(other)))),
         },
         ValueKind::Address => {
             let t = text_of(raw, "an address, e.g. \"127.0.0.1:9090\"")?.trim();

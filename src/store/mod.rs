@@ -49,7 +49,7 @@ pub use put::{Holds, Put, PutMeta};
 pub use retry::Retry;
 pub use url::{BucketIn, LayoutKind, ReplicaUrl, StoreKind};
 
-use crate::base::{Error, Kind, Result, Timestamp, panics};
+use crate::base::{Error, Kind, Manners, Result, Timestamp, manners, panics};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use local::LocalDir;
@@ -210,6 +210,22 @@ impl Store {
             None => Backend::Objects(Arc::new(open::open(url, env)?)),
         };
         Ok(Store::over(backend, &url.to_string()))
+    }
+
+    /// What is made in a directory takes mode and owner of the database, whose `like` are. To be said before the store is shared.
+    pub fn made_like(mut self, like: Option<Manners>) -> Store {
+        if let Some(Backend::Local(dir)) = Arc::get_mut(&mut self.backend) {
+            dir.like = like;
+        }
+        self
+    }
+
+    /// Mode and owner of the files of a replica in a directory.
+    pub fn manners(&self) -> Option<Manners> {
+        match self.backend.as_ref() {
+            Backend::Local(dir) => dir.manners(),
+            Backend::Objects(_) => None,
+        }
     }
 
     /// A store in memory, for tests and simulation. It has metadata and conditional puts.
@@ -398,7 +414,7 @@ impl Store {
             .run(|_| {
                 self.attempt(Op::Get, key, async {
                     let (mut stream, length) = self.open_stream(key).await?;
-                    let mut file = std::fs::File::create(path).map_err(|e| file_error("create", path, e))?;
+                    let mut file = manners::create_over(path).map_err(|e| file_error("create", path, e))?;
                     let mut hash = Sha256::new();
                     let mut size = 0;
                     while let Some(piece) = stream.next().await {

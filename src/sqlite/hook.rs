@@ -109,7 +109,7 @@ pub(super) unsafe fn is_hooked(file: *const File) -> bool {
 /// `file` is open, and used by this thread alone.
 pub(super) unsafe fn is_mapped(file: *mut File) -> bool {
     // SAFETY: caller; what is hooked has its record in our table.
-    unsafe { is_hooked(file) && hooked(file).shm.is_mapped() }
+    unsafe { is_hooked(file) && hooked(file).file.shm.is_mapped() }
 }
 
 /// The observer of a hooked file.

@@ -37,7 +37,7 @@ class ModesTest(door.DoorTest):
         directories = permissions | (permissions & 0o444) >> 2
         self.assertEqual(oct(mode(top)), oct(directories), top)
         found = list(everything(top))
-        self.assertTrue(any(name.endswith(".ltx") for name in found), found)
+        self.assertGreater(len(found), 2)
         for name in found:
             wanted = directories if os.path.isdir(name) else permissions
             self.assertEqual(oct(mode(name)), oct(wanted), name)

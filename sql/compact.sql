@@ -1,7 +1,7 @@
 -- compact.sql: what retention would delete, and why. A dry run: nothing is deleted.
 --
---   sqlite3 app.db < sql/compact.sql                                                    (the configured replica)
---   sqlite3 app.db -cmd ".parameter set :replica 's3://bucket/app'" < sql/compact.sql   (a named one)
+--   sqlite3 -readonly app.db < sql/compact.sql                                                    (the configured replica)
+--   sqlite3 -readonly app.db -cmd ".parameter set :replica 's3://bucket/app'" < sql/compact.sql   (a named one)
 --
 -- compact_force.sql does it.
 .load dist/walrust

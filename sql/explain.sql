@@ -1,5 +1,5 @@
 -- explain.sql: what will happen and what it will cost, before it does. Contacts nothing but the replica's listing.
 --
---   sqlite3 app.db < sql/explain.sql
+--   sqlite3 -readonly app.db < sql/explain.sql
 .load dist/walrust
 SELECT walrust_explain();

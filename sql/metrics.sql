@@ -1,12 +1,7 @@
--- metrics.sql: counters and gauges in the Prometheus text format.
+-- metrics.sql: counters and gauges of this process in the Prometheus text format. Looks, and begins nothing.
 --
---   sqlite3 app.db < sql/metrics.sql                                                    (the configured replica)
---   sqlite3 app.db -cmd ".parameter set :replica 's3://bucket/app'" < sql/metrics.sql   (a named one)
+--   sqlite3 -readonly app.db < sql/metrics.sql
 --
--- For a scrape over HTTP set metrics_listen instead.
+-- In an application run the SELECT on one of its connections; for a scrape over HTTP set metrics_listen instead.
 .load dist/walrust
-.output /dev/null
-SELECT walrust_watch(:replica);
-SELECT walrust_sync(30);
-.output
 SELECT walrust_metrics();

@@ -1,13 +1,13 @@
--- status.sql: how far replication is, one block per watched database.
+-- status.sql: how far the replica is, and whether this process streams the database. Looks, and begins nothing.
 --
---   sqlite3 app.db < sql/status.sql                                                    (the configured replica)
---   sqlite3 app.db -cmd ".parameter set :replica 's3://bucket/app'" < sql/status.sql   (a named one)
+--   sqlite3 -readonly app.db < sql/status.sql                                                    (the configured replica)
+--   sqlite3 -readonly app.db -cmd ".parameter set :replica 's3://bucket/app'" < sql/status.sql   (a named one)
 --
--- state is one of streaming, catching up, snapshotting, paused, standby, fenced, failed; see docs/failure.md.
+-- In an application run the second SELECT on one of its connections; what another process streams is told by
+-- `walrust status app.db`. state is one of streaming, catching up, snapshotting, paused, standby, fenced, failed; see
+-- docs/failure.md.
 .load dist/walrust
-.output /dev/null
-SELECT walrust_watch(:replica);
-SELECT walrust_sync(30);
-.output
 .mode line
+SELECT max(max_txid) AS newest_txid, max(time) AS newest_time, count(*) AS files, sum(bytes) AS bytes
+FROM walrust_files(:replica);
 SELECT state, txid, replicated_txid, pending_bytes, breaker, last_error FROM walrust_status;

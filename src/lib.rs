@@ -28,12 +28,10 @@ fn wiring() -> sqlite::Wiring {
     }
     session::keep_locks();
     sqlite::on_exit(session::at_exit);
+    let (functions, tables) = sql::chosen(config::Config::functions());
     #[cfg_attr(not(feature = "crash-points"), allow(unused_mut))]
-    let mut wiring = sqlite::Wiring {
-        functions: sql::FUNCTIONS.iter().collect(),
-        tables: sql::TABLES.iter().collect(),
-        hosts: vec![std::sync::Arc::new(session::EngineHost)],
-    };
+    let mut wiring =
+        sqlite::Wiring { functions, tables, hosts: vec![std::sync::Arc::new(session::EngineHost)] };
     #[cfg(feature = "crash-points")]
     sqlite::debug::add_to(&mut wiring);
     wiring

@@ -58,7 +58,7 @@ impl ReplicaUrl {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if authority.contains('@') {
             return Err(Error::config(
-                "the replica URL holds user information before '@'; credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, …), never from the URL",
+                "the replica URL holds user information before '@'; credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), never from the URL",
             ));
         }
         let segments = segments(path)?;
@@ -90,7 +90,7 @@ impl ReplicaUrl {
     fn plain_path(text: &str) -> Result<ReplicaUrl> {
         for scheme in ["s3:", "gs:", "az:", "abs:", "file:", "http:", "https:"] {
             if text.get(..scheme.len()).is_some_and(|t| t.eq_ignore_ascii_case(scheme)) {
-                return Err(Error::config(format!("replica '{scheme}…' lacks '//'; give {FORMS}")));
+                return Err(Error::config(format!("replica '{scheme}...' lacks '//'; give {FORMS}")));
             }
         }
         if text == "~" || text.starts_with("~/") {
@@ -155,7 +155,7 @@ impl ReplicaUrl {
                 (kind, key) => {
                     let plain =
                         key.len() <= 32 && key.bytes().all(|b| b.is_ascii_lowercase() || b"_-".contains(&b));
-                    let shown = if plain && pair.contains('=') { key } else { "…" };
+                    let shown = if plain && pair.contains('=') { key } else { "..." };
                     let allowed = match kind {
                         StoreKind::S3 => "allowed: endpoint, region, path_style, checksum",
                         _ => "this kind of replica has none",

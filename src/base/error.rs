@@ -183,7 +183,7 @@ pub fn quoted(given: &str) -> String {
         _ => given,
     };
     let short: String = shown.chars().take(60).collect();
-    let more = if short.len() < given.len() { "…" } else { "" };
+    let more = if short.len() < given.len() { "..." } else { "" };
     format!("\"{}{more}\"", short.escape_debug())
 }
 

@@ -14,6 +14,7 @@ pub mod fork;
 pub mod hex;
 pub mod ids;
 pub mod lock;
+pub mod manners;
 pub mod panics;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -27,4 +28,5 @@ pub use event::{EventKind, Secret, Severity, Webhook};
 pub use fork::ForkSafe;
 pub use ids::{DbChecksum, Lineage, PageSize, Pgno, TxId};
 pub use lock::lock;
+pub use manners::Manners;
 pub use timestamp::Timestamp;

@@ -201,10 +201,19 @@ fn unknown(key: &str, allowed: &[OptionSpec], settings: WithSettings) -> String 
     if settings == WithSettings::Yes {
         known.extend(TABLE.iter().filter(|s| s.scope == Scope::Database).map(|s| s.name));
     }
-    let hint =
-        nearest(key, known.iter().copied()).map(|n| format!(" (did you mean \"{n}\"?)")).unwrap_or_default();
-    match known.is_empty() {
-        true => format!("unknown option {}; it takes none", quoted(key)),
-        false => format!("unknown option {}{hint}; allowed: {}", quoted(key), known.join(", ")),
+    let near = nearest(key, known.iter().copied());
+    // Twenty names are no help to a person; one that is meant is.
+    let own: Vec<&str> = allowed.iter().map(|s| s.name).collect();
+    let all = match (settings, own.is_empty()) {
+        (WithSettings::Yes, true) => "allowed: the settings that walrust_config lists".to_string(),
+        (WithSettings::Yes, false) => {
+            format!("allowed: {}, and the settings that walrust_config lists", own.join(", "))
+        }
+        (WithSettings::No, true) => "it takes none".to_string(),
+        (WithSettings::No, false) => format!("allowed: {}", own.join(", ")),
+    };
+    match near {
+        Some(n) => format!("unknown option {}; did you mean \"{n}\"?", quoted(key)),
+        None => format!("unknown option {}; {all}", quoted(key)),
     }
 }

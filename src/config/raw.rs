@@ -69,6 +69,12 @@ pub(super) fn json(text: &str) -> Result<Raw, String> {
     raw.map_err(|e| format!("not readable JSON ({e})"))
 }
 
+/// A REAL that is a whole number, such as 3.0: JavaScript and R have no others.
+pub fn whole(v: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
+    (v.fract() == 0.0 && v.abs() <= EXACT).then_some(v as i64)
+}
+
 /// Builds a [`Raw`]; serde_json itself stops at 128 levels of nesting.
 struct RawSeed;
 
@@ -102,7 +108,8 @@ impl<'de> Visitor<'de> for RawSeed {
         raw(i64::try_from(v).map_or(What::Float(v as f64), What::Int))
     }
     fn visit_f64<E>(self, v: f64) -> Result<Raw, E> {
-        raw(What::Float(v))
+        // A whole number, from a language that writes all numbers with a point.
+        raw(whole(v).map_or(What::Float(v), What::Int))
     }
     fn visit_str<E>(self, v: &str) -> Result<Raw, E> {
         raw(What::Text(v.to_string()))

@@ -1,7 +1,7 @@
 //! Reading what a front door gave ([`Raw`]) as a value.
 
 use super::raw::{Fault, Raw, What, fault, text_of};
-use super::value::{ByteCount, Durability, Value, ValueKind, parse_duration};
+use super::value::{ByteCount, Durability, Functions, Value, ValueKind, parse_duration};
 use super::webhook;
 use crate::base::quoted;
 use std::time::Duration;
@@ -53,6 +53,11 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
             "async" => Ok((Value::Durability(Durability::Async), "async".into())),
             "sync" => Ok((Value::Durability(Durability::Sync), "sync".into())),
             other => Err(fault(raw, format!("{} is neither \"async\" nor \"sync\"", quoted(other)))),
+        },
+        ValueKind::Functions => match text_of(raw, "\"all\" or \"read\"")? {
+            "all" => Ok((Value::Functions(Functions::All), "all".into())),
+            "read" => Ok((Value::Functions(Functions::Read), "read".into())),
+            other => Err(fault(raw, format!("{} is neither \"all\" nor \"read\"", quoted(other)))),
         },
         ValueKind::Address => {
             let t = text_of(raw, "an address, e.g. \"127.0.0.1:9090\"")?.trim();

@@ -5,7 +5,7 @@ use super::layer::{Entries, Layer, Said, Source};
 use super::paths;
 use super::settings::{Settings, typed};
 use super::table::{Id, Setting, TABLE};
-use super::value::Value;
+use super::value::{Functions, Value};
 use crate::address::ReplicaUrl;
 use crate::base::{Error, Result, beside};
 use std::ffi::OsString;
@@ -129,6 +129,22 @@ impl Config {
             },
         };
         Config::from_text(text.as_ref().map(|(p, t)| (t.as_str(), *p)), env)
+    }
+
+    /// Which SQL functions there are. A configuration that cannot be read and has the word in it may forbid some, so it does.
+    pub fn functions() -> Functions {
+        let said = Config::load().and_then(|c| Ok(c.process()?.settings.functions));
+        said.unwrap_or_else(|e| {
+            let named = std::env::var_os("WALRUST_CONFIG").filter(|v| !v.is_empty());
+            let path = named.map_or_else(|| PathBuf::from("walrust.toml"), PathBuf::from);
+            let in_file = file::slurp(&path).is_ok_and(|text| text.contains("functions"));
+            let in_env = std::env::var_os("WALRUST_FUNCTIONS").is_some_and(|v| !v.is_empty() && v != "all");
+            if !in_file && !in_env {
+                return Functions::All;
+            }
+            log::warn!("walrust: {e}; until that is mended there are only the functions that read");
+            Functions::Read
+        })
     }
 
     /// A configuration from the text of a file (with its path) and an environment. Errors as [`Config::load`].

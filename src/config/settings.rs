@@ -4,7 +4,7 @@ use super::layer::Entries;
 use super::raw::Raw;
 use super::read::read;
 use super::table::{Id, Setting, TABLE};
-use super::value::{ByteCount, Durability, Value};
+use super::value::{ByteCount, Durability, Functions, Value};
 use crate::base::{Error, Kind, Result, Webhook};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,6 +54,7 @@ pub struct Settings {
     pub webhooks: Vec<Webhook>,
     /// `None`: off.
     pub metrics_listen: Option<String>,
+    pub functions: Functions,
     pub price_per_gb: Option<f64>,
     pub price_per_1000_put: Option<f64>,
 }
@@ -130,6 +131,10 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
             _ => Vec::new(),
         },
         metrics_listen: text(Id::MetricsListen),
+        functions: match all.get(&Id::Functions) {
+            Some(Value::Functions(f)) => *f,
+            _ => return Err(bug(Id::Functions)),
+        },
         price_per_gb: price(Id::PricePerGb),
         price_per_1000_put: price(Id::PricePer1000Put),
     })

@@ -28,6 +28,7 @@ pub enum Id {
     RetryBreakerCooldown,
     Webhooks,
     MetricsListen,
+    Functions,
     PricePerGb,
     PricePer1000Put,
 }
@@ -149,7 +150,7 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 22] = [
+pub static TABLE: [Setting; 23] = [
     top(
         Id::Replica,
         "replica",
@@ -310,6 +311,17 @@ pub static TABLE: [Setting; 22] = [
         "metrics_listen",
         ValueKind::Address,
         "Address (`127.0.0.1:9090`) that serves `/metrics` and `/health`. Empty: off.",
+    )),
+    process(default(
+        top(
+            Id::Functions,
+            "functions",
+            ValueKind::Functions,
+            "`read`: there are only the SQL functions that neither write a file nor reach the network (`walrust_version`, \
+             `walrust_status`, `walrust_config`, `walrust_metrics`), for programs that run strangers' SQL. Replication goes on as \
+             configured. Read when the extension is loaded.",
+        ),
+        "all",
     )),
     unset(
         top(

@@ -89,6 +89,7 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
             ValueKind::Count { .. } => ("17", "17"),
             ValueKind::Bytes { .. } => ("2GiB", "\"2GiB\""),
             ValueKind::Durability => ("sync", "\"sync\""),
+            ValueKind::Functions => ("read", "\"read\""),
             ValueKind::Dir => ("/spool/{name}", "\"/spool/{name}\""),
             ValueKind::Address => ("127.0.0.1:9090", "\"127.0.0.1:9090\""),
             ValueKind::Price => ("0.5", "0.5"),
@@ -422,9 +423,10 @@ fn options_are_checked() {
         assert!(!o.flag("takeover") && o.settings.is_empty(), "{none}");
     }
     for (text, wanted) in [
+        (r#"{"intervall":"1s"}"#, "walrust_watch: unknown option \"intervall\"; did you mean \"interval\"?"),
         (
-            r#"{"intervall":"1s"}"#,
-            "walrust_watch: unknown option \"intervall\" (did you mean \"interval\"?); allowed: takeover, check, replica",
+            r#"{"zzzzzzzz":1}"#,
+            "unknown option \"zzzzzzzz\"; allowed: takeover, check, and the settings that walrust_config lists",
         ),
         (r#"{"takeover":"yes"}"#, "walrust_watch: option takeover must be true, false, 1 or 0"),
         (r#"{"takeover":2}"#, "true, false"),

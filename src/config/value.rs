@@ -35,6 +35,8 @@ pub enum ValueKind {
     },
     /// `async` or `sync`.
     Durability,
+    /// `all` or `read`.
+    Functions,
     /// A local directory, with placeholders.
     Dir,
     /// `host:port`, or empty for off.
@@ -54,6 +56,7 @@ pub(super) enum Value {
     Count(u32),
     Bytes(ByteCount),
     Durability(Durability),
+    Functions(Functions),
     Price(f64),
     Webhooks(Vec<Webhook>),
 }
@@ -76,6 +79,16 @@ impl Durability {
             Durability::Sync => "sync",
         }
     }
+}
+
+/// Which SQL functions there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Functions {
+    /// Every one.
+    #[default]
+    All,
+    /// Those that neither write a file nor reach the network.
+    Read,
 }
 
 /// A number of bytes; `1GB` is 10^9, `1GiB` is 2^30.

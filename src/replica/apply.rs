@@ -13,7 +13,7 @@
 
 use super::layout::FileId;
 use super::manifest::ManifestEntry;
-use crate::base::{DbChecksum, Error, PageSize, Pgno, Result, TxId};
+use crate::base::{DbChecksum, Error, PageSize, Pgno, Result, TxId, manners};
 use crate::ltx::{Decoder, Header, Trailer, page_checksum};
 use crate::store::hex;
 use std::fs::File;
@@ -56,12 +56,7 @@ pub struct Applied {
 impl Applier {
     /// Starts with a new, empty file. Errors with `Io` if `path` exists.
     pub fn create(path: &Path) -> Result<Applier> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(|e| Error::io("create", path, e))?;
+        let file = manners::create_private(path).map_err(|e| Error::io("create", path, e))?;
         let state = State { page_size: None, commit: 0, txid: TxId::ZERO, sum: DbChecksum::EMPTY };
         Ok(Applier { file, path: path.to_path_buf(), state, run: Vec::new(), run_at: 0 })
     }

@@ -80,7 +80,7 @@ pub async fn list(store: &Store, url: &ReplicaUrl) -> Result<Vec<DatabaseRow>> {
     }
     if found.is_empty() {
         let there = place::judge(own, objects.iter().map(|o| o.key.as_str()));
-        if let There::Litestream03 | There::Within = there
+        if let There::Litestream03 | There::Litestream03Below(_) | There::Spool | There::Within = there
             && let Some(why) = there.refusal(store.url())
         {
             return Err(Error::new(Kind::Missing, why));

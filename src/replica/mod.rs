@@ -15,6 +15,7 @@
 pub mod apply;
 pub mod compact;
 pub mod edge;
+pub mod encrypted;
 pub mod explain;
 pub mod follow;
 pub mod inventory;
@@ -40,7 +41,7 @@ pub use list::{DatabaseRow, FileRow, files, list};
 pub use manifest::{Manifest, ManifestEntry, ManifestWriter};
 pub use plan::{Plan, plan, restorable};
 pub use point::Point;
-pub use restore::{Check, Progress, RestoreOptions, Restored, restore};
+pub use restore::{Check, Progress, RestoreOptions, Restored, Structure, restore, txid_at};
 pub use retention::{Policy, Retention, retention};
 pub use target::{Occupied, Occupier, Overwrite};
 pub use verify::{Finding, Mode, Report, Severity, VerifyOptions, verify};

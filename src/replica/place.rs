@@ -30,8 +30,12 @@ pub enum There {
     Nothing,
     /// A replica as another kind of store has it.
     OtherLayout,
-    /// A replica of Litestream 0.3.
+    /// A replica of Litestream 0.3, or a folder of one.
     Litestream03,
+    /// Replicas of Litestream 0.3 in folders below, by name.
+    Litestream03Below(Vec<String>),
+    /// A spool: what is on its way to a replica.
+    Spool,
     /// A folder of a replica.
     Within,
     /// Replicas in folders below, by name.
@@ -53,7 +57,7 @@ pub fn judge<'a>(kind: LayoutKind, keys: impl Iterator<Item = &'a str> + Clone) 
     if keys.clone().any(|k| FileId::parse(other(kind), k).is_some()) {
         return There::OtherLayout;
     }
-    if keys.clone().any(|k| k.starts_with("generations/")) {
+    if keys.clone().any(|k| k.starts_with("generations/") || is_within_03(k)) {
         return There::Litestream03;
     }
     if keys.clone().any(is_within) {
@@ -64,8 +68,43 @@ pub fn judge<'a>(kind: LayoutKind, keys: impl Iterator<Item = &'a str> + Clone) 
     if !below.is_empty() {
         return There::Below(below.into_iter().map(str::to_string).collect());
     }
+    let old: BTreeSet<&str> = keys.clone().filter_map(root_of_03).collect();
+    if !old.is_empty() {
+        return There::Litestream03Below(old.into_iter().map(str::to_string).collect());
+    }
+    if keys.clone().any(|k| SPOOL.contains(&k)) {
+        return There::Spool;
+    }
     let mut foreign = keys.filter(|k| !k.starts_with(OWN_PREFIX) && !is_folder(k));
     foreign.next().map_or(There::Nothing, |k| There::Foreign(k.to_string()))
+}
+
+/// Files that each spool has.
+const SPOOL: [&str; 3] = ["position.json", "pages.sum", "lock.seal"];
+
+/// Litestream 0.3 has `generations/<16 hex>/snapshots/` and `/wal/`.
+fn is_generation(rest: &str) -> bool {
+    let (generation, folder) = rest.split_once('/').unwrap_or((rest, ""));
+    generation.len() == 16
+        && generation.bytes().all(|b| b.is_ascii_hexdigit())
+        && (folder.starts_with("snapshots/") || folder.starts_with("wal/"))
+}
+
+/// Whether a key is one of a replica of Litestream 0.3 but for its first folders.
+fn is_within_03(key: &str) -> bool {
+    let in_generation = ["snapshots/", "wal/"].iter().any(|f| {
+        key.strip_prefix(f).is_some_and(|name| {
+            let is_old = [".snapshot.lz4", ".wal.lz4"].iter().any(|e| name.ends_with(e));
+            is_old && name.bytes().take_while(u8::is_ascii_hexdigit).count() >= 8
+        })
+    });
+    is_generation(key) || in_generation
+}
+
+/// The folder of a replica of Litestream 0.3 that a key lies in, if it is one below.
+fn root_of_03(key: &str) -> Option<&str> {
+    let (root, rest) = key.split_once("/generations/")?;
+    is_generation(rest).then_some(root)
 }
 
 /// Whether a key is one of a replica but for its first folder.
@@ -141,17 +180,20 @@ impl There {
             There::Litestream03 => format!(
                 "{url} holds a replica of Litestream 0.3 (generations/), which only Litestream 0.3 reads; restore it with that"
             ),
+            There::Litestream03Below(names) => format!(
+                "{url} is no replica, but replicas of Litestream 0.3 lie below it: {}; only Litestream 0.3 reads them",
+                some(names)
+            ),
+            There::Spool => format!(
+                "{url} is a spool, what is on its way to a replica and not the replica; give the replica's URL"
+            ),
             There::Within => {
                 let up = ReplicaUrl::parse(url).ok().and_then(|u| u.parent()).map(|u| u.to_string());
                 let up = up.map_or_else(String::new, |u| format!(", such as {u}"));
                 format!("{url} is a folder within a replica; give the URL of the replica itself{up}")
             }
             There::Below(names) => {
-                let shown: Vec<String> = names.iter().take(NAMED).map(|n| quoted(n)).collect();
-                let more = names.len().saturating_sub(NAMED);
-                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-                let shown = shown.join(", ");
-                format!("{url} is no replica, but replicas lie below it: {shown}{more}; name one of them")
+                format!("{url} is no replica, but replicas lie below it: {}; name one of them", some(names))
             }
             There::Foreign(key) => {
                 let key = quoted(key);
@@ -159,6 +201,14 @@ impl There {
             }
         })
     }
+}
+
+/// The first names, and how many more there are.
+fn some(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(NAMED).map(|n| quoted(n)).collect();
+    let more = names.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// A replica to be read: the store in the layout in which it lies there, what lies there, and what its manifest says.
@@ -205,7 +255,7 @@ pub async fn find(store: &Store) -> Result<Found> {
 pub async fn refuse_to_begin(store: &Store) -> Result<()> {
     let there = look(store).await?;
     let why = match &there {
-        There::Nothing | There::Below(_) | There::Foreign(_) => return Ok(()),
+        There::Nothing | There::Below(_) | There::Litestream03Below(_) | There::Foreign(_) => return Ok(()),
         There::OtherLayout => format!(
             "{} holds a replica that was copied from another kind of store (bucket or directory); it can be restored from, \
              and a stream needs a place of its own",
@@ -242,6 +292,16 @@ mod tests {
                 ),
                 (vec!["", "0000", "ltx", "ltx/0", "a/"], There::Nothing),
                 (vec!["generations/0123456789abcdef/snapshots/00000000.snapshot.lz4"], There::Litestream03),
+                (vec!["0123456789abcdef/wal/00000000/00000000.wal.lz4"], There::Litestream03),
+                (vec!["snapshots/00000000.snapshot.lz4"], There::Litestream03),
+                (vec!["wal/00000000_00000000.wal.lz4"], There::Litestream03),
+                (
+                    vec!["a/generations/0123456789abcdef/wal/00000000.wal.lz4"],
+                    There::Litestream03Below(vec!["a".into()]),
+                ),
+                (vec!["a/generations/notes.txt"], foreign("a/generations/notes.txt")),
+                (vec!["snapshots/holiday.jpg"], foreign("snapshots/holiday.jpg")),
+                (vec!["open/0000000000000002.0.ltx", "position.json"], There::Spool),
                 (vec![N], There::Within),
                 (vec!["manifest-0000000000000001.json", "lease.json"], There::Within),
                 (vec!["readme.txt"], foreign("readme.txt")),
@@ -264,6 +324,8 @@ mod tests {
     fn each_mistake_has_its_line() {
         for (there, word) in [
             (There::Litestream03, "Litestream 0.3"),
+            (There::Litestream03Below(vec!["a".into()]), "Litestream 0.3 lie below it: \"a\""),
+            (There::Spool, "spool"),
             (There::Within, "such as s3://b/app"),
             (
                 There::Below(vec!["a".into(), "b".into(), "c".into(), "d".into()]),

@@ -10,12 +10,14 @@
 //!   TXID never changes by that.
 //! * I-RES-3 "Latest" is the newest state the manifest knows: if its file is lost, that is an error and not silently an older state.
 //! * I-RES-4 Memory: at most `parallel` objects of [`WINDOW`] bytes; larger ones go through a file beside the target.
+//! * I-RES-5 What SQLite cannot read without a key is not called damaged: its checksums are checked, its structure is not.
 //!
 //! Runs inside a tokio runtime (`store::block_on` gives one); files are applied on its blocking thread, so downloads go on
 //! meanwhile. A crash leaves what `target` says. Refused: merging all files first and writing each page once (Litestream):
 //! it needs all objects open at once, and a slow reader then holds as many connections as there are files.
 
 use super::apply::{Applied, Applier};
+use super::encrypted::is_encrypted;
 use super::inventory::{FileInfo, Inventory};
 use super::layout::FileId;
 use super::manifest::{Manifest, ManifestEntry};
@@ -50,6 +52,17 @@ pub enum Check {
     Quick,
     /// `PRAGMA integrity_check`.
     Full,
+}
+
+/// What is known of the structure of a restored database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Structure {
+    /// Nobody asked for a check.
+    NotAsked,
+    /// SQLite checked it, and it is sound.
+    Sound,
+    /// It is encrypted, so SQLite cannot look into it without the key. Its checksums were checked.
+    Encrypted,
 }
 
 /// How far a restore has come.
@@ -115,6 +128,8 @@ pub struct Restored {
     pub page_size: PageSize,
     /// Size of the database in pages.
     pub pages: u32,
+    /// What SQLite found in it.
+    pub structure: Structure,
     /// Objects fetched.
     pub files: usize,
     /// Their bytes.
@@ -150,11 +165,14 @@ pub async fn restore(
     // `apply` held the content against what the last file attests; this holds the disk against the content.
     let checksum = built.applier.finish()?;
     crash::point("restore.built");
-    if let (Some(checker), true) = (options.checker, options.check != Check::None) {
-        checker(target.temp(), options.check)?;
-    }
+    let structure = match options.checker {
+        Some(_) if options.check == Check::None => Structure::NotAsked,
+        None => Structure::NotAsked,
+        Some(_) if is_encrypted(target.temp())? => Structure::Encrypted,
+        Some(checker) => checker(target.temp(), options.check).map(|()| Structure::Sound)?,
+    };
     crash::point("restore.checked");
-    target.commit(options.occupier)?;
+    target.commit(options.occupier, store.manners())?;
     let header = built.last.header;
     Ok(Restored {
         txid: header.max,
@@ -164,10 +182,20 @@ pub async fn restore(
         attested: header.attest.is_some(),
         page_size: header.page_size,
         pages: header.commit,
+        structure,
         files: built.files,
         bytes: built.bytes,
         notes,
     })
+}
+
+/// The TXID that `point` means now. Errors as [`restore`] does before it fetches anything.
+pub async fn txid_at(store: &Store, point: Point) -> Result<TxId> {
+    let Found { store, mut inventory, .. } = place::find(store).await?;
+    if matches!(point, Point::Time(_)) {
+        inventory.learn_times(&store).await?;
+    }
+    Ok(plan(&inventory.files, point, clock::now())?.txid)
 }
 
 /// I-RES-3.

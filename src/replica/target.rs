@@ -11,13 +11,15 @@
 //!   from when on nobody is let in until the new file has the name ([`Occupier`]). Who opened the old file in between is seen then, and
 //!   finds it in its place again.
 //! * I-TGT-5 A file of 0 bytes without a filled `-wal` or `-journal` is no database: it is replaced without leave to overwrite.
+//! * I-TGT-6 The new file has mode and owner of the one it replaces; else those of the replica's files, which are the database's; else,
+//!   as SQLite makes a new database, a mode by the umask. What root makes in a user's directory is that user's.
 //!
 //! A crash leaves `<target>.walrust-restore-<id>*` (garbage; swept by the next restore to that target once an hour old) or the
 //! complete old pair (kept, for a person to look at). Refused: removing the `-wal` after the rename (a crash between poisons the
 //! new database), and checkpointing it away (a restore must not need the old database to be sound).
 
-use crate::base::{Error, Kind, Result, clock, crash, durable};
-use std::fs;
+use crate::base::{Error, Kind, Manners, Result, clock, crash, durable};
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -135,8 +137,8 @@ impl Target {
         with_suffix(&self.temp, &format!(".{n}"))
     }
 
-    /// Puts the finished, durable temporary file in the target's place (I-TGT-1..5).
-    pub fn commit(mut self, occupier: Option<Occupier<'_>>) -> Result<()> {
+    /// Puts the finished, durable temporary file in the target's place (I-TGT-1..6). `replica` are the manners of the replica's files.
+    pub fn commit(mut self, occupier: Option<Occupier<'_>>, replica: Option<Manners>) -> Result<()> {
         for s in SIDECARS {
             remove(&with_suffix(&self.temp, s))?;
         }
@@ -148,6 +150,7 @@ impl Target {
         if replaces && self.overwrite == Overwrite::Refuse && !is_placeholder(&self.path) {
             return Err(self.appeared());
         }
+        self.dress(replica)?;
         let old = self.set_old_pair_aside()?;
         crash::point("restore.aside");
         if let Err(e) = self.swap(replaces, occupied.as_deref()) {
@@ -168,12 +171,33 @@ impl Target {
         Error::new(Kind::Exists, text)
     }
 
-    /// Takes over the old file's permissions, takes its sidecars away, renames.
-    fn swap(&self, replaces: bool, occupied: Option<&dyn Occupied>) -> Result<()> {
-        if let Ok(m) = fs::metadata(&self.path) {
-            fs::set_permissions(&self.temp, m.permissions())
-                .map_err(|e| Error::io("set permissions of", &self.temp, e))?;
+    /// I-TGT-6.
+    fn dress(&self, replica: Option<Manners>) -> Result<()> {
+        let io = |e| Error::io("set permissions of", &self.temp, e);
+        let file = File::open(&self.temp).map_err(io)?;
+        let own_by_directory = || Manners::beside(&self.path).map_or((), |dir| dir.own(&self.temp));
+        match (Manners::of(&self.path), replica) {
+            (Some(manners), _) => manners.dress(&file),
+            (None, Some(manners)) => {
+                manners.dress(&file);
+                if manners.are_roots() {
+                    own_by_directory();
+                }
+            }
+            (None, None) => {
+                // As SQLite would make a new database here: by the umask, which a new file shows.
+                let probe = with_suffix(&self.temp, ".mode");
+                let usual = File::create_new(&probe).and_then(|f| f.metadata());
+                remove(&probe)?;
+                file.set_permissions(usual.map_err(io)?.permissions()).map_err(io)?;
+                own_by_directory();
+            }
         }
+        Ok(())
+    }
+
+    /// Takes the old file's sidecars away, renames.
+    fn swap(&self, replaces: bool, occupied: Option<&dyn Occupied>) -> Result<()> {
         if replaces || self.overwrite == Overwrite::Replace {
             for s in SIDECARS {
                 remove(&with_suffix(&self.path, s))?;
@@ -244,7 +268,7 @@ impl Drop for Target {
         if self.committed {
             return;
         }
-        for s in ["", "-wal", "-journal", "-shm", OLD] {
+        for s in ["", "-wal", "-journal", "-shm", ".mode", OLD] {
             if let Err(e) = remove(&with_suffix(&self.temp, s)) {
                 log::warn!("walrust: {e}");
             }

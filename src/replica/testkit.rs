@@ -163,6 +163,13 @@ impl Maker {
         encode(Level::SNAPSHOT, header, &pages)
     }
 
+    /// A snapshot of a database that only its program can read.
+    pub(super) fn noise(&mut self) -> LtxFile {
+        let bytes = self.last.len() / 8;
+        self.last = (0..bytes).flat_map(|_| crate::base::clock::random_u64().to_le_bytes()).collect();
+        self.snapshot()
+    }
+
     /// Commits that nobody captured, then a new history: the snapshot that starts it.
     pub(super) fn gap(&mut self) -> LtxFile {
         let _ = self.step(0);

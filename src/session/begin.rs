@@ -259,7 +259,7 @@ fn caught<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
 fn wal_by_sql(path: &Path) -> Result<()> {
     let own = SqlConnection::open(path, SqlMode::Guest)?;
     own.give_up_at_once();
-    own.set_wal_mode()
+    own.turn_wal_on()
 }
 
 fn start(engine: &'static Engine, entry: &Arc<Entry>, wanted: &Wanted) -> Result<Arc<Watched>> {
@@ -276,7 +276,7 @@ fn start(engine: &'static Engine, entry: &Arc<Entry>, wanted: &Wanted) -> Result
             w
         }
     };
-    log::info!("walrust: {} → {}", path.display(), w.replica());
+    log::info!("walrust: {} -> {}", path.display(), w.replica());
     Ok(w)
 }
 

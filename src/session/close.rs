@@ -43,10 +43,7 @@ impl Watched {
         if self.role() != Role::Shipper || self.job.job().is_some() {
             return;
         }
-        let status = self.link.status();
-        let healthy =
-            status.last_error.is_none() && matches!(status.state, State::Streaming | State::CatchingUp);
-        if !healthy {
+        if !self.is_answered() {
             return;
         }
         let patience = self.settings().sync_timeout.min(CLOSE_PATIENCE);
@@ -55,6 +52,41 @@ impl Watched {
             return;
         }
         self.link.give_lease_back(LEASE_PATIENCE);
+    }
+
+    /// Whether the replica is known to answer.
+    fn is_answered(&self) -> bool {
+        let status = self.link.status();
+        status.last_error.is_none() && matches!(status.state, State::Streaming | State::CatchingUp)
+    }
+
+    /// Whether it ships, and nobody reads the whole database at the moment.
+    fn is_to_drain(&self) -> bool {
+        self.role() == Role::Shipper && self.job.job().is_none() && self.is_answered()
+    }
+
+    /// The process ends: what is committed is put into the queue.
+    pub(super) fn cut_at_exit(&self) {
+        if self.is_to_drain() {
+            drop(self.seal_and_cut(Until::Deadline));
+            self.link.work.notify_one();
+        }
+    }
+
+    /// The process ends: waits until `end` for what is pending, as the last close of a connection would.
+    pub(super) fn drain_at_exit(&self, end: Duration) {
+        let left = || end.saturating_sub(clock::uptime()).min(self.settings().sync_timeout);
+        let done = if self.role() == Role::Joining && self.joined.is_worth_a_close() {
+            self.join_soon();
+            self.joined.wait(left()).and_then(|_| self.sync_until(left(), Until::Deadline))
+        } else if self.is_to_drain() {
+            self.sync_until(left(), Until::Deadline)
+        } else {
+            return;
+        };
+        if let Err(e) = done {
+            log::warn!("walrust: {}: not all is in the replica at exit: {e}", self.path().display());
+        }
     }
 }
 

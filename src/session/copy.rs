@@ -10,7 +10,7 @@ use super::phase::Role;
 use super::reread::{self, at_a_txid};
 use super::watched::Watched;
 use super::work::Work;
-use crate::base::{Error, Kind, Result, TxId, clock};
+use crate::base::{Error, Kind, Manners, Result, TxId, clock};
 use crate::capture::Attested;
 use crate::ltx::Level;
 use crate::replica::inventory::read_header;
@@ -50,7 +50,7 @@ impl Watched {
         if self.role() == Role::Standby {
             return Err(Error::config(ANOTHER_SHIPS));
         }
-        let store = Store::open(url)?;
+        let store = Store::open_for(url, Manners::of(self.path()))?;
         let Some(ticket) = Work::take_within(self, Job::Reading, timeout) else {
             return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
         };

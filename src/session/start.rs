@@ -14,7 +14,7 @@ use super::phase::{Claim, Part, Role};
 use super::registry::Engine;
 use super::settings::{Change, change};
 use super::watched::{Origin, Watched, series};
-use crate::base::{Error, Kind, Result, TxId, clock};
+use crate::base::{Error, Kind, Manners, Result, TxId, clock};
 use crate::config::{Durability, Settings, default_spool, replica_key};
 use crate::ship;
 use crate::spool::{LockFile, Owner, Spool};
@@ -232,9 +232,10 @@ impl Engine {
         dir: &Path,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
-        let store = Store::open(&req.replica)?;
+        let manners = Manners::of(req.path);
+        let store = Store::open_for(&req.replica, manners)?;
         let had_spool = dir.exists();
-        let spool = Arc::new(Spool::open(dir)?);
+        let spool = Arc::new(Spool::open_like(dir, manners)?);
         let _reserved = self.reserve_spool(dir, req.path)?;
         let ship_lock = LockFile::open(&dir.join("lock.ship"))?;
         let path = req.path;

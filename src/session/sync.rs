@@ -134,7 +134,7 @@ impl Watched {
         Err(Error::new(Kind::Timeout, why))
     }
 
-    fn seal_and_cut(&self, until: Until) -> std::result::Result<(Lineage, TxId), SealError> {
+    pub(super) fn seal_and_cut(&self, until: Until) -> std::result::Result<(Lineage, TxId), SealError> {
         // What was committed past the WAL that we know is not in any frame: only a resync finds it.
         let header = self.header();
         // (At the last close others may be in the middle of something, and what they commit is theirs to ship.)

@@ -6,7 +6,7 @@
 //! is dropped from the spool: merged files make restores quick, they are never the only copy. What time it is is said by the
 //! caller.
 
-use crate::base::{Error, Result, Timestamp};
+use crate::base::{Error, Manners, Result, Timestamp};
 use crate::ltx::{self, FileName, Level};
 use crate::replica::FileId;
 use crate::spool::Spool;
@@ -100,7 +100,11 @@ impl Merger {
     ) -> Result<()> {
         let to = spool.merge_path(level, &name);
         if let Some(dir) = to.parent() {
-            std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+            let made = match Manners::of(spool.dir()) {
+                Some(manners) => manners.make_tree(spool.dir(), dir),
+                None => std::fs::create_dir_all(dir),
+            };
+            made.map_err(|e| Error::io("create", dir, e))?;
         }
         std::fs::rename(path, &to).map_err(|e| Error::io("keep for merging", path, e))?;
         let i = usize::from(level.get());

@@ -13,7 +13,7 @@
 //! * I-LOCK-3: a lock file is known by device, inode and time of birth. What lies at its path later and differs is another
 //!   one ([`LockFile::is_replaced`]): two locks exclude nobody.
 
-use crate::base::{Error, ForkSafe, Kind, Result};
+use crate::base::{Error, ForkSafe, Kind, Result, manners};
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -216,8 +216,7 @@ impl LockFile {
         {
             return Ok(l);
         }
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let file = manners::open_or_create(path).map_err(failed)?;
         let id = file.metadata().map(|m| FileId::of(&m)).map_err(failed)?;
         let used = r.first(file, id);
         r.end(used);

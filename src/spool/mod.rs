@@ -37,6 +37,7 @@
 //!   how the shipper knows it again, and takes it back.
 //! * I-SPOOL-10: a spool is one database's ([`Spool::claim`]), and only files of a lineage that was begun or taken up
 //!   here leave it ([`Spool::vouch`]).
+//! * I-SPOOL-11: who may read the database may read the spool, and nobody else: what is made takes the database's mode and owner.
 //!
 //! # After a crash
 //!
@@ -64,7 +65,9 @@ pub use owner::{Owner, Shipping, holder_of, other_database};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPlace, WalPoint};
 pub use sums::PageSums;
 
-use crate::base::{DbChecksum, Error, Kind, Lineage, PageSize, Pgno, Result, TxId, crash, durable};
+use crate::base::{
+    DbChecksum, Error, Kind, Lineage, Manners, PageSize, Pgno, Result, TxId, crash, durable, manners,
+};
 use crate::ltx;
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
@@ -179,9 +182,13 @@ pub fn real_dir(dir: &Path) -> PathBuf {
 
 /// Creates a directory that another process may be removing (`merge`, in [`Spool::clear`]): `create_dir_all` takes one that goes
 /// at the wrong moment for a file in its place.
-fn create_dir(dir: &Path) -> std::io::Result<()> {
+fn create_dir(dir: &Path, like: Option<Manners>) -> std::io::Result<()> {
     loop {
-        match fs::create_dir_all(dir) {
+        let made = match like.or_else(|| Manners::beside(dir)) {
+            Some(manners) => manners.make_dir_all(dir).map(drop),
+            None => fs::create_dir_all(dir),
+        };
+        match made {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match fs::metadata(dir) {
                 Ok(m) if m.is_dir() => return Ok(()),
                 // Gone again, and no link to nowhere.
@@ -196,9 +203,14 @@ fn create_dir(dir: &Path) -> std::io::Result<()> {
 impl Spool {
     /// Opens the spool in `dir`, creating it if need be, and clears litter.
     pub fn open(dir: &Path) -> Result<Spool> {
+        Spool::open_like(dir, None)
+    }
+
+    /// As [`Spool::open`]; directories that are made take mode and owner of the database (I-SPOOL-11).
+    pub fn open_like(dir: &Path, like: Option<Manners>) -> Result<Spool> {
         for sub in ["", "open", "pending", "asked", "merge", "snapshot"] {
             let d = dir.join(sub);
-            create_dir(&d).map_err(|e| Error::io("create spool directory", &d, e))?;
+            create_dir(&d, like).map_err(|e| Error::io("create spool directory", &d, e))?;
         }
         Ok(Spool {
             dir: dir.to_path_buf(),
@@ -246,7 +258,7 @@ impl Spool {
         }
         let id = format!("{:016x}", crate::base::clock::random_u64());
         drop(fs::remove_file(&path));
-        let mut file = File::create(&path).map_err(failed)?;
+        let mut file = manners::create(&path).map_err(failed)?;
         let text = format!("{id} {}\n", file.metadata().map(ino).map_err(failed)?);
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         #[cfg(feature = "sim")]
@@ -460,7 +472,7 @@ impl Spool {
         crate::base::sim::disk(path)?;
         let tmp = temp_beside(path);
         let made = (|| {
-            let file = File::create(&tmp).map_err(|e| Error::io("create", &tmp, e))?;
+            let file = manners::create(&tmp).map_err(|e| Error::io("create", &tmp, e))?;
             let mut w = BufWriter::with_capacity(64 << 10, file);
             let out = fill(&mut w)?;
             w.flush().map_err(|e| Error::io("write", &tmp, e))?;
@@ -921,7 +933,7 @@ impl Spool {
         let tmp = temp_beside(&path);
         let text = serde_json::to_vec(v)
             .map_err(|e| Error::new(Kind::Bug, format!("cannot write {name}")).because(e))?;
-        let done = File::create(&tmp)
+        let done = manners::create(&tmp)
             .and_then(|mut f| f.write_all(&text).and_then(|()| settle(&f)))
             .and_then(|()| fs::rename(&tmp, &path));
         done.map_err(|e| {

@@ -12,10 +12,10 @@
 //! the app's.
 
 use super::{LockFile, is_missing, read_json, temp_beside};
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, manners};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -189,7 +189,7 @@ impl super::Spool {
             drop(fs::remove_file(&tmp));
             Error::io("write", &path, e)
         };
-        let mut file = File::create(&tmp).map_err(failed)?;
+        let mut file = manners::create(&tmp).map_err(failed)?;
         let record = file.metadata().map_err(failed)?.ino();
         let text = serde_json::to_vec(&Owner { record, ..me.clone() })
             .map_err(|e| Error::new(Kind::Bug, "cannot write whose spool it is").because(e))?;

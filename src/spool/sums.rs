@@ -6,7 +6,7 @@
 //! Refused: mmap (a truncated file would kill the host with SIGBUS), and memory (a terabyte database would
 //! take 2 GiB of it).
 
-use crate::base::{DbChecksum, Error, PageSize, Pgno, Result};
+use crate::base::{DbChecksum, Error, PageSize, Pgno, Result, manners};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -22,13 +22,7 @@ pub struct PageSums {
 impl PageSums {
     /// Opens or creates it.
     pub fn open(path: &Path) -> Result<PageSums> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|e| Error::io("open page sums", path, e))?;
+        let file = manners::open_or_create(path).map_err(|e| Error::io("open page sums", path, e))?;
         drop(file);
         Ok(PageSums { path: path.to_path_buf() })
     }

@@ -279,16 +279,16 @@ fn a_directory_that_is_being_removed_is_made() {
                 drop(std::fs::remove_dir(&dir));
             }
         });
-        let made = (0..1_000).try_for_each(|_| create_dir(&dir));
+        let made = (0..1_000).try_for_each(|_| create_dir(&dir, None));
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         made.unwrap();
     });
     std::fs::write(&dir, "a file")
         .or_else(|_| std::fs::remove_dir(&dir).and_then(|()| std::fs::write(&dir, "a file")))
         .unwrap();
-    assert!(create_dir(&dir).is_err(), "a file is in its place");
+    assert!(create_dir(&dir, None).is_err(), "a file is in its place");
     assert!(Spool::open(&dir).is_err(), "a file is in the spool's place");
     std::fs::remove_file(&dir).unwrap();
     std::os::unix::fs::symlink("nowhere", &dir).unwrap();
-    assert!(create_dir(&dir).is_err(), "a link to nowhere is in its place");
+    assert!(create_dir(&dir, None).is_err(), "a link to nowhere is in its place");
 }

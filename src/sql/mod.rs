@@ -8,6 +8,7 @@ mod explain;
 mod list;
 mod metrics;
 mod notify;
+mod once;
 mod replicate;
 mod restore;
 mod status;
@@ -17,7 +18,17 @@ mod watch;
 
 pub use restore::on_restore_progress;
 
+use crate::config::Functions;
 use crate::sqlite::{ScalarFunction, TableFunction};
+
+/// What neither writes a file nor reaches the network.
+const READING: &[&str] = &["walrust_version", "walrust_status", "walrust_config", "walrust_metrics"];
+
+/// The functions and tables that there are.
+pub fn chosen(which: Functions) -> (Vec<&'static ScalarFunction>, Vec<&'static TableFunction>) {
+    let is_in = |name: &str| which == Functions::All || READING.contains(&name);
+    (FUNCTIONS.iter().filter(|f| is_in(f.name)).collect(), TABLES.iter().filter(|t| is_in(t.name)).collect())
+}
 
 /// Every scalar function.
 pub static FUNCTIONS: &[ScalarFunction] = &[

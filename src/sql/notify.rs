@@ -9,7 +9,7 @@ use crate::sqlite::{Connection, Value};
 pub(super) fn test(conn: &Connection, _args: &[Value]) -> Result<Value> {
     let hooks = common::settings(conn)?.webhooks;
     if hooks.is_empty() {
-        let none = "no webhook is configured; set [[webhooks]] url = \"https://…\" in walrust.toml";
+        let none = "no webhook is configured; set [[webhooks]] url = \"https://...\" in walrust.toml";
         return Ok(Value::Text(none.to_string()));
     }
     let answers: Vec<String> = Notifier::new(hooks).test().iter().map(ToString::to_string).collect();

@@ -1,9 +1,10 @@
 //! `walrust_restore`
 
 use super::common;
-use crate::base::{Error, Result, clock};
-use crate::config::{OptionSpec, Options, WithSettings};
-use crate::replica::{self, Check, Overwrite, Point, Progress, RestoreOptions};
+use super::once::{Done, Written};
+use crate::base::{Error, Kind, Result, clock};
+use crate::config::{OptionSpec, Options, WithSettings, whole};
+use crate::replica::{self, Check, Overwrite, Point, Progress, RestoreOptions, Structure};
 use crate::session::{engine, occupy};
 use crate::sqlite::{Connection, SqlConnection, SqlMode, Value, despite_forks};
 use crate::store::{ReplicaUrl, Store, block_on};
@@ -43,6 +44,7 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     let parallel = options.count("parallel").map_or(8, |n| n.max(1) as usize);
     let checker = |p: &Path, c: Check| check_file(p, c);
 
+    static DONE: Done<Written> = Done::new();
     let progress = PROGRESS.get().map(|f| f as &(dyn Fn(Progress) + Sync));
     let wanted = RestoreOptions {
         overwrite,
@@ -58,7 +60,23 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     {
         engine().tell_corrupt(store.url(), e);
     }
-    Ok(Value::Integer(done?.txid.as_i64()))
+    if let Err(e) = &done
+        && e.kind() == Kind::Exists
+        && let Some(before) = DONE.known(&absolute)
+        && before.replica == store.url()
+        && before.is_still(&absolute)
+        && block_on(replica::txid_at(&store, point))?.is_ok_and(|txid| txid == before.txid)
+    {
+        return Ok(Value::Integer(before.txid.as_i64()));
+    }
+    let done = done?;
+    if let Some(written) = Written::now(&absolute, store.url(), done.txid) {
+        DONE.note(&absolute, written);
+    }
+    if done.structure == Structure::Encrypted {
+        log::info!("walrust: {}: encrypted: its structure was not checked", path.display());
+    }
+    Ok(Value::Integer(done.txid.as_i64()))
 }
 
 /// A TXID, a time, or NULL for the newest.
@@ -67,6 +85,10 @@ fn point(v: Option<&Value>) -> Result<Point> {
         None | Some(Value::Null) => Ok(Point::Latest),
         Some(Value::Integer(n)) => Point::from_integer(*n),
         Some(Value::Text(t)) => Point::parse(t, clock::now()),
+        Some(Value::Real(r)) => match whole(*r) {
+            Some(n) => Point::from_integer(n),
+            None => Err(Error::config(format!("the point {r:?} is no whole number, so no TXID"))),
+        },
         Some(other) => Err(Error::config(format!(
             "the point must be an INTEGER (TXID), a TEXT (time, or '5 minutes ago') or NULL (newest), not {}",
             other.type_name()

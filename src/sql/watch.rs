@@ -1,7 +1,8 @@
 //! `walrust_watch`, `walrust_unwatch`, `walrust_sync`, `walrust_snapshot`
 
 use super::common;
-use crate::base::{Error, Result};
+use super::once::Done;
+use crate::base::{Error, Result, TxId};
 use crate::config::{OptionSpec, Options, WithSettings};
 use crate::session::{Identity, engine, request};
 use crate::sqlite::{Connection, Value};
@@ -10,6 +11,9 @@ use std::time::Duration;
 
 /// A snapshot may be large: how long its function waits for it to be in the replica.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// Databases that were unwatched, and up to which TXID they are in their replica.
+static UNWATCHED: Done<TxId> = Done::new();
 
 /// Starts streaming this connection's main database.
 pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
@@ -58,23 +62,23 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
             path.display()
         )));
     }
-    if !same && !conn.autocommit() && !is_wal(conn)? {
+    if !same && !conn.autocommit() && !conn.is_wal()? {
         return Err(Error::config(format!(
             "{}: WAL mode must be turned on, and cannot be inside a transaction; COMMIT first, or run PRAGMA journal_mode=WAL once",
             path.display()
         )));
     }
-    let locking = conn.query_value("PRAGMA main.locking_mode")?;
-    if !same && locking.as_text().is_some_and(|m| m.eq_ignore_ascii_case("exclusive")) {
+    if !same && conn.locking_mode()?.eq_ignore_ascii_case("exclusive") {
         return Err(Error::config(
             "locking_mode is EXCLUSIVE, in which walrust cannot read the database; set PRAGMA locking_mode=NORMAL, read once, then watch",
         ));
     }
     // A first read makes the file's header and the wal-index known.
-    conn.query_value("SELECT count(*) FROM main.sqlite_master")?;
+    conn.touch()?;
+    UNWATCHED.forget(&path);
     let (w, identity) = engine().watch(req, &|| {
         conn.set_wal_mode()?;
-        conn.query_value("SELECT count(*) FROM main.sqlite_master").map(drop)
+        conn.touch()
     })?;
     // Synchronous durability wants the WAL's handle, too, and that is open only now.
     conn.hook("main")?;
@@ -93,12 +97,7 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
         Identity::Continued(txid) => format!(" at TXID {txid}"),
         _ => String::new(),
     };
-    Ok(Value::Text(format!("{} → {} ({how}{at})", path.display(), w.replica())))
-}
-
-fn is_wal(conn: &Connection) -> Result<bool> {
-    let mode = conn.query_value("PRAGMA main.journal_mode")?;
-    Ok(mode.as_text().is_some_and(|m| m.eq_ignore_ascii_case("wal")))
+    Ok(Value::Text(format!("{} -> {} ({how}{at})", path.display(), w.replica())))
 }
 
 /// Ships what is pending and stops.
@@ -109,8 +108,13 @@ pub(super) fn unwatch(conn: &Connection, _args: &[Value]) -> Result<Value> {
     {
         return Ok(Value::Integer(0));
     }
+    let path = conn.main_db_path().unwrap_or_default();
+    if let (None, Some(txid)) = (engine().find(&path), UNWATCHED.known(&path)) {
+        return Ok(Value::Integer(txid.as_i64()));
+    }
     let w = common::watched(conn)?;
     let txid = engine().unwatch(&w, w.settings().sync_timeout)?;
+    UNWATCHED.note(w.path(), txid);
     Ok(Value::Integer(txid.as_i64()))
 }
 
@@ -122,7 +126,7 @@ pub(super) fn sync(conn: &Connection, args: &[Value]) -> Result<Value> {
         Some(v) => common::timeout(v)?,
     };
     // Makes the wal-index known on a connection that has read nothing yet; what is wrong with it shows elsewhere.
-    drop(conn.query_value("SELECT count(*) FROM main.sqlite_master"));
+    drop(conn.touch());
     Ok(Value::Integer(w.sync(timeout)?.as_i64()))
 }
 

@@ -115,6 +115,7 @@ slots! {
     3_031_000 248 filename_wal(name: *const c_char) -> *const c_char;
     3_032_000 249 create_filename(db: *const c_char, journal: *const c_char, wal: *const c_char, n: c_int, kv: *const *const c_char) -> *const c_char;
     3_032_000 250 free_filename(name: *const c_char);
+    3_039_000 264 db_name(db: *mut Sqlite3, n: c_int) -> *const c_char;
 }
 
 // Variadic ones, and those called before the table is adopted.
@@ -124,6 +125,10 @@ const LIBVERSION_NUMBER: usize = 67;
 const MUTEX_ALLOC: usize = 130;
 const MUTEX_FREE: usize = 132;
 const DB_CONFIG: usize = 163;
+// Those that a SQLite may lack.
+const BLOB_CLOSE: usize = 122;
+const BLOB_OPEN: usize = 123;
+const COMPILEOPTION_USED: usize = 161;
 const LOG: usize = 167;
 const VTAB_CONFIG: usize = 177;
 
@@ -136,6 +141,45 @@ pub(super) unsafe fn log(code: c_int, text: &CStr) {
     unsafe {
         let f: unsafe extern "C" fn(c_int, *const c_char, ...) = slot_of(TABLE.load(Ordering::Acquire), LOG);
         f(code, c"%s".as_ptr(), text.as_ptr());
+    }
+}
+
+/// Reads the first row of a database's schema without a statement that a trace shows: `sqlite3_blob_open`, closed at once. `None` where
+/// SQLite was built without it (`SQLITE_OMIT_INCRBLOB`).
+///
+/// # Safety
+/// `db` is an open connection.
+pub(super) unsafe fn read_schema(db: *mut Sqlite3, name: &CStr) -> Option<c_int> {
+    type Open = unsafe extern "C" fn(
+        *mut Sqlite3,
+        *const c_char,
+        *const c_char,
+        *const c_char,
+        i64,
+        c_int,
+        *mut *mut c_void,
+    ) -> c_int;
+    type Close = unsafe extern "C" fn(*mut c_void) -> c_int;
+    let table = TABLE.load(Ordering::Acquire);
+    // SAFETY: as in `slots!`; a slot that is empty is `None`. "This function is a no-op if called with a NULL pointer."
+    unsafe {
+        let (open, close): (Option<Open>, Option<Close>) =
+            (slot_of(table, BLOB_OPEN), slot_of(table, BLOB_CLOSE));
+        let (open, close) = (open?, close?);
+        let mut blob = std::ptr::null_mut();
+        let rc = open(db, name.as_ptr(), c"sqlite_master".as_ptr(), c"type".as_ptr(), 1, 0, &raw mut blob);
+        close(blob);
+        Some(rc)
+    }
+}
+
+/// Whether SQLite was built with an option, if it tells.
+pub(super) fn was_built_with(option: &CStr) -> Option<bool> {
+    // SAFETY: as in `slots!`; a slot that is empty is `None`, and the text ends in 0.
+    unsafe {
+        let used: Option<unsafe extern "C" fn(*const c_char) -> c_int> =
+            slot_of(TABLE.load(Ordering::Acquire), COMPILEOPTION_USED);
+        used.map(|used| used(option.as_ptr()) != 0)
     }
 }
 

@@ -109,10 +109,16 @@ impl Connection {
         if matches!(wanted, WalHook::None) {
             return Ok(());
         }
-        // Loads the schema, which opens the WAL if there is one.
-        let mode = self.query_value(&format!("PRAGMA {}.journal_mode", quote(name)))?;
-        if mode.as_text() != Some("wal") {
-            return Ok(());
+        // A read opens the WAL if there is one, whatever the file's header says.
+        let is_read = name == "main" && self.touch().is_ok();
+        if !(is_read && self.is_mapped(name)) {
+            if is_read && self.is_surely_no_wal(name) {
+                return Ok(());
+            }
+            let mode = self.query_value(&format!("PRAGMA {}.journal_mode", quote(name)))?;
+            if mode.as_text() != Some("wal") {
+                return Ok(());
+            }
         }
         if let Some(file) = self.pointer::<File>(name, ffi::FCNTL_JOURNAL_POINTER) {
             // SAFETY: in WAL mode "JOURNAL_POINTER" is the WAL file of this connection; not yet opened, its

@@ -92,7 +92,7 @@ impl Connection {
         result
     }
 
-    fn error(&self, rc: c_int, sql: &str) -> Error {
+    pub(super) fn error(&self, rc: c_int, sql: &str) -> Error {
         // SAFETY: the connection is open; the text is copied at once.
         let (code, text) = unsafe {
             (
@@ -113,6 +113,14 @@ impl Connection {
 
     /// Names of the attached databases: `main`, perhaps `temp`, then the `ATTACH`ed.
     pub fn db_names(&self) -> Result<Vec<String>> {
+        if api::at_least(3_039_000) {
+            // SAFETY: the connection is open; the text is copied at once.
+            let name = |n| unsafe {
+                let name = api::db_name(self.db, n);
+                (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+            };
+            return Ok((0..).map_while(name).collect());
+        }
         let rows = self.query("PRAGMA database_list")?;
         Ok(rows.iter().filter_map(|r| r.get(1)?.as_text().map(str::to_string)).collect())
     }
@@ -132,8 +140,8 @@ impl Connection {
         self.filename("main")
     }
 
-    /// Turns WAL mode on for `main`. Errors when SQLite would not.
-    pub fn set_wal_mode(&self) -> Result<()> {
+    /// Turns WAL mode on for `main` by a statement. Errors when SQLite would not.
+    pub(super) fn wal_by_statement(&self) -> Result<()> {
         match self.query_value("PRAGMA main.journal_mode=WAL")? {
             Value::Text(mode) if mode.eq_ignore_ascii_case("wal") => {
                 // SQLite opens WAL and wal-index with the next read only; whoever waits for a snapshot waits for them.

@@ -249,6 +249,7 @@ pub(super) const FCNTL_HAS_MOVED: c_int = 20;
 pub(super) const FCNTL_COMMIT_PHASETWO: c_int = 22;
 pub(super) const FCNTL_VFS_POINTER: c_int = 27;
 pub(super) const FCNTL_JOURNAL_POINTER: c_int = 28;
+pub(super) const FCNTL_RESERVE_BYTES: c_int = 38;
 
 pub(super) const SHM_UNLOCK: c_int = 1;
 pub(super) const SHM_LOCK: c_int = 2;

@@ -63,6 +63,7 @@ unsafe extern "C" fn call(c: *mut Context, argc: c_int, argv: *mut *mut RawValue
 /// # Safety
 /// As in `call`.
 unsafe fn run(f: &ScalarFunction, c: *mut Context, argc: c_int, argv: *mut *mut RawValue) -> Result<Value> {
+    super::stack::check()?;
     // SAFETY: caller; the connection outlives the call.
     unsafe {
         let args = arguments(argc, argv)?;

@@ -103,6 +103,15 @@ pub(super) unsafe fn is_hooked(file: *const File) -> bool {
     unsafe { is_closed_by(file, x_close) }
 }
 
+/// Whether a hooked file has its wal-index mapped.
+///
+/// # Safety
+/// `file` is open, and used by this thread alone.
+pub(super) unsafe fn is_mapped(file: *mut File) -> bool {
+    // SAFETY: caller; what is hooked has its record in our table.
+    unsafe { is_hooked(file) && hooked(file).file.shm.is_mapped() }
+}
+
 /// The observer of a hooked file.
 ///
 /// # Safety

@@ -49,11 +49,13 @@ mod observer;
 mod occupied;
 mod own;
 mod pager;
+mod quiet;
 mod raw;
 mod read_mark;
 mod registry;
 mod rewrite;
 mod shm;
+mod stack;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -77,6 +77,11 @@ impl SqlConnection {
         Ok(own)
     }
 
+    /// Turns WAL mode on. Errors when SQLite would not.
+    pub fn turn_wal_on(&self) -> Result<()> {
+        self.conn.wal_by_statement()
+    }
+
     /// From now on, a lock that somebody else holds is an error ([`Kind::Retry`]) at once.
     pub fn give_up_at_once(&self) {
         // SAFETY: an open connection.

@@ -22,7 +22,7 @@ use super::fork::{self, despite_forks};
 use super::own::{SqlConnection, SqlMode};
 use super::raw::RawDb;
 use super::vocab::{Access, FileLock};
-use crate::base::{Error, Kind, Pgno, Result, clock, crash, durable};
+use crate::base::{Error, Kind, Manners, Pgno, Result, clock, crash, durable};
 use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -306,8 +306,8 @@ fn start_journal(at: &Path, db: &Path, nonce: u32, size: u64, page_size: u32) ->
     let io = |e| Error::io("write", at, e);
     let mut file = File::options().write(true).create(true).truncate(true).open(at).map_err(io)?;
     // Whoever may write the database must be able to roll it back.
-    if let Ok(m) = fs::metadata(db) {
-        file.set_permissions(m.permissions()).map_err(io)?;
+    if let Some(manners) = Manners::of(db) {
+        manners.dress(&file);
     }
     let pages = u32::try_from(size / u64::from(page_size)).unwrap_or(u32::MAX);
     let mut header = JOURNAL_MAGIC.to_vec();

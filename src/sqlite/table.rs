@@ -8,7 +8,7 @@ use super::ffi::{self, Context, IndexInfo, Module, RawValue, Sqlite3, Vtab, Vtab
 use super::function::{arguments, fail};
 use super::guard::{caught, guard};
 use super::value::Value;
-use super::{api, error};
+use super::{api, error, stack};
 use crate::base::{Error, Kind, Result};
 use std::ffi::{CString, c_char, c_int, c_void};
 
@@ -225,6 +225,7 @@ unsafe extern "C" fn x_filter(
     // SAFETY: SQLite's cursor of ours, with the arguments x_best_index asked for.
     unsafe {
         step(cursor, |cursor, table| {
+            stack::check()?;
             let mut values = arguments(argc, argv)?.into_iter();
             cursor.args = (0..table.function.args.len())
                 .map(|arg| if given & (1 << arg) != 0 { values.next() } else { None })

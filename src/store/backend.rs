@@ -6,7 +6,7 @@ use super::conditions::Conditions;
 use super::object::{Body, ByteStream, ObjectInfo, Version};
 use crate::address::LayoutKind;
 use crate::base::hex::Digest32;
-use crate::base::{Error, Result, Timestamp};
+use crate::base::{Error, Manners, Result, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
@@ -84,6 +84,11 @@ pub(super) trait Backend: Send + Sync {
 
     /// Whether its objects keep metadata of ours: then a put of ours is known by its put id.
     fn has_metadata(&self) -> bool;
+
+    /// Mode and owner of the replica's files, where it has such.
+    fn manners(&self) -> Option<Manners> {
+        None
+    }
 
     /// Whether a verb under way ends when nobody waits for it any more. What a thread does in a directory goes on.
     fn can_be_given_up(&self) -> bool {

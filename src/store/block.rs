@@ -4,8 +4,8 @@ use crate::base::{Error, Kind, Result, thread};
 use std::future::Future;
 
 /// Runs `future` on a runtime of its own, which is gone afterwards: no thread of ours stays in the
-/// app. On a thread that is already inside a tokio runtime (an async Rust host) it runs on a
-/// helper thread, because tokio panics when runtimes are nested. A [`super::Store`] may be used
+/// app. Of a thread of the program it runs on a helper thread: the program's stack may be small (TLS wants
+/// 100 KiB), or inside a tokio runtime (an async Rust host), and tokio panics when runtimes are nested. A [`super::Store`] may be used
 /// from several runtimes, one after the other: it makes new connections in each.
 ///
 /// Errors with [`Kind::Io`] where no runtime or thread can be had, with [`Kind::Bug`] after a panic.
@@ -14,7 +14,7 @@ where
     F: Future + Send,
     F::Output: Send,
 {
-    if tokio::runtime::Handle::try_current().is_err() {
+    if is_ours() && tokio::runtime::Handle::try_current().is_err() {
         return on_this_thread(future);
     }
     std::thread::scope(|scope| {
@@ -22,6 +22,21 @@ where
             .map_err(|e| Error::new(Kind::Io, "cannot start a thread").because(e))?;
         thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a panic in a store operation")))
     })
+}
+
+/// Whether this thread has a stack that we chose. (A simulated process runs on one thread.)
+fn is_ours() -> bool {
+    simulated() || std::thread::current().name().is_some_and(|n| n.starts_with("walrust-"))
+}
+
+#[cfg(feature = "sim")]
+fn simulated() -> bool {
+    crate::base::sim::world().is_some()
+}
+
+#[cfg(not(feature = "sim"))]
+fn simulated() -> bool {
+    false
 }
 
 fn on_this_thread<F: Future>(future: F) -> Result<F::Output> {

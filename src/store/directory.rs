@@ -6,7 +6,7 @@ use super::conditions::Conditions;
 use super::local::LocalDir;
 use super::object::{Body, ByteStream, ObjectInfo, Version};
 use crate::address::LayoutKind;
-use crate::base::{Error, Kind, Result, panics};
+use crate::base::{Error, Kind, Manners, Result, panics};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fs::File;
@@ -21,8 +21,9 @@ const PIECE_BYTES: usize = 256 << 10;
 pub(super) struct Directory(LocalDir);
 
 impl Directory {
-    pub(super) fn new(root: &Path) -> Directory {
-        Directory(LocalDir::new(root))
+    /// `like`: mode and owner for directories of the replica that are made; without them those of the directory above hold.
+    pub(super) fn new(root: &Path, like: Option<Manners>) -> Directory {
+        Directory(LocalDir::new(root, like))
     }
 
     async fn blocking<T, F>(&self, key: &str, verb: F) -> Result<T>
@@ -37,6 +38,10 @@ impl Directory {
 
 #[async_trait]
 impl Backend for Directory {
+    fn manners(&self) -> Option<Manners> {
+        self.0.manners()
+    }
+
     fn can_be_given_up(&self) -> bool {
         false
     }

@@ -13,7 +13,7 @@ use super::open;
 use super::retry::Retry;
 use crate::address::{LayoutKind, ReplicaUrl};
 use crate::base::hex::Digest32;
-use crate::base::{Error, Kind, Result, clock};
+use crate::base::{Error, Kind, Manners, Result, clock, manners};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
@@ -48,17 +48,31 @@ impl Store {
     /// Opens the store of a replica with this process's environment. Contacts nothing. Errors with
     /// [`Kind::Config`]. Verbs retry briefly ([`Retry::BRIEF`]); see [`Store::with_retry`].
     pub fn open(url: &ReplicaUrl) -> Result<Store> {
+        Store::open_for(url, None)
+    }
+
+    /// As [`Store::open`], for a database whose mode and owner what is made in a directory takes. Errors as that one.
+    pub fn open_for(url: &ReplicaUrl, like: Option<Manners>) -> Result<Store> {
         #[cfg(feature = "sim")]
         if let Some(s) = STAND_IN.with(|s| s.borrow().clone()) {
             return Ok(s);
         }
-        Store::open_with(url, &Env::process())
+        Store::open_like(url, &Env::process(), like)
     }
 
     /// As [`Store::open`], with other environment variables. Errors as that one.
     pub fn open_with(url: &ReplicaUrl, env: &Env) -> Result<Store> {
+        Store::open_like(url, env, None)
+    }
+
+    /// Mode and owner of the files of a replica in a directory.
+    pub fn manners(&self) -> Option<Manners> {
+        self.backend.manners()
+    }
+
+    fn open_like(url: &ReplicaUrl, env: &Env, like: Option<Manners>) -> Result<Store> {
         let backend: Arc<dyn Backend> = match url.dir() {
-            Some(dir) => Arc::new(Directory::new(dir)),
+            Some(dir) => Arc::new(Directory::new(dir, like)),
             None => Arc::new(open::open(url, env)?),
         };
         Ok(Store::over(backend, &url.to_string()))
@@ -227,7 +241,7 @@ impl Store {
         self.tried(|_| {
             self.attempt(Op::Get, key, async {
                 let (mut stream, length) = self.open_stream(key).await?;
-                let mut file = std::fs::File::create(path).map_err(|e| file_error("create", path, e))?;
+                let mut file = manners::create_over(path).map_err(|e| file_error("create", path, e))?;
                 let mut hash = Sha256::new();
                 let mut size = 0;
                 while let Some(piece) = stream.next().await {

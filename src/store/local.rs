@@ -15,7 +15,7 @@
 
 use super::conditions::Conditions;
 use super::object::{Body, ObjectInfo, Version, file_error, small_enough};
-use crate::base::{Error, ForkSafe, Kind, Result, Timestamp, clock, crash, durable};
+use crate::base::{Error, ForkSafe, Kind, Manners, Result, Timestamp, clock, crash, durable, manners};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -49,6 +49,8 @@ pub(super) struct LocalDir {
     calls: Calls,
     /// Directories of the replica whose names are known to be durable.
     durable: Arc<Mutex<BTreeSet<PathBuf>>>,
+    /// Mode and owner for directories of the replica that are made; without them those of the directory above hold.
+    like: Option<Manners>,
 }
 
 /// Directories above a replica that were made here and whose names could not be synced yet.
@@ -59,12 +61,18 @@ fn held(set: &Mutex<BTreeSet<PathBuf>>) -> MutexGuard<'_, BTreeSet<PathBuf>> {
 }
 
 impl LocalDir {
-    pub(super) fn new(root: &Path) -> LocalDir {
-        LocalDir { root: root.to_path_buf(), calls: SYSTEM, durable: Arc::default() }
+    pub(super) fn new(root: &Path, like: Option<Manners>) -> LocalDir {
+        LocalDir { root: root.to_path_buf(), calls: SYSTEM, durable: Arc::default(), like }
     }
 
     fn path(&self, key: &str) -> PathBuf {
         self.root.join(key)
+    }
+
+    /// Those of its files: a directory of ours tells, or the replica's own.
+    pub(super) fn manners(&self) -> Option<Manners> {
+        let places = ["ltx", "0009", "0000", "walrust", ""];
+        places.iter().find_map(|place| Manners::of(&self.root.join(place)))
     }
 
     pub(super) fn put_new(&self, key: &str, body: &Body, timestamp: Option<Timestamp>) -> Result<()> {
@@ -119,11 +127,12 @@ impl LocalDir {
         }
         let is_root = dir == self.root || !dir.starts_with(&self.root);
         match dir.parent() {
-            Some(up) if is_root => make_above(up)?,
+            Some(up) if is_root => make_above(up, self.like)?,
             Some(up) => self.make_dir(up)?,
             None => {}
         }
-        let made = make_one(dir)?;
+        let like = self.like.or_else(|| if is_root { None } else { Manners::beside(dir) });
+        let made = make_one(dir, |d| like.map_or_else(|| fs::create_dir(d), |m| m.make_dir(d).map(drop)))?;
         match durable::sync_parent(dir) {
             // The directory above the replica is somebody else's, and so is the name in it, if that was there before.
             Err(e) if is_root && !made && e.kind() == ErrorKind::PermissionDenied => {}
@@ -304,12 +313,7 @@ impl LocalDir {
         let within = WITHIN_PROCESS.lock();
         let path = self.root.join("walrust").join(".walrust-lock");
         self.make_parent(&path)?;
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|e| failed("lock", "walrust/.walrust-lock", e))?;
+        let file = manners::open_or_create(&path).map_err(|e| failed("lock", "walrust/.walrust-lock", e))?;
         let file = match (self.calls.lock)(&file) {
             Ok(()) => Some(file),
             Err(e) if has_no_locks(e) => None,
@@ -338,11 +342,7 @@ impl Temp {
         let now = clock::now().0;
         let temp = Temp { path: parent.join(format!("{TEMP}{now:x}-{:016x}", clock::random_u64())) };
         let shown = temp.path.display().to_string();
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .open(&temp.path)
-            .map_err(|e| failed("put", &shown, e))?;
+        let mut file = manners::create(&temp.path).map_err(|e| failed("put", &shown, e))?;
         match body {
             Body::Bytes(bytes) => file.write_all(bytes).map_err(|e| failed("put", &shown, e))?,
             Body::File(source) => {
@@ -388,12 +388,16 @@ fn sweep(folder: &Path) {
 
 /// Makes `dir` and what is missing above it, each synced into its parent. What is there is left as it is, unless it
 /// was made here and could not be synced.
-fn make_above(dir: &Path) -> Result<()> {
+fn make_above(dir: &Path, like: Option<Manners>) -> Result<()> {
     if dir.is_dir() && !UNSYNCED.lock().contains(dir) {
         return Ok(());
     }
-    dir.parent().map_or(Ok(()), make_above)?;
-    make_one(dir)?;
+    dir.parent().map_or(Ok(()), |up| make_above(up, like))?;
+    if make_one(dir, |d| fs::create_dir(d))?
+        && let Some(manners) = like
+    {
+        manners.own(dir);
+    }
     UNSYNCED.lock().insert(dir.to_path_buf());
     sync_parent(dir)?;
     UNSYNCED.lock().remove(dir);
@@ -401,8 +405,11 @@ fn make_above(dir: &Path) -> Result<()> {
 }
 
 /// Makes a directory; whether it was not there.
-fn make_one(dir: &Path) -> Result<bool> {
-    match fs::create_dir(dir) {
+fn make_one(dir: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<bool> {
+    if dir.is_dir() {
+        return Ok(false);
+    }
+    match make(dir) {
         Ok(()) => Ok(true),
         Err(_) if dir.is_dir() => Ok(false),
         Err(e) => Err(failed("make directory", &dir.display().to_string(), e)),

@@ -162,6 +162,48 @@ class Interop(door.DoorTest):
         self.litestream("restore", "-integrity-check", "full", "-o", self.path("ls2.db"), f"file://{url}")
         self.assertSameBytes(db, self.path("ls2.db"))
 
+    def test_no_alarm_after_litestreams_own_retention(self):
+        """It goes by time, so it stops in the middle of what was merged; what is left there no restore needs."""
+        db, url = self.path("ls.db"), self.path("ls")
+        c = door.plain_connect(db, isolation_level=None)
+        c.execute("PRAGMA journal_mode=WAL")
+        c.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        config = door.toml(self, (
+            "l0-retention: 4s\nl0-retention-check-interval: 1s\nlevels:\n  - interval: 3s\n  - interval: 9s\n"
+            "snapshot: {interval: 1h, retention: 24h}\n"
+            f"dbs:\n  - path: {db}\n    monitor-interval: 100ms\n    replica: {{type: file, path: {url}, sync-interval: 100ms}}\n"
+        ), "ls.yml")
+        log = open(self.path("ls.log"), "w")
+        self.addCleanup(log.close)
+        daemon = subprocess.Popen([door.LITESTREAM, "replicate", "-config", config], stdout=log, stderr=log, env=door.clean_env(self.dir), cwd=self.dir)
+        self.addCleanup(daemon.kill)
+        hook, judged, removed = door.Hook(self), 0, 0
+        p = self.peer(env={"WALRUST_WEBHOOKS": hook.url}).open(":memory:")
+        for i in range(120):
+            c.execute("INSERT INTO t(v) VALUES(?)", ("x" * 300,))
+            time.sleep(0.2)
+            if i % 6 == 5 and os.path.isdir(os.path.join(url, "ltx", "9")):
+                said = p.sql("SELECT walrust_verify(?)", url)
+                self.assertIn("Exit code: 0", said)
+                judged += 1
+                levels = [door.ltx_files(url, n) for n in (0, 1)]
+                # What is left of a merged range, with its beginning gone.
+                firsts = [f[1] for f in levels[0]]
+                removed += bool(levels[1] and firsts and any(m[1] < firsts[0] <= m[2] for m in levels[1]))
+        daemon.terminate()
+        daemon.wait(60)
+        self.assertGreater(judged, 10)
+        self.assertGreater(removed, 0, "the case did not come up")
+        for mode in ("quick", "deep"):
+            self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, ?)", url, mode))
+        self.assertSameBytes(self.restore(url)[0], self.litestreams(url))
+        self.assertEqual(hook.events("corruption_detected"), [])
+        c.close()
+
+    def litestreams(self, url):
+        self.litestream("restore", "-o", self.path("by-litestream.db"), f"file://{url}")
+        return self.path("by-litestream.db")
+
     def test_we_take_over_a_database_that_litestream_restored(self):
         """A new machine, restored by Litestream from our replica: its checksum is attested, so it continues."""
         p, db, url, txid = self.filled(10)

@@ -301,7 +301,7 @@ class Configured(door.DoorTest):
     def assertShown(self, p, source, conn="main"):
         """walrust_config has each given value, and where it was said (a pattern, {NAME} the setting's)."""
         rows = {name: (value, said) for name, value, said in p.rows("SELECT name, value, source FROM walrust_config", conn=conn)}
-        self.assertEqual(set(rows), {*self.given(), "replica", "metrics_listen"})
+        self.assertEqual(set(rows), {*self.given(), "replica", "metrics_listen", "functions"})
         for name, wanted in self.given().items():
             value, said = rows[name]
             # Of a webhook only scheme and host are shown.

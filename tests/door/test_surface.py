@@ -148,7 +148,7 @@ class Calls(door.DoorTest):
             "SELECT typeof(n), n FROM (SELECT walrust_unwatch() AS n)",
         )
         watched = answers.pop(0)
-        self.assertTrue(watched.startswith("text|" + self.path("app.db") + " → file://"), watched)
+        self.assertTrue(watched.startswith("text|" + self.path("app.db") + " -> file://"), watched)
         first = int(answers[0].split("|")[1])
         self.assertGreater(first, 1)
         self.assertEqual(answers[:4], [f"integer|{first}"] * 4)

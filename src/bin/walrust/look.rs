@@ -8,7 +8,7 @@ use rusqlite::{Connection, Params};
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use walrust::replica::{place, target};
+use walrust::replica::{encrypted, place, target};
 use walrust::store::{ReplicaUrl, Store, block_on};
 
 /// A connection whose `main` is the database, if one was named, and the URL, if that was.
@@ -156,9 +156,17 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
     );
     drop(shown);
     let txid = done?;
+    let note = encrypted::is_encrypted(&a.path)?.then_some("encrypted: structure not checked");
     match form {
-        Form::Text => show::text(&format!("{path}: TXID {}", show::txid(txid)))?,
-        Form::Json => show::json(&Object(vec![("txid", json!(txid)), ("path", json!(path))]))?,
+        Form::Text => {
+            let note = note.map_or_else(String::new, |n| format!(" ({n})"));
+            show::text(&format!("{path}: TXID {}{note}", show::txid(txid)))?;
+        }
+        Form::Json => {
+            let mut said = vec![("txid", json!(txid)), ("path", json!(path))];
+            said.extend(note.map(|n| ("note", json!(n))));
+            show::json(&Object(said))?;
+        }
     }
     Ok(0)
 }

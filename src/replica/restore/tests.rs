@@ -269,6 +269,39 @@ fn the_callers_check_sees_the_file_and_its_no_is_final() {
 }
 
 #[test]
+fn an_encrypted_file_is_not_shown_to_sqlite() {
+    let (store, mut maker) = (Store::in_memory(), Maker::new(1024));
+    let file = maker.noise();
+    block(upload(&store, &[file]));
+    let dir = tempfile::tempdir().unwrap();
+    let never = |_: &Path, _: Check| Err(Error::corrupt("file is not a database"));
+    let options = RestoreOptions { check: Check::Full, checker: Some(&never), ..RestoreOptions::default() };
+    let r = block(restore(&store, Point::Latest, &dir.path().join("out.db"), &options)).unwrap();
+    assert_eq!(r.structure, Structure::Encrypted);
+    // Damage at the source is shown to it.
+    let b = Bench::new(3);
+    let e = b.get_with(Point::Latest, &options).unwrap_err();
+    assert!(e.to_string().contains("not a database"), "{e}");
+}
+
+#[test]
+fn mode_is_that_of_what_was_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let b = Bench::new(3);
+    let mode = || std::fs::metadata(b.out()).unwrap().permissions().mode() & 0o777;
+    b.get(Point::Latest).unwrap();
+    let usual =
+        std::fs::File::create(b.dir.path().join("usual")).unwrap().metadata().unwrap().permissions().mode()
+            & 0o777;
+    assert_eq!(mode(), usual);
+    std::fs::remove_file(b.dir.path().join("usual")).unwrap();
+    std::fs::set_permissions(b.out(), std::fs::Permissions::from_mode(0o640)).unwrap();
+    let options = RestoreOptions { overwrite: Overwrite::Replace, ..RestoreOptions::default() };
+    b.get_with(Point::Latest, &options).unwrap();
+    assert_eq!((mode(), b.names()), (0o640, vec!["out.db".to_string()]));
+}
+
+#[test]
 fn progress_counts_up_to_the_whole() {
     let b = Bench::new(12);
     let seen = Mutex::new(Vec::new());

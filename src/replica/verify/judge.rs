@@ -9,6 +9,7 @@ use super::finding::{Finding, Rule, Severity};
 use crate::base::{DbChecksum, Lineage, Timestamp, TxId};
 use crate::ltx::Level;
 use crate::store::hex;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What was seen.
@@ -78,7 +79,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     let ids: BTreeSet<FileId> = bad.keys().copied().collect();
     findings.push(existence(facts));
     findings.push(snapshot(facts, &ids));
-    findings.push(continuity(facts, &ids));
+    findings.push(continuity(facts, &bad));
     findings.push(history(facts, &bad));
     findings.push(manifest(facts));
     findings
@@ -292,18 +293,23 @@ fn snapshot(facts: &Facts, bad: &BTreeSet<FileId>) -> Finding {
 }
 
 /// Rule 4: a hole in the TXIDs, and what made it.
-fn continuity(facts: &Facts, bad: &BTreeSet<FileId>) -> Finding {
-    let usable = facts.usable(bad);
+fn continuity(facts: &Facts, bad: &BTreeMap<FileId, (Rule, String)>) -> Finding {
+    let usable = facts.usable(&bad.keys().copied().collect());
     let states = restorable(&usable);
     let (Some((first, _)), Some((last, _))) = (states.first_key_value(), states.last_key_value()) else {
         return rule(Rule::Continuity, Severity::Critical, "Nothing can be restored".into());
     };
-    let unusable: Vec<FileId> = bad.iter().chain(&facts.lost).copied().collect();
+    let unusable: Vec<FileId> = bad.keys().chain(&facts.lost).copied().collect();
     let mut holes: BTreeSet<(TxId, TxId)> = BTreeSet::new();
     let spans = Spans::of(&usable, &states);
     for f in usable.iter().filter(|f| f.max > *first && !states.contains_key(&f.max) && !spans.cover(f)) {
         let base = states.range(..f.max).next_back().map_or(TxId::ZERO, |(t, _)| *t);
-        holes.insert((base.next(), TxId((f.min.0 - 1).max(base.next().0))));
+        let hole = (base.next(), TxId((f.min.0 - 1).max(base.next().0)));
+        let merged = usable.iter().any(|g| g.min <= hole.0 && g.max >= f.max && states.contains_key(&g.max));
+        // Retention removed the first files of what was merged, and not yet this one: nothing that a restore misses.
+        if !merged || unusable.iter().any(|id| touches(*id, hole)) {
+            holes.insert(hole);
+        }
     }
     // Holes that start alike are one; the shortest says where something goes on.
     let mut shortest: BTreeMap<TxId, TxId> = BTreeMap::new();
@@ -320,17 +326,12 @@ fn continuity(facts: &Facts, bad: &BTreeSet<FileId>) -> Finding {
         let text = format!("No gaps detected (TXID {})", range(*first, *last));
         return Finding { txids: Some((*first, *last)), ..rule(Rule::Continuity, Severity::Ok, text) };
     }
-    let mut explained = true;
-    let list: Vec<String> = merge_ranges(shortest)
+    let holes = merge_ranges(shortest);
+    let explained = holes.iter().all(|hole| unusable.iter().any(|id| touches(*id, *hole)));
+    let list: Vec<String> = holes
         .into_iter()
-        .map(|(from, to)| {
-            let by = |ids: &BTreeSet<FileId>| {
-                ids.iter().any(|id| id.min <= to && id.max >= from && id.min > TxId(1))
-            };
-            let cause = if by(bad) { "corrupt" } else { "missing" };
-            explained &= by(bad) || by(&facts.lost);
-            format!("TXID {} {cause}", range(from, to))
-        })
+        .flat_map(|hole| causes(hole, bad))
+        .map(|((from, to), cause)| format!("TXID {} {cause}", range(from, to)))
         .collect();
     let issue = (!explained).then(|| format!("Gap: {}", list.join(", ")));
     let text = format!("Gap detected: {}", list.join(", "));
@@ -366,6 +367,39 @@ impl Spans {
     fn cover(&self, f: &FileInfo) -> bool {
         self.ends.range(..=f.min).next_back().is_some_and(|(_, end)| *end >= f.max)
     }
+}
+
+/// Whether a file that is no snapshot could have filled a part of the hole.
+fn touches(id: FileId, (from, to): (TxId, TxId)) -> bool {
+    id.min <= to && id.max >= from && id.min > TxId(1)
+}
+
+/// A hole in parts, by what became of the files that should fill each.
+fn causes(
+    (from, to): (TxId, TxId),
+    bad: &BTreeMap<FileId, (Rule, String)>,
+) -> Vec<((TxId, TxId), &'static str)> {
+    let mut files: Vec<(FileId, Rule)> =
+        bad.iter().map(|(id, (rule, _))| (*id, *rule)).filter(|(id, _)| touches(*id, (from, to))).collect();
+    files.sort_by_key(|(id, _)| (id.min, Reverse(id.max)));
+    let mut parts: Vec<((TxId, TxId), &'static str)> = Vec::new();
+    let mut at = from;
+    let mut add = |until: TxId, cause| {
+        if until < at {
+            return;
+        }
+        match parts.last_mut() {
+            Some(((_, end), same)) if *same == cause => *end = until,
+            _ => parts.push(((at, until), cause)),
+        }
+        at = until.next();
+    };
+    for (id, rule) in files {
+        add(TxId(id.min.0 - 1), "missing");
+        add(to.min(id.max), if rule == Rule::History { "of another history" } else { "corrupt" });
+    }
+    add(to, "missing");
+    parts
 }
 
 /// Neighbouring ranges joined.

@@ -305,6 +305,62 @@ fn a_gap_in_the_history_with_its_new_snapshot_is_no_gap_in_the_chain() {
 }
 
 #[test]
+fn what_retention_left_of_a_merged_range_is_no_gap() {
+    // Litestream's retention of level 0 goes by time, so it stops in the middle of a merged file.
+    let b = Bench::new(12);
+    b.drop_manifest();
+    for gone in [2, 3] {
+        b.delete(b.id(0, gone));
+    }
+    let r = b.verify(Mode::Quick);
+    assert_eq!(on(&r, Rule::Continuity).severity, Severity::Ok, "{}", r.text());
+    // What no other file holds is missed.
+    b.delete(b.id(0, 11));
+    let r = b.verify(Mode::Quick);
+    let continuity = on(&r, Rule::Continuity);
+    assert_eq!(continuity.severity, Severity::Warning, "{}", r.text());
+    assert!(continuity.message.contains("TXID 11 missing"), "{}", r.text());
+}
+
+#[test]
+fn what_should_be_there_beside_a_merged_file_is_missed() {
+    let b = Bench::new(12);
+    b.delete(b.id(0, 3));
+    let r = b.verify(Mode::Quick);
+    assert!(on(&r, Rule::Continuity).message.contains("TXID 3 missing"), "{}", r.text());
+}
+
+#[test]
+fn each_part_of_a_gap_has_its_own_cause() {
+    let b = Bench::new(12);
+    b.drop_manifest();
+    b.delete(b.id(0, 8));
+    b.change(b.id(0, 9), |bytes| bytes.truncate(60));
+    b.change(b.id(0, 10), |bytes| bytes.truncate(60));
+    let r = b.verify(Mode::Quick);
+    let said = &on(&r, Rule::Continuity).message;
+    assert!(said.ends_with("TXID 8 missing, TXID 9-10 corrupt"), "{}", r.text());
+}
+
+#[test]
+fn an_encrypted_database_is_no_damage() {
+    let (store, mut maker) = (Store::in_memory(), Maker::new(1024));
+    let file = maker.noise();
+    block(upload(&store, &[file]));
+    let dir = tempfile::tempdir().unwrap();
+    let never = |_: &Path, _: super::super::restore::Check| Err(Error::corrupt("file is not a database"));
+    let options = VerifyOptions {
+        mode: Mode::Deep,
+        work_dir: Some(dir.path().to_path_buf()),
+        integrity: Some(&never),
+        ..VerifyOptions::default()
+    };
+    let r = block(verify(&store, &options)).unwrap();
+    assert_eq!(r.exit_code(), 0, "{}", r.text());
+    assert!(r.text().contains("not checked: the database is encrypted"), "{}", r.text());
+}
+
+#[test]
 fn deep_says_what_sqlite_says() {
     let b = Bench::new(8);
     let dir = tempfile::tempdir().unwrap();

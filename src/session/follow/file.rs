@@ -1,7 +1,7 @@
 //! The followed file itself, and the record beside it: looked at, changed, put in place.
 
 use super::follower::Follower;
-use crate::base::{Error, Kind, PageSize, Pgno, Result, crash, durable, lock};
+use crate::base::{Error, Kind, Manners, PageSize, Pgno, Result, crash, durable, lock};
 use crate::replica::follow::{Disk, Image, Incoming, Place, Record};
 use crate::replica::{Overwrite, Restored};
 use crate::sqlite::{Rewrite, despite_forks, peek};
@@ -161,6 +161,9 @@ impl Follower {
             .map_err(|e| Error::new(Kind::Bug, "cannot encode a record").because(e))?;
         let io = |e| Error::io("write", &path, e);
         let mut file = File::create(&temp).map_err(io)?;
+        if let Some(manners) = Manners::of(&self.path) {
+            manners.dress(&file);
+        }
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(io)?;
         fs::rename(&temp, &path).map_err(io)?;
         sync_dir(&path)?;

@@ -28,7 +28,7 @@ impl Tracker {
         {
             return Err(SealError::Again);
         }
-        if self.spool.is_ahead()? {
+        if self.spool.is_ahead(&held)? {
             // This thread has SQLite's WRITE lock, so whoever had it then has ended.
             return Err(self.ended_ahead(&held, p.txid.next())?);
         }
@@ -74,7 +74,7 @@ impl Tracker {
         let held = self.spool.hold_seal()?;
         let p = self.spool.position()?;
         // Unless whoever ships has given it up already.
-        if self.spool.is_ahead()? && p.is_some_and(|p| p.txid.next() == txid) {
+        if self.spool.is_ahead(&held)? && p.is_some_and(|p| p.txid.next() == txid) {
             self.spool.give_up(&held, txid)?;
         }
         Ok(())
@@ -83,9 +83,9 @@ impl Tracker {
     /// Whether the TXID that was made for this process's COMMIT still is what comes next: nobody gave it up because
     /// this process seemed to be gone. Asked when the replica has it, before the commit mark is written.
     pub fn confirm(&self, txid: TxId) -> Result<()> {
-        let _held = self.spool.hold_seal()?;
+        let held = self.spool.hold_seal()?;
         let p = self.spool.position()?;
-        if self.spool.is_ahead()? && p.is_some_and(|p| p.txid.next() == txid) {
+        if self.spool.is_ahead(&held)? && p.is_some_and(|p| p.txid.next() == txid) {
             return Ok(());
         }
         Err(Error::new(Kind::Retry, format!("the history went on without TXID {txid}")))
@@ -104,7 +104,7 @@ impl Tracker {
         loop {
             {
                 let held = self.spool.hold_seal()?;
-                if !self.spool.is_ahead()? {
+                if !self.spool.is_ahead(&held)? {
                     return Ok(());
                 }
                 if !self.spool.is_ahead_alive()? {

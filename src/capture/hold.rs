@@ -146,7 +146,11 @@ impl Tracker {
         let closed = sealed
             .and_then(|()| Ok(self.spool.make_durable()?))
             .and_then(|()| generation::mark_closed(&self.spool, &self.path, h));
-        let done = closed.map(|p| self.lock().position = Some(p));
+        // (Once more: the position has changed, and the WAL, which could tell as much, is about to go.)
+        let done = closed.and_then(|p| {
+            self.lock().position = Some(p);
+            Ok(self.spool.make_durable()?)
+        });
         match done {
             Ok(()) => Noticed::Commit,
             Err(SealError::OutOfSync(why)) => {
@@ -187,7 +191,7 @@ impl Tracker {
             s.seal_error = None;
             return Ok(Sealed::default());
         }
-        if self.spool.is_ahead()? {
+        if self.spool.is_ahead(&held)? {
             // These frames are of a COMMIT under sync durability, whose TXID is made: its thread says so in a moment.
             if self.spool.is_ahead_alive()? {
                 return Err(SealError::Again);

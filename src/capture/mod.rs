@@ -43,6 +43,8 @@ mod resets;
 pub mod resync;
 mod seal;
 #[cfg(test)]
+mod tables;
+#[cfg(test)]
 mod tests;
 mod tracker;
 

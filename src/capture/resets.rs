@@ -6,12 +6,12 @@ use crate::wal::IndexHeader;
 /// Tail that a resetting thread seals itself, in frames: a WAL of ordinary size, whole. The sealer has usually done it
 /// during the checkpoint that precedes a reset, and what it has not is a commit or two; only where commits come in tens
 /// of thousands a second it is a good part. (At 128 such programs saw their resets put off, and the WAL twice as long.)
-const SHORT_TAIL: u32 = 1_024;
+pub(super) const SHORT_TAIL: u32 = 1_024;
 /// WAL size in frames from which a longer tail is sealed on the spot rather than put off: SQLite resets at
 /// 1,000 by default, so three refusals have gone by.
-const LONG_WAL: u32 = 4_000;
+pub(super) const LONG_WAL: u32 = 4_000;
 /// The longest tail that a commit seals for its reset then, in frames: tens of milliseconds.
-const LONG_TAIL: u32 = 4_096;
+pub(super) const LONG_TAIL: u32 = 4_096;
 /// The longest tail that a RESTART or TRUNCATE checkpoint seals, in bytes: somebody waits for just this, and the
 /// checkpoint copies as many.
 const CHECKPOINT_TAIL_BYTES: u32 = 64 << 20;

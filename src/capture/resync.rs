@@ -187,7 +187,9 @@ impl View {
     /// Encodes the view as a snapshot `1-txid` into the spool. Errors with [`Kind::Corrupt`], leaving no file,
     /// when its pages do not add up to the checksum.
     pub fn snapshot(&self, spool: &Spool, at: &Attested, tick: impl FnMut(u32, u32)) -> Result<Summary> {
-        self.snapshot_at(&spool.snapshot_path(at.txid), spool, at, tick)
+        let summary = self.snapshot_at(&spool.snapshot_path(at.txid), spool, at, tick)?;
+        spool.make_snapshot_durable(at.txid)?;
+        Ok(summary)
     }
 
     /// [`View::snapshot`] into a file that is not queued.

@@ -340,22 +340,35 @@ impl LockFile {
         }
     }
 
-    /// Leaves a note for whoever holds the lock next. Caller holds it.
-    pub(super) fn set_mark(&self, mark: Mark) -> Result<()> {
-        let used = self.attach()?;
-        used.file()?.write_all_at(&[mark as u8], 0).map_err(|e| Error::io("write", &self.path, e))
+    /// Leaves a note for whoever holds the lock next. Errors as [`LockFile::write_at`].
+    pub(super) fn set_mark(&self, held: &Held<'_>, mark: Mark) -> Result<()> {
+        self.write_at(held, &[mark as u8], 0)
     }
 
-    /// The note that was left. Caller holds the lock.
+    /// The note that was left; of a lock that another holds, what it is at. Errors as [`LockFile::read_at`].
     pub(super) fn mark(&self) -> Result<Mark> {
         let mut byte = [0];
-        match self.attach()?.file()?.read_at(&mut byte, 0) {
-            Ok(0) => Ok(Mark::Clean),
-            Ok(_) => Ok(match byte {
-                [0] => Mark::Clean,
-                [2] => Mark::Ahead,
-                _ => Mark::Changing,
-            }),
+        let is_there = self.read_at(&mut byte, 0)?;
+        Ok(match byte {
+            [0] if is_there => Mark::Clean,
+            [2] => Mark::Ahead,
+            _ if is_there => Mark::Changing,
+            _ => Mark::Clean,
+        })
+    }
+
+    /// Writes into the lock file, under the lock. Errors with [`Kind::Io`], or [`Kind::Missing`] when it was replaced.
+    pub(super) fn write_at(&self, held: &Held<'_>, bytes: &[u8], offset: u64) -> Result<()> {
+        debug_assert!(held.used.id == self.id, "I-LOCK-3");
+        let file = held.used.file()?;
+        file.write_all_at(bytes, offset).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Reads from it; `false` where it is shorter. Errors as [`LockFile::write_at`].
+    pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<bool> {
+        match self.attach()?.file()?.read_exact_at(bytes, offset) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
             Err(e) => Err(Error::io("read", &self.path, e)),
         }
     }

@@ -11,7 +11,9 @@
 //! Refused: an owner that lives in the replica or the database. The first is not asked before capture begins, the second is
 //! the app's.
 
-use super::{LockFile, is_missing, read_json, temp_beside};
+use super::dir::{Spool, real_dir};
+use super::files::{is_missing, read_json, temp_beside};
+use super::lock::LockFile;
 use crate::base::{Error, Kind, Result, manners};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -123,7 +125,7 @@ impl Owner {
     pub fn check(&self, dir: &Path) -> Result<()> {
         let at = |d: &Path| record_in(d).map(|(known, copied)| (known, copied, d.to_path_buf()));
         // (Beside the links of its path: the record is found under any name of the directory.)
-        let real = super::real_dir(dir);
+        let real = real_dir(dir);
         if let Some((known, copied, d)) = at(&real) {
             self.judged(&known, copied, &d)?;
         }
@@ -166,7 +168,7 @@ impl Owner {
     }
 }
 
-impl super::Spool {
+impl Spool {
     /// From now on the spool is `me`'s: written down, on disk. Errors with [`Kind::Config`] if it is another database's, as
     /// [`Owner::check`] does; then nothing is changed.
     pub fn claim(&self, me: &Owner) -> Result<()> {
@@ -224,7 +226,7 @@ impl Shipping {
     }
 }
 
-impl super::Spool {
+impl Spool {
     /// Says to other processes where this one ships. Caller holds the ship lock.
     pub fn note_shipping(&self, replica: &str) -> Result<()> {
         let pid = std::process::id().cast_signed();
@@ -283,7 +285,7 @@ pub fn holder_of(lock_file: &Path) -> Option<String> {
 
 /// The refusal of the spool `dir` where `theirs`, which is the same, or in it, or around it, is that of the database `owner`.
 pub fn other_database(dir: &Path, theirs: &Path, owner: &Path) -> Error {
-    let (real, theirs) = (super::real_dir(dir), super::real_dir(theirs));
+    let (real, theirs) = (real_dir(dir), real_dir(theirs));
     let owner = Owner::of(owner);
     if real == theirs {
         return foreign(dir, &owner.path());

@@ -1,8 +1,15 @@
 //! What a process leaves that dies between two files, and what the next holder of the seal lock makes of it.
 
+use super::dir::create_dir;
+use super::durable::{Durable, Missing, missing};
+use super::files::list_files;
+use super::lock::Mark;
 use super::*;
-use crate::base::{PageSize, Timestamp};
-use crate::ltx::{Attest, Encoder, Header, WalRange};
+use crate::base::{DbChecksum, Lineage, PageSize, Pgno, Timestamp, TxId};
+use crate::ltx::{self, Attest, Encoder, Header, WalRange};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const LINEAGE: Lineage = Lineage(7);
 
@@ -16,7 +23,7 @@ fn sum_of(content: u8) -> u64 {
 
 /// The checksum of a database of one page, filled with that byte.
 fn state(content: u8) -> DbChecksum {
-    db_checksum(page_size(), [(Pgno::ONE, sum_of(content))].into_iter())
+    DbChecksum::EMPTY.toggle(sum_of(content))
 }
 
 /// A file of `txid` that takes the database from one state to another.
@@ -65,6 +72,12 @@ fn held(spool: &Spool) -> SealHeld<'_> {
     spool.hold_unsettled().unwrap()
 }
 
+/// As a process leaves the spool that dies between two files.
+fn leave_half_done(spool: &Spool) {
+    let held = held(spool);
+    drop(spool.begin_change(&held).unwrap());
+}
+
 /// How many level-0 files may leave.
 fn may_leave(spool: &Spool) -> usize {
     match spool.shippable().unwrap() {
@@ -81,7 +94,7 @@ fn settled(spool: &Spool) -> Position {
 #[test]
 fn a_cut_without_its_position_is_finished_by_the_next_holder() {
     let (_dir, spool) = three_pieces();
-    drop(spool.begin_change(&held(&spool)).unwrap());
+    leave_half_done(&spool);
     spool.fold_pieces(TxId(5), 3, &spool.pending_path(TxId(5))).unwrap();
     assert!(spool.counted().unwrap().0 < TxId(5));
     assert_eq!(settled(&spool), position(5, 0, 13, 3));
@@ -111,7 +124,7 @@ fn what_another_is_changing_is_not_waited_for() {
     });
     assert_eq!(may_leave(&spool), 1);
     // One that died over it is settled by whoever comes.
-    drop(spool.begin_change(&held(&spool)).unwrap());
+    leave_half_done(&spool);
     assert_eq!(spool.shippable().unwrap(), Shippable::Changing);
     assert!(spool.settle_if_free().unwrap());
     assert_eq!(may_leave(&spool), 1);
@@ -120,7 +133,7 @@ fn what_another_is_changing_is_not_waited_for() {
 #[test]
 fn a_squash_without_its_position_is_finished_by_the_next_holder() {
     let (_dir, spool) = three_pieces();
-    drop(spool.begin_change(&held(&spool)).unwrap());
+    leave_half_done(&spool);
     let first = spool.piece_path(TxId(5), 0);
     spool.fold_pieces(TxId(5), 3, &spool.dir.join("open/x.ltx")).unwrap();
     fs::rename(spool.dir.join("open/x.ltx"), &first).unwrap();
@@ -142,7 +155,7 @@ fn a_fold_of_fewer_pieces_than_there_are_is_litter() {
 #[test]
 fn sums_ahead_of_the_position_leave_no_place_to_go_on_from() {
     let (_dir, spool) = three_pieces();
-    drop(spool.begin_change(&held(&spool)).unwrap());
+    leave_half_done(&spool);
     spool.sums().store(&[(Pgno::ONE, sum_of(99))]).unwrap();
     assert_eq!(settled(&spool).wal, WalPlace::GivenUp);
     assert_eq!(spool.seal_lock.mark().unwrap(), Mark::Clean);
@@ -170,10 +183,10 @@ fn a_file_that_a_commit_waits_for_is_left_and_may_leave() {
     spool.set_ahead(&held(&spool)).unwrap();
     assert_eq!(may_leave(&spool), 2);
     assert_eq!(spool.recover(&held(&spool)).unwrap(), Some(position(5, 0, 13, 3)));
-    assert!(spool.is_ahead().unwrap() && spool.is_ahead_alive().unwrap());
+    assert!(spool.is_ahead(&held(&spool)).unwrap() && spool.is_ahead_alive().unwrap());
     spool.no_longer_ahead();
     assert_eq!(spool.recover(&held(&spool)).unwrap(), None);
-    assert!(!spool.is_ahead().unwrap());
+    assert!(!spool.is_ahead(&held(&spool)).unwrap());
 }
 
 #[test]
@@ -215,7 +228,7 @@ fn a_lock_file_is_open_while_it_is_used_and_no_close_takes_a_lock_away() {
     let held = l.hold().unwrap();
     assert_eq!((descriptors(&path), is_locked(&path)), (1, true));
     // Other uses of the file come and go, under another name of it, too.
-    l.set_mark(Mark::Changing).unwrap();
+    l.set_mark(&held, Mark::Changing).unwrap();
     assert_eq!(l.mark().unwrap(), Mark::Changing);
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(dir.path(), &link).unwrap();
@@ -249,21 +262,122 @@ fn a_lock_file_made_anew_is_another_one() {
 }
 
 #[test]
-fn what_is_to_be_synced_is_no_longer_than_the_spool() {
-    let dir = tempfile::tempdir().unwrap();
-    let spool = Spool::open(dir.path()).unwrap();
-    for n in 0..2_000 {
-        let path = spool.pending_path(TxId(n));
-        spool.write_file(&path, |_| Ok(())).unwrap();
-        if n >= 10 {
-            std::fs::remove_file(path).unwrap();
-        }
+fn what_is_still_to_be_synced() {
+    let known = |txid, pieces| Some(Durable { lineage: LINEAGE, txid: TxId(txid), pieces, record: 0 });
+    let whole = Some(Durable::of(&position(4, 3, 13, 3)));
+    let want = |after, from_piece| Some(Missing { after: TxId(after), from_piece });
+    let table = [
+        ("nothing is known", position(4, 3, 13, 3), None, want(0, 0)),
+        ("all of it is", position(4, 3, 13, 3), whole, None),
+        ("only the place in the WAL is another", position(4, 3, 13, 0), whole, want(4, 3)),
+        ("two pieces of three", position(4, 3, 13, 3), known(4, 2), want(4, 2)),
+        ("pieces of a TXID that was cut since", position(5, 1, 13, 3), known(4, 3), want(4, 0)),
+        ("more pieces than there are: others", position(4, 1, 13, 3), known(4, 3), want(0, 0)),
+        ("a later TXID: another spool's", position(4, 3, 13, 3), known(5, 0), want(0, 0)),
+        (
+            "another history",
+            position(4, 3, 13, 3),
+            Some(Durable { lineage: Lineage(8), txid: TxId(4), pieces: 3, record: 0 }),
+            want(0, 0),
+        ),
+    ];
+    for (what, p, known, want) in table {
+        assert_eq!(missing(&p, known), want, "{what}");
     }
-    let left = lock(&spool.unsynced).clone();
-    assert!(left.len() <= UNSYNCED + 10, "{} files", left.len());
-    assert!((0..10).all(|n| left.contains(&spool.pending_path(TxId(n)))), "what is there is not forgotten");
+}
+
+/// What another process sealed, or one before this, is on disk as well when [`Spool::make_durable`] says so, once.
+#[test]
+fn what_was_made_durable_is_known_until_another_file_bears_its_name() {
+    let (_dir, spool) = three_pieces();
+    let known = |s: &Spool| s.durable().unwrap().map(|d| (d.txid.0, d.pieces));
+    assert_eq!(known(&spool), None);
     spool.make_durable().unwrap();
-    assert!(lock(&spool.unsynced).is_empty());
+    assert_eq!(known(&spool), Some((4, 3)));
+    // A process that starts now knows as much.
+    let again = Spool::open(spool.dir()).unwrap();
+    assert_eq!(known(&again), Some((4, 3)));
+    let p = again.squash(&held(&again), &position(4, 3, 13, 3)).unwrap();
+    assert_eq!(known(&again), None, "the first piece is another file");
+    again.make_durable().unwrap();
+    assert_eq!(known(&spool), Some((4, 1)));
+    let p = spool.cut(&held(&spool), &p).unwrap();
+    spool.make_durable().unwrap();
+    assert_eq!((p.txid, known(&spool)), (TxId(5), Some((5, 0))));
+    let held = held(&spool);
+    spool.clear(&held).unwrap();
+    assert_eq!(known(&spool), None);
+    // Damage is not believed.
+    spool.set_durable(&held, Durable::of(&position(9, 0, 13, 3))).unwrap();
+    spool.seal_lock.write_at(&held.lock, &[7], super::held::MARK_AT).unwrap();
+    assert_eq!(known(&spool), None);
+}
+
+#[test]
+fn a_piece_that_cannot_be_synced_is_an_error() {
+    let (_dir, spool) = three_pieces();
+    let piece = spool.piece_path(TxId(5), 1);
+    fs::remove_file(&piece).unwrap();
+    std::os::unix::fs::symlink(&piece, &piece).unwrap();
+    assert!(spool.make_durable().unwrap_err().to_string().contains("sync"));
+    assert_eq!(spool.durable().unwrap(), None);
+}
+
+/// A power cut may take the last positions, which are not synced at each seal, and leave the pieces.
+#[test]
+fn all_pieces_that_continue_the_position_are_adopted() {
+    for left in 0..3 {
+        let (_dir, spool) = three_pieces();
+        spool.set_position(&held(&spool), &position(4, left, 10 + left as u8, left)).unwrap();
+        let p = spool.recover(&held(&spool)).unwrap().unwrap();
+        assert_eq!((p.pieces, p.checksum, p.wal.point().unwrap().frame), (3, state(13), 3), "from {left}");
+        assert_eq!(list_files(&spool.dir.join("open")).len(), 3);
+    }
+    // Those of another history, and those that do not go on from the last, are not.
+    let (_dir, spool) = three_pieces();
+    fs::remove_file(spool.piece_path(TxId(5), 1)).unwrap();
+    spool.sums().store(&[(Pgno::ONE, sum_of(11))]).unwrap();
+    spool.set_position(&held(&spool), &position(4, 1, 11, 1)).unwrap();
+    assert_eq!(spool.recover(&held(&spool)).unwrap(), Some(position(4, 1, 11, 1)));
+    assert!(!spool.piece_path(TxId(5), 2).exists());
+}
+
+#[test]
+fn which_pieces_go_on_from_a_position() {
+    let piece = |lineage, before, salt2, frame| {
+        let mut h = Header::new(page_size(), 1, TxId(5), TxId(5), Timestamp(5));
+        h.lineage = Lineage(lineage);
+        h.attest = Some(Attest { before: state(before), after: state(99) });
+        h.wal = Some(WalRange::of_frames(page_size(), frame, frame + 1, (1, salt2)));
+        h
+    };
+    let table = [
+        ("the next frame", piece(7, 13, 2, 3), true),
+        ("the first of the next generation", piece(7, 13, 9, 0), true),
+        ("another history", piece(8, 13, 2, 3), false),
+        ("another state", piece(7, 12, 2, 3), false),
+        ("frames that are sealed, of a piece that was folded", piece(7, 13, 2, 1), false),
+        ("the very frame", piece(7, 13, 2, 2), false),
+    ];
+    for (what, h, want) in table {
+        assert_eq!(super::recover::continues(&position(4, 3, 13, 3), &h), want, "{what}");
+    }
+}
+
+#[test]
+fn a_place_in_the_wal_reads_as_it_was_written() {
+    let at = |salt1, salt2| WalPoint { salt1, salt2, frame: 3, checksum: None };
+    let table = [
+        (WalPlace::Known(at(1, 2)), r#"{"salt1":1,"salt2":2,"frame":3,"checksum":null}"#),
+        (WalPlace::Known(at(0, 2)), r#"{"salt1":0,"salt2":2,"frame":3,"checksum":null}"#),
+        (WalPlace::InFile, r#"{"salt1":0,"salt2":0,"frame":0,"checksum":null}"#),
+        (WalPlace::GivenUp, "null"),
+    ];
+    for (place, text) in table {
+        assert_eq!(serde_json::to_string(&place).unwrap(), text);
+        assert_eq!(serde_json::from_str::<WalPlace>(text).unwrap(), place);
+        assert_eq!(place.is_given_up(), text == "null");
+    }
 }
 
 /// Another process clears its spool while this one opens it.

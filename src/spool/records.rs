@@ -1,0 +1,131 @@
+//! The records of a spool: read and written whole.
+
+use super::dir::Spool;
+use super::files::read_json;
+use super::held::SealHeld;
+use super::position::{Handoff, Identity, Position, Shipped, Ventured, WalPlace};
+use crate::base::{Error, Lineage, Result, TxId, durable, manners};
+use std::fs::{self, File};
+use std::io::Write;
+
+/// Lineages of ours that are remembered: more than could be under way to the replica at once. (Of a file in the queue whose
+/// lineage is forgotten nothing tells that it is ours.)
+const LINEAGES: usize = 64;
+
+impl Spool {
+    /// The position, `None` if there is none or it can't be read as one.
+    pub fn position(&self) -> Result<Option<Position>> {
+        read_json(&self.dir.join("position.json"))
+    }
+
+    /// Replaces the position (I-SPOOL-3).
+    pub fn set_position(&self, _held: &SealHeld<'_>, p: &Position) -> Result<()> {
+        self.write_json("position.json", p)
+    }
+
+    /// What is known to be durable in the replica.
+    pub fn shipped(&self) -> Result<Option<Shipped>> {
+        read_json(&self.dir.join("shipped.json"))
+    }
+
+    /// Records what is durable in the replica. Caller holds the ship lock.
+    pub fn set_shipped(&self, s: &Shipped) -> Result<()> {
+        self.write_json("shipped.json", s)
+    }
+
+    /// What may be in the replica although the position does not say so.
+    pub fn ventured(&self) -> Result<Option<Ventured>> {
+        read_json(&self.dir.join("ventured.json"))
+    }
+
+    /// Writes down a TXID that may be in the replica from now on (I-SPOOL-7).
+    pub fn venture(&self, _held: &SealHeld<'_>, txid: TxId) -> Result<()> {
+        let old = self.ventured()?.unwrap_or_default();
+        self.write_json("ventured.json", &Ventured { txid: old.txid.max(txid) })
+    }
+
+    /// Whose spool this is.
+    pub fn identity(&self) -> Result<Option<Identity>> {
+        read_json(&self.dir.join("replica.json"))
+    }
+
+    /// `lineage` of `replica` is ours: on disk, whatever happens next, before anything of it can be in the replica.
+    /// Records are small and not synced otherwise: what they say is proved again by content.
+    pub fn own(&self, replica: &str, lineage: Lineage) -> Result<()> {
+        let name = lineage.to_string();
+        let old = self.identity()?.filter(|i| i.replica == replica);
+        if old.as_ref().is_some_and(|i| i.lineages.last() == Some(&name)) {
+            // Written by a call whose sync of the names failed, perhaps.
+            return self.sync_names();
+        }
+        let mut lineages = old.map(|i| i.lineages).unwrap_or_default();
+        lineages.retain(|l| *l != name);
+        lineages.push(name);
+        lineages.drain(..lineages.len().saturating_sub(LINEAGES));
+        let identity = Identity { replica: replica.to_string(), lineages };
+        self.write_text("replica.json", &identity, |f| f.sync_data())?;
+        self.sync_names()
+    }
+
+    /// Forces the names of the records to disk, and that of the directory, which may be new, too.
+    pub(super) fn sync_names(&self) -> Result<()> {
+        for d in [Some(self.dir.as_path()), self.dir.parent()].into_iter().flatten() {
+            durable::sync_dir(d).map_err(|e| Error::io("sync", d, e))?;
+        }
+        Ok(())
+    }
+
+    /// The replica `old` is known by another name from now on.
+    pub fn respell(&self, old: &str, replica: &str) -> Result<()> {
+        if let Some(i) = self.identity()?.filter(|i| i.replica == old && old != replica) {
+            let identity = Identity { replica: replica.to_string(), ..i };
+            self.write_text("replica.json", &identity, |f| f.sync_data())?;
+            self.sync_names()?;
+        }
+        Ok(())
+    }
+
+    /// Whether `lineage` of `replica` was begun or taken up here.
+    pub fn owns(&self, replica: &str, lineage: Lineage) -> Result<bool> {
+        let name = lineage.to_string();
+        Ok(self.identity()?.is_some_and(|i| i.replica == replica && i.lineages.contains(&name)))
+    }
+
+    /// From now on only the database's content tells where the WAL goes on.
+    pub fn forget_place(&self, held: &SealHeld<'_>) -> Result<()> {
+        match self.position()? {
+            Some(p) => {
+                self.set_position(held, &Position { wal: WalPlace::GivenUp, handoff: Handoff::Live, ..p })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The id under which this spool writes to replicas. It names the file it stands in, too: the copy of a spool is another
+    /// writer, however much it knows of the history. On disk before it is used: a machine that came back from a power cut as
+    /// another writer would be refused.
+    pub fn writer(&self) -> Result<String> {
+        use std::os::unix::fs::MetadataExt;
+        let path = self.dir.join("writer");
+        let failed = |e| Error::io("write", &path, e);
+        let ino = |m: std::fs::Metadata| format!("{:016x}", m.ino());
+        let said = fs::read_to_string(&path).unwrap_or_default();
+        if let Some((id, file)) = said.trim_end().split_once(' ')
+            && id.len() == 16
+            && fs::metadata(&path).map(ino).is_ok_and(|ino| ino == file)
+        {
+            return Ok(id.to_string());
+        }
+        let id = format!("{:016x}", crate::base::clock::random_u64());
+        drop(fs::remove_file(&path));
+        let mut file = manners::create(&path).map_err(failed)?;
+        let text = format!("{id} {}\n", file.metadata().map(ino).map_err(failed)?);
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        #[cfg(feature = "sim")]
+        if let Some(w) = crate::base::sim::world() {
+            w.synced(&path);
+        }
+        self.sync_names()?;
+        Ok(id)
+    }
+}

@@ -23,8 +23,8 @@ use crate::ship;
 use crate::spool::{LockFile, holder_of};
 use crate::store::{ReplicaUrl, Store};
 use crossbeam_channel::{Receiver, Sender};
-use file::{LOCK, RECORD, beside, load};
 use futures_util::StreamExt;
+use names::{LOCK, RECORD, beside, load, millis};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,10 @@ use std::time::Duration;
 
 mod file;
 mod follower;
+mod names;
 
 pub use follower::{Follower, FollowerRow};
+pub use names::Begun;
 
 /// Polls of different followers at once.
 const PARALLEL: usize = 8;
@@ -53,17 +55,6 @@ pub struct FollowRequest<'a> {
     pub interval: Duration,
     /// Whether a database that is no follower of that replica may be replaced.
     pub overwrite: Overwrite,
-}
-
-/// How following began.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Begun {
-    /// It was followed by this process already.
-    Already,
-    /// With a first copy.
-    Copied,
-    /// From where it stood.
-    Continued,
 }
 
 /// All followers of the process.
@@ -341,8 +332,4 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
             Err(Error::new(Kind::Missing, text))
         }
     }
-}
-
-fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }

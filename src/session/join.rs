@@ -54,6 +54,35 @@ impl Patience {
     }
 }
 
+/// Why it is not known whose replica it is.
+#[derive(Debug)]
+pub(super) enum NotJoined {
+    /// What the store said, or that it did not answer.
+    Store(Error),
+    /// What stands in the way here: the database, the spool, a lock.
+    Here(Error),
+}
+
+impl NotJoined {
+    /// Whether the store has not answered: that passes by itself, and nothing is wrong here.
+    pub(super) fn is_no_answer(&self) -> bool {
+        matches!(self, NotJoined::Store(e) if matches!(e.kind(), Kind::Retry | Kind::Timeout))
+    }
+
+    /// What it was.
+    pub(super) fn error(self) -> Error {
+        match self {
+            NotJoined::Store(e) | NotJoined::Here(e) => e,
+        }
+    }
+}
+
+impl From<Error> for NotJoined {
+    fn from(e: Error) -> NotJoined {
+        NotJoined::Here(e)
+    }
+}
+
 /// The replica's lease, just taken: given back as it was found unless the watch begins ([`LeaseTaken::settle`]). `None` where the
 /// store has no conditions, or did not answer.
 struct LeaseTaken<'a> {
@@ -121,9 +150,9 @@ impl Watched {
         patience: Patience,
         takeover: bool,
         make_wal: &dyn Fn() -> Result<()>,
-    ) -> Result<Identity> {
+    ) -> std::result::Result<Identity, NotJoined> {
         let me = self.me()?;
-        let found = self.ask_store(&me, patience, takeover)?;
+        let found = self.ask_store(&me, patience, takeover).map_err(NotJoined::Store)?;
         make_wal()?;
         let taken = found.lease.how(takeover);
         // (Read after the store has answered: what was committed meanwhile was sealed by this process or another.)
@@ -135,7 +164,7 @@ impl Watched {
                 let held = self.spool.hold_seal()?;
                 self.spool.forget_place(&held)?;
             }
-            return Err(Error::new(Kind::Retry, UNREADABLE));
+            return Err(Error::new(Kind::Retry, UNREADABLE).into());
         }
         let identity = begin.identity();
         self.spool.claim(&Owner::of(self.path()))?;
@@ -143,7 +172,7 @@ impl Watched {
         self.begin_at(begin, &found)?;
         self.remember(found.remote)?;
         let lease = found.lease.settle()?;
-        self.become_part(|_| Part::Shipping);
+        self.become_part(Part::joined);
         self.ship(me, lease, takeover)?;
         // (What was committed while this was a standby is cut at once.)
         self.look_again();
@@ -489,9 +518,9 @@ pub(super) fn join(engine: &'static Engine, w: &Arc<Watched>) {
 fn try_to_join(engine: &Engine, w: &Arc<Watched>) {
     let takeover = w.part().claim() == super::phase::Claim::Own;
     let begun = panics::caught(|| w.find_out(engine, Patience::Patient, takeover, &|| Ok(())));
-    let failed = match begun.unwrap_or_else(|said| Err(panics::error(&said))) {
+    let failed = match begun.unwrap_or_else(|said| Err(panics::error(&said).into())) {
         Ok(identity) => return w.joined.tell(identity),
-        Err(e) => e,
+        Err(e) => e.error(),
     };
     if w.tracker.sync_state() == Continuity::Resyncing {
         // Nobody looks at the WAL until the next try: it need not stay as it is.

@@ -96,6 +96,14 @@ impl Part {
         Part::Joining(self.claim())
     }
 
+    /// It is known whose replica it is. (An internal error of the first reading stays what it is.)
+    pub(super) fn joined(&self) -> Part {
+        match self {
+            Part::Failed { why, .. } => Part::Failed { was: Role::Shipper, why: why.clone() },
+            _ => Part::Shipping,
+        }
+    }
+
     /// It gives the right to ship away.
     pub(super) fn steps_back(&self) -> Part {
         Part::Standby { claim: self.claim(), refused: None }
@@ -473,6 +481,9 @@ mod tests {
         assert_eq!((failed.role(), failed.claim()), (Role::Shipper, Claim::None));
         assert_eq!(standby().fails("a panic".into()).role(), Role::Standby);
         assert_eq!((Part::Shipping.claim(), standby().claim()), (Claim::Own, Claim::None));
+        assert_eq!(own.joined(), Part::Shipping);
+        let failed = own.fails("a panic".into()).joined();
+        assert_eq!(failed, Part::Failed { was: Role::Shipper, why: "a panic".into() });
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use super::follow::forget_followed;
 use super::identity::{Begin, Identity};
-use super::join::{self, Patience};
+use super::join::{self, NotJoined, Patience};
 use super::phase::{Claim, Part, Role};
 use super::registry::Engine;
 use super::settings::{Change, change};
@@ -283,10 +283,10 @@ impl Engine {
             Start::Asked => {
                 let patience = Patience::Until(clock::uptime() + CALL_PATIENCE);
                 match self.begin(&w, patience, req.takeover, make_wal) {
-                    Err(e) if is_no_answer(&e) => {
+                    Err(e) if e.is_no_answer() => {
                         make_wal().and_then(|()| self.begin_locally(&w)).map(|()| Identity::Unanswered)
                     }
-                    begun => begun,
+                    begun => begun.map_err(NotJoined::error),
                 }
             }
         };
@@ -306,12 +306,12 @@ impl Engine {
         patience: Patience,
         takeover: bool,
         make_wal: &dyn Fn() -> Result<()>,
-    ) -> Result<Identity> {
+    ) -> std::result::Result<Identity, NotJoined> {
         w.joined.begin_try();
         let begun = w.find_out(self, patience, takeover, make_wal);
         match &begun {
             Ok(identity) => w.joined.tell(*identity),
-            Err(e) if is_no_answer(e) => w.cannot_join(e),
+            Err(NotJoined::Store(e)) if is_no_answer(e) => w.cannot_join(e),
             Err(_) => {}
         }
         begun

@@ -7,7 +7,6 @@ use super::duty::Duty;
 use super::merge::{Job, Merged, Now};
 use super::plan;
 use super::shipper::{Did, Event, Halt, LONGEST_REST, Right, Shipper, Step, blocking, check};
-use super::status::Aged;
 use crate::base::{Result, TxId, clock, crash};
 use crate::ltx::Level;
 use crate::replica::{FileId, Inventory};
@@ -57,8 +56,7 @@ async fn snapshot(s: &Shipper) -> Step<Did> {
     let shipped = s.record(&file, Level::SNAPSHOT)?;
     s.plan.link.update(|at| {
         at.snapshot = shipped.snapshot;
-        at.snapshot_time = shipped.snapshot_time;
-        at.snapshot_aged = shipped.snapshot_time.map(|t| Aged::new(t, clock::now(), clock::uptime()));
+        at.note_snapshot_time(shipped.snapshot_time);
         at.last_upload = Some(shipped.time);
     });
     crash::point("ship.after-record");

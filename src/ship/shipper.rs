@@ -6,7 +6,7 @@ use super::lease::Me;
 use super::link::{LeaseWish, Link};
 use super::merge::Merger;
 use super::plan;
-use super::status::{Aged, Protection, State};
+use super::status::{Protection, State};
 use crate::base::{Error, Kind, Result, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
 use crate::replica::Inventory;
@@ -179,8 +179,7 @@ impl Shipper {
         let evict = plan.evict && lease.is_none();
         let known = plan.spool.shipped().ok().flatten().and_then(|s| s.snapshot_time);
         plan.link.update(|s| {
-            s.snapshot_time = s.snapshot_time.or(known);
-            s.snapshot_aged = s.snapshot_time.map(|t| Aged::new(t, clock::now(), clock::uptime()));
+            s.note_snapshot_time(s.snapshot_time.or(known));
             s.protection = if lease.is_some() { Protection::Lease } else { Protection::Unknown };
             // (What kept others from shipping before does not keep this one.)
             if s.state == State::Fenced {

@@ -1,7 +1,7 @@
 //! What is known of one database's uploads at one moment.
 
 use super::duty::Duties;
-use crate::base::{Kind, Timestamp, TxId};
+use crate::base::{Kind, Timestamp, TxId, clock};
 use crate::store::{BreakerState, Conditions};
 use std::time::Duration;
 
@@ -81,6 +81,16 @@ impl Protection {
 pub struct Aged {
     age: Duration,
     at: Duration,
+}
+
+impl Status {
+    /// The newest snapshot in the replica was put there at `time`. (Only one that is new is compared with the wall's clock.)
+    pub(super) fn note_snapshot_time(&mut self, time: Option<Timestamp>) {
+        if self.snapshot_time != time {
+            self.snapshot_time = time;
+            self.snapshot_aged = time.map(|t| Aged::new(t, clock::now(), clock::uptime()));
+        }
+    }
 }
 
 impl Aged {

@@ -5,7 +5,7 @@
 
 use super::plan::{self, Next};
 use super::shipper::{Did, Event, Halt, LONGEST_REST, LONGEST_WAIT, Shipper, Step, blocking};
-use super::status::{Aged, Protection, State, Status};
+use super::status::{Protection, State, Status};
 use crate::base::{Error, Kind, Result, clock, crash};
 use crate::ltx::Level;
 use crate::spool::{Queued, Shippable};
@@ -111,8 +111,7 @@ impl<'a> Stream<'a> {
         self.succeeded(|s| {
             s.replicated = shipped.txid;
             s.snapshot = shipped.snapshot;
-            s.snapshot_time = shipped.snapshot_time;
-            s.snapshot_aged = shipped.snapshot_time.map(|t| Aged::new(t, clock::now(), clock::uptime()));
+            s.note_snapshot_time(shipped.snapshot_time);
             s.last_upload = Some(shipped.time);
         });
         crash::point("ship.after-record");

@@ -5,7 +5,7 @@ use super::files::read_json;
 use super::held::SealHeld;
 use super::position::{Handoff, Identity, Position, Shipped, Ventured, WalPlace};
 use crate::base::{Error, Lineage, Result, TxId, durable, manners};
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 
 /// Lineages of ours that are remembered: more than could be under way to the replica at once. (Of a file in the queue whose

@@ -309,7 +309,7 @@ fn what_was_made_durable_is_known_until_another_file_bears_its_name() {
     assert_eq!(known(&spool), None);
     // Damage is not believed.
     spool.set_durable(&held, Durable::of(&position(9, 0, 13, 3))).unwrap();
-    spool.seal_lock.write_at(&held.lock, &[7], super::held::MARK_AT).unwrap();
+    spool.seal_lock.write_at(&held.lock, &[0xff], super::held::MARK_AT).unwrap();
     assert_eq!(known(&spool), None);
 }
 

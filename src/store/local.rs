@@ -488,7 +488,7 @@ mod tests {
 
     /// A directory of which links and locks fail with these errors.
     fn dir(root: &Path, link: Option<Errno>, lock: Option<Errno>) -> LocalDir {
-        let mut dir = LocalDir::new(root);
+        let mut dir = LocalDir::new(root, None);
         macro_rules! fail {
             ($errno:expr, $($known:ident)*) => {
                 match $errno {

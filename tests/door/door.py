@@ -280,7 +280,7 @@ class DoorTest(unittest.TestCase):
 
     def assertNamesTheHolder(self, text, holder):
         """Whose the replica is (a Peer), how long unless it renews its lease, and the way round."""
-        self.assertErrorLine(text, rf"held by \S+ \(process {holder.pid}\); its lease ends in (1m|\d+s) unless", "takeover")
+        self.assertErrorLine(text, rf"held by \S+ \(process {holder.pid}\)(; its lease ends in (1m|\d+s) unless|, which took its lease)", "takeover")
 
     def assertErrorLine(self, text, *fragments):
         """One line that holds every fragment and none of the secrets in use."""

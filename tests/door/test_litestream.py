@@ -165,7 +165,7 @@ class Interop(door.DoorTest):
     def test_no_alarm_after_litestreams_own_retention(self):
         """It goes by time, so it stops in the middle of what was merged; what is left there no restore needs."""
         db, url = self.path("ls.db"), self.path("ls")
-        c = door.plain_connect(db, isolation_level=None)
+        c = door.plain_connect(db)
         c.execute("PRAGMA journal_mode=WAL")
         c.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
         config = door.toml(self, (

@@ -378,7 +378,7 @@ class Configured(door.DoorTest):
         """What walrust_config shows as a default is accepted as an option of watch."""
         p = self.peer().open(self.path("app.db"))
         for name, value in p.rows("SELECT name, default_value FROM walrust_config"):
-            if name in ("replica", "webhooks", "spool_dir", "metrics_listen") or name.startswith("price"):
+            if name in ("replica", "webhooks", "spool_dir", "metrics_listen", "functions") or name.startswith("price"):
                 continue  # no default that could be written, or for the whole process
             options = {name: int(value) if name.startswith(("retention", "retry_breaker_t")) else value}
             with self.subTest(name=name):

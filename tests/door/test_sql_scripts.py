@@ -34,7 +34,7 @@ EXPECTED = {
     "compact_force": (":memory:", ("replica",), r"(?s).+"),
     "replicate": (":memory:", ("replica", "path"), r"(?s).*{path}.*\n1"),
     "config": ("app.db", (), r"(?s)name +value +source *\n-+ +-+ +-+ *\n.*\binterval +1s +default.*"),
-    "metrics": ("app.db", (), r"(?s)# HELP .*\n# EOF"),
+    "metrics": ("app.db", (), r"(?s)# HELP .*"),
     "notify_test": ("app.db", (), r"(?is).*no webhook.*"),
 }
 

@@ -302,12 +302,11 @@ fn continuity(facts: &Facts, bad: &BTreeMap<FileId, (Rule, String)>) -> Finding 
     let unusable: Vec<FileId> = bad.keys().chain(&facts.lost).copied().collect();
     let mut holes: BTreeSet<(TxId, TxId)> = BTreeSet::new();
     let spans = Spans::of(&usable, &states);
-    for f in usable.iter().filter(|f| f.max > *first && !states.contains_key(&f.max) && !spans.cover(f)) {
+    for f in usable.iter().filter(|f| f.max > *first && !states.contains_key(&f.max)) {
         let base = states.range(..f.max).next_back().map_or(TxId::ZERO, |(t, _)| *t);
         let hole = (base.next(), TxId((f.min.0 - 1).max(base.next().0)));
-        let merged = usable.iter().any(|g| g.min <= hole.0 && g.max >= f.max && states.contains_key(&g.max));
         // Retention removed the first files of what was merged, and not yet this one: nothing that a restore misses.
-        if !merged || unusable.iter().any(|id| touches(*id, hole)) {
+        if !spans.cover(f) || unusable.iter().any(|id| touches(*id, hole)) {
             holes.insert(hole);
         }
     }

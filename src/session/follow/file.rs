@@ -1,32 +1,21 @@
 //! The followed file itself, and the record beside it: looked at, changed, put in place.
 
 use super::follower::Follower;
-use crate::base::{Error, Kind, Manners, PageSize, Pgno, Result, crash, durable, lock};
+use super::names::{Here, RECORD, beside, sync_dir};
+use crate::base::{Error, Kind, Manners, PageSize, Pgno, Result, crash, lock};
 use crate::replica::follow::{Disk, Image, Incoming, Place, Record};
 use crate::replica::{Overwrite, Restored};
 use crate::sqlite::{Rewrite, despite_forks, peek};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-pub(super) const RECORD: &str = "-walrust-follow.json";
-pub(super) const LOCK: &str = "-walrust-follow.lock";
-pub(super) const IMAGE: &str = "-walrust-follow.new";
-pub(super) const PART: &str = "-walrust-follow.part";
 /// How long one change waits for readers before it is put off; new readers wait as long.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// The same for a rebuild, which is dearer to put off.
 const REBUILD_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Where the file stands.
-pub(super) enum Here {
-    Absent,
-    At(Place),
-    /// Written by somebody else.
-    Foreign(String),
-}
 
 impl Follower {
     /// Applies one file in one transaction. The inner error says why a rebuild is needed.
@@ -202,19 +191,4 @@ fn keep_all(tx: &mut Rewrite) -> Result<()> {
         tx.keep(pgno, &page)?;
     }
     Ok(())
-}
-
-pub(super) fn load(path: &Path) -> Option<Record> {
-    serde_json::from_slice(&fs::read(beside(path, RECORD)).ok()?).ok()
-}
-
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_os_string();
-    name.push(suffix);
-    name.into()
-}
-
-pub(super) fn sync_dir(file: &Path) -> Result<()> {
-    let dir = file.parent().unwrap_or(Path::new("/"));
-    durable::sync_dir(dir).map_err(|e| Error::io("sync the directory", dir, e))
 }

@@ -12,6 +12,8 @@ use super::{api, ffi, hook};
 use crate::base::{Error, Result};
 use std::ffi::{c_int, c_void};
 
+const SCHEMA: &str = "SELECT count(*) FROM main.sqlite_master";
+
 /// What a database file is, by its first bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Form {
@@ -27,10 +29,15 @@ impl Connection {
     pub fn touch(&self) -> Result<()> {
         // SAFETY: the connection is open (this type's promise).
         match unsafe { api::read_schema(self.raw(), c"main") } {
-            // "No such row" in a database without a table; it was looked for.
-            Some(ffi::OK | ffi::ERROR) => Ok(()),
+            Some(ffi::OK) => Ok(()),
+            Some(ffi::ERROR) => match self.error(ffi::ERROR, "reading the schema") {
+                // It was looked for, in a database without a table.
+                e if e.to_string().contains("no such row") => Ok(()),
+                // (What is wrong with the file, this call does not tell by its code.)
+                _ => self.query_value(SCHEMA).map(drop),
+            },
             Some(rc) => Err(self.error(rc, "reading the schema")),
-            None => self.query_value("SELECT count(*) FROM main.sqlite_master").map(drop),
+            None => self.query_value(SCHEMA).map(drop),
         }
     }
 

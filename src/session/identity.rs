@@ -60,6 +60,8 @@ pub(super) struct Known {
     pub(super) shipped: TxId,
     /// The lineage of that.
     pub(super) lineage: Lineage,
+    /// The newest snapshot that was put there.
+    pub(super) snapshot: TxId,
 }
 
 /// What this machine knows.
@@ -199,6 +201,10 @@ fn is_ours(r: &Remote, here: &Here, taken: Taken) -> bool {
 fn go_on(r: &Remote, here: &Here) -> Begin {
     let attested = attested(r).attested;
     match &here.place {
+        // (Emptied, and shipped to since.)
+        _ if here.known.is_some_and(|k| r.snapshot < k.snapshot) => {
+            Begin::gap(r.txid.max(here.queued), None, "the replica lost its snapshot", Queue::Clear)
+        }
         Some(p) if r.txid <= p.txid.max(here.queued) => Begin::Resume(p.clone()),
         Some(_) => {
             let why = format!("the replica is ahead of this machine, at TXID {}", r.txid);
@@ -242,7 +248,7 @@ mod tests {
     }
 
     fn here(place: Option<Position>, shipped: Option<u64>) -> Here {
-        let known = shipped.map(|txid| Known { shipped: TxId(txid), lineage: OURS });
+        let known = shipped.map(|txid| Known { shipped: TxId(txid), lineage: OURS, snapshot: TxId(1) });
         Here { place, known, ..Here::default() }
     }
 
@@ -273,6 +279,13 @@ mod tests {
                 here(Some(place(5)), Some(5)),
                 plain,
                 gap(9, AHEAD, true, Queue::Keep),
+            ),
+            (
+                "shipped to after it was emptied",
+                Some(Remote { snapshot: TxId::ZERO, ..remote(9, OURS).unwrap() }),
+                here(Some(place(9)), Some(9)),
+                plain,
+                gap(9, "the replica lost its snapshot", false, Queue::Clear),
             ),
             ("place lost", remote(5, OURS), here(None, Some(5)), plain, gap(5, GONE, true, Queue::Keep)),
             // It is another's.
@@ -341,13 +354,13 @@ mod tests {
             matches!(decide(remote(5, OURS), &other, Taken::default()), Begin::Resume(_)),
             "by the record"
         );
-        other.known = Some(Known { shipped: TxId(5), lineage: Lineage(1) });
+        other.known = Some(Known { shipped: TxId(5), lineage: Lineage(1), snapshot: TxId(1) });
         assert!(
             matches!(decide(remote(5, THEIRS), &other, Taken::default()), Begin::Resume(_)),
             "by the place"
         );
         let nameless = remote(5, Lineage::default());
-        at.known = Some(Known { shipped: TxId(5), lineage: Lineage::default() });
+        at.known = Some(Known { shipped: TxId(5), lineage: Lineage::default(), snapshot: TxId(1) });
         assert!(matches!(decide(nameless, &at, Taken::default()), Begin::Prove(_)), "Litestream's has none");
     }
 

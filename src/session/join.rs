@@ -236,7 +236,7 @@ impl Watched {
         Ok(Here {
             made_newest: found.remote.is_some_and(|r| self.made(&r, place.as_ref())),
             place,
-            known: known.map(|s| Known { shipped: s.txid, lineage: s.lineage }),
+            known: known.map(|s| Known { shipped: s.txid, lineage: s.lineage, snapshot: s.snapshot }),
             queued: self.spool.pending()?.last().map(|q| q.txid).unwrap_or_default(),
             owns_lineage,
         })

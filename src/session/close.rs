@@ -4,7 +4,7 @@ use super::joined::Joined;
 use super::phase::Role;
 use super::sync::Until;
 use super::watched::Watched;
-use crate::base::{Result, clock};
+use crate::base::{Result, beside, clock};
 use crate::ship::State;
 use crate::sqlite::{SqlConnection, SqlMode};
 use std::path::Path;
@@ -93,9 +93,8 @@ impl Watched {
 /// Our reading may have made a WAL after the program's last close removed its own: ours removes it as that did. A WAL that holds
 /// frames stays: those are another process's, and must not go into the file past us.
 fn remove_unused_wal(path: &Path) -> Result<()> {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    if std::fs::metadata(Path::new(&wal)).map_or(true, |m| m.len() > crate::wal::WAL_HEADER_LEN as u64) {
+    let wal = beside(path, "-wal");
+    if std::fs::metadata(wal).map_or(true, |m| m.len() > crate::wal::WAL_HEADER_LEN as u64) {
         return Ok(());
     }
     let own = SqlConnection::open(path, SqlMode::Owner)?;

@@ -17,14 +17,14 @@
 //! `<file>-walrust-follow.new`, which the next rebuild takes away. Refused: WAL mode for the file (it would need a writer that
 //! keeps the wal-index; readers of a follower wait for each other for milliseconds at most, so a busy timeout serves them).
 
-use crate::base::{Error, Kind, Result, TxId, clock, lock, panics, thread};
+use crate::base::{Error, Kind, Result, TxId, beside, clock, lock, panics, thread};
 use crate::replica::Overwrite;
 use crate::ship;
 use crate::spool::{LockFile, holder_of};
 use crate::store::{ReplicaUrl, Store};
 use crossbeam_channel::{Receiver, Sender};
 use futures_util::StreamExt;
-use names::{LOCK, RECORD, beside, load, millis};
+use names::{LOCK, RECORD, load, millis};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

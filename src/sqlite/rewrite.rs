@@ -22,7 +22,7 @@ use super::fork::{self, despite_forks};
 use super::own::{SqlConnection, SqlMode};
 use super::raw::RawDb;
 use super::vocab::{Access, FileLock};
-use crate::base::{Error, Kind, Manners, Pgno, Result, clock, crash, durable};
+use crate::base::{Error, Kind, Manners, Pgno, Result, beside, clock, crash, durable};
 use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -372,12 +372,6 @@ fn leave_wal(path: &Path) -> Result<()> {
     let text =
         format!("{} was put into WAL mode and is open in another program; close it there", path.display());
     Err(Error::new(Kind::Retry, text))
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_os_string();
-    name.push(suffix);
-    name.into()
 }
 
 /// Makes the directory entry of `file` durable.

@@ -1,8 +1,8 @@
 //! The followed file itself, and the record beside it: looked at, changed, put in place.
 
 use super::follower::Follower;
-use super::names::{Here, RECORD, beside, sync_dir};
-use crate::base::{Error, Kind, Manners, PageSize, Pgno, Result, crash, lock};
+use super::names::{Here, RECORD, sync_dir};
+use crate::base::{Error, Kind, Manners, PageSize, Pgno, Result, beside, crash, lock};
 use crate::replica::follow::{Disk, Image, Incoming, Place, Record};
 use crate::replica::{Overwrite, Restored};
 use crate::sqlite::{Rewrite, despite_forks, peek};

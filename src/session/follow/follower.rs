@@ -1,7 +1,7 @@
 //! One followed file: what the poll of it decides, and what its status shows.
 
-use super::names::{Begun, Here, IMAGE, PART, beside, load, millis, sync_dir};
-use crate::base::{Error, Result, Timestamp, TxId, clock, lock, panics};
+use super::names::{Begun, Here, IMAGE, PART, load, millis, sync_dir};
+use crate::base::{Error, Result, Timestamp, TxId, beside, clock, lock, panics};
 use crate::replica::follow::{self, Feed, Look, Next, Place, Record};
 use crate::replica::{self, Overwrite, Point, RestoreOptions, Restored};
 use crate::ship::State;

@@ -1,9 +1,9 @@
 //! What a followed file's companions are called, and how a look at the file comes out.
 
-use crate::base::{Error, Result, durable};
+use crate::base::{Error, Result, beside, durable};
 use crate::replica::follow::{Place, Record};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 pub(super) const RECORD: &str = "-walrust-follow.json";
@@ -32,12 +32,6 @@ pub enum Begun {
 
 pub(super) fn load(path: &Path) -> Option<Record> {
     serde_json::from_slice(&fs::read(beside(path, RECORD)).ok()?).ok()
-}
-
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_os_string();
-    name.push(suffix);
-    name.into()
 }
 
 pub(super) fn sync_dir(file: &Path) -> Result<()> {

@@ -82,14 +82,14 @@ test: test-rust test-door test-sqlite-wal ## Everything that must pass before a 
 test-rust: $(VENV)/.ready ## Unit, property and integration tests of the crate
 	export LITESTREAM=$(abspath $(VENV))/bin/litestream; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	  $(CARGO) nextest run --features cli,sim --retries 1 --target-dir $(TARGET); \
+	  $(CARGO) nextest run --features cli,sim --target-dir $(TARGET); \
 	else \
 	  $(CARGO) test --features cli,sim --lib --bins --tests --target-dir $(TARGET); \
 	fi
 
 .PHONY: test-door
 test-door: $(VENV)/.ready quick quick-cli crash-lib ## The extension through the stock shell, python3, apsw, S3 and Litestream (K=pattern picks)
-	$(PY) -m pytest -q -n $(JOBS) --dist worksteal --timeout 300 --durations 10 --reruns 1 -r fER -p no:cacheprovider \
+	$(PY) -m pytest -q -n $(JOBS) --dist worksteal --timeout 300 --durations 10 -r fE -p no:cacheprovider \
 	  $(if $(K),-k "$(K)") tests/door
 
 .PHONY: test-sqlite-wal

@@ -17,7 +17,7 @@ use super::watched::{Origin, Watched, series};
 use crate::base::{Error, Kind, Manners, Result, TxId, clock};
 use crate::config::{Durability, Settings, default_spool, replica_key};
 use crate::ship;
-use crate::spool::{LockFile, Owner, Spool};
+use crate::spool::{LockFile, Owner, Shipped, Spool, real_dir};
 use crate::store::{ReplicaUrl, Store};
 use std::path::Path;
 use std::sync::Arc;
@@ -73,8 +73,9 @@ enum Before {
     Nothing,
     /// The same: it has what was asked for.
     Same(Arc<Watched>, Identity),
-    /// It has ended, for the one that begins to take its place.
-    Ended(Arc<Watched>),
+    /// It has ended, for the one that begins to take its place. With what its spool had recorded of the replica, if that is the
+    /// same and the spool another: so the new spool knows whose replica it is.
+    Ended(Arc<Watched>, Option<Shipped>),
 }
 
 impl Engine {
@@ -158,13 +159,17 @@ impl Engine {
         if let Before::Same(w, identity) = before {
             return Ok((w, identity));
         }
-        let started = self.start_new(how, req, &dir, make_wal);
+        let record = match &before {
+            Before::Ended(_, record) => record.clone(),
+            _ => None,
+        };
+        let started = self.start_new(how, req, &dir, record, make_wal);
         match (&started, before) {
             (Ok(_), _) => {
                 forget_followed(path);
                 self.clear_failure(path);
             }
-            (Err(_), Before::Ended(old)) => self.put_back(&old),
+            (Err(_), Before::Ended(old, _)) => self.put_back(&old),
             (Err(_), _) if self.find(path).is_none() => self.services.metrics.remove(&series(path)),
             (Err(_), _) => {}
         }
@@ -205,20 +210,22 @@ impl Engine {
         // The store is asked before anything ends: one that refuses us now would leave the database without a watch.
         let store = Store::open(&req.replica)?;
         join::look(&store, Patience::Until(clock::uptime() + CALL_PATIENCE))?;
-        if is_same {
+        let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
+        if is_same && w.spool.real_dir() == real_dir(&dir) {
             self.end(&w);
-        } else {
-            // The call goes before the configuration: what is pending there is shipped first.
-            drop(self.unwatch(&w, w.settings().sync_timeout));
+            return Ok(Before::Ended(w, None));
         }
-        Ok(Before::Ended(w))
+        // What is pending is shipped first: the call goes before the configuration, and another spool has nothing of it.
+        drop(self.unwatch(&w, w.settings().sync_timeout));
+        let record = if is_same { w.shipped()? } else { None };
+        Ok(Before::Ended(w, record))
     }
 
     /// The watch that was to take the place of `old` did not come to be: that one goes on. What keeps it from that is its row.
     fn put_back(&'static self, old: &Watched) {
         let how = Start::Again { origin: old.origin, wish: Role::Shipper, claim: Claim::None };
-        let back =
-            request_of(old, false).and_then(|req| self.start_new(how, req, old.spool.dir(), &|| Ok(())));
+        let back = request_of(old, false)
+            .and_then(|req| self.start_new(how, req, old.spool.dir(), None, &|| Ok(())));
         if let Err(e) = back {
             log::error!("walrust: {}: {e}", old.path().display());
             self.note_failure(old.path(), &e);
@@ -230,6 +237,7 @@ impl Engine {
         how: Start,
         req: WatchRequest<'_>,
         dir: &Path,
+        record: Option<Shipped>,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
         let manners = Manners::of(req.path);
@@ -239,7 +247,7 @@ impl Engine {
         let _reserved = self.reserve_spool(dir, req.path)?;
         let ship_lock = LockFile::open(&dir.join("lock.ship"))?;
         let path = req.path;
-        let started = self.start_in(how, req, store, spool.clone(), make_wal);
+        let started = self.start_in(how, req, store, (spool.clone(), record), make_wal);
         let is_new = !had_spool && !matches!(how, Start::Again { .. });
         // (Another process may have begun to use it meanwhile, as those do that watched with a spool that was deleted.)
         if started.is_err()
@@ -258,7 +266,7 @@ impl Engine {
         how: Start,
         req: WatchRequest<'_>,
         store: Store,
-        spool: Arc<Spool>,
+        (spool, record): (Arc<Spool>, Option<Shipped>),
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
         let may_ship = !matches!(how, Start::Again { wish: Role::Standby, .. });
@@ -276,6 +284,9 @@ impl Engine {
             self.adopt(&w)?;
             w.follow_as_standby();
             return Ok((w, Identity::Standby));
+        }
+        if let (Some(record), None) = (record, w.spool.shipped()?) {
+            w.spool.set_shipped(&record)?;
         }
         w.note_shipping();
         let begun = match how {

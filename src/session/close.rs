@@ -1,6 +1,5 @@
 //! The app's last close of a database in this process: the process may be about to end, so what is pending gets a moment to leave.
 
-use super::joined::Joined;
 use super::phase::Role;
 use super::sync::Until;
 use super::watched::Watched;
@@ -12,12 +11,18 @@ use std::time::Duration;
 
 /// How long a last close waits for the replica.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it does so where the store has not said a word yet: one that is away holds no close up for longer, and none but one a
+/// minute ([`super::joined::Joined::is_worth_a_close`]).
+const LIFE_PATIENCE: Duration = Duration::from_millis(250);
+/// The same at the end of the process, all databases together.
+const LIFE_PATIENCE_AT_EXIT: Duration = Duration::from_millis(1500);
 /// How long a last close waits until the lease is given back.
 const LEASE_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Watched {
-    /// The last connection closes soon after the watch began: gives it the time it needs to be in the replica, if that answers.
-    /// After the close nobody here could read the database.
+    /// The last connection closes soon after the watch began: gives it the time it needs to be in the replica, if that answers. (A
+    /// process that ends without `exit()` has no other moment. A database of which nothing is known is read by the close itself then,
+    /// see [`super::reread::first_while_held`].)
     pub(super) fn finish_beginning(&self) {
         let is_beginning = self.role() == Role::Joining && self.joined.is_worth_a_close();
         if !is_beginning {
@@ -26,11 +31,9 @@ impl Watched {
         let patience = self.settings().sync_timeout.min(CLOSE_PATIENCE);
         let end = clock::uptime() + patience;
         self.join_soon();
-        let done = self.joined.wait(patience).and_then(|_| self.sync(end.saturating_sub(clock::uptime())));
+        let joined = self.joined.wait_while_answered(LIFE_PATIENCE, patience);
+        let done = joined.and_then(|_| self.sync(end.saturating_sub(clock::uptime())));
         if let Err(e) = done {
-            if self.role() == Role::Joining {
-                Joined::closed_in_vain();
-            }
             log::warn!("walrust: {}: closed before it was in the replica: {e}", self.path().display());
         }
         if self.handles.count_mapped() == 0 {
@@ -73,12 +76,17 @@ impl Watched {
         }
     }
 
-    /// The process ends: waits until `end` for what is pending, as the last close of a connection would.
-    pub(super) fn drain_at_exit(&self, end: Duration) {
-        let left = || end.saturating_sub(clock::uptime()).min(self.settings().sync_timeout);
-        let done = if self.role() == Role::Joining && self.joined.is_worth_a_close() {
+    /// The process ends, and has begun to at uptime `begun`: waits until `end` for what is pending, as the last close of a connection
+    /// would.
+    pub(super) fn drain_at_exit(&self, begun: Duration, end: Duration) {
+        let left_until =
+            |end: Duration| end.saturating_sub(clock::uptime()).min(self.settings().sync_timeout);
+        let left = || left_until(end);
+        let done = if self.role() == Role::Joining {
             self.join_soon();
-            self.joined.wait(left()).and_then(|_| self.sync_until(left(), Until::Deadline))
+            let life = left_until(begun + LIFE_PATIENCE_AT_EXIT);
+            let joined = self.joined.wait_while_answered(life, left());
+            joined.and_then(|_| self.sync_until(left(), Until::Deadline))
         } else if self.is_to_drain() {
             self.sync_until(left(), Until::Deadline)
         } else {

@@ -452,14 +452,13 @@ impl DbObserver for Entry {
             // The process that ships may have found the place since this one last looked for it.
             w.follow_as_standby();
         }
-        if let Some(w) = watched
-            && w.tracker.is_active()
-        {
+        let Some(w) = watched else { return };
+        if w.tracker.is_active() {
             let noticed = w.tracker.last_close(header(f).as_ref());
             w.noticed(noticed);
-            if self.handles.is_at_path(f) {
-                w.closes(self.handles.file_under(f));
-            }
+        }
+        if self.handles.is_at_path(f) {
+            w.closes(self.handles.file_under(f));
         }
     }
 

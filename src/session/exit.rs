@@ -47,10 +47,11 @@ pub fn at_exit() {
 }
 
 fn finish(all: &[Arc<Watched>]) {
-    let end = clock::uptime() + DRAIN;
+    let begun = clock::uptime();
+    let end = begun + DRAIN;
     // All at once, then one after the other is waited for.
     all.iter().for_each(|w| w.cut_at_exit());
-    all.iter().for_each(|w| w.drain_at_exit(end));
+    all.iter().for_each(|w| w.drain_at_exit(begun, end));
     give_leases_back(all);
 }
 

@@ -6,12 +6,14 @@
 
 use super::events::on_event;
 use super::identity::{self, Begin, Here, Identity, Known, Queue, Remote, Taken};
+use super::job::Job;
 use super::phase::{Part, Role};
 use super::registry::Engine;
 use super::told::UNREADABLE;
 use super::watched::Watched;
+use super::work::Work;
 use super::{prove, reread};
-use crate::base::{DbChecksum, Error, ForkSafe, Kind, Lineage, Result, clock, panics, thread};
+use crate::base::{DbChecksum, Error, ForkSafe, Kind, Lineage, Result, TxId, clock, panics, thread};
 use crate::capture::Continuity;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
@@ -28,6 +30,8 @@ const FIRST_READING: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// The same where the answer was a plain no, which only a person changes, and a try reads the database.
 const LONGEST_PAUSE_REFUSED: Duration = Duration::from_secs(300);
+/// How long a try waits for a last close that reads the database.
+const READING_PATIENCE: Duration = Duration::from_secs(10);
 /// Threads that try at once: a program may open a thousand databases in a second.
 const THREADS: usize = 16;
 
@@ -154,6 +158,9 @@ impl Watched {
         let me = self.me()?;
         let found = self.ask_store(&me, patience, takeover).map_err(NotJoined::Store)?;
         make_wal()?;
+        // (A last close may read it at this moment, which then is to be seen here.)
+        let reading = Work::take_within(self, Job::Reading, READING_PATIENCE)
+            .ok_or_else(|| Error::new(Kind::Retry, "another thread reads the database"))?;
         let taken = found.lease.how(takeover);
         // (Read after the store has answered: what was committed meanwhile was sealed by this process or another.)
         let begin = identity::decide(found.remote, &self.here(&found)?, taken);
@@ -169,7 +176,7 @@ impl Watched {
         let identity = begin.identity();
         self.spool.claim(&Owner::of(self.path()))?;
         engine.adopt(self)?;
-        self.begin_at(begin, &found)?;
+        self.begin_at(begin, &found, reading)?;
         self.remember(found.remote)?;
         let lease = found.lease.settle()?;
         self.become_part(Part::joined);
@@ -184,10 +191,13 @@ impl Watched {
     fn ask_store(&self, me: &Me, patience: Patience, takeover: bool) -> Result<Findings<'_>> {
         let recorded = self.shipped()?;
         let is_recorded = recorded.is_some();
+        // (A record may have been made before the store was heard.)
+        let has_shipped = recorded.is_some_and(|s| s.txid > TxId::ZERO);
         let known = self.known()?;
         let no_lease = LeaseTaken { lease: None, store: &self.store };
         let looked = look(&self.store, patience).and_then(|remote| {
-            if remote.is_none() && !is_recorded {
+            self.joined.answers();
+            if remote.is_none() && !has_shipped {
                 let store = self.store.clone();
                 patience.ask(&self.store, async move { replica::place::refuse_to_begin(&store).await })?;
             }
@@ -202,7 +212,7 @@ impl Watched {
                 (remote, lease)
             }
             // Known and continuing: an outage at start is no reason not to capture.
-            Err(e) if e.is_retry() && is_recorded && self.local_place()?.is_some() => {
+            Err(e) if e.is_retry() && has_shipped && self.local_place()?.is_some() => {
                 log::warn!("walrust: {}: starting without its replica: {e}", self.path().display());
                 (known.as_ref().and_then(remembered), no_lease)
             }
@@ -243,7 +253,7 @@ impl Watched {
     }
 
     /// Goes on from what was decided.
-    fn begin_at(self: &Arc<Self>, begin: Begin, found: &Findings<'_>) -> Result<()> {
+    fn begin_at(self: &Arc<Self>, begin: Begin, found: &Findings<'_>, reading: Work) -> Result<()> {
         if let Begin::Reread(_, _, queue) = &begin {
             // Whoever waits for a TXID, in this process or another, has to see first what becomes of it.
             self.handles.reading_begins();
@@ -263,7 +273,11 @@ impl Watched {
             s.snapshot = found.remote.map(|r| r.snapshot).unwrap_or_default();
         });
         match begin {
-            Begin::Resume(p) => self.tracker.resume(p),
+            Begin::Resume(decided) => {
+                // What was sealed, or closed, since the decision has moved it on: from here on nobody does until it is taken up.
+                let _held = self.spool.hold_seal()?;
+                self.tracker.resume(self.spool.position()?.unwrap_or(decided));
+            }
             Begin::Prove(mut expected) => {
                 if expected.attested.is_none() {
                     expected.attested = Some((Lineage::fresh(), self.checksum_of_replica()?));
@@ -272,7 +286,7 @@ impl Watched {
             }
             Begin::Reread(expected, reason, _) => {
                 self.remember(found.remote)?;
-                reread::start_with(self, expected, reason);
+                reread::start_with(reading, expected, reason);
                 self.job.wait_free(FIRST_READING);
             }
         }
@@ -316,7 +330,7 @@ impl Watched {
     }
 
     /// Writes down whose spool this is, so that the next start knows it.
-    fn remember(&self, remote: Option<Remote>) -> Result<()> {
+    pub(super) fn remember(&self, remote: Option<Remote>) -> Result<()> {
         let now = clock::now();
         // That of the newest file there: the position's may not have arrived yet.
         let lineage =

@@ -15,8 +15,8 @@ pub(super) struct Joined {
     changed: Condvar,
 }
 
-/// Uptime at which a last close has waited in vain.
-static VAIN: ForkSafe<Mutex<Option<Duration>>> = ForkSafe::new(Mutex::default);
+/// Uptime at which a last close began to wait for a store that has said nothing since.
+static WAITED: ForkSafe<Mutex<Option<Duration>>> = ForkSafe::new(Mutex::default);
 /// How long no other close waits after that.
 const VAIN_FOR: Duration = Duration::from_secs(60);
 
@@ -34,6 +34,8 @@ struct At {
     next: Next,
     /// After the next failure.
     pause: Duration,
+    /// The store has said something since it was last begun to find it out.
+    is_answered: bool,
 }
 
 /// When there is a next try.
@@ -51,7 +53,14 @@ enum Next {
 
 impl Default for At {
     fn default() -> At {
-        At { tries: 0, before: 0, last: None, next: Next::At(Duration::ZERO), pause: PAUSE }
+        At {
+            tries: 0,
+            before: 0,
+            last: None,
+            next: Next::At(Duration::ZERO),
+            pause: PAUSE,
+            is_answered: false,
+        }
     }
 }
 
@@ -62,6 +71,7 @@ impl Joined {
         at.before = at.tries;
         at.pause = PAUSE;
         at.last = None;
+        at.is_answered = false;
         if at.next != Next::UnderWay {
             at.next = Next::At(Duration::ZERO);
         }
@@ -123,25 +133,42 @@ impl Joined {
         };
     }
 
-    /// Whether a last close may wait for the first try: none has ended, and no close of this process has lately waited in vain.
+    /// Whether a last close may wait for the first try: none has ended, and no close of this process waits, or has lately waited in
+    /// vain, for a store that says nothing.
     pub(super) fn is_worth_a_close(&self) -> bool {
-        let vain = *VAIN.lock();
         let at = lock(&self.at);
-        at.tries == at.before && vain.is_none_or(|at| clock::uptime().saturating_sub(at) >= VAIN_FOR)
+        if at.tries != at.before {
+            return false;
+        }
+        let now = clock::uptime();
+        let mut waited = WAITED.lock();
+        let is_worth = at.is_answered || waited.is_none_or(|at| now.saturating_sub(at) >= VAIN_FOR);
+        if is_worth && !at.is_answered {
+            *waited = Some(now);
+        }
+        is_worth
     }
 
-    /// A last close has waited in vain: the store does not answer.
-    pub(super) fn closed_in_vain() {
-        *VAIN.lock() = Some(clock::uptime());
+    /// The store has answered a question of the try that is under way: the outcome is near.
+    pub(super) fn answers(&self) {
+        lock(&self.at).is_answered = true;
+        *WAITED.lock() = None;
+        self.changed.notify_all();
     }
 
     /// Waits for the outcome of a try that ends after the call. Errors with that of the try; with the last one's, or
     /// [`Kind::Timeout`], when none ends within `patience`.
     pub(super) fn wait(&self, patience: Duration) -> Result<Identity> {
-        let end = clock::uptime() + patience;
+        self.wait_while_answered(patience, patience)
+    }
+
+    /// The same, no longer than `for_life` where the store does not answer at all.
+    pub(super) fn wait_while_answered(&self, for_life: Duration, patience: Duration) -> Result<Identity> {
+        let begun = clock::uptime();
         let before = lock(&self.at).tries;
         loop {
             let at = lock(&self.at);
+            let end = begun + if at.is_answered { patience } else { for_life.min(patience) };
             let is_over = clock::uptime() >= end;
             match &at.last {
                 Some(Ok(identity)) => return Ok(*identity),

@@ -39,10 +39,8 @@ pub(super) fn start(w: &Arc<Watched>, why: String) {
 }
 
 /// Runs a resync on a thread of its own.
-pub(super) fn start_with(w: &Arc<Watched>, expected: Expected, reason: Reason) {
-    if let Some(ticket) = Work::take(w, Job::Reading) {
-        spawn(ticket, "walrust-resync", move |w| run(w, expected, reason));
-    }
+pub(super) fn start_with(ticket: Work, expected: Expected, reason: Reason) {
+    spawn(ticket, "walrust-resync", move |w| run(w, expected, reason));
 }
 
 fn spawn(ticket: Work, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()> + Send + 'static) {
@@ -147,18 +145,45 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     let Some(_ticket) = Work::take_within(w, Job::Reading, HELD_PATIENCE) else { return false };
     let expected = Expected { txid: newest_known(w), attested: None };
     w.troubles.spool_has_room();
-    w.handles.note_number(held.file());
-    w.tracker.begin_resync();
-    let (mut left, reason) = (None, Reason::Gap(why.to_string()));
-    let done = despite_forks(|| {
-        let view = View::open(&held, w.tracker.wal_path())?;
-        find_place(w, view, expected, &reason, &mut left)
-    });
+    let done = read_held(w, &held, expected, &Reason::Gap(why.to_string()));
     if let Err(e) = &done {
         log::warn!("walrust: {}: {e}", w.path().display());
         w.tracker.lose(e.to_string());
     }
     done.is_ok()
+}
+
+/// The last connection closes a database of which nothing is known yet, here or of the replica: the first lineage is begun in the
+/// spool. If the replica turns out to be empty, that leaves; if it is not, what it says goes before.
+pub(super) fn first_while_held(w: &Arc<Watched>, held: Held) {
+    let is_small = std::fs::metadata(w.path()).is_ok_and(|m| m.len() <= LARGEST_HELD);
+    if w.role() != Role::Joining || w.is_over() || !is_small {
+        return;
+    }
+    // (Whoever finds out whose replica it is may be reading it, and has been told to let go.)
+    let Some(_ticket) = Work::take_within(w, Job::Reading, HELD_PATIENCE) else { return };
+    let knows_nothing =
+        || w.spool.shipped().is_ok_and(|s| s.is_none()) && w.known().is_ok_and(|k| k.is_none());
+    let holds_nothing = || w.spool.pending().is_ok_and(|p| p.is_empty());
+    if w.role() != Role::Joining || w.tracker.is_active() || !knows_nothing() || !holds_nothing() {
+        return;
+    }
+    let nothing = Expected { txid: TxId::ZERO, attested: None };
+    let begun = read_held(w, &held, nothing, &Reason::First).and_then(|()| w.remember(None));
+    if let Err(e) = begun {
+        log::warn!("walrust: {}: {e}", w.path().display());
+        w.tracker.stop();
+    }
+}
+
+fn read_held(w: &Arc<Watched>, held: &Held, expected: Expected, reason: &Reason) -> Result<()> {
+    w.handles.note_number(held.file());
+    w.tracker.begin_resync();
+    let mut left = None;
+    despite_forks(|| {
+        let view = View::open(held, w.tracker.wal_path())?;
+        find_place(w, view, expected, reason, &mut left)
+    })
 }
 
 /// `left`: where the old lineage was left, found out at the first of several tries.

@@ -105,6 +105,70 @@ class Calls(S3Test):
         out, _ = self.restore(self.s3.url(), env=self.s3.env())
         self.assertSameBytes(self.db, out)
 
+    def away(self, **kwargs):
+        """A program whose databases are configured, and whose store takes connections and says nothing for long."""
+        self.proxy.fault = lambda method, path: ("delay", 2)
+        env = self.s3.env(WALRUST_REPLICA=self.s3.url("{name}", self.proxy.endpoint), WALRUST_RETRY_BASE="50ms", **kwargs)
+        return self.peer(env=env).open(":memory:")
+
+    def written_and_closed(self, p, *names):
+        for name in names:
+            p.open(self.path(f"{name}.db"), name)
+            p.sql("CREATE TABLE t(v)", conn=name)
+            p.sql("INSERT INTO t VALUES(42)", conn=name)
+            p.close(name)
+
+    def assertReplicated(self, *names):
+        for name in names:
+            out = self.path(f"{name}-restored.db")
+            restored = lambda: self.run_cli("restore", self.s3.url(name), out, env=self.s3.env()).returncode == 0
+            self.eventually(restored, 30, what=f"a replica of {name}")
+            self.assertEqual(door.plain_rows(out, "SELECT v FROM t"), [(42,)])
+
+    def test_what_was_closed_while_the_store_was_away_needs_no_other_open(self):
+        """New databases are written and closed again before the store has said a word: when it is back, they are there."""
+        p = self.away()
+        self.written_and_closed(p, "a", "b", "c")
+        self.s3_is_back()
+        self.assertReplicated("a", "b", "c")
+
+    def test_what_a_close_began_gives_way_to_what_the_replica_holds(self):
+        """The replica turns out to be this database's already: its history goes on. Another database's is left alone."""
+        db = self.path("a.db")
+        first = self.peer(env=self.s3.env(WALRUST_REPLICA=self.s3.url("{name}"))).open(":memory:")
+        self.written_and_closed(first, "a", "b")
+        self.assertReplicated("a", "b")
+        first.end()
+        shutil.rmtree(db + "-walrust")
+        for suffix in (".db", ".db-walrust"):
+            path = self.path("b" + suffix)
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        kept = self.s3.keys("b/")
+        p = self.away()
+        for name, sql in (("a", "SELECT * FROM t"), ("b", "CREATE TABLE other(x)")):
+            p.open(self.path(f"{name}.db"), name)
+            p.sql(sql, conn=name)
+            p.close(name)
+        self.s3_is_back()
+        p.open(db, "a")
+        p.sql("SELECT * FROM t", conn="a")
+        p.sync(30, conn="a")
+        p.sql("INSERT INTO t VALUES(43)", conn="a")
+        p.sync(30, conn="a")
+        out, _ = self.restore(self.s3.url("a"), env=self.s3.env())
+        self.assertEqual(door.plain_rows(out, "SELECT v FROM t"), [(42,), (43,)])
+        snapshots = self.s3.keys("a/0009/")
+        self.assertEqual(len(snapshots), 1, "its history went on")
+        p.open(self.path("b.db"), "b")
+        p.sql("INSERT INTO other VALUES(1)", conn="b")
+        with self.assertRaises(door.SqlError) as caught:
+            p.sync(10, conn="b")
+        self.assertErrorLine(str(caught.exception), "another database")
+        self.assertEqual(self.s3.keys("b/"), kept)
+
+    def s3_is_back(self):
+        self.proxy.fault = None
+
     def configured_elsewhere(self):
         """A configured watch; a call names a replica that refuses."""
         db = self.path("other.db")

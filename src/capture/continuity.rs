@@ -2,7 +2,7 @@
 
 use super::error::Gap;
 use crate::spool::{FileStamp, Handoff, Position, WalPlace};
-use crate::wal::IndexHeader;
+use crate::wal::{IndexHeader, Salt};
 
 /// Whether the WAL is known to go on from the position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +36,30 @@ pub(super) fn sealed_frame(p: &Position, h: &IndexHeader) -> Option<u32> {
     (w.salt1 == h.salt.salt1 && w.salt2 == h.salt.salt2 && w.frame <= h.max_frame).then_some(w.frame)
 }
 
-/// Whether `h` goes on from `p`: by its generation, or because nothing was written since the last close. `stamp`: what the
-/// database file looks like, asked only where that decides.
+/// Whether `h` goes on from `p`: by its generation, or because nothing was written to the database file since the last close.
+/// `stamp`: what that file looks like, asked only where that decides, and after `h` was read.
 pub(super) fn continues(p: &Position, h: &IndexHeader, stamp: impl FnOnce() -> Option<FileStamp>) -> bool {
-    if sealed_frame(p, h).is_some() {
-        return true;
+    match h.max_frame {
+        _ if sealed_frame(p, h).is_some() => true,
+        0 => is_as_left(p, stamp),
+        _ => begins_after(p, h, stamp),
     }
+}
+
+/// Whether the generation of `h`, which `p` does not know, began on the file that the last close left: nobody has told of it, but each
+/// commit since is in its frames. (One before it would have been checkpointed, and the file would not be what it was.)
+pub(super) fn begins_after(p: &Position, h: &IndexHeader, stamp: impl FnOnce() -> Option<FileStamp>) -> bool {
+    sealed_frame(p, h).is_none() && !p.wal.is_given_up() && is_all_in_wal(h) && is_as_left(p, stamp)
+}
+
+/// The WAL holds frames, and nobody has begun to put them into the file.
+fn is_all_in_wal(h: &IndexHeader) -> bool {
+    h.max_frame > 0 && h.salt != Salt::default() && (h.backfilled, h.backfill_attempted) == (0, 0)
+}
+
+fn is_as_left(p: &Position, stamp: impl FnOnce() -> Option<FileStamp>) -> bool {
     match p.handoff {
-        Handoff::Closed(left) => h.max_frame == 0 && stamp() == Some(left),
+        Handoff::Closed(left) => stamp() == Some(left),
         Handoff::Live => false,
     }
 }

@@ -5,7 +5,7 @@ use super::continuity::{may_be_followed, sealed_frame};
 use super::error::{CHANGED, Gap, NO_POSITION, SealError};
 use super::seal::Prepared;
 use crate::base::{self, Error};
-use crate::spool::{FileStamp, Handoff, Position, Spool, WalPlace, WalPoint};
+use crate::spool::{FileStamp, Handoff, Position, SealHeld, Spool, WalPlace, WalPoint};
 use crate::wal::IndexHeader;
 use std::path::Path;
 
@@ -27,6 +27,20 @@ pub(super) fn follow(spool: &Spool, before: &IndexHeader, h: &IndexHeader) -> Re
         ..p
     };
     patiently(|| spool.set_position(&held, &next))?;
+    Ok(next)
+}
+
+/// The generation of `h` began on the file that the last close left, and nobody has told of it ([`super::continuity::begins_after`]):
+/// a process that had no place yet, or has not loaded walrust. Errors as writing the position does.
+pub(super) fn adopt(
+    spool: &Spool,
+    held: &SealHeld<'_>,
+    p: &Position,
+    h: &IndexHeader,
+) -> base::Result<Position> {
+    let wal = WalPoint { salt1: h.salt.salt1, salt2: h.salt.salt2, frame: 0, checksum: None };
+    let next = Position { wal: WalPlace::from(wal), handoff: Handoff::Live, ..p.clone() };
+    spool.set_position(held, &next)?;
     Ok(next)
 }
 

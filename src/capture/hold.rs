@@ -1,7 +1,7 @@
 //! What holds frames in the WAL until they are sealed: whoever wants to reset it, to checkpoint it or to close it comes here, and
 //! the sealer does.
 
-use super::continuity::{Continuity, Noticed, sealed_frame};
+use super::continuity::{Continuity, Noticed, begins_after, sealed_frame};
 use super::error::{NO_POSITION, SealError};
 use super::generation::{self, AtClose, at_close};
 use super::resets::{Permit, Reset, Resetter, checkpoint_tail, may_checkpoint, may_reset, may_take_write};
@@ -9,7 +9,7 @@ use super::seal::{self, Sealed, Sealing};
 use super::tracker::Tracker;
 use crate::base::{Error, Result, Timestamp, clock};
 use crate::ltx::Packing;
-use crate::spool::Position;
+use crate::spool::{FileStamp, Position};
 use crate::wal::{self, IndexHeader};
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -178,9 +178,12 @@ impl Tracker {
         now: Timestamp,
     ) -> std::result::Result<Sealed, SealError> {
         let held = self.spool.hold_seal()?;
-        let Some(p) = self.spool.position()? else {
+        let Some(mut p) = self.spool.position()? else {
             return Err(SealError::OutOfSync(NO_POSITION.into()));
         };
+        if begins_after(&p, h, || FileStamp::of(&self.path).ok()) {
+            p = generation::adopt(&self.spool, &held, &p, h)?;
+        }
         let Some(from) = sealed_frame(&p, h) else {
             self.lock().position = Some(p);
             return Err(SealError::OutOfSync(format!("salt {} is not that of the position", h.salt).into()));

@@ -1,6 +1,6 @@
 //! The pure decisions, as tables.
 
-use super::continuity::{Continuity, continues, is_at, may_be_followed, sealed_frame};
+use super::continuity::{Continuity, begins_after, continues, is_at, may_be_followed, sealed_frame};
 use super::generation::{AtClose, at_close};
 use super::resets::{
     CHECKPOINT_STEP, LONG_TAIL, LONG_WAL, Permit, Reset, Resetter, SHORT_TAIL, checkpoint_tail,
@@ -63,13 +63,45 @@ fn what_goes_on_from_a_position() {
         ("an empty WAL over the file that was left", known(1, 2, 5), closed, (8, 9), 0, Some(stamp(1)), true),
         ("an empty WAL over another file", known(1, 2, 5), closed, (8, 9), 0, Some(stamp(2)), false),
         ("an empty WAL over no file", known(1, 2, 5), closed, (8, 9), 0, None, false),
-        ("frames that nobody announced", known(1, 2, 5), closed, (8, 9), 1, Some(stamp(1)), false),
+        (
+            "frames that nobody announced, on the file that was left",
+            known(1, 2, 5),
+            closed,
+            (8, 9),
+            1,
+            Some(stamp(1)),
+            true,
+        ),
+        (
+            "the same after a view without a generation",
+            WalPlace::InFile,
+            closed,
+            (8, 9),
+            1,
+            Some(stamp(1)),
+            true,
+        ),
+        ("the same on another file", known(1, 2, 5), closed, (8, 9), 1, Some(stamp(2)), false),
+        ("the same after no close", known(1, 2, 5), LIVE, (8, 9), 1, Some(stamp(1)), false),
+        ("the same, given up", WalPlace::GivenUp, closed, (8, 9), 1, Some(stamp(1)), false),
         ("an empty WAL after no close", known(1, 2, 5), LIVE, (8, 9), 0, Some(stamp(1)), false),
         ("given up", WalPlace::GivenUp, LIVE, (1, 2), 7, Some(stamp(1)), false),
     ];
     for (what, place, handoff, salt, frames, now, want) in table {
         assert_eq!(continues(&position(place, handoff), &header(salt, frames), || now), want, "{what}");
     }
+    // Where a checkpoint has begun, the file may have been another one before.
+    for (backfilled, attempted) in [(1, 1), (0, 1)] {
+        let h = IndexHeader { backfilled, backfill_attempted: attempted, ..header((8, 9), 1) };
+        assert!(
+            !continues(&position(known(1, 2, 5), closed), &h, || Some(stamp(1))),
+            "{backfilled} of {attempted}"
+        );
+    }
+    assert!(
+        !begins_after(&position(known(8, 9, 1), closed), &header((8, 9), 2), || Some(stamp(1))),
+        "it is known"
+    );
 }
 
 /// I-CAP-2.

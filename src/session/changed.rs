@@ -140,6 +140,13 @@ impl Watched {
         }
     }
 
+    /// A standby that has never had a place takes the one that there is by now, if there is one.
+    pub(super) fn follow_first_place(&self) {
+        if !self.tracker.is_active() && self.role() == Role::Standby {
+            self.follow_as_standby();
+        }
+    }
+
     /// The database could not be read: whether that is because the app has left WAL mode. That is told once.
     pub(super) fn note_journal_mode(&self, has_left_wal: bool) {
         if let Some((event, why)) = self.troubles.note_journal_mode(has_left_wal) {

@@ -277,6 +277,12 @@ impl DbObserver for Entry {
         }
         let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
         let Some(w) = watched.as_ref() else { return Verdict::Pass };
+        // (Whoever ships may have found the first place a moment ago: what is announced to it, and to the others, follows from that.)
+        let is_told =
+            slots == RESET && op == LockOp::LockExclusive || slots == WRITE && op == LockOp::UnlockExclusive;
+        if is_told {
+            w.follow_first_place();
+        }
         if !w.tracker.is_active() || self.handles.is_stale(f) {
             return Verdict::Pass;
         }
@@ -337,11 +343,16 @@ impl DbObserver for Entry {
         }
         let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
         let Some(w) = watched.as_ref() else { return };
-        if !w.tracker.is_active() || self.handles.is_stale(f) {
+        // (Where nothing is followed yet, too: the first place may be found before the transaction ends.)
+        let begins = slots == WRITE && op == LockOp::LockExclusive;
+        if self.handles.is_stale(f) || !w.tracker.is_active() && !begins {
             return;
         }
         match op {
-            LockOp::LockExclusive if slots == WRITE => w.tracker.write_begins(header(f)),
+            LockOp::LockExclusive if begins => {
+                w.follow_first_place();
+                w.tracker.write_begins(header(f));
+            }
             LockOp::LockExclusive if slots == CKPT => self.handles.set_ckpt(f, true),
             LockOp::UnlockExclusive if slots == CKPT => {
                 self.handles.set_ckpt(f, false);

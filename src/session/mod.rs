@@ -14,13 +14,13 @@
 //!
 //! | | files |
 //! |---|---|
-//! | the top: what SQLite and SQL call | `host`, `exit`, `engine`, `observe`, `occupy` |
+//! | the top: what SQLite and SQL call | `host`, `exit`, `engine`, `occupy` |
 //! | the thread that moves databases from state to state | `sealer` |
 //! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `join` |
-//! | the lists of the process | `registry`, `follow`, `care` |
+//! | the lists of the process | `observe`, `registry`, `follow`, `care` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
 //! | verbs on one watched database | `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work` |
-//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `trouble`, `since` |
+//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `trouble`, `since` |
 //! | pure decisions | `phase`, `told`, `identity`, `wish`, `settings`, `waiting` |
 //!
 //! # Rules
@@ -61,6 +61,7 @@ mod join;
 mod joined;
 mod keep;
 mod lag;
+mod listening;
 mod observe;
 mod occupy;
 mod phase;
@@ -93,6 +94,7 @@ pub use follow::{Begun, FollowRequest, Follower, FollowerRow};
 pub use host::EngineHost;
 pub use identity::Identity;
 pub use keep::keep_locks;
+pub use listening::serve_no_metrics;
 pub use phase::Role;
 pub use registry::Engine;
 pub use start::WatchRequest;

@@ -4,10 +4,11 @@
 //! somebody looks. Webhooks are a database's own setting; what belongs to no watched database is told to
 //! those of the process.
 
+use super::listening::{LISTEN_AGAIN, Listening, may_serve};
 use super::registry::Engine;
 use super::watched::series;
 use crate::base::event::EventKind;
-use crate::base::{Error, Result, lock};
+use crate::base::{Error, Result, clock, lock};
 use crate::config::{Layer, Resolved};
 use crate::metrics::{self, DatabaseHealth, Health, HealthStatus};
 use crate::notify::{Event, Notifier};
@@ -80,19 +81,40 @@ impl Engine {
     }
 
     /// Takes up what the settings say of the process: the metrics address. One that cannot be listened at is
-    /// logged and tried again at the next watch: another worker of the same app may have it, and replication
+    /// logged, and the sealer tries again: another worker of the same app may have it, and replication
     /// does not depend on it.
     pub(super) fn use_process_settings(&'static self) -> Result<()> {
-        let Some(address) = self.config()?.process()?.settings.metrics_listen else { return Ok(()) };
-        let mut at = lock(&self.server);
-        if at.is_some() {
+        let asked = self.config()?.process()?.settings.metrics_listen;
+        let Some(address) = asked.filter(|_| may_serve()) else { return Ok(()) };
+        let mut at = lock(&self.listening);
+        if let Listening::At { .. } = *at {
             return Ok(());
         }
         match metrics::serve(&address, Arc::new(Pages(self))) {
-            Ok(server) => *at = Some(server),
-            Err(e) => log::error!("walrust: {e}"),
+            Ok(server) => {
+                if let Listening::Refused { .. } = *at {
+                    log::info!("walrust: metrics_listen: {address} is free now, and listened at");
+                }
+                *at = Listening::At { _until_dropped: server };
+            }
+            Err(e) => {
+                // (Once: another worker may have it for as long as this process lives.)
+                if let Listening::Nowhere = *at {
+                    log::error!("walrust: {e}");
+                }
+                *at = Listening::Refused { again_at: clock::uptime() + LISTEN_AGAIN };
+            }
         }
         Ok(())
+    }
+
+    /// Tries again to listen at the metrics address, if it was refused and the next try is due.
+    pub(super) fn listen_again(&'static self) {
+        let is_due =
+            matches!(*lock(&self.listening), Listening::Refused { again_at } if clock::uptime() >= again_at);
+        if is_due && let Err(e) = self.use_process_settings() {
+            log::warn!("walrust: {e}");
+        }
     }
 
     /// Where events go that belong to no watched database: the process's webhooks.

@@ -3,6 +3,7 @@
 use super::care;
 use super::entry::{Above, Entry};
 use super::follow::Followers;
+use super::listening::Listening;
 use super::phase::Role;
 use super::services::Services;
 use super::watched::{Watched, ended, series};
@@ -36,7 +37,7 @@ pub struct Engine {
     settings: Mutex<HashMap<PathBuf, (Resolved, Layer)>>,
     pub(super) inherited: Mutex<Vec<Inherited>>,
     pub(super) care: care::Queue,
-    pub(super) server: Mutex<Option<crate::metrics::Server>>,
+    pub(super) listening: Mutex<Listening>,
     /// Databases whose watch has ended and is to begin again by itself.
     renewals: Mutex<BTreeSet<PathBuf>>,
     /// Spools that are being begun with: device and inode of the directory, and the database.
@@ -73,7 +74,7 @@ impl Engine {
             settings: Mutex::default(),
             inherited: Mutex::default(),
             care: care::Queue::default(),
-            server: Mutex::default(),
+            listening: Mutex::default(),
             renewals: Mutex::default(),
             spools: Mutex::default(),
         }

@@ -44,6 +44,7 @@ fn rounds(engine: &'static Engine, rx: &Receiver<()>) {
         let mut news = false;
         let mut soonest = LOOK;
         let all = engine.watched();
+        engine.listen_again();
         for w in &all {
             let (did, next) = look_at(engine, w, all.len());
             news |= did;

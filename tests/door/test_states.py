@@ -283,6 +283,28 @@ class Told(door.DoorTest):
         out, _ = self.restore(replica)
         self.assertSameBytes(db, out)
 
+    def test_a_metrics_port_that_becomes_free(self):
+        """Another program has it when this one starts: replication goes on, and when it is free it is listened at without another open."""
+        taken = socket.create_server(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        self.addCleanup(taken.close)
+        env = {"WALRUST_REPLICA": self.path("replica"), "WALRUST_METRICS_LISTEN": f"127.0.0.1:{port}"}
+        p = self.peer(env=env).open(self.path("app.db"))
+        p.sql("CREATE TABLE t(v)")
+        p.sync()
+        taken.close()
+
+        def listened():
+            try:
+                return self.health(port)[0] == 200
+            except OSError:
+                return False
+
+        self.eventually(listened, timeout=60, every=0.5, what="its /health")
+        # A command beside it wants none.
+        done = self.run_cli("sync", self.path("app.db"), env=env)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
     def test_a_standby_is_as_healthy_as_the_database(self):
         """The shipper is stopped with SIGSTOP: its standby's lag grows, and /health follows."""
         db, replica, port = self.path("app.db"), self.path("replica"), door.free_port()

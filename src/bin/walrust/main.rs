@@ -37,6 +37,9 @@ fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     walrust::session::keep_locks();
+    if !matches!(cli.command, Command::Watch(_)) {
+        walrust::session::serve_no_metrics();
+    }
     let unable = if matches!(cli.command, Command::Verify(_)) { UNJUDGED } else { 1 };
     // A panic is an error with one line like another (I-CLI-1): not a text of Rust's, nor its exit status 101.
     std::panic::set_hook(Box::new(|info| {

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     walrust::session::keep_locks();
-    if !matches!(cli.command, Command::Watch(_)) {
+    if !matches!(cli.command, Command::Watch(_) | Command::Replicate(_)) {
         walrust::session::serve_no_metrics();
     }
     let unable = if matches!(cli.command, Command::Verify(_)) { UNJUDGED } else { 1 };

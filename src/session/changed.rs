@@ -130,20 +130,14 @@ impl Watched {
             .or_else(|| replaced().then(|| REPLACED.to_string()))
     }
 
-    /// Follows the shipper's position, if it has one that the WAL goes on from.
+    /// A standby that has no place, or has lost it, takes the one of the process that ships, if there is one by now.
     pub(super) fn follow_as_standby(&self) {
-        if matches!(self.tracker.sync_state(), Continuity::Idle | Continuity::Lost(_))
+        if self.role() == Role::Standby
+            && matches!(self.tracker.sync_state(), Continuity::Idle | Continuity::Lost(_))
             && let Ok(Some(p)) = self.spool.position()
             && !p.wal.is_given_up()
         {
             self.tracker.resume(p);
-        }
-    }
-
-    /// A standby that has never had a place takes the one that there is by now, if there is one.
-    pub(super) fn follow_first_place(&self) {
-        if !self.tracker.is_active() && self.role() == Role::Standby {
-            self.follow_as_standby();
         }
     }
 

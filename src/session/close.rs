@@ -11,9 +11,11 @@ use std::time::Duration;
 
 /// How long a last close waits for the replica.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long it does so where the store has not said a word yet: one that is away holds no close up for longer, and none but one a
-/// minute ([`super::joined::Joined::is_worth_a_close`]).
+/// How long it does so where a store on the network has not said a word yet: one that is away holds no close up for longer, and none
+/// but one a minute ([`super::joined::Joined::is_worth_a_close`]).
 const LIFE_PATIENCE: Duration = Duration::from_millis(250);
+/// The same where it has been reached from this spool before.
+const KNOWN_LIFE_PATIENCE: Duration = Duration::from_secs(1);
 /// The same at the end of the process, all databases together.
 const LIFE_PATIENCE_AT_EXIT: Duration = Duration::from_millis(1500);
 /// How long a last close waits until the lease is given back.
@@ -22,16 +24,25 @@ const LEASE_PATIENCE: Duration = Duration::from_secs(1);
 impl Watched {
     /// The last connection closes soon after the watch began: gives it the time it needs to be in the replica, if that answers. (A
     /// process that ends without `exit()` has no other moment. A database of which nothing is known is read by the close itself then,
-    /// see [`super::reread::first_while_held`].)
+    /// see [`super::reread::at_close`].)
     pub(super) fn finish_beginning(&self) {
-        let is_beginning = self.role() == Role::Joining && self.joined.is_worth_a_close();
-        if !is_beginning {
+        if self.role() != Role::Joining {
             return;
         }
         let patience = self.settings().sync_timeout.min(CLOSE_PATIENCE);
+        let has_shipped = || self.shipped().is_ok_and(|s| s.is_some_and(|s| s.txid.0 > 0));
+        // (A directory is never away.)
+        let life = match self.replica().starts_with("file:") {
+            true => None,
+            false if has_shipped() => Some(KNOWN_LIFE_PATIENCE),
+            false => Some(LIFE_PATIENCE),
+        };
+        if !self.joined.is_worth_a_close(life.is_some()) {
+            return;
+        }
         let end = clock::uptime() + patience;
         self.join_soon();
-        let joined = self.joined.wait_while_answered(LIFE_PATIENCE, patience);
+        let joined = self.joined.wait_while_answered(life.unwrap_or(patience), patience);
         let done = joined.and_then(|_| self.sync(end.saturating_sub(clock::uptime())));
         if let Err(e) = done {
             log::warn!("walrust: {}: closed before it was in the replica: {e}", self.path().display());

@@ -5,7 +5,6 @@
 use super::access::FORMAT_VERSIONS;
 use super::gate::{Gate, WatchedHere};
 use super::handles::Handles;
-use super::phase::Role;
 use super::reread::LARGEST_HELD;
 use super::watched::Watched;
 use super::wish::{Moment, Wish};
@@ -277,11 +276,14 @@ impl DbObserver for Entry {
         }
         let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
         let Some(w) = watched.as_ref() else { return Verdict::Pass };
-        // (Whoever ships may have found the first place a moment ago: what is announced to it, and to the others, follows from that.)
-        let is_told =
-            slots == RESET && op == LockOp::LockExclusive || slots == WRITE && op == LockOp::UnlockExclusive;
+        // (Whoever ships may have found the place a moment ago: what is announced to it, and to the others, follows from that.)
+        let is_told = match op {
+            LockOp::LockExclusive => slots == RESET || slots == CKPT,
+            LockOp::UnlockExclusive => slots == WRITE,
+            LockOp::LockShared | LockOp::UnlockShared => false,
+        };
         if is_told {
-            w.follow_first_place();
+            w.follow_as_standby();
         }
         if !w.tracker.is_active() || self.handles.is_stale(f) {
             return Verdict::Pass;
@@ -350,7 +352,7 @@ impl DbObserver for Entry {
         }
         match op {
             LockOp::LockExclusive if begins => {
-                w.follow_first_place();
+                w.follow_as_standby();
                 w.tracker.write_begins(header(f));
             }
             LockOp::LockExclusive if slots == CKPT => self.handles.set_ckpt(f, true),
@@ -394,6 +396,9 @@ impl DbObserver for Entry {
         let ours = self.is_alive() && self.is_watched.load(Ordering::Acquire);
         if level == FileLock::Exclusive && ours {
             self.handles.recall(f);
+            if let Some(w) = self.watched() {
+                w.follow_as_standby();
+            }
         }
     }
 
@@ -457,13 +462,9 @@ impl DbObserver for Entry {
 
     fn last_close(&self, f: &HookedFile) {
         let watched = if self.is_alive() { self.watched() } else { None };
-        if let Some(w) = &watched
-            && w.role() == Role::Standby
-        {
-            // The process that ships may have found the place since this one last looked for it.
-            w.follow_as_standby();
-        }
         let Some(w) = watched else { return };
+        // The process that ships may have found the place since this one last looked for it.
+        w.follow_as_standby();
         if w.tracker.is_active() {
             let noticed = w.tracker.last_close(header(f).as_ref());
             w.noticed(noticed);

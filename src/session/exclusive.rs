@@ -59,11 +59,6 @@ impl Watched {
     /// The last connection closes, or leaves WAL mode: all is in the database file, and nobody else can write. What is missing
     /// is read now.
     pub(super) fn closes(self: &Arc<Self>, file: u64) {
-        if !self.tracker.is_active() {
-            return reread::first_while_held(self, Held::new(&self.handles, IndexHeader::EMPTY, file));
-        }
-        if let Continuity::Lost(why) = self.tracker.sync_state() {
-            reread::while_held(self, Held::new(&self.handles, IndexHeader::EMPTY, file), &why.to_string());
-        }
+        reread::at_close(self, Held::new(&self.handles, IndexHeader::EMPTY, file));
     }
 }

@@ -161,6 +161,10 @@ impl Watched {
         // (A last close may read it at this moment, which then is to be seen here.)
         let reading = Work::take_within(self, Job::Reading, READING_PATIENCE)
             .ok_or_else(|| Error::new(Kind::Retry, "another thread reads the database"))?;
+        let found = match found.known {
+            Some(_) => found,
+            None => Findings { known: self.known()?, is_recorded: self.shipped()?.is_some(), ..found },
+        };
         let taken = found.lease.how(takeover);
         // (Read after the store has answered: what was committed meanwhile was sealed by this process or another.)
         let begin = identity::decide(found.remote, &self.here(&found)?, taken);

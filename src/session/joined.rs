@@ -133,12 +133,15 @@ impl Joined {
         };
     }
 
-    /// Whether a last close may wait for the first try: none has ended, and no close of this process waits, or has lately waited in
-    /// vain, for a store that says nothing.
-    pub(super) fn is_worth_a_close(&self) -> bool {
+    /// Whether a last close may wait for the first try: none has ended, and, where the store may be away, no close of this process
+    /// waits, or has lately waited in vain, for one that says nothing.
+    pub(super) fn is_worth_a_close(&self, may_be_away: bool) -> bool {
         let at = lock(&self.at);
         if at.tries != at.before {
             return false;
+        }
+        if !may_be_away {
+            return true;
         }
         let now = clock::uptime();
         let mut waited = WAITED.lock();

@@ -33,8 +33,8 @@ pub(super) fn start(w: &Arc<Watched>, why: String) {
     if w.role() == Role::Shipper
         && let Some(ticket) = Work::take(w, Job::Reading)
     {
-        let expected = Expected { txid: newest_known(w), attested: None };
-        spawn(ticket, "walrust-resync", move |w| run(w, expected, Reason::Gap(why)));
+        let (expected, reason) = (newest_here(w), reason(w, why));
+        spawn(ticket, "walrust-resync", move |w| run(w, expected, reason));
     }
 }
 
@@ -143,9 +143,8 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     }
     // A thread that had begun has been told to let go.
     let Some(_ticket) = Work::take_within(w, Job::Reading, HELD_PATIENCE) else { return false };
-    let expected = Expected { txid: newest_known(w), attested: None };
     w.troubles.spool_has_room();
-    let done = read_held(w, &held, expected, &Reason::Gap(why.to_string()));
+    let done = read_held(w, &held, newest_here(w), &Reason::Gap(why.to_string()));
     if let Err(e) = &done {
         log::warn!("walrust: {}: {e}", w.path().display());
         w.tracker.lose(e.to_string());
@@ -153,27 +152,63 @@ pub(super) fn while_held(w: &Arc<Watched>, held: Held, why: &str) -> bool {
     done.is_ok()
 }
 
-/// The last connection closes a database of which nothing is known yet, here or of the replica: the first lineage is begun in the
-/// spool. If the replica turns out to be empty, that leaves; if it is not, what it says goes before.
-pub(super) fn first_while_held(w: &Arc<Watched>, held: Held) {
+/// The last connection closes: nobody here can read it afterwards, so what is missing is read now, up to [`LARGEST_HELD`]. Of a database of
+/// which nothing is known yet, here or of the replica, the first lineage is begun in the spool: if the replica turns out to be empty,
+/// that leaves; if it is not, what it says goes before.
+pub(super) fn at_close(w: &Arc<Watched>, held: Held) {
     let is_small = std::fs::metadata(w.path()).is_ok_and(|m| m.len() <= LARGEST_HELD);
-    if w.role() != Role::Joining || w.is_over() || !is_small {
+    let is_whole = || w.tracker.sync_state() == Continuity::Kept;
+    if w.role() == Role::Standby || w.is_over() || !is_small || is_whole() {
         return;
     }
-    // (Whoever finds out whose replica it is may be reading it, and has been told to let go.)
+    // (A thread that reads it has been told to let go.)
     let Some(_ticket) = Work::take_within(w, Job::Reading, HELD_PATIENCE) else { return };
-    let knows_nothing =
-        || w.spool.shipped().is_ok_and(|s| s.is_none()) && w.known().is_ok_and(|k| k.is_none());
-    let holds_nothing = || w.spool.pending().is_ok_and(|p| p.is_empty());
-    if w.role() != Role::Joining || w.tracker.is_active() || !knows_nothing() || !holds_nothing() {
+    if w.troubles.get() == Trouble::SpoolFull && w.spool.pending().is_ok_and(|p| !p.is_empty()) {
+        // The history that it holds leaves first.
         return;
     }
+    w.troubles.spool_has_room();
     let nothing = Expected { txid: TxId::ZERO, attested: None };
-    let begun = read_held(w, &held, nothing, &Reason::First).and_then(|()| w.remember(None));
-    if let Err(e) = begun {
+    let done = match w.tracker.sync_state() {
+        Continuity::Kept => return,
+        Continuity::Idle if w.role() == Role::Joining && knows_nothing(w) => {
+            read_held(w, &held, nothing, &Reason::First).and_then(|()| w.remember(None))
+        }
+        Continuity::Idle => return,
+        Continuity::Resyncing if !has_begun(w) => read_held(w, &held, nothing, &Reason::First),
+        Continuity::Resyncing => read_held(w, &held, newest_here(w), &Reason::Gap(CLOSED.to_string())),
+        Continuity::Lost(why) => read_held(w, &held, newest_here(w), &reason(w, why.to_string())),
+    };
+    if let Err(e) = done {
         log::warn!("walrust: {}: {e}", w.path().display());
-        w.tracker.stop();
+        match w.role() {
+            Role::Joining => w.tracker.stop(),
+            Role::Shipper | Role::Standby => w.tracker.lose(e.to_string()),
+        }
     }
+}
+
+const CLOSED: &str = "the database was closed while it was being read";
+
+fn newest_here(w: &Watched) -> Expected {
+    Expected { txid: newest_known(w), attested: None }
+}
+
+/// A first reading that was interrupted is begun again, and nothing is missing.
+fn reason(w: &Watched, why: String) -> Reason {
+    if has_begun(w) { Reason::Gap(why) } else { Reason::First }
+}
+
+/// Whether there is a history that something could be missing of.
+fn has_begun(w: &Watched) -> bool {
+    w.link.status().replicated > TxId::ZERO || !matches!(w.spool.position(), Ok(None))
+}
+
+/// Whether neither the spool nor its records say anything of this database or its replica.
+fn knows_nothing(w: &Watched) -> bool {
+    w.spool.shipped().is_ok_and(|s| s.is_none())
+        && w.known().is_ok_and(|k| k.is_none())
+        && w.spool.pending().is_ok_and(|p| p.is_empty())
 }
 
 fn read_held(w: &Arc<Watched>, held: &Held, expected: Expected, reason: &Reason) -> Result<()> {

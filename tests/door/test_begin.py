@@ -136,18 +136,18 @@ class FirstWords(Configured):
         self.assertSameBytes(db, self.restore(self.replica())[0])
 
     def test_workers_at_their_first_start(self):
-        """Eight processes open one new database at the same moment: none ends failed, and the replica has all rows."""
+        """Sixteen processes open one new database at the same moment: none ends failed or fenced, and the replica has all rows."""
         for n in range(door.rounds(2)):
             db, replica = self.path(f"app{n}.db"), self.path(f"replica{n}")
             env = door.clean_env(self.dir, {"WALRUST_REPLICA": replica, "WALRUST_INTERVAL": "0s"})
-            workers = [self.worker(env, door.SO, db) for _ in range(8)]
+            workers = [self.worker(env, door.SO, db) for _ in range(16)]
             for w in workers:
                 w.stdin.write("go\n")
                 w.stdin.flush()
             said = [w.stdout.readline() for w in workers]
             self.assertEqual([s for s in said if not s.startswith("synced")], [])
             rows = door.plain_rows(self.restore(replica)[0], "SELECT count(*) FROM t")
-            self.assertEqual(rows, [(80,)])
+            self.assertEqual(rows, [(160,)])
             for w in workers:
                 w.communicate("end\n", timeout=30)
                 self.assertEqual(w.returncode, 0)

@@ -34,6 +34,7 @@ def main(kinds):
         paths += module.build_common(targets) if hasattr(module, "build_common") else []
         for path in paths:
             print(f"{os.path.getsize(path):>9}  {os.path.relpath(path, meta.ROOT)}")
+    importlib.import_module("build_tarball").sums()
 
 
 if __name__ == "__main__":

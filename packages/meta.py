@@ -16,7 +16,6 @@ NAME = _crate["name"]
 VERSION = _crate["version"]
 LICENSE = _crate["license"]
 SUMMARY = "SQLite extension that streams every commit to S3, GCS, Azure or a directory, and restores it"
-HOMEPAGE = _crate.get("homepage", "")
 assert len(SUMMARY) < 120
 
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import tomllib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -71,3 +72,7 @@ def epoch():
         return int(os.environ["SOURCE_DATE_EPOCH"])
     done = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, text=True, capture_output=True)
     return int(done.stdout.strip() or 1700000000)
+
+
+if __name__ == "__main__":
+    print({"version": VERSION, "name": NAME}[sys.argv[1]])

@@ -104,7 +104,7 @@ class Frameworks(clean.CleanTest):
         self.assertIn("ok: ", self.run_ok(*manage, "walrust", "verify", "--mode", "deep"))
         self.assertIn("TXID", self.run_ok(*manage, "walrust", "restore", self.path("out.db")))
         self.assertEqual(self.run_ok("sqlite3", self.path("out.db"), "SELECT count(*) FROM auth_user").strip(), "10")
-        self.assertEqual(self.run_ok(*manage, "test", "--verbosity", "0").strip(), "")  # its database is in memory
+        self.run_ok(*manage, "test", "--verbosity", "0")  # its database is in memory
         with open(self.path("site1", "settings.py"), "a") as f:
             f.write("WALRUST = {'main': {}}\n")
         done = subprocess.run([*manage, "check"], text=True, capture_output=True, env=self.env(), cwd=self.dir)

@@ -58,6 +58,20 @@ class Release(clean.CleanTest):
             self.assertIn(f'\nversion = "{said.strip()}"\n', f.read())
 
 
+class Documents(clean.CleanTest):
+    def test_each_test_that_the_drivers_document_names_is_there_and_each_driver_has_its_row(self):
+        with open(os.path.join(meta.ROOT, "docs", "drivers.md")) as f:
+            named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", f.read()))
+        self.assertGreater(len(named), 25)
+        there = set()
+        for name in os.listdir(clean.HERE):
+            if name.startswith("test_") and name.endswith(".py"):
+                with open(os.path.join(clean.HERE, name)) as f:
+                    there |= {(name, test) for test in re.findall(r"^    def (test_\w+)", f.read(), re.M)}
+        self.assertEqual(named - there, set())
+        self.assertEqual({t for t in there if t[0] in ("test_drivers.py", "test_frameworks.py")} - named, set())
+
+
 class Limits(clean.CleanTest):
     """Of what `make packages` builds for release: sizes, symbols, what is needed of a system."""
 

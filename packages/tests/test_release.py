@@ -72,6 +72,12 @@ class Documents(clean.CleanTest):
         self.assertEqual({t for t in there if t[0] in ("test_drivers.py", "test_frameworks.py")} - named, set())
 
 
+    def test_the_readme_names_the_packages_of_this_version(self):
+        with open(os.path.join(meta.ROOT, "README.md")) as f:
+            named = re.findall(r"walrust[-_][\w.-]*?(\d+\.\d+\.\d+)", f.read().split("## Install", 1)[1].split("\n## ", 1)[0])
+        self.assertEqual(set(named), {meta.VERSION})
+
+
 class Limits(clean.CleanTest):
     """Of what `make packages` builds for release: sizes, symbols, what is needed of a system."""
 

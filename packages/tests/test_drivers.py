@@ -18,6 +18,8 @@ import test_npm
 import test_wheel
 
 ROWS = 100
+# How often a program that follows a replica is run to its end.
+ENDS = int(os.environ.get("WALRUST_ENDS", "20"))
 
 PYTHON = """
 import sys, os
@@ -212,6 +214,34 @@ async function main () {
 }
 main()
 """
+# LuaSQL forbids extensions; a module of C puts walrust into its SQLite.
+LUA_MODULE = r"""
+#include <dlfcn.h>
+#include <sqlite3.h>
+#include <stdlib.h>
+int luaopen_preload(void *state) {
+  void *walrust = dlopen(getenv("SO"), RTLD_NOW);
+  if (walrust) sqlite3_auto_extension((void (*)(void))dlsym(walrust, "sqlite3_walrust_auto_init"));
+  return 0;
+}
+"""
+LUA = r"""
+require "preload"
+local d = arg[1]
+local db = require("luasql.sqlite3").sqlite3():connect(d .. "/app.db")
+local function run(sql) local c = assert(db:execute(sql)); if type(c) == "userdata" then c:fetch(); c:close() end end
+run("SELECT walrust_watch('" .. d .. "/replica')"); run("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+for i = 1, 20 do run("INSERT INTO t(v) VALUES(1)") end
+run("SELECT walrust_sync()")
+run("SELECT walrust_replicate('" .. d .. "/replica', '" .. d .. "/copy.db', '{\"interval\":\"10ms\"}')")
+"""
+PHP_FOLLOWS = r"""<?php
+$d = $argv[1]; $db = new SQLite3("$d/app.db"); $db->enableExceptions(true); $db->loadExtension("walrust.so");
+$db->querySingle("SELECT walrust_watch('$d/replica')"); $db->exec("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+for ($i = 0; $i < 20; $i++) $db->exec("INSERT INTO t(v) VALUES(1)");
+$db->querySingle("SELECT walrust_sync()");
+$db->querySingle("SELECT walrust_replicate('$d/replica', '$d/copy.db', '{\"interval\":\"10ms\"}')");
+"""
 ALL = ("close", "exit", "throw")
 
 
@@ -348,6 +378,25 @@ class Drivers(clean.CleanTest):
         path = "/usr/share/java/sqlite-jdbc.jar:" + self.dir
         self.run_ok("javac", "-cp", path, "-d", self.dir, self.path("Main.java"))
         self.judge(["java", "-cp", path, "-Djava.library.path=/usr/lib/x86_64-linux-gnu/jni", "Main"], ALL)
+
+    def follows(self, argv, env=None):
+        """The program follows a replica, and its language unloads SQLite at the end: that was a crash in one run of three."""
+        for i in range(ENDS):
+            folder = self.path(f"follow{i}")
+            os.mkdir(folder)
+            self.run_ok(*argv, folder, env=env)
+            self.assertEqual(self.count(os.path.join(folder, "copy.db")), 20)
+            shutil.rmtree(folder)
+
+    def test_php_that_follows_a_replica(self):
+        clean.setup("php-cli", "php-sqlite3")
+        self.follows(["php", "-d", f"sqlite3.extension_dir={meta.host().dir}", self.file("p.php", PHP_FOLLOWS)])
+
+    def test_lua_that_follows_a_replica(self):
+        clean.setup("lua5.4", "lua-sql-sqlite3", "libsqlite3-dev", "build-essential")
+        self.run_ok("cc", "-shared", "-fPIC", "-o", self.path("preload.so"), self.file("preload.c", LUA_MODULE), "-lsqlite3", "-ldl")
+        env = self.env(SO=meta.host().so, LUA_CPATH=self.path("?.so") + ";;")
+        self.follows(["lua5.4", self.file("p.lua", LUA)], env)
 
     def test_c(self):
         clean.setup("libsqlite3-dev", "build-essential")

@@ -59,7 +59,10 @@ def stage(target, root):
     put("usr/lib/systemd/system/walrust@.service", source=os.path.join(SOURCE, "walrust@.service"))
     doc = "usr/share/doc/walrust"
     put(f"{doc}/examples/walrust.toml", source=os.path.join(meta.ROOT, "walrust.example.toml"))
-    put(f"{doc}/copyright", f"Copyright: the authors of walrust\n\nwalrust is licensed under the {meta.LICENSE} licence; on Debian systems its text is in\n/usr/share/common-licenses/Apache-2.0.\n")
+    put(f"{doc}/copyright", (
+        "Copyright: the authors of walrust\n\n"
+        f"walrust is licensed under the {meta.LICENSE} licence; on Debian systems its text is in\n/usr/share/common-licenses/Apache-2.0.\n"
+    ))
     with open(os.path.join(meta.ROOT, "CHANGELOG.md"), "rb") as f:
         put(f"{doc}/changelog.gz", gz(f.read()))
     put(f"{doc}/changelog.Debian.gz", gz(

@@ -33,7 +33,9 @@ def build(target):
             f.write(SPEC.format(version=meta.VERSION, platform=target.ruby, summary=meta.SUMMARY, license=meta.LICENSE))
         path = os.path.join(meta.OUT, f"walrust-{meta.VERSION}-{target.ruby}.gem")
         env = {**os.environ, "SOURCE_DATE_EPOCH": str(meta.epoch())}
-        done = subprocess.run(["gem", "build", "--silent", "--output", path, "walrust.gemspec"], cwd=folder, env=env, text=True, capture_output=True)
+        done = subprocess.run(
+            ["gem", "build", "--silent", "--output", path, "walrust.gemspec"], cwd=folder, env=env, text=True, capture_output=True
+        )
         if done.returncode:
             raise SystemExit(f"packages: gem build: {done.stderr}")
         return [path]

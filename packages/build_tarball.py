@@ -36,7 +36,8 @@ def build_common(targets):
     with open(sqlpkg, "w") as f:
         json.dump({
             "owner": "walrust", "name": "walrust", "version": meta.VERSION, "description": meta.SUMMARY, "license": meta.LICENSE,
-            "keywords": ["replication", "backup", "litestream", "s3"], "symbols": ["walrust_watch", "walrust_sync", "walrust_restore", "walrust_verify"],
+            "keywords": ["replication", "backup", "litestream", "s3"],
+            "symbols": ["walrust_watch", "walrust_sync", "walrust_restore", "walrust_verify"],
             "assets": {
                 # sqlpkg knows no musl; glibc's are the ones.
                 "files": {f"linux-{'amd64' if t.cpu == 'x86_64' else 'arm64'}": name(t) for t in targets if t.libc == "glibc"},

@@ -36,7 +36,8 @@ def page(program, date):
     for name in commands(program):
         parts += [f".SS {roff(name)}", ".nf", roff(said(program, name, "--help")), ".fi"]
     parts += [
-        ".SH ENVIRONMENT", ".TP", ".B WALRUST_CONFIG", roff("The TOML file of settings; otherwise walrust.toml in the working directory."), ".TP",
+        ".SH ENVIRONMENT", ".TP", ".B WALRUST_CONFIG",
+        roff("The TOML file of settings; otherwise walrust.toml in the working directory."), ".TP",
         ".B WALRUST_REPLICA", roff("Where databases go, e.g. s3://bucket/{name}. Every setting has such a variable: see walrust config."),
         ".SH FILES", ".TP", ".I /etc/walrust/NAME.toml", roff("The databases that the service walrust@NAME streams."), ".TP",
         ".I /etc/walrust/NAME.env", "Its credentials.", ".SH SEE ALSO", ".BR sqlite3 (1)", "",

@@ -137,6 +137,20 @@ class Installed(clean.CleanTest):
         )
         self.assertEqual(self.run_ok(python, "-c", code, self.dir).strip(), "1")
 
+    def test_a_watch_that_is_refused_leaves_nothing_open(self):
+        python = self.install("/usr/bin/python3")
+        code = (
+            "import os, sqlite3, sys, walrust\ndb = sys.argv[1] + '/app.db'\nc = sqlite3.connect(db); c.execute('CREATE TABLE t(x)'); c.close()\n"
+            "for url, more in (('nosuch://x', {}), (sys.argv[1] + '/r', {'intervall': '1s'})):\n"
+            "    try: walrust.watch(db, url, **more)\n    except walrust.Error as e: assert len(str(e).splitlines()) == 1\n    else: print('watched')\n"
+            "assert [n for n in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + n) and os.readlink('/proc/self/fd/' + n) == db] == []\n"
+            "try: walrust.sync(sys.argv[1] + '/nothing.db')\nexcept walrust.Error as e: print(e)\n"
+            "print(os.path.exists(sys.argv[1] + '/nothing.db'))\n"
+        )
+        said = self.run_ok(python, "-c", code, self.dir).splitlines()
+        self.assertEqual([len(said), said[-1]], [2, "False"], said)
+        self.assertIn("unable to open database file", said[0])
+
     def test_it_is_typed(self):
         python = self.install("/usr/bin/python3", "mypy")
         use = self.file("use.py", (

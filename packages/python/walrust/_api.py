@@ -69,13 +69,19 @@ def watch(database: Database, replica: Optional[str] = None, **options: Any) -> 
 
     Without `replica` it is the configured one, else the directory `<database>-replica` beside it.
     """
+    begun = not _is_connection(database) and _key(database) not in _kept
     db = _keep(database)
-    if options:
-        _one(db, "SELECT walrust_watch(?, ?)", (replica, json.dumps(options)))
-    elif replica is not None:
-        _one(db, "SELECT walrust_watch(?)", (replica,))
-    else:
-        _one(db, "SELECT walrust_watch()")
+    try:
+        if options:
+            _one(db, "SELECT walrust_watch(?, ?)", (replica, json.dumps(options)))
+        elif replica is not None:
+            _one(db, "SELECT walrust_watch(?)", (replica,))
+        else:
+            _one(db, "SELECT walrust_watch()")
+    except Error:
+        if begun:
+            _let_go(database)
+        raise
     mine = _file(db)
     for row in status():
         if same_file(row.database, mine):
@@ -88,10 +94,7 @@ def unwatch(database: Database) -> int:
     with _using(database) as db:
         txid = int(_one(db, "SELECT walrust_unwatch()"))
     if not _is_connection(database):
-        with _lock:
-            kept = _kept.pop(_key(database), None)
-        if kept is not None:
-            kept.close()
+        _let_go(database)
     return txid
 
 
@@ -199,6 +202,13 @@ def _keep(database: Database) -> Any:
         if key not in _kept:
             _kept[key] = _open(key, create=True)
         return _kept[key]
+
+
+def _let_go(database: Database) -> None:
+    with _lock:
+        kept = _kept.pop(_key(database), None)
+    if kept is not None:
+        kept.close()
 
 
 def _after_fork() -> None:

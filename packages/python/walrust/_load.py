@@ -63,8 +63,8 @@ def _into_process() -> None:
         try:
             if not _has_walrust(connection):
                 raise Error(
-                    "walrust was loaded into a SQLite that is not the one of this Python's sqlite3 module, which is linked in with its functions "
-                    "hidden: use the apsw or pysqlite3-binary package, and walrust.load(connection)"
+                    "walrust was loaded into a SQLite that is not the one of this Python's sqlite3 module, which is linked in with its "
+                    "functions hidden: use the apsw or pysqlite3-binary package, and walrust.load(connection)"
                 )
         finally:
             connection.close()
@@ -112,8 +112,8 @@ def _through_ctypes(library: Any) -> None:
         version.restype = ctypes.c_char_p
         if version().decode() != _source_id():
             raise Error(
-                f"the SQLite that the loader finds ({version().decode()}) is not the one of this Python's sqlite3 module ({_source_id()}): use the "
-                "apsw or pysqlite3-binary package, and walrust.load(connection)"
+                f"the SQLite that the loader finds ({version().decode()}) is not the one of this Python's sqlite3 module "
+                f"({_source_id()}): use the apsw or pysqlite3-binary package, and walrust.load(connection)"
             )
         open_it, close, config = library.sqlite3_open_v2, library.sqlite3_close, library.sqlite3_enable_load_extension
         load_it, free, message = library.sqlite3_load_extension, library.sqlite3_free, library.sqlite3_errmsg

@@ -7,7 +7,7 @@
 
 use super::entry::{Wiring, start_for_program};
 use super::ffi::{self, ApiRoutines, Sqlite3};
-use crate::base::{Error, Result};
+use crate::base::{Error, ForkSafe, Result};
 use std::ffi::{c_char, c_int};
 use std::sync::{Mutex, OnceLock};
 
@@ -21,15 +21,13 @@ unsafe extern "C" {
 
 static WIRING: OnceLock<fn() -> Wiring> = OnceLock::new();
 /// What the entry answered last: SQLite itself is always told that all is well.
-static OUTCOME: Mutex<Option<std::result::Result<(), String>>> = Mutex::new(None);
+static OUTCOME: ForkSafe<Mutex<Option<std::result::Result<(), String>>>> = ForkSafe::new(Mutex::default);
 
 unsafe extern "C" fn entry(db: *mut Sqlite3, _: *mut *mut c_char, api: *const ApiRoutines) -> c_int {
     if let Some(wiring) = WIRING.get() {
         // SAFETY: SQLite calls auto-extensions with the arguments of an extension entry.
         let outcome = unsafe { start_for_program(db, api, *wiring) };
-        if let Ok(mut last) = OUTCOME.lock() {
-            *last = Some(outcome);
-        }
+        *OUTCOME.lock() = Some(outcome);
     }
     ffi::OK
 }
@@ -58,8 +56,7 @@ pub(crate) fn install(wiring: fn() -> Wiring) -> Result<()> {
     if rc != ffi::OK {
         return Err(failed("a database in memory could not be opened", rc));
     }
-    let outcome = OUTCOME.lock().ok().and_then(|last| last.clone());
-    match outcome {
+    match OUTCOME.lock().clone() {
         Some(outcome) => outcome.map_err(Error::config),
         None => Err(Error::config("walrust cannot be installed: this SQLite was built without extensions")),
     }

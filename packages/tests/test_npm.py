@@ -30,8 +30,10 @@ const { load, getLoadablePath } = require('walrust'), dir = process.argv[2], fil
 if (!require('fs').existsSync(getLoadablePath())) throw new Error('no file')
 """
 BETTER = NODE + """
-const Database = require('better-sqlite3'), db = new Database(file)
-story(() => load(new Database(':memory:')), (sql, ...p) => { const s = db.prepare(sql); return s.reader ? s.pluck().get(...p) : s.run(...p) }, dir)
+const Database = require('better-sqlite3')
+load(new Database(':memory:'))
+const db = new Database(file)
+story(() => load(db), (sql, ...p) => { const s = db.prepare(sql); return s.reader ? s.pluck().get(...p) : s.run(...p) }, dir)
 """
 DRIZZLE = NODE + """
 const Database = require('better-sqlite3'), { drizzle } = require('drizzle-orm/better-sqlite3'), { sql } = require('drizzle-orm')

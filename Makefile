@@ -156,6 +156,30 @@ lint: ## Formatting and clippy, warnings are errors; who imports whom
 	$(CARGO) clippy --all-targets --features cli,sim --target-dir $(TARGET) -- -D warnings
 	$(CARGO) test --features cli,sim --test rooms --target-dir $(TARGET)
 
+# -- packages -----------------------------------------------------------------------------------------------------------
+
+# For which platforms (packages/cross names them); what this machine has no standard library for is left out, with a line.
+PACKAGE_TARGETS ?= linux-x64 linux-x64-musl linux-arm64 linux-arm64-musl
+
+.PHONY: packages
+packages: ## Build wheels, npm, deb, tar balls, gem, Go module into dist/packages (PACKAGE_TARGETS=... picks platforms; QUICK=1: this machine's, fast link)
+	@tests/setup build-essential python3-venv
+ifdef QUICK
+	$(MAKE) quick quick-cli
+	@mkdir -p dist/targets/linux-x64
+	strip -o dist/targets/linux-x64/walrust.so dist/walrust.$(EXT)
+	strip -o dist/targets/linux-x64/walrust dist/walrust
+else
+	CARGO_TARGET_DIR=$(TARGET) packages/cross --where-possible $(PACKAGE_TARGETS)
+endif
+	rm -rf dist/packages
+	$(PYTHON) packages/build.py
+
+.PHONY: test-packages
+test-packages: ## Install each package from its file into a clean prefix; stream, restore and verify there (after `make packages`; K=pattern picks)
+	@tests/setup build-essential python3-venv sqlite3 libsqlite3-dev man-db
+	$(PYTHON) -m unittest discover --start-directory packages/tests $(if $(K),-k "$(K)")
+
 # -- measuring and showing ----------------------------------------------------------------------------------------------
 
 .PHONY: bench

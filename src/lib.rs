@@ -37,7 +37,23 @@ fn wiring() -> sqlite::Wiring {
     wiring
 }
 
+/// Puts walrust into the SQLite that this program links, by whatever crate: every connection that is opened from now on has its
+/// functions, and streams what `walrust.toml`, `WALRUST_REPLICA` or a call of `walrust_watch()` names. Once is enough, before the
+/// program opens its databases; again does no harm.
+///
+/// ```toml
+/// walrust = { git = "…", default-features = false, features = ["install"] }
+/// ```
+///
+/// Errors: `Config`, in one line, where this SQLite cannot have it: it is too old, or was built without what walrust needs, or another
+/// SQLite of this process has walrust.
+#[cfg(feature = "install")]
+pub fn install() -> base::Result<()> {
+    sqlite::program::install(wiring)
+}
+
 /// The entry points SQLite calls (<https://sqlite.org/loadext.html#programming_loadable_extensions>).
+#[cfg(feature = "entry-points")]
 #[allow(unsafe_code)]
 mod entry {
     use crate::sqlite::{ApiRoutines, Sqlite3, auto_load, load};

@@ -87,6 +87,24 @@ pub unsafe fn auto_load(db: *mut Sqlite3, table: *const ApiRoutines, wiring: fn(
     ffi::OK
 }
 
+/// Body of the entry that [`super::program`] puts on the list: as [`auto_load`], and says why walrust is not there.
+///
+/// # Safety
+/// As [`load`].
+#[cfg(feature = "install")]
+pub(super) unsafe fn start_for_program(
+    db: *mut Sqlite3,
+    table: *const ApiRoutines,
+    wiring: fn() -> Wiring,
+) -> Result<(), String> {
+    if is_unseen() {
+        return Ok(());
+    }
+    // SAFETY: caller.
+    caught(|| unsafe { start(table, wiring, Route::Auto).map(|()| connect(db, Route::Auto)) })
+        .unwrap_or_else(|what| Err(format!("walrust could not start: internal error: {what}")))
+}
+
 /// Once per process, and harmless again.
 ///
 /// # Safety
@@ -98,7 +116,7 @@ unsafe fn start(table: *const ApiRoutines, wiring: fn() -> Wiring, route: Route)
     if WIRING.get().is_none() {
         loader::pin(api::table().cast());
         to_sqlite::install();
-        if cfg!(not(any(test, feature = "cli"))) {
+        if cfg!(not(any(test, feature = "cli", feature = "install"))) {
             report_panics_to_log();
         }
     }

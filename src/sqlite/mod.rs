@@ -10,6 +10,7 @@
 //! * I-VFS-1..2, I-VFS-6 (`vfs`): the VFS `walrust` is the lower VFS with one method changed; the default stays the default.
 //! * I-VFS-3..4 (`judge`), I-VFS-5 (`pager`): only files of SQLite's own VFSes are hooked.
 //! * I-PIN-1 (`loader`): the host's SQLite stays.
+//! * I-PROGRAM-1 (`program`): a program's own SQLite is reached through its API table, too.
 //! * I-RAW-1 (`raw`), I-EWAL-1 (`empty_wal`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..4 (`fork`): our own handles.
 //! * I-KEEP-1..2 (`keep`), I-ASIDE-1 (`aside`): a lock that lasts, and the reading of a small file, take no descriptor.
 //!
@@ -49,6 +50,8 @@ mod observer;
 mod occupied;
 mod own;
 mod pager;
+#[cfg(feature = "install")]
+pub(crate) mod program;
 mod quiet;
 mod raw;
 mod read_mark;

@@ -1,0 +1,9 @@
+package walrust
+
+import _ "embed"
+
+//go:embed walrust_linux_amd64.so
+var library []byte
+
+// memfd_create(2)
+const memfdCreate = 319

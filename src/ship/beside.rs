@@ -115,7 +115,7 @@ pub(super) async fn upkeep(s: &Shipper) -> Result<()> {
 }
 
 /// A duty did not get on. How long it rests; errors with [`crate::base::Kind::Fenced`] when nothing may go on.
-fn ill(s: &Shipper, duty: Duty, halt: Halt) -> Result<Duration> {
+pub(super) fn ill(s: &Shipper, duty: Duty, halt: Halt) -> Result<Duration> {
     match halt {
         Halt::Fenced(e) => Err(e),
         // (The stream, or the keeper, tells it.)

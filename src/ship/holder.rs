@@ -254,7 +254,7 @@ impl Lease {
     pub async fn undo(self, store: &Store) {
         match self.found.as_ref().map(LeaseState::encode) {
             Some(Ok(bytes)) => drop(store.put_if(KEY, bytes, Some(&self.version)).await),
-            _ => self.release(store).await,
+            _ => self.release(store, false).await,
         }
     }
 
@@ -273,9 +273,10 @@ impl Lease {
         self.age().renewed < super::lease::renew_after()
     }
 
-    /// Gives it back: the next writer need not wait. Failing to is harmless, the lease ends by itself.
-    pub async fn release(self, store: &Store) {
-        let ended = LeaseState { ends: 0, ..self.state() };
+    /// Gives it back: the next writer need not wait. `ahead`: the manifest lacks entries, still. Failing to is harmless, the lease
+    /// ends by itself.
+    pub async fn release(self, store: &Store, ahead: bool) {
+        let ended = LeaseState { ends: 0, ahead, ..self.state() };
         if let Ok(bytes) = ended.encode() {
             let _ = store.put_if(KEY, bytes, Some(&self.version)).await;
         }

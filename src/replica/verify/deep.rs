@@ -7,7 +7,6 @@ use super::rounds::{ROUNDS, settled};
 use crate::base::{Error, Kind, Result, TxId, clock, panics};
 use crate::replica::inventory::FileInfo;
 use crate::replica::layout::FileId;
-use crate::replica::manifest::ManifestEntry;
 use crate::replica::plan::restorable;
 use crate::replica::point::Point;
 use crate::replica::probe::Probed;
@@ -105,9 +104,9 @@ async fn prove_files(store: &Store, facts: &Facts, proved: &mut Proved, base: &P
     let mut gone = Gone::None;
     while let Some((file, fetched)) = ahead.next().await {
         let id = file.id();
-        let entry = facts.manifest.get(id).copied();
+        let said = said_of(id, facts);
         let verdict = match fetched {
-            Ok(fetched) => panics::blocking(move || prove(&fetched, id, entry)).await?,
+            Ok(fetched) => panics::blocking(move || prove(&fetched, id, said)).await?,
             Err(e) if e.is_missing() => {
                 gone = Gone::Some;
                 continue;

@@ -5,6 +5,7 @@ use super::judge::{self, Facts, judge};
 use crate::base::{Error, Kind, Result};
 use crate::replica::inventory::{FileInfo, Inventory};
 use crate::replica::layout::FileId;
+use crate::replica::manifest::is_ahead;
 use crate::replica::probe::{AskMetadata, Probed, probe};
 use crate::replica::restore::confirm_lost;
 use crate::store::Store;
@@ -30,6 +31,7 @@ pub(super) async fn settled(store: &Store, pause: Duration) -> Result<(Facts, Ve
         // A file that is put and not yet named is named at the next look.
         facts.unnamed = unnamed.map_or_else(|| now.clone(), |u| u.intersection(&now).copied().collect());
         unnamed = Some(now);
+        facts.ahead = !facts.unnamed.is_empty() && is_ahead(store).await?;
         let findings = judge(&facts);
         // Two gaps in two places are not one that stays.
         let place = |f: &Finding| if f.check == Rule::Continuity { f.message.clone() } else { String::new() };

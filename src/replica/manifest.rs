@@ -36,7 +36,7 @@
 use super::layout::{self, FileId};
 use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId};
 use crate::ltx::Level;
-use crate::store::{Store, Version, hex};
+use crate::store::{ObjectInfo, Store, Version, hex};
 use futures_util::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -249,7 +249,19 @@ impl Manifest {
         Err(Error::new(Kind::Retry, "the manifest was rewritten each time it was read; try again"))
     }
 
+    /// As [`Manifest::read`], where it is known already what lies in the replica. Errors as that one.
+    pub(super) async fn read_listed(store: &Store, objects: &[ObjectInfo]) -> Result<Manifest> {
+        match Self::gather(fetch(store, numbers_in(objects)).await) {
+            Err(e) if e.is_missing() => Self::read(store).await,
+            other => other,
+        }
+    }
+
     async fn read_once(store: &Store) -> Result<Manifest> {
+        Self::gather(fetch_all(store).await)
+    }
+
+    fn gather(fetched: Result<Vec<Fetched>>) -> Result<Manifest> {
         let mut m = Manifest::default();
         for (number, found) in fetched? {
             m.segments += 1;
@@ -283,19 +295,24 @@ impl Manifest {
 }
 
 async fn segment_numbers(store: &Store) -> Result<Vec<u64>> {
-    let mut numbers: Vec<u64> = store
-        .list(layout::OWN_PREFIX)
-        .await?
-        .iter()
-        .filter_map(|o| layout::manifest_number(&o.key))
-        .collect();
+    Ok(numbers_in(&store.list(layout::OWN_PREFIX).await?))
+}
+
+fn numbers_in(objects: &[ObjectInfo]) -> Vec<u64> {
+    let mut numbers: Vec<u64> = objects.iter().filter_map(|o| layout::manifest_number(&o.key)).collect();
     numbers.sort_unstable();
     numbers
 }
 
-/// All segments. One that cannot be a segment for its length alone is an inner error.
-async fn fetch_all(store: &Store) -> Result<Vec<(u64, Result<(bytes::Bytes, Version)>)>> {
-    let numbers = segment_numbers(store).await?;
+/// A segment's number, its bytes and their version. One that cannot be a segment for its length alone is an inner error.
+type Fetched = (u64, Result<(bytes::Bytes, Version)>);
+
+/// All segments.
+async fn fetch_all(store: &Store) -> Result<Vec<Fetched>> {
+    fetch(store, segment_numbers(store).await?).await
+}
+
+async fn fetch(store: &Store, numbers: Vec<u64>) -> Result<Vec<Fetched>> {
     futures_util::stream::iter(numbers)
         .map(|n| async move {
             match store.get_versioned(&layout::manifest_key(n)).await {
@@ -365,6 +382,11 @@ impl ManifestWriter {
         Ok(ManifestWriter { newest: Self::read_newest(store).await? })
     }
 
+    /// The newest TXID that the newest segment names, 0 if it names none.
+    pub fn newest(&self) -> TxId {
+        self.newest.entries.iter().map(|e| e.id.max).max().unwrap_or_default()
+    }
+
     async fn read_newest(store: &Store) -> Result<Segment> {
         let mut tries = 0;
         let (number, found) = loop {
@@ -382,11 +404,6 @@ impl ManifestWriter {
             }
             Err(e) => Err(e),
         }
-    /// The newest TXID that the newest segment names, 0 if it names none.
-    pub fn newest(&self) -> TxId {
-        self.newest.entries.iter().map(|e| e.id.max).max().unwrap_or_default()
-    }
-
     }
 
     /// Adds files whose objects are durable in the replica (I-MAN-2), and returns when that is durable too.

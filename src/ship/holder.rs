@@ -235,6 +235,11 @@ impl Lease {
         self.found.as_ref().is_some_and(|held| held.ends != 0)
     }
 
+    /// Whether our own spool held it last: nobody else has written to the replica since.
+    pub fn is_continued(&self) -> bool {
+        self.after.is_none() && self.found.as_ref().is_some_and(|held| held.writer == self.me.writer)
+    }
+
     /// The holder before us, if that was another writer.
     pub fn taken_from(&self) -> Option<&str> {
         self.after.as_deref()

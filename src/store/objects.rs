@@ -36,6 +36,9 @@ const PART_BYTES: u64 = 8 << 20;
 const MAX_PARTS: u64 = 9_000;
 /// Larger files go up in parts.
 const PARTS_FROM_BYTES: u64 = 16 << 20;
+/// What one listing request gives at the most: S3's limit
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html>), and no more than the others'.
+const PAGE_OBJECTS: usize = 1000;
 /// The slowest transfer that is not taken for a dead one, in bytes a second.
 const SLOWEST_BYTES_PER_S: u64 = 16 << 10;
 
@@ -481,6 +484,14 @@ impl Backend for Objects {
         }
         let store = single_deletes.as_ref().unwrap_or(&store);
         self.delete_by(store, &paths).await.map_err(|(e, _)| e)
+    fn page(&self) -> Option<usize> {
+        Some(PAGE_OBJECTS)
+    }
+
+    fn endpoint(&self) -> &str {
+        &self.0.place.endpoint
+    }
+
     }
 
     fn in_parts(&self, body: &Body, length: u64) -> bool {

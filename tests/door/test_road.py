@@ -155,5 +155,67 @@ class OneRoundTrip(Road):
         self.assertNotRegex(self.verify(), "will be named|⚠️|❌")
 
 
+class Start(Road):
+    def test_a_start_on_a_known_replica_is_six_requests(self):
+        p = self.streaming(levels=["1h"], snapshot_interval="1h")
+        for i in range(30):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sync()
+        p.end()
+        for visit in range(3):
+            count = Counting(self.proxy)
+            p = self.peer(env=self.s3.env()).open(self.db)
+            p.watch(self.url, interval="0s", levels=["1h"], snapshot_interval="1h")
+            self.eventually(lambda: p.status()["state"] == "streaming", what="streaming")
+            time.sleep(0.5)
+            start = count.all()
+            self.assertLessEqual(len(start), 6, start)
+            self.assertEqual(count.of("probe"), 0, "it is known what the store can do")
+            p.sql("INSERT INTO t(v) VALUES('visit')")
+            p.sync()
+            p.end()
+            whole = count.all()
+            print(f"\n  visit {visit}: {len(start)} requests to stream, {len(whole)} with a commit and the end: {[k for _, k in whole]}", flush=True)
+            self.assertLess(len(whole), 12, whole)
+        self.assertNotRegex(self.verify(), "⚠️|❌")
+
+    def test_a_store_that_takes_no_conditions_any_more_is_asked_again(self):
+        """What was remembered does not hold: the answer says so, and the next one is believed."""
+        p = self.streaming()
+        p.end()
+        with open(self.db + "-walrust/store.json") as f:
+            self.assertEqual(json.load(f)["conditions"], "held")
+
+        def no_conditions(method, path, headers, body):
+            if any(h.lower() in ("if-none-match", "if-match") for h in headers) and method in ("PUT", "POST"):
+                return 501, {}, b"<Error><Code>NotImplemented</Code></Error>"
+            return self.carry(method, path, headers, body)
+
+        self.carry, self.proxy.forward = self.proxy.forward, no_conditions
+        p = self.peer(env=self.s3.env()).open(self.db)
+        p.watch(self.url, interval="0s")
+        p.sql("INSERT INTO t(v) VALUES('none')")
+        p.sync(60)
+        p.end()
+        with open(self.db + "-walrust/store.json") as f:
+            self.assertEqual(json.load(f)["conditions"], "ignored")
+        out, _ = self.restore(self.s3.url(), env=self.s3.env())
+        self.assertSameBytes(self.db, out)
+
+    def test_an_inventory_of_more_than_a_page_and_of_others_below(self):
+        """Another replica below this one's path, and more objects than a listing holds: nothing is mistaken, nothing is missed."""
+        p = self.streaming()
+        for i in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sync()
+        p.end()
+        txid = self.restore(self.s3.url(), env=self.s3.env())[1]
+        s3 = self.s3.s3
+        for i in range(1005):
+            s3.put_object(Bucket=self.s3.bucket, Key=f"app/00000/{i}", Body=b"x")
+        self.assertEqual(self.restore(self.s3.url(), env=self.s3.env())[1], txid)
+        self.assertNotRegex(self.verify(), "⚠️|❌")
+
+
 if __name__ == "__main__":
     unittest.main()

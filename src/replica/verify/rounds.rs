@@ -66,7 +66,8 @@ async fn gather(store: &Store, known: &mut BTreeMap<FileId, (u64, Probed)>) -> R
         let f = f.clone();
         async move {
             let entry = manifest_ref.get(f.id());
-            let ask = if entry.is_some() { AskMetadata::Yes } else { AskMetadata::No };
+            // (Of a replica without a manifest nobody claims to know more than the files say.)
+            let ask = if manifest_ref.is_absent() { AskMetadata::No } else { AskMetadata::Yes };
             Ok::<_, Error>((f.id(), (f.bytes, probe(store, &f, entry, ask).await?)))
         }
     };
@@ -86,5 +87,5 @@ async fn gather(store: &Store, known: &mut BTreeMap<FileId, (u64, Probed)>) -> R
     let absent: Vec<FileId> = manifest.entries().map(|e| e.id).filter(|id| !there.contains(id)).collect();
     let lost = confirm_lost(store, &absent).await?;
     known.retain(|id, _| there.contains(id));
-    Ok(Facts { files, manifest, lost, unnamed: BTreeSet::new(), content: BTreeMap::new() })
+    Ok(Facts { files, manifest, lost, unnamed: BTreeSet::new(), ahead: false, content: BTreeMap::new() })
 }

@@ -80,6 +80,9 @@ pub(super) async fn keeper(s: &Shipper) -> Result<()> {
 /// Merges, takes back, and lends. Errors with [`crate::base::Kind::Fenced`].
 pub(super) async fn upkeep(s: &Shipper) -> Result<()> {
     let mut take_back_at = Duration::ZERO;
+    for dir in ["snapshot", "pending", "merge"] {
+        s.plan.store.abort_abandoned(&s.plan.spool.dir().join(dir)).await;
+    }
     while !s.is_stopped() {
         s.lend(LENT_LOOK).await;
         let mut rest = LONGEST_REST;

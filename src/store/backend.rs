@@ -140,6 +140,9 @@ pub(super) trait Backend: Send + Sync {
         false
     }
 
+    /// Aborts uploads in parts whose notes lie in `dir` and whose sources are gone. Best effort.
+    async fn abort_abandoned(&self, _dir: &std::path::Path) {}
+
     /// Writes an object, whatever is there.
     async fn put_over(&self, key: &str, bytes: Bytes) -> Result<()>;
 

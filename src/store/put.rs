@@ -236,6 +236,12 @@ impl Store {
         })
     }
 
+    /// Aborts uploads that nobody goes on with: what was to be put lay in `dir`, and is gone. Best effort: what stays behind is what a
+    /// bucket's lifecycle rule is for.
+    pub async fn abort_abandoned(&self, dir: &std::path::Path) {
+        self.backend().abort_abandoned(dir).await;
+    }
+
     /// Writes an object, replacing what is there: for the manifest. Errors: those of every verb ([`Store`]).
     pub async fn put_over(&self, key: &str, bytes: impl Into<bytes::Bytes>) -> Result<()> {
         check_key(key)?;
@@ -261,17 +267,17 @@ impl Store {
             let put = self.backend().put_if(key, bytes.clone(), expected);
             let error = match self.attempt(Op::PutIf, key, put).await {
                 Err(e) if matches!(e.kind(), Kind::Exists | Kind::Retry) => e,
+                Err(e) if matches!(e.kind(), Kind::Config | Kind::Denied) && self.known().is_hearsay() => {
+                    // (The caller asks again, and then knows.)
+                    drop(self.ask_conditions().await);
+                    return Err(e);
+                }
                 done => return done,
             };
             match self.read_once(key).await {
                 Ok((there, version)) if there == bytes => self.backend().settle(key).await.map(|()| version),
                 _ => Err(error),
             }
-                Err(e) if matches!(e.kind(), Kind::Config | Kind::Denied) && self.known().is_hearsay() => {
-                    // (The caller asks again, and then knows.)
-                    drop(self.ask_conditions().await);
-                    return Err(e);
-                }
         })
         .await
     }

@@ -467,7 +467,8 @@ class Campaign:
         self.judge = Helper(judge, self.errors)
         self.count = {k: 0 for k in ("kills", "points", "commits", "acknowledged", "restores", "equal", "lost", "differs", "failed")}
         self.by_target, self.by_point = {}, {}
-        self.points = door.crash_points() if os.path.exists(args.crash_so) else []
+        # (Of large uploads test_road.py kills.)
+        self.points = [p for p in door.crash_points() if not p.startswith("parts.")] if os.path.exists(args.crash_so) else []
         self.complaints = []
 
     # What door.S3 wants of a test.

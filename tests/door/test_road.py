@@ -217,5 +217,142 @@ class Start(Road):
         self.assertNotRegex(self.verify(), "⚠️|❌")
 
 
+class Large(Road):
+    """A first snapshot of 60 MB: 8 parts of 8 MiB."""
+
+    PARTS = 8
+
+    def setUp(self):
+        super().setUp()
+        with contextlib.closing(door.plain_connect(self.db)) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE b(x)")
+            db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60) INSERT INTO b SELECT randomblob(1000000) FROM n")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.proxy.fault = self.asked
+        self.fault = lambda number: None
+        self.told = set()
+
+    def asked(self, method, path):
+        part = re.search(r"partNumber=(\d+)", path)
+        return self.fault(int(part[1])) if part and method == "PUT" else None
+
+    def once(self, faults):
+        """A fault for each of these parts, the first time."""
+        left = dict(faults)
+        self.fault = lambda number: left.pop(number, None)
+
+    def begin(self, so=door.SO, env=None, **options):
+        p = self.peer(so=so, env=self.s3.env(**(env or {}))).open(self.db)
+        p.watch(self.url, **{"interval": "0s", "levels": [], "snapshot_interval": "0s", "retry": {"base": "10ms", "max": "200ms"}, **options})
+        return p
+
+    def arrives(self, p):
+        def there():
+            self.told.add(p.status()["last_error"])
+            return p.status()["replicated_txid"]
+
+        self.eventually(there, timeout=120, what="the snapshot", every=0.05)
+        self.assertEqual(self.uploads(), [], "nothing is left of any upload")
+        self.assertEqual([f for f in os.listdir(self.db + "-walrust/snapshot") if f.endswith(".upload")], [])
+        out, _ = self.restore(self.s3.url(), env=self.s3.env())
+        self.assertSameBytes(self.db, out)
+
+    def uploads(self):
+        return [u["Key"] for u in self.s3.s3.list_multipart_uploads(Bucket=self.s3.bucket).get("Uploads", [])]
+
+    def parts_sent(self):
+        return sum(m == "PUT" and "partNumber" in path for m, path, _ in self.proxy.seen)
+
+    def begun(self):
+        return sum(m == "POST" and path.endswith("?uploads=") or path.endswith("?uploads") for m, path, _ in self.proxy.seen)
+
+    def test_a_part_that_fails_is_sent_again_by_itself(self):
+        self.once({2: ("drop",), 4: ("status", 500), 5: ("lose",), 7: ("status", 503, {"Retry-After": "1"})})
+        self.arrives(self.begin())
+        self.assertEqual((self.begun(), self.parts_sent()), (1, self.PARTS + 4))
+        self.assertEqual(self.told, {None}, "nothing of that is an error yet")
+
+    def test_several_parts_are_under_way_at_once(self):
+        under_way, most, lock, carry = [0], [0], threading.Lock(), self.proxy.forward
+
+        def forward(method, path, headers, body):
+            if "partNumber" not in path:
+                return carry(method, path, headers, body)
+            with lock:
+                under_way[0] += 1
+                most[0] = max(most[0], under_way[0])
+            time.sleep(0.2)
+            answer = carry(method, path, headers, body)
+            with lock:
+                under_way[0] -= 1
+            return answer
+
+        self.proxy.forward = forward
+        self.arrives(self.begin())
+        self.assertEqual(most, [4])
+
+    def test_an_upload_goes_on_after_a_kill(self):
+        for nth in (2, self.PARTS):
+            with self.subTest(nth=nth):
+                self.url = self.s3.url(f"kill-{nth}", self.proxy.endpoint)
+                shutil.rmtree(self.db + "-walrust", ignore_errors=True)
+                p = self.begin(so=door.CRASH_SO, env={"WALRUST_CRASH": f"parts.sent:{nth}"})
+                self.eventually(lambda: p.proc.poll() is not None, timeout=60, what="killed")
+                self.assertEqual(len(self.uploads()), 1)
+                before, sent = self.begun(), self.parts_sent()
+                p = self.begin()
+                self.eventually(lambda: p.status()["replicated_txid"], timeout=120, what="the snapshot")
+                self.assertEqual(self.begun(), before, "no other upload is begun")
+                self.assertLessEqual(self.parts_sent() - sent, self.PARTS - nth)
+                self.assertEqual(self.uploads(), [])
+                out, _ = self.restore(self.s3.url(f"kill-{nth}"), env=self.s3.env())
+                self.assertSameBytes(self.db, out)
+                p.end()
+
+    def test_an_upload_that_nobody_goes_on_with_is_aborted(self):
+        p = self.begin(so=door.CRASH_SO, env={"WALRUST_CRASH": "parts.sent:3"})
+        self.eventually(lambda: p.proc.poll() is not None, timeout=60, what="killed")
+        self.assertEqual(len(self.uploads()), 1)
+        spool = self.db + "-walrust/snapshot/"
+        for name in os.listdir(spool):
+            if name.endswith(".ltx"):
+                os.unlink(spool + name)
+        p = self.begin()
+        self.eventually(lambda: p.status()["replicated_txid"], timeout=120, what="another snapshot")
+        self.eventually(lambda: self.uploads() == [], what="the first upload is aborted")
+
+    def test_a_store_that_takes_few_parts(self):
+        self.fault = lambda number: ("status", 400) if number > 3 else None
+        self.arrives(self.begin())
+
+    def test_an_upload_that_the_store_gives_up(self):
+        left = [1]
+
+        def give_up(number):
+            if number == 5 and left:
+                left.clear()
+                for u in self.s3.s3.list_multipart_uploads(Bucket=self.s3.bucket)["Uploads"]:
+                    self.s3.s3.abort_multipart_upload(Bucket=self.s3.bucket, Key=u["Key"], UploadId=u["UploadId"])
+
+        self.fault = give_up
+        self.arrives(self.begin())
+        self.assertFalse(any("does not exist" in (e or "") for e in self.told), self.told)
+
+    def test_an_outage_in_the_middle(self):
+        """Longer than a part is tried by itself: the upload goes on where it stopped."""
+        left = [40]
+
+        def out(number):
+            if number > 4 and left[0] > 0:
+                left[0] -= 1
+                return ("status", 503)
+
+        self.fault = out
+        self.arrives(self.begin())
+        self.assertEqual(self.begun(), 1)
+        self.assertLessEqual(self.parts_sent(), self.PARTS + 44)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -72,6 +72,7 @@ impl Shipper {
     pub(super) async fn name_all(&self) -> Result<()> {
         let mut at = self.manifest.lock().await;
         if self.owed().is_clear() {
+            self.show_unnamed();
             return Ok(());
         }
         let mut writer = self.writer(at.take()).await?;

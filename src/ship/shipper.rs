@@ -25,6 +25,8 @@ const SMALL_BYTES: u64 = 4 << 20;
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// How long what waits to be named may take when the shipper ends.
 const LAST_NAMES: Duration = Duration::from_millis(1200);
+/// The same when the app has closed the database.
+const NAMES_AT_REST: Duration = Duration::from_secs(5);
 /// Between two looks while uploads pause.
 const PAUSED_LOOK: Duration = Duration::from_secs(5);
 
@@ -366,7 +368,10 @@ impl Shipper {
                 drop(seat);
                 return self.keep().await;
             }
-            let is_ahead = self.name_before_leaving().await;
+            // (From here on who wants the right waits for the seat, and takes the lease anew.)
+            *self.ours_until() = None;
+            let naming = tokio::time::timeout(NAMES_AT_REST, self.name_before_leaving());
+            let is_ahead = naming.await.unwrap_or(true);
             self.release(&mut seat, is_ahead).await;
             drop(seat);
             link.lease_released();
@@ -410,6 +415,7 @@ impl Shipper {
     /// Gives the lease back: the shipper ends.
     pub(super) async fn give_lease_back(&self) {
         let mut seat = self.seat.lock().await;
+        *self.ours_until() = None;
         // (Another's replica, or one that was never ours, is not written to.)
         let is_ours = seat.lease.is_some() && self.plan.link.status().state != State::Fenced;
         let naming = async { if is_ours { self.name_before_leaving().await } else { true } };
@@ -418,7 +424,6 @@ impl Shipper {
     }
 
     async fn release(&self, seat: &mut Seat, is_ahead: bool) {
-        *self.ours_until() = None;
         if let Some(lease) = seat.lease.take() {
             lease.release(&self.plan.store, is_ahead).await;
         }

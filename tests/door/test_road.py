@@ -49,7 +49,7 @@ class Road(door.DoorTest):
         p = self.peer(so=so, env=self.s3.env()).open(self.db)
         p.sql("PRAGMA journal_mode=WAL")
         p.sql("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)")
-        p.watch(self.url, **{"interval": "0s", "levels": [], "snapshot_interval": "0s", **options})
+        p.watch(self.url, **{"interval": "0s", "levels": ["1h"], "snapshot_interval": "0s", **options})
         p.sync(60)
         return p
 
@@ -242,10 +242,18 @@ class Large(Road):
         left = dict(faults)
         self.fault = lambda number: left.pop(number, None)
 
-    def begin(self, so=door.SO, env=None, **options):
-        p = self.peer(so=so, env=self.s3.env(**(env or {}))).open(self.db)
-        p.watch(self.url, **{"interval": "0s", "levels": [], "snapshot_interval": "0s", "retry": {"base": "10ms", "max": "200ms"}, **options})
+    def begin(self, **options):
+        p = self.peer(env=self.s3.env()).open(self.db)
+        p.watch(self.url, **{"interval": "0s", "levels": ["1h"], "snapshot_interval": "0s", "retry": {"base": "10ms", "max": "200ms"}, **options})
         return p
+
+    def begin_and_die(self, point):
+        p = self.peer(so=door.CRASH_SO, env=self.s3.env(WALRUST_CRASH=point)).open(self.db)
+        with contextlib.suppress(AssertionError):  # the call is cut short, perhaps
+            p.watch(self.url, interval="0s", levels=["1h"], snapshot_interval="0s")
+        self.eventually(lambda: p.proc.poll() is not None, timeout=60, what="killed")
+        time.sleep(1.5)  # what was on its way arrives
+        self.assertEqual(len(self.uploads()), 1)
 
     def arrives(self, p):
         def there():
@@ -297,9 +305,7 @@ class Large(Road):
             with self.subTest(nth=nth):
                 self.url = self.s3.url(f"kill-{nth}", self.proxy.endpoint)
                 shutil.rmtree(self.db + "-walrust", ignore_errors=True)
-                p = self.begin(so=door.CRASH_SO, env={"WALRUST_CRASH": f"parts.sent:{nth}"})
-                self.eventually(lambda: p.proc.poll() is not None, timeout=60, what="killed")
-                self.assertEqual(len(self.uploads()), 1)
+                self.begin_and_die(f"parts.sent:{nth}")
                 before, sent = self.begun(), self.parts_sent()
                 p = self.begin()
                 self.eventually(lambda: p.status()["replicated_txid"], timeout=120, what="the snapshot")
@@ -311,9 +317,7 @@ class Large(Road):
                 p.end()
 
     def test_an_upload_that_nobody_goes_on_with_is_aborted(self):
-        p = self.begin(so=door.CRASH_SO, env={"WALRUST_CRASH": "parts.sent:3"})
-        self.eventually(lambda: p.proc.poll() is not None, timeout=60, what="killed")
-        self.assertEqual(len(self.uploads()), 1)
+        self.begin_and_die("parts.sent:3")
         spool = self.db + "-walrust/snapshot/"
         for name in os.listdir(spool):
             if name.endswith(".ltx"):

@@ -158,10 +158,11 @@ impl Shipper {
     pub(super) async fn name_after_all(&self) {
         let store = &self.plan.store;
         let mut there = Vec::new();
-        if self.owed().len() == 0 {
+        let waiting = self.owed().all();
+        if waiting.is_empty() {
             return;
         }
-        for e in self.owed().all() {
+        for e in waiting {
             if store.head(&e.id.key(store.layout())).await.is_ok_and(|o| o.size == e.bytes) {
                 there.push(e);
             }

@@ -276,8 +276,10 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
     let merges: f64 = d.levels.iter().filter(|l| !l.is_zero()).map(|l| per_day(*l).min(uploads)).sum();
     let snapshots = if d.snapshot_interval.is_zero() { 0.0 } else { per_day(d.snapshot_interval) };
     let lease = if d.lease_interval.is_zero() { 0.0 } else { per_day(d.lease_interval) };
-    // Each file is an object, and an entry in the manifest; under a lease the entries of level 0 are made for many at once.
-    let entries = if d.lease_interval.is_zero() {
+    // Each file is an object, and an entry in the manifest; under a lease (a directory has one that costs no request) the entries
+    // of level 0 are made for many at once.
+    let is_local = d.replica.as_ref().is_some_and(|r| r.kind() == StoreKind::Local);
+    let entries = if d.lease_interval.is_zero() && !is_local {
         uploads
     } else {
         uploads.min(per_day(ENTRIES_WITHIN).max(uploads / MOST_WAITING as f64))

@@ -10,6 +10,7 @@
 
 use super::compact::size;
 use super::inventory::Inventory;
+use super::manifest::{ENTRIES_WITHIN, MOST_WAITING};
 use super::retention::Policy;
 use crate::base::{TxId, Webhook};
 use crate::ltx::Level;
@@ -274,9 +275,16 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
     let uploads = m.uploads_per_day.map_or(steady, |n| n as f64);
     let merges: f64 = d.levels.iter().filter(|l| !l.is_zero()).map(|l| per_day(*l).min(uploads)).sum();
     let snapshots = if d.snapshot_interval.is_zero() { 0.0 } else { per_day(d.snapshot_interval) };
-    // Each file is an object and a rewrite of the manifest's newest segment.
-    let files = 2.0 * (uploads + merges + snapshots);
     let lease = if d.lease_interval.is_zero() { 0.0 } else { per_day(d.lease_interval) };
+    // Each file is an object, and an entry in the manifest; under a lease (a directory has one that costs no request) the entries
+    // of level 0 are made for many at once.
+    let is_local = d.replica.as_ref().is_some_and(|r| r.kind() == StoreKind::Local);
+    let entries = if d.lease_interval.is_zero() && !is_local {
+        uploads
+    } else {
+        uploads.min(per_day(ENTRIES_WITHIN).max(uploads / MOST_WAITING as f64))
+    };
+    let files = uploads + entries + 2.0 * (merges + snapshots);
     // Retention after each snapshot, and each validation: one listing per level and one of the manifest.
     let validations = if d.validation_interval.is_zero() { 0.0 } else { per_day(d.validation_interval) };
     Estimate {

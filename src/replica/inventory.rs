@@ -1,4 +1,5 @@
-//! What lies in a replica: one listing per level, level 0 first and then the others in parallel.
+//! What lies in a replica: one listing of all of it where that is one request; else one per level, level 0 first and then the others
+//! in parallel.
 //!
 //! Rules
 //! * I-INV-1 An object counts only if its key is exactly what `layout` makes of a level and two TXIDs;
@@ -6,13 +7,14 @@
 //! * I-INV-2 A file's time is its header's timestamp where the manifest (or the header itself) tells it, else
 //!   the store's modification time.
 //! * I-INV-3 A replica that is whole at each moment is whole in what is read of it: whatever a level-0 file follows
-//!   (its lineage's snapshot, the merged files before it) was there before it, so level 0 is listed before them.
+//!   (its lineage's snapshot, the merged files before it) was there before it, so level 0 is listed before them. (In one listing
+//!   it comes before them, too.)
 //!
 //! * I-INV-4 A listing may lag behind; a look at one name does not. What is known to have been put and is not listed
 //!   is looked up by its name before it counts as gone.
 //!
 //! A listing is not a moment: while it runs, files appear and are merged away. Callers that must judge what
-//! is missing ask again before they say so (see `verify`). Refused: listing the whole prefix in one go, which
+//! is missing ask again before they say so (see `verify`). Refused: listing a whole prefix that is longer than one request, which
 //! under a bucket that holds other databases below this path would list those too.
 
 use super::layout::{self, FileId};
@@ -97,8 +99,23 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// One listing per level (I-INV-3). An absent replica is an empty inventory.
+    /// An absent replica is an empty inventory. Errors: the store's.
     pub async fn read(store: &Store) -> Result<Inventory> {
+        match store.list_in_one().await? {
+            Some(objects) => Ok(Inventory::among(store.layout(), &objects)),
+            None => Inventory::by_levels(store).await,
+        }
+    }
+
+    /// Of all objects of a replica.
+    fn among(kind: LayoutKind, objects: &[ObjectInfo]) -> Inventory {
+        let folders: Vec<String> = Level::all().map(|l| layout::level_prefix(kind, l)).collect();
+        let in_levels = objects.iter().filter(|o| folders.iter().any(|f| o.key.starts_with(f.as_str())));
+        Inventory::of(kind, in_levels)
+    }
+
+    /// One listing per level (I-INV-3).
+    async fn by_levels(store: &Store) -> Result<Inventory> {
         let kind = store.layout();
         let list = |l| async move { store.list(&layout::level_prefix(kind, l)).await };
         let mut lists: Vec<Vec<ObjectInfo>> = vec![list(Level::L0).await?];
@@ -110,9 +127,18 @@ impl Inventory {
     /// Inventory and manifest: times and checksums of what the manifest names are known without a further read, and
     /// what it names is there also where the listing lags (I-INV-4). Errors: the store's.
     pub async fn read_with_manifest(store: &Store) -> Result<(Inventory, Manifest)> {
-        // The listing second: an entry without an object is then old news, not a file still on its way.
-        let manifest = Manifest::read(store).await?;
-        let mut inventory = Inventory::read(store).await?;
+        // The listing second: an entry without an object is then old news, not a file still on its way. (Where one request lists both,
+        // it is looked up by its name.)
+        let (mut inventory, manifest) = match store.list_in_one().await? {
+            Some(objects) => {
+                let inventory = Inventory::among(store.layout(), &objects);
+                (inventory, Manifest::read_listed(store, &objects).await?)
+            }
+            None => {
+                let manifest = Manifest::read(store).await?;
+                (Inventory::by_levels(store).await?, manifest)
+            }
+        };
         inventory.confirm(store, manifest.entries().map(|e| e.id)).await?;
         inventory.learn(&manifest);
         Ok((inventory, manifest))

@@ -24,6 +24,9 @@
 //! * I-MAN-2 Adding: the object first, then its entry. Removing: the entry first, then the object. So an object
 //!   without an entry is new (or Litestream's), and an entry without an object is a lost file.
 //! * I-MAN-3 A later segment wins where two name one file; a reader that meets a vanished segment starts over.
+//! * I-MAN-4 The entries of the newest level-0 files, [`MOST_WAITING`] at the most, may wait for one another: while the lease says so
+//!   ([`is_ahead`]). Each other entry, and whatever waits before it, is made before the next step. So the files without an entry
+//!   are the newest ones, unbroken; and of a replica whose lease says nothing, all are named but one that is just being uploaded.
 //!
 //! A crash leaves either the old or the new form of a segment (an object is put whole), and between two
 //! segments at worst a file named twice. Refused: one manifest object (each upload would rewrite all of it:
@@ -33,11 +36,12 @@
 use super::layout::{self, FileId};
 use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId};
 use crate::ltx::Level;
-use crate::store::{Store, Version, hex};
+use crate::store::{ObjectInfo, Store, Version, hex};
 use futures_util::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// Most files in the segment that is appended to. (The build that is killed at named points comes to pack them in a moment.)
 pub const SEGMENT_FILES: usize = if cfg!(feature = "crash-points") { 8 } else { 128 };
@@ -49,6 +53,11 @@ pub const PACKED_FILES: usize = PACK * SEGMENT_FILES;
 const UNPACKED_BYTES: u64 = 190 * SEGMENT_FILES as u64 + 256;
 const COLUMNS: &str =
     r#"["level","min","max","bytes","pages","commit","crc","edge","sha256","time","after"]"#;
+/// Most level-0 files whose entries wait.
+pub const MOST_WAITING: usize = 64;
+/// The longest that they wait. (The build that is killed at named points comes to it in a moment.)
+pub const ENTRIES_WITHIN: Duration =
+    if cfg!(feature = "crash-points") { Duration::from_millis(300) } else { Duration::from_secs(10) };
 /// Segments read at once.
 const PARALLEL: usize = 16;
 /// How often a reader starts over when segments vanish under it.
@@ -97,7 +106,8 @@ impl ManifestEntry {
         })
     }
 
-    fn line(&self) -> String {
+    /// As it stands in a segment: one line of JSON.
+    pub fn line(&self) -> String {
         let mut s = String::with_capacity(176);
         let after = self.after.map(|c| c.to_string()).unwrap_or_default();
         let (id, crc, time) = (&self.id, self.crc, self.time.0);
@@ -106,6 +116,25 @@ impl ManifestEntry {
         s.push_str(&hex(&self.sha256));
         let _ = write!(s, "\",{time},\"{after}\"]");
         s
+    }
+
+    /// Reads what [`ManifestEntry::line`] wrote; `None` for anything else.
+    pub fn of_line(line: &str) -> Option<ManifestEntry> {
+        entry(&serde_json::from_str(line).ok()?)
+    }
+}
+
+/// Whether the replica's lease says that its holder may have put files whose entries are still to come (I-MAN-4). Errors: the store's.
+pub async fn is_ahead(store: &Store) -> Result<bool> {
+    #[derive(serde::Deserialize)]
+    struct Lease {
+        #[serde(default)]
+        ahead: bool,
+    }
+    match store.get(layout::LEASE_KEY).await {
+        Ok(bytes) => Ok(serde_json::from_slice::<Lease>(&bytes).is_ok_and(|l| l.ahead)),
+        Err(e) if e.is_missing() || e.is_corrupt() => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -220,9 +249,21 @@ impl Manifest {
         Err(Error::new(Kind::Retry, "the manifest was rewritten each time it was read; try again"))
     }
 
+    /// As [`Manifest::read`], where it is known already what lies in the replica. Errors as that one.
+    pub(super) async fn read_listed(store: &Store, objects: &[ObjectInfo]) -> Result<Manifest> {
+        match Self::gather(fetch(store, numbers_in(objects)).await) {
+            Err(e) if e.is_missing() => Self::read(store).await,
+            other => other,
+        }
+    }
+
     async fn read_once(store: &Store) -> Result<Manifest> {
+        Self::gather(fetch_all(store).await)
+    }
+
+    fn gather(fetched: Result<Vec<Fetched>>) -> Result<Manifest> {
         let mut m = Manifest::default();
-        for (number, found) in fetch_all(store).await? {
+        for (number, found) in fetched? {
             m.segments += 1;
             let found = found.and_then(|(bytes, _)| {
                 m.bytes += bytes.len() as u64;
@@ -254,19 +295,24 @@ impl Manifest {
 }
 
 async fn segment_numbers(store: &Store) -> Result<Vec<u64>> {
-    let mut numbers: Vec<u64> = store
-        .list(layout::OWN_PREFIX)
-        .await?
-        .iter()
-        .filter_map(|o| layout::manifest_number(&o.key))
-        .collect();
-    numbers.sort_unstable();
-    Ok(numbers)
+    Ok(numbers_in(&store.list(layout::OWN_PREFIX).await?))
 }
 
-/// All segments. One that cannot be a segment for its length alone is an inner error.
-async fn fetch_all(store: &Store) -> Result<Vec<(u64, Result<(bytes::Bytes, Version)>)>> {
-    let numbers = segment_numbers(store).await?;
+fn numbers_in(objects: &[ObjectInfo]) -> Vec<u64> {
+    let mut numbers: Vec<u64> = objects.iter().filter_map(|o| layout::manifest_number(&o.key)).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// A segment's number, its bytes and their version. One that cannot be a segment for its length alone is an inner error.
+type Fetched = (u64, Result<(bytes::Bytes, Version)>);
+
+/// All segments.
+async fn fetch_all(store: &Store) -> Result<Vec<Fetched>> {
+    fetch(store, segment_numbers(store).await?).await
+}
+
+async fn fetch(store: &Store, numbers: Vec<u64>) -> Result<Vec<Fetched>> {
     futures_util::stream::iter(numbers)
         .map(|n| async move {
             match store.get_versioned(&layout::manifest_key(n)).await {
@@ -334,6 +380,11 @@ impl ManifestWriter {
     pub async fn load(store: &Store) -> Result<ManifestWriter> {
         store.probe_conditional().await?;
         Ok(ManifestWriter { newest: Self::read_newest(store).await? })
+    }
+
+    /// The newest TXID that the newest segment names, 0 if it names none.
+    pub fn newest(&self) -> TxId {
+        self.newest.entries.iter().map(|e| e.id.max).max().unwrap_or_default()
     }
 
     async fn read_newest(store: &Store) -> Result<Segment> {

@@ -12,6 +12,7 @@
 //! A crash anywhere leaves the replica restorable and the next run goes on. Refused: a database of our own in the replica that says
 //! what is where; listings are the truth, the manifest is a witness.
 
+pub mod adopt;
 pub mod apply;
 pub mod compact;
 pub mod edge;

@@ -42,6 +42,16 @@ pub enum Probed {
     Damaged(String),
 }
 
+impl Probed {
+    /// The SHA-256 that the store keeps beside it, as far as it was asked for.
+    pub fn stored_sha256(&self) -> Option<[u8; 32]> {
+        match self {
+            Probed::Sound(p) => p.stored_sha256,
+            Probed::Vanished | Probed::Damaged(_) => None,
+        }
+    }
+}
+
 /// Whether the object's metadata is asked for too: one more request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AskMetadata {

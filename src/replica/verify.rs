@@ -2,7 +2,7 @@
 //! (`deep`); the judgement over them is pure (`judge`), and so is the report.
 //!
 //! Rules
-//! * I-VER-1 `quick` fetches no page data: manifest, one listing per level, and per file the bytes that are not page frames, once.
+//! * I-VER-1 `quick` fetches no page data: manifest, a listing (of more than a page: one per level), and per file the bytes that are not page frames, once.
 //! * I-VER-2 A replica that is written, merged and compacted meanwhile gives no false alarm: what looks wrong is looked at again, with a
 //!   new manifest and new listings, and only what is wrong in two rounds running is reported. What a listing lacked is asked for by name.
 //! * I-VER-3 Trouble in reaching the store is an error, never a finding.

@@ -18,7 +18,7 @@ use crate::capture::Continuity;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
 use crate::spool::{Owner, Position, Shipped};
-use crate::store::{Breaker, Retry, Store, block_on};
+use crate::store::{Breaker, Conditions, Retry, Store, block_on};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -95,8 +95,9 @@ struct LeaseTaken<'a> {
 }
 
 impl LeaseTaken<'_> {
-    fn is_held(&self) -> bool {
-        self.lease.is_some()
+    /// Whether another writer may have had it between the first look and its taking.
+    fn may_have_been_anothers(&self) -> bool {
+        self.lease.as_ref().is_some_and(|l| !l.is_continued())
     }
 
     fn how(&self, over: bool) -> Taken {
@@ -212,7 +213,8 @@ impl Watched {
                 let lease = self.take_lease(me, patience, takeover, remote)?;
                 let lease = LeaseTaken { lease, store: &self.store };
                 // Its last holder may have added to it meanwhile.
-                let remote = if lease.is_held() { look(&self.store, patience)? } else { remote };
+                let remote =
+                    if lease.may_have_been_anothers() { look(&self.store, patience)? } else { remote };
                 (remote, lease)
             }
             // Known and continuing: an outage at start is no reason not to capture.
@@ -392,12 +394,36 @@ impl Watched {
     ) -> Result<Option<Lease>> {
         let (store, me) = (self.store.clone(), me.clone());
         let newest = remote.map(|r| r.txid).unwrap_or_default();
-        patience.ask(&self.store, async move {
+        self.recall_conditions();
+        let lease = patience.ask(&self.store, async move {
             if !store.probe_conditional().await?.allow_lease() {
                 return Ok(None);
             }
-            Lease::take(&store, &me, takeover, newest).await.map(Some)
-        })
+            match Lease::take(&store, &me, takeover, newest).await {
+                // (What an earlier process had found out does not hold any more.)
+                Err(_) if !store.conditions().allow_lease() => Ok(None),
+                taken => taken.map(Some),
+            }
+        });
+        self.note_conditions();
+        lease
+    }
+
+    /// What an earlier process found out about the store's conditional writes need not be asked again.
+    fn recall_conditions(&self) {
+        if let Ok(Some((conditions, asked))) = self.spool.conditions_of(&self.store.address())
+            && let Some(conditions) = Conditions::of_name(&conditions)
+        {
+            self.store.recall(conditions, clock::now().since(asked));
+        }
+    }
+
+    fn note_conditions(&self) {
+        let Some(conditions) = self.store.asked() else { return };
+        let noted = self.spool.note_conditions(&self.store.address(), conditions.name(), clock::now());
+        if let Err(e) = noted {
+            log::debug!("walrust: {}: {e}", self.path().display());
+        }
     }
 
     fn ship(self: &Arc<Self>, me: Me, lease: Option<Lease>, evict: bool) -> Result<()> {

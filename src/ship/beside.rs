@@ -80,6 +80,9 @@ pub(super) async fn keeper(s: &Shipper) -> Result<()> {
 /// Merges, takes back, and lends. Errors with [`crate::base::Kind::Fenced`].
 pub(super) async fn upkeep(s: &Shipper) -> Result<()> {
     let mut take_back_at = Duration::ZERO;
+    for dir in ["snapshot", "pending", "merge"] {
+        s.plan.store.abort_abandoned(&s.plan.spool.dir().join(dir)).await;
+    }
     while !s.is_stopped() {
         s.lend(LENT_LOOK).await;
         let mut rest = LONGEST_REST;
@@ -115,7 +118,7 @@ pub(super) async fn upkeep(s: &Shipper) -> Result<()> {
 }
 
 /// A duty did not get on. How long it rests; errors with [`crate::base::Kind::Fenced`] when nothing may go on.
-fn ill(s: &Shipper, duty: Duty, halt: Halt) -> Result<Duration> {
+pub(super) fn ill(s: &Shipper, duty: Duty, halt: Halt) -> Result<Duration> {
     match halt {
         Halt::Fenced(e) => Err(e),
         // (The stream, or the keeper, tells it.)

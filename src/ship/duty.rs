@@ -24,6 +24,8 @@ pub enum Duty {
     Lease,
     /// Uploading a snapshot whose lineage is in the replica already.
     Snapshot,
+    /// Naming in the manifest what was uploaded.
+    Manifest,
     /// Merging small files, and uploading the merged ones.
     Merge,
     /// Removing from the replica what a refused COMMIT left there.
@@ -38,6 +40,7 @@ impl Duty {
         match self {
             Duty::Lease => "lease",
             Duty::Snapshot => "snapshot",
+            Duty::Manifest => "manifest",
             Duty::Merge => "merge",
             Duty::TakeBack => "take back",
             Duty::Retention => "retention",

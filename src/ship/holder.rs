@@ -235,6 +235,11 @@ impl Lease {
         self.found.as_ref().is_some_and(|held| held.ends != 0)
     }
 
+    /// Whether our own spool held it last: nobody else has written to the replica since.
+    pub fn is_continued(&self) -> bool {
+        self.after.is_none() && self.found.as_ref().is_some_and(|held| held.writer == self.me.writer)
+    }
+
     /// The holder before us, if that was another writer.
     pub fn taken_from(&self) -> Option<&str> {
         self.after.as_deref()
@@ -254,7 +259,7 @@ impl Lease {
     pub async fn undo(self, store: &Store) {
         match self.found.as_ref().map(LeaseState::encode) {
             Some(Ok(bytes)) => drop(store.put_if(KEY, bytes, Some(&self.version)).await),
-            _ => self.release(store).await,
+            _ => self.release(store, false).await,
         }
     }
 
@@ -273,9 +278,10 @@ impl Lease {
         self.age().renewed < super::lease::renew_after()
     }
 
-    /// Gives it back: the next writer need not wait. Failing to is harmless, the lease ends by itself.
-    pub async fn release(self, store: &Store) {
-        let ended = LeaseState { ends: 0, ..self.state() };
+    /// Gives it back: the next writer need not wait. `ahead`: the manifest lacks entries, still. Failing to is harmless, the lease
+    /// ends by itself.
+    pub async fn release(self, store: &Store, ahead: bool) {
+        let ended = LeaseState { ends: 0, ahead, ..self.state() };
         if let Ok(bytes) = ended.encode() {
             let _ = store.put_if(KEY, bytes, Some(&self.version)).await;
         }

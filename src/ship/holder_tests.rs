@@ -138,7 +138,7 @@ fn a_dead_holders_lease_is_waited_out_by_looking_and_a_live_ones_never_ends() {
 fn a_lease_that_is_given_back_or_undone() {
     let s = scene();
     let a = s.take("a").unwrap();
-    block_on(a.release(&s.store)).unwrap();
+    block_on(a.release(&s.store, false)).unwrap();
     let b = s.take("b").unwrap();
     assert!(!b.evicted());
     // It was for nothing: as it was before.
@@ -226,7 +226,7 @@ fn a_lease_object_that_is_gone_is_made_again() {
 fn a_crashed_process_of_this_spool_need_not_wait_and_knows_what_was_not_settled() {
     let s = scene();
     let a = s.take("a").unwrap();
-    block_on(a.release(&s.store)).unwrap();
+    block_on(a.release(&s.store, false)).unwrap();
     let b = s.take("b").unwrap();
     assert_eq!(b.taken_from(), Some("a's host"));
     drop(b);

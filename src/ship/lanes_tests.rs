@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::{DbChecksum, Kind, PageSize, Timestamp, TxId, clock};
+use crate::ltx::Level;
 use crate::replica::{Inventory, LEASE_KEY};
 use crate::ship::steady::{Model, PAGE, START};
 use crate::spool::{FileStamp, Handoff, Position, Spool};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 /// What happens to the uploads of which level.
 #[derive(Default)]
-struct Trouble(Mutex<Vec<(&'static str, Fault)>>);
+struct Trouble(Mutex<Vec<(&'static str, Fault)>>, Mutex<Vec<String>>);
 
 impl Trouble {
     fn with(&self, key: &'static str, fault: Fault) {
@@ -19,10 +20,18 @@ impl Trouble {
         at.retain(|(k, _)| *k != key);
         at.push((key, fault));
     }
+
+    /// How many objects were written whose keys hold that.
+    fn puts(&self, key: &str) -> usize {
+        self.1.lock().unwrap().iter().filter(|k| k.contains(key)).count()
+    }
 }
 
 impl Faults for Trouble {
     fn next(&self, op: Op, key: &str) -> Fault {
+        if matches!(op, Op::PutNew | Op::PutIf | Op::PutOver) {
+            self.1.lock().unwrap().push(key.to_string());
+        }
         let at = self.0.lock().unwrap();
         let found = at.iter().find(|(k, _)| key.contains(k) && matches!(op, Op::PutNew | Op::PutIf));
         found.map_or(Fault::None, |(_, f)| f.clone())
@@ -141,6 +150,28 @@ impl Scene {
 
     fn trouble(&self) -> Option<String> {
         self.link.status().duties.trouble()
+    }
+
+    /// Another process goes on in the same spool.
+    fn restart(&mut self) {
+        self.link.stop();
+        assert!(leave(&self.link, self.spool.dir(), SOON));
+        let was = self.link.status();
+        self.link = Arc::default();
+        self.link.update(|s| (s.replicated, s.snapshot) = (was.replicated, was.snapshot));
+        self.start(&[]);
+    }
+
+    fn lease(&self) -> LeaseState {
+        LeaseState::decode(&block_on(self.store.get(LEASE_KEY)).unwrap().unwrap()).unwrap()
+    }
+
+    /// What the manifest names, and does not name of what is there.
+    fn named(&self) -> (usize, usize) {
+        let manifest = block_on(crate::replica::Manifest::read(&self.store)).unwrap().unwrap();
+        let files = block_on(Inventory::read(&self.store)).unwrap().unwrap().files;
+        let named = files.iter().filter(|f| manifest.get(f.id()).is_some()).count();
+        (named, files.len() - named)
     }
 
     fn there(&self) -> Vec<(u8, u64, u64)> {
@@ -273,6 +304,118 @@ fn while_the_right_to_remove_is_lent_the_stream_goes_on_and_nothing_is_merged() 
     assert!(s.there().iter().all(|f| f.0 != 1));
     drop(lent);
     until("merges go on", || s.there().iter().any(|f| f.0 == 1));
+}
+
+const MANIFEST: &str = "walrust/manifest-";
+
+#[test]
+fn entries_wait_for_one_another_until_somebody_asks_or_leaves() {
+    let mut s = Scene::new();
+    s.start(&[]);
+    let began = clock::uptime();
+    for _ in 0..20 {
+        s.commit_and_sync(SOON);
+    }
+    // (A machine so busy that the time is up meanwhile proves nothing, and does not fail.)
+    let is_in_time = || clock::uptime() - began < Duration::from_secs(9);
+    let seen = (s.named(), s.trouble.puts(MANIFEST));
+    assert!(!is_in_time() || seen == ((1, 20), 1), "the snapshot's own entry: {seen:?}");
+    assert!(s.lease().ahead, "readers are told that entries are to come");
+    assert!(s.link.have_all_named(SOON));
+    let seen = (s.named(), s.trouble.puts(MANIFEST));
+    assert!(seen.0 == (21, 0) && (!is_in_time() || seen.1 == 2), "{seen:?}");
+    // So many and no more.
+    let most = crate::replica::manifest::MOST_WAITING;
+    for _ in 0..most - 1 {
+        s.commit_and_sync(SOON);
+    }
+    let waiting = s.named().1;
+    assert!(waiting < most && (!is_in_time() || waiting == most - 1), "{waiting}");
+    s.commit_and_sync(SOON);
+    let waiting = s.named().1;
+    assert!(!is_in_time() || waiting == 0, "{waiting}");
+    // Before who borrows the right to remove files has it, before a snapshot can be seen, and before the lease is given back.
+    s.commit_and_sync(SOON);
+    drop(s.link.borrow_manifest(SOON).unwrap());
+    assert_eq!(s.named().1, 0);
+    s.commit_and_sync(SOON);
+    s.trouble.with(SNAPSHOTS, Fault::Fail(Kind::Denied));
+    s.snapshot();
+    until("it is tried", || s.link.course(Duty::Snapshot).failures() > 0);
+    assert_eq!(s.named().1, 0);
+    s.trouble.with(SNAPSHOTS, Fault::None);
+    s.link.wait_for_snapshot(TxId(s.last), SOON).unwrap();
+    s.commit_and_sync(SOON);
+    s.link.give_lease_back(SOON);
+    assert_eq!((s.named().1, s.lease().ends, s.lease().ahead), (0, 0, false));
+}
+
+#[test]
+fn a_manifest_that_is_refused_stops_nothing_and_what_is_left_is_named_by_the_next_process() {
+    for record in ["kept", "lost", "torn"] {
+        let mut s = Scene::new();
+        s.start(&[]);
+        s.commit_and_sync(SOON);
+        assert!(s.link.have_all_named(SOON));
+        s.trouble.with(MANIFEST, Fault::Fail(Kind::Denied));
+        for _ in 0..5 {
+            s.commit_and_sync(SOON);
+        }
+        assert!(!s.link.have_all_named(Duration::from_millis(300)));
+        until("its own error", || s.trouble().is_some_and(|e| e.starts_with("manifest: ")));
+        assert_eq!(s.link.status().last_error, None, "the stream has none");
+        s.link.stop();
+        assert!(leave(&s.link, s.spool.dir(), SOON));
+        assert_eq!((s.named().1, s.lease().ends, s.lease().ahead), (5, 0, true), "readers are told");
+        s.trouble.with(MANIFEST, Fault::None);
+        let path = s.spool.dir().join("owed");
+        match record {
+            "lost" => std::fs::remove_file(&path).unwrap(),
+            "torn" => {
+                let bytes = std::fs::read(&path).unwrap();
+                std::fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
+            }
+            _ => {}
+        }
+        s.restart();
+        s.commit_and_sync(SOON);
+        until("named by whoever comes next", || s.link.have_all_named(SOON) && s.named().1 == 0);
+        until("and the record is empty", || s.spool.owed(URL).unwrap() == Some(vec![]));
+    }
+}
+
+#[test]
+fn who_loses_the_replica_names_what_it_put_there() {
+    let mut s = Scene::new();
+    s.start(&[]);
+    for _ in 0..3 {
+        s.commit_and_sync(SOON);
+    }
+    let next = crate::replica::FileId { level: Level::L0, min: TxId(s.last + 1), max: TxId(s.last + 1) };
+    block_on(s.store.put_over(&next.key(s.store.layout()), b"LTX1, another's".as_slice())).unwrap().unwrap();
+    s.commit();
+    until("another writer is at work there", || s.link.status().state == State::Fenced);
+    until("what was acknowledged is named", || s.named() == (4, 1));
+}
+
+#[test]
+fn what_another_machine_removed_meanwhile_is_not_named_again() {
+    let mut s = Scene::new();
+    s.start(&[]);
+    s.commit_and_sync(SOON);
+    assert!(s.link.have_all_named(SOON));
+    s.trouble.with(MANIFEST, Fault::Fail(Kind::Retry));
+    s.commit_and_sync(SOON);
+    s.commit_and_sync(SOON);
+    s.link.stop();
+    assert!(leave(&s.link, s.spool.dir(), SOON));
+    let gone = crate::replica::FileId { level: Level::L0, min: TxId(s.last), max: TxId(s.last) };
+    block_on(s.store.delete(&[gone.key(s.store.layout())])).unwrap().unwrap();
+    s.trouble.with(MANIFEST, Fault::None);
+    s.restart();
+    until("what is there is named", || s.named().1 == 0);
+    let manifest = block_on(crate::replica::Manifest::read(&s.store)).unwrap().unwrap();
+    assert!(manifest.get(gone).is_none());
 }
 
 #[test]

@@ -130,6 +130,9 @@ pub struct LeaseState {
     /// The process that holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
+    /// Its holder may have put files whose entries in the manifest are still to come (I-MAN-4 of `replica`).
+    #[serde(default)]
+    pub ahead: bool,
 }
 
 impl LeaseState {
@@ -304,6 +307,7 @@ impl Me {
             beat,
             life_ms,
             process: Process::this(),
+            ahead: true,
         }
     }
 }

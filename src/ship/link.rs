@@ -16,13 +16,14 @@ pub struct Bells {
     pub(super) snapshots: Notify,
     pub(super) upkeep: Notify,
     pub(super) keeper: Notify,
+    pub(super) clerk: Notify,
     pub(super) all: Notify,
 }
 
 impl Bells {
     /// There may be something to do. A call while nobody listens is heard later.
     pub fn notify_one(&self) {
-        for bell in [&self.stream, &self.snapshots, &self.upkeep, &self.keeper, &self.all] {
+        for bell in [&self.stream, &self.snapshots, &self.upkeep, &self.keeper, &self.clerk, &self.all] {
             bell.notify_one();
         }
     }
@@ -49,6 +50,8 @@ pub struct Link {
     /// Wakes the shipper.
     pub work: Bells,
     stop: AtomicBool,
+    /// Somebody waits for the entries that the manifest lacks.
+    entries_wanted: AtomicBool,
     /// How many threads of the app wait for a TXID to be durable.
     waiting: AtomicUsize,
     /// How many have ever begun to: each of them is worth a try at once.
@@ -81,6 +84,7 @@ impl Default for Link {
             changed: Condvar::new(),
             work: Bells::default(),
             stop: AtomicBool::new(false),
+            entries_wanted: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             waiting_for_snapshot: AtomicUsize::new(0),
@@ -178,6 +182,7 @@ impl Link {
         let was = std::mem::replace(&mut *self.wish(), LeaseWish::Hold);
         if was == LeaseWish::GivenBack {
             self.work.keeper.notify_one();
+            self.work.clerk.notify_one();
         }
     }
 
@@ -290,6 +295,28 @@ impl Link {
             }
             s = self.sleep(s, end - now);
         }
+    }
+
+    /// Whether somebody wants the entries that the manifest lacks at once.
+    pub(super) fn are_entries_wanted(&self) -> bool {
+        self.entries_wanted.load(Ordering::Acquire)
+    }
+
+    /// Has the manifest name what was uploaded, now and not later, and waits for that, `patience` at most. Whether it names all.
+    pub fn have_all_named(&self, patience: Duration) -> bool {
+        let end = clock::uptime() + patience;
+        let mut s = self.lock();
+        while s.unnamed > 0 && !self.is_stopped() && !self.is_lease_unwanted() && s.state != State::Fenced {
+            let left = end.saturating_sub(clock::uptime());
+            if left.is_zero() {
+                break;
+            }
+            self.entries_wanted.store(true, Ordering::Release);
+            self.work.clerk.notify_one();
+            s = self.sleep(s, left);
+        }
+        self.entries_wanted.store(false, Ordering::Release);
+        s.unnamed == 0
     }
 
     /// Waits until a snapshot of `txid` or later is in the replica; the wait causes a try at once. Errors with [`Kind::Config`]

@@ -2,18 +2,20 @@
 //!
 //! # Lanes
 //!
-//! One task a database, in which four lanes run beside each other:
+//! One task a database, in which five lanes run beside each other:
 //!
 //! ```text
 //! stream     level 0, oldest first, and the snapshot that a lineage begins with     (stream.rs)
 //! snapshots  later snapshots                                                        (beside.rs)
 //! upkeep     merges; what a refused COMMIT left; lending the right to remove files  (beside.rs, lend.rs)
 //! keeper     the lease                                                              (beside.rs, holder.rs, lease.rs)
+//! clerk      the manifest's entries of level 0, many at once                        (name.rs, owed.rs)
 //! ```
 //!
-//! Small and urgent passes large and unimportant: the stream never waits for another lane, but for one request to the manifest.
-//! For each file of each lane: PUT (create-only) → manifest → `shipped.json` → removed from the queue (level 0 is kept for
-//! merging). What goes next is decided by [`plan`], which is pure.
+//! Small and urgent passes large and unimportant: the stream never waits for another lane, but for one request to the manifest
+//! when many entries wait. For each file of level 0: PUT (create-only) → a note in the spool of what the manifest will say →
+//! `shipped.json` → kept for merging. For each other file the manifest's entry stands in the note's place, and the file is removed from the
+//! queue at the end. What goes next is decided by [`plan`], which is pure.
 //!
 //! # Rules
 //!
@@ -35,8 +37,7 @@
 //! # Crash
 //!
 //! After the PUT and before the record: the same file is put again on the next start, and the store answers
-//! that it is there; its put id or content says it is ours. After the PUT and before the manifest: the file
-//! is not in the manifest until the next start appends it again. In two lanes at once: the same, for one file of each. A snapshot that
+//! that it is there; its put id or content says it is ours. After the PUT and before the manifest: see [`owed`]. In two lanes at once: the same, for one file of each. A snapshot that
 //! was under way begins again, and what the stream has recorded meanwhile stays.
 //!
 //! # Refused
@@ -55,6 +56,8 @@ mod lease;
 mod lend;
 mod link;
 mod merge;
+mod name;
+mod owed;
 mod plan;
 mod run;
 pub mod runtime;

@@ -2,6 +2,7 @@
 
 use super::beside::{keeper, snapshots, upkeep};
 use super::link::Link;
+use super::name::clerk;
 use super::runtime;
 use super::shipper::{Event, Plan, Shipper};
 use super::status::State;
@@ -113,7 +114,11 @@ async fn ship(plan: Plan) {
     let s = Shipper::new(plan);
     if let Some(e) = until_stopped_or_fenced(&s).await {
         fenced(&s, &e);
-        stopped(&s.plan.link).await;
+        tokio::select! {
+            biased;
+            () = stopped(&s.plan.link) => {}
+            () = s.name_after_all() => stopped(&s.plan.link).await,
+        }
     }
     drop(tokio::time::timeout(LAST_WORD, s.give_lease_back()).await);
 }
@@ -128,7 +133,8 @@ async fn until_stopped_or_fenced(s: &Shipper) -> Option<Error> {
     let snapshots: Lane<'_> = Box::pin(snapshots(s));
     let upkeep: Lane<'_> = Box::pin(upkeep(s));
     let keeper: Lane<'_> = Box::pin(keeper(s));
-    let lanes = async { tokio::try_join!(stream, snapshots, upkeep, keeper).err() };
+    let clerk: Lane<'_> = Box::pin(clerk(s));
+    let lanes = async { tokio::try_join!(stream, snapshots, upkeep, keeper, clerk).err() };
     let patience_is_over = async {
         stopped(&s.plan.link).await;
         if !s.plan.store.can_be_given_up() {

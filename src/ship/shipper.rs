@@ -5,12 +5,13 @@ use super::holder::{Kept, Lease};
 use super::lease::Me;
 use super::link::{LeaseWish, Link};
 use super::merge::Merger;
+use super::owed::Owed;
 use super::plan;
 use super::status::{Protection, State};
 use crate::base::{Error, Kind, Result, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
 use crate::replica::Inventory;
-use crate::replica::manifest::{ManifestEntry, ManifestWriter, Packing};
+use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::spool::{Queued, Shipped, Spool, Vouched, remove_if_there};
 use crate::store::{Body, Breaker, BreakerState, PutMeta, Retry, Store};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +23,10 @@ use tokio::sync::Notify;
 const SMALL_BYTES: u64 = 4 << 20;
 /// The longest rest of a lane that waits for another's lease to end, or for the breaker.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// How long what waits to be named may take when the shipper ends.
+const LAST_NAMES: Duration = Duration::from_millis(1200);
+/// The same when the app has closed the database.
+const NAMES_AT_REST: Duration = Duration::from_secs(5);
 /// Between two looks while uploads pause.
 const PAUSED_LOOK: Duration = Duration::from_secs(5);
 
@@ -169,7 +174,9 @@ pub(super) struct Shipper {
     rights: AtomicUsize,
     /// The uptime until which the lease is ours whatever happens at the store.
     ours_until: Mutex<Option<Duration>>,
-    manifest: tokio::sync::Mutex<Option<ManifestWriter>>,
+    pub(super) manifest: tokio::sync::Mutex<Option<ManifestWriter>>,
+    /// The entries that it lacks.
+    pub(super) owed: Mutex<Owed>,
     merger: Mutex<Merger>,
 }
 
@@ -178,7 +185,9 @@ impl Shipper {
         let lease = plan.lease.take();
         let evict = plan.evict && lease.is_none();
         let known = plan.spool.shipped().ok().flatten().and_then(|s| s.snapshot_time);
+        let owed = plan.spool.owed(&plan.replica).ok().flatten();
         plan.link.update(|s| {
+            s.unnamed = owed.as_ref().map_or(0, Vec::len);
             s.note_snapshot_time(s.snapshot_time.or(known));
             s.protection = if lease.is_some() { Protection::Lease } else { Protection::Unknown };
             // (What kept others from shipping before does not keep this one.)
@@ -192,6 +201,7 @@ impl Shipper {
             rights: AtomicUsize::new(0),
             ours_until: Mutex::new(None),
             manifest: tokio::sync::Mutex::new(None),
+            owed: Mutex::new(Owed::new(owed.as_deref())),
             plan,
         }
     }
@@ -358,10 +368,11 @@ impl Shipper {
                 drop(seat);
                 return self.keep().await;
             }
+            // (From here on who wants the right waits for the seat, and takes the lease anew.)
             *self.ours_until() = None;
-            if let Some(lease) = seat.lease.take() {
-                lease.release(&self.plan.store).await;
-            }
+            let naming = tokio::time::timeout(NAMES_AT_REST, self.name_before_leaving());
+            let is_ahead = naming.await.unwrap_or(true);
+            self.release(&mut seat, is_ahead).await;
             drop(seat);
             link.lease_released();
             return Ok(if link.lease_wish() == LeaseWish::Hold { Duration::ZERO } else { LONGEST_REST });
@@ -405,8 +416,20 @@ impl Shipper {
     pub(super) async fn give_lease_back(&self) {
         let mut seat = self.seat.lock().await;
         *self.ours_until() = None;
+        // (Another's replica, or one that was never ours, is not written to.)
+        let is_ours = seat.lease.is_some() && self.plan.link.status().state != State::Fenced;
+        let naming = async { if is_ours { self.name_before_leaving().await } else { true } };
+        let is_ahead = tokio::time::timeout(LAST_NAMES, naming).await.unwrap_or(true);
+        self.release(&mut seat, is_ahead).await;
+    }
+
+    async fn release(&self, seat: &mut Seat, is_ahead: bool) {
         if let Some(lease) = seat.lease.take() {
-            lease.release(&self.plan.store).await;
+            lease.release(&self.plan.store, is_ahead).await;
+        }
+        if !self.owed().is_clear() {
+            self.owed().doubt();
+            self.forget_manifest().await;
         }
     }
 
@@ -423,7 +446,7 @@ impl Shipper {
         Error::new(Kind::Retry, format!("the spool is damaged, and the database is read anew: {error}"))
     }
 
-    /// PUT, then manifest. Returns what the manifest now says of it.
+    /// PUT, then manifest, or the note for it. Returns what the manifest says of it, or will.
     pub(super) async fn put(&self, _right: &Right<'_>, q: &Vouched, level: Level) -> Step<ManifestEntry> {
         let entry = check(q, level)
             .await
@@ -431,6 +454,11 @@ impl Shipper {
         let name = entry.id.name();
         let started = clock::uptime();
         let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };
+        self.name_what_was_left().await?;
+        if level == Level::SNAPSHOT {
+            // Before who decides what it makes superfluous can see it, all that it may make so is named.
+            self.name_all().await?;
+        }
         crash::point("ship.before-put");
         let key = entry.id.key(self.plan.store.layout());
         // (On the heap: it is the largest future of all.)
@@ -445,48 +473,21 @@ impl Shipper {
             Err(e) => return Err(e.into()),
         }
         crash::point("ship.after-put");
-        self.enter(&entry).await?;
+        self.owe(&entry).await?;
         let took = clock::uptime().saturating_sub(started);
         (self.plan.on_event)(Event::Uploaded { level, name, bytes: q.bytes, took });
         Ok(entry)
-    }
-
-    /// Names a file in the manifest.
-    async fn enter(&self, entry: &ManifestEntry) -> Result<()> {
-        let mut at = self.manifest.lock().await;
-        let mut writer = match at.take() {
-            Some(w) => w,
-            None => ManifestWriter::load(&self.plan.store).await?,
-        };
-        // Who removes entries meanwhile has read the segments that would be packed.
-        let packing = if self.plan.link.desk.is_lent() { Packing::Later } else { Packing::WhenFull };
-        writer.add(&self.plan.store, std::slice::from_ref(entry), packing).await?;
-        // (After a failure it is read again: what the store holds may not be what was there.)
-        *at = Some(writer);
-        Ok(())
-    }
-
-    /// Takes a file out of the manifest.
-    pub(super) async fn strike(&self, entry: &ManifestEntry) -> Result<()> {
-        let mut at = self.manifest.lock().await;
-        let mut writer = match at.take() {
-            Some(w) => w,
-            None => ManifestWriter::load(&self.plan.store).await?,
-        };
-        writer.remove(&self.plan.store, &[entry.id].into()).await?;
-        *at = Some(writer);
-        Ok(())
-    }
-
-    /// What was read of the manifest is read again.
-    pub(super) async fn forget_manifest(&self) {
-        *self.manifest.lock().await = None;
     }
 
     /// Lets whoever asked remove files from the replica, and waits until that is done.
     pub(super) async fn lend(&self, look: Duration) {
         let desk = &self.plan.link.desk;
         if !desk.is_asked() {
+            return;
+        }
+        if let Err(e) = self.name_all().await {
+            // (The clerk tries again, and that rings this lane's bell.)
+            self.fares_ill(Duty::Manifest, &e);
             return;
         }
         {

@@ -131,6 +131,8 @@ pub struct Status {
     pub duties: Duties,
     /// What keeps two machines apart there.
     pub protection: Protection,
+    /// How many files are in the replica and not in its manifest yet.
+    pub unnamed: usize,
     /// An upload of the stream is under way.
     pub uploading: bool,
     /// Uptime at which the stream's last upload started.
@@ -151,6 +153,7 @@ impl Default for Status {
             breaker: BreakerState::Closed,
             duties: Duties::default(),
             protection: Protection::Unknown,
+            unnamed: 0,
             uploading: false,
             last_start: None,
         }

@@ -105,7 +105,7 @@ impl<'a> Stream<'a> {
         let done = done.await;
         self.of.plan.link.update(|s| s.uploading = false);
         let (file, entry) = done?;
-        crash::point("ship.after-manifest");
+        crash::point("ship.noted");
         let shipped = self.of.record(&file, level)?;
         // Who waits for that TXID looks at the rest of the status right after.
         self.succeeded(|s| {

@@ -51,6 +51,11 @@ pub(super) fn file_bytes(path: &Path) -> u64 {
     fs::metadata(path).map(|m| m.len()).unwrap_or(0)
 }
 
+/// Whether this is the note of an upload in parts, which the store leaves beside the file.
+pub(super) fn is_note(path: &Path) -> bool {
+    path.extension().is_some_and(|x| x == "upload")
+}
+
 pub(super) fn dir_bytes(dir: &Path) -> u64 {
     list_files(dir).iter().map(|p| file_bytes(p)).sum()
 }

@@ -4,6 +4,8 @@
 //!
 //! ```text
 //! position.json          how far the WAL is sealed, and what the database then is (Position); synced by make_durable
+//! owed                   what the replica's manifest will say of files that are there and that it does not name yet
+//! store.json             what the store was found to be able to do, so that the next process need not ask
 //! shipped.json           the newest TXID that is durable in the replica (Shipped)
 //! ventured.json          what may be in the replica although the position does not say so (Ventured)
 //! replica.json           which replica that is, and the lineages that are ours (Identity); synced when it changes
@@ -59,6 +61,7 @@ mod durable;
 mod files;
 mod held;
 mod lock;
+mod owed;
 mod owner;
 mod pieces;
 mod position;

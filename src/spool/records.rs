@@ -4,13 +4,22 @@ use super::dir::Spool;
 use super::files::read_json;
 use super::held::SealHeld;
 use super::position::{Handoff, Identity, Position, Shipped, Ventured, WalPlace};
-use crate::base::{Error, Lineage, Result, TxId, durable, manners};
+use crate::base::{Error, Lineage, Result, Timestamp, TxId, clock, durable, manners};
 use std::fs;
 use std::io::Write;
 
 /// Lineages of ours that are remembered: more than could be under way to the replica at once. (Of a file in the queue whose
 /// lineage is forgotten nothing tells that it is ours.)
 const LINEAGES: usize = 64;
+
+/// What is remembered of the store.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct StoreNote {
+    address: String,
+    conditions: String,
+    /// Milliseconds since 1970.
+    asked: i64,
+}
 
 impl Spool {
     /// The position, `None` if there is none or it can't be read as one.
@@ -99,6 +108,23 @@ impl Spool {
             }
             None => Ok(()),
         }
+    }
+
+    /// What was found out about the conditional writes of the store at `address`, and when; `None` if nothing was. Errors as the
+    /// file system does.
+    pub fn conditions_of(&self, address: &str) -> Result<Option<(String, Timestamp)>> {
+        let noted: Option<StoreNote> = read_json(&self.dir.join("store.json"))?;
+        // (A time in the future was written by a clock that was wrong.)
+        let now = clock::now();
+        Ok(noted
+            .filter(|n| n.address == address && n.asked <= now.0)
+            .map(|n| (n.conditions, Timestamp(n.asked))))
+    }
+
+    /// Writes that down. Errors as the file system does.
+    pub fn note_conditions(&self, address: &str, conditions: &str, asked: Timestamp) -> Result<()> {
+        let (address, conditions) = (address.to_string(), conditions.to_string());
+        self.write_json("store.json", &StoreNote { address, conditions, asked: asked.0 })
     }
 
     /// The id under which this spool writes to replicas. It names the file it stands in, too: the copy of a spool is another

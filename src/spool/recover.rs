@@ -1,7 +1,7 @@
 //! What a process leaves that dies between two files, and what the next holder of the seal lock makes of it.
 
 use super::dir::{Spool, page_sums_of};
-use super::files::{list_files, remove_if_there};
+use super::files::{is_note, list_files, remove_if_there};
 use super::held::SealHeld;
 use super::lock::Mark;
 use super::position::{Handoff, Position, WalPlace, WalPoint};
@@ -190,7 +190,8 @@ impl Spool {
     pub fn clear(&self, held: &SealHeld<'_>) -> Result<()> {
         self.forget_durable(held)?;
         for d in ["open", "pending", "snapshot"] {
-            for path in list_files(&self.dir.join(d)) {
+            // (Notes of uploads stay: who ships aborts those.)
+            for path in list_files(&self.dir.join(d)).into_iter().filter(|p| !is_note(p)) {
                 fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
             }
         }

@@ -109,6 +109,16 @@ pub(super) trait Backend: Send + Sync {
     /// Every object in a folder and below, in any order.
     async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>>;
 
+    /// How many objects one request lists, in the order of their keys and of one moment; `None` where listing has no such unit.
+    fn page(&self) -> Option<usize> {
+        None
+    }
+
+    /// Where it is, as far as that is not in the replica's URL: an endpoint may come from the environment.
+    fn endpoint(&self) -> &str {
+        ""
+    }
+
     /// `limit` of them at most. What may not be read is passed over.
     async fn sample(&self, folder: &str, limit: usize) -> Result<Vec<ObjectInfo>>;
 
@@ -129,6 +139,9 @@ pub(super) trait Backend: Send + Sync {
     fn in_parts(&self, _body: &Body, _length: u64) -> bool {
         false
     }
+
+    /// Aborts uploads in parts whose notes lie in `dir` and whose sources are gone. Best effort.
+    async fn abort_abandoned(&self, _dir: &std::path::Path) {}
 
     /// Writes an object, whatever is there.
     async fn put_over(&self, key: &str, bytes: Bytes) -> Result<()>;

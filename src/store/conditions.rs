@@ -11,6 +11,9 @@ const RECHECK_AFTER: Duration = Duration::from_secs(3600);
 /// The least time between two probes that refused requests bring about.
 const DOUBT_EVERY: Duration = Duration::from_secs(60);
 
+/// How long an earlier process's "yes" is good for: a store in another's place at the same address is found out after that.
+const RECALLED_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// Whether the store holds to the conditions of conditional puts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Conditions {
@@ -26,6 +29,21 @@ pub enum Conditions {
 }
 
 impl Conditions {
+    /// As it is written down.
+    pub fn name(self) -> &'static str {
+        match self {
+            Conditions::Unknown => "unknown",
+            Conditions::Held => "held",
+            Conditions::CreateOnly => "create-only",
+            Conditions::Ignored => "ignored",
+        }
+    }
+
+    /// Reads that.
+    pub fn of_name(name: &str) -> Option<Conditions> {
+        [Conditions::Held, Conditions::CreateOnly, Conditions::Ignored].into_iter().find(|c| c.name() == name)
+    }
+
     /// Whether a lease can be held: it wants objects that are replaced only while they are as they were read. Not yet
     /// known counts as yes; [`super::Store::probe_conditional`] finds out.
     pub fn allow_lease(self) -> bool {
@@ -43,17 +61,38 @@ impl Conditions {
 pub(super) struct Known {
     conditions: Conditions,
     asked_at: Option<Duration>,
+    /// Whether this process asked, or believes an earlier one.
+    is_recalled: bool,
     /// The end of a multipart upload takes no condition, though a plain put may.
     parts_refused_at: Option<Duration>,
 }
 
 impl Known {
     pub(super) fn new(conditions: Conditions) -> Known {
-        Known { conditions, asked_at: None, parts_refused_at: None }
+        Known { conditions, asked_at: None, is_recalled: false, parts_refused_at: None }
     }
 
     pub(super) fn conditions(&self) -> Conditions {
         self.conditions
+    }
+
+    /// An earlier process asked, `age` ago. A "yes" is good for a day, a "no" for as long as one's own.
+    pub(super) fn recall(&mut self, conditions: Conditions, age: Duration, uptime: Duration) {
+        let good_for = if conditions == Conditions::Held { RECALLED_FOR } else { RECHECK_AFTER };
+        if self.conditions == Conditions::Unknown && conditions != Conditions::Unknown && age < good_for {
+            (self.conditions, self.asked_at, self.is_recalled) = (conditions, Some(uptime), true);
+        }
+    }
+
+    /// What this process found out itself.
+    pub(super) fn asked(&self) -> Option<Conditions> {
+        let is_own = self.asked_at.is_some() && !self.is_recalled && self.conditions != Conditions::Unknown;
+        is_own.then_some(self.conditions)
+    }
+
+    /// Whether a refusal that may be one of the condition is reason enough to ask: nothing was asked, or by another process.
+    pub(super) fn is_hearsay(&self) -> bool {
+        self.is_recalled || self.conditions == Conditions::Unknown
     }
 
     /// Whether the probe is to be made: never made, or what it found is a "no" of long ago.
@@ -67,12 +106,12 @@ impl Known {
 
     /// Whether a refused request is reason enough for a probe.
     pub(super) fn may_doubt(&self, uptime: Duration) -> bool {
-        self.asked_at.is_none_or(|at| uptime.saturating_sub(at) >= DOUBT_EVERY)
+        self.is_recalled || self.asked_at.is_none_or(|at| uptime.saturating_sub(at) >= DOUBT_EVERY)
     }
 
     /// The probe came to a conclusion.
     pub(super) fn learn(&mut self, conditions: Conditions, uptime: Duration) {
-        (self.conditions, self.asked_at) = (conditions, Some(uptime));
+        (self.conditions, self.asked_at, self.is_recalled) = (conditions, Some(uptime), false);
     }
 
     /// The probe came to none: an old "no" stands, and is not asked about at once.
@@ -121,6 +160,34 @@ mod tests {
         known.learn(Conditions::Ignored, S(10));
         known.put_off(S(4000));
         assert!(!known.is_due(S(4001)) && known.conditions() == Conditions::Ignored);
+    }
+
+    #[test]
+    fn what_another_process_found_out_is_believed_for_a_while_and_until_it_is_contradicted() {
+        let day = 24 * 3600;
+        for (conditions, age, is_believed) in [
+            (Conditions::Held, 0, true),
+            (Conditions::Held, day - 1, true),
+            (Conditions::Held, day, false),
+            (Conditions::CreateOnly, 3599, true),
+            (Conditions::CreateOnly, 3600, false),
+            (Conditions::Ignored, 3600, false),
+            (Conditions::Unknown, 0, false),
+        ] {
+            let mut known = Known::new(Conditions::Unknown);
+            known.recall(conditions, S(age), S(5));
+            assert_eq!(known.is_due(S(6)), !is_believed, "{conditions:?} {age}");
+            assert_eq!(known.asked(), None, "it is not passed on as one's own");
+        }
+        let mut known = Known::new(Conditions::Unknown);
+        assert!(known.is_hearsay());
+        known.recall(Conditions::Held, S(0), S(5));
+        assert!(known.is_hearsay() && known.may_doubt(S(5)));
+        known.learn(Conditions::CreateOnly, S(6));
+        assert!(!known.is_hearsay() && !known.may_doubt(S(7)));
+        assert_eq!(known.asked(), Some(Conditions::CreateOnly));
+        known.recall(Conditions::Held, S(0), S(8));
+        assert_eq!(known.conditions(), Conditions::CreateOnly, "one's own answer is the better one");
     }
 
     #[test]

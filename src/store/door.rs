@@ -21,6 +21,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A replica's store. Cheap to clone.
 ///
@@ -282,6 +283,16 @@ impl Store {
         self.tried(|_| self.attempt(Op::List, folder, self.backend.sample(folder, limit))).await
     }
 
+    /// Every object of the replica, sorted by key, if one request can tell; `None` if there are more, or the store has no such
+    /// request. Errors as [`Store::list`].
+    pub async fn list_in_one(&self) -> Result<Option<Vec<ObjectInfo>>> {
+        let Some(page) = self.backend.page() else { return Ok(None) };
+        // (As many as a page holds: whether there are more would be another request.)
+        let mut all = self.sample("", page).await?;
+        all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok((all.len() < page).then_some(all))
+    }
+
     /// Removes objects; those that are gone already count as removed. After an error some may be removed.
     pub async fn delete(&self, keys: &[String]) -> Result<()> {
         let Some(first) = keys.first() else { return Ok(()) };
@@ -292,6 +303,22 @@ impl Store {
     /// What is known about the store's conditional puts; [`Store::probe_conditional`] finds out.
     pub fn conditions(&self) -> Conditions {
         self.known().conditions()
+    }
+
+    /// Where the replica is: its URL, and the endpoint, which may come from the environment.
+    pub fn address(&self) -> String {
+        format!("{} at {}", self.url, self.backend.endpoint())
+    }
+
+    /// What an earlier process found out about conditional puts at this [`Store::address`], `age` ago. What the store answers later
+    /// may contradict it; then it is asked.
+    pub fn recall(&self, conditions: Conditions, age: Duration) {
+        self.known().recall(conditions, age, clock::uptime());
+    }
+
+    /// What this process has asked the store about conditional puts, for [`Store::recall`]; `None` if it has not.
+    pub fn asked(&self) -> Option<Conditions> {
+        self.known().asked()
     }
 
     /// Whether conditional puts hold. Answered from memory; asked of the store the first time, and again when a "no"

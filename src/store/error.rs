@@ -84,6 +84,8 @@ fn by_status(verb: Verb, status: u16, seen: &Seen, place: &Place) -> (Kind, Stri
     let code = seen.code.as_str();
     let no_bucket = matches!(code, "NoSuchBucket" | "ContainerNotFound");
     match status {
+        // (It is begun anew.)
+        404 if code == "NoSuchUpload" => (Kind::Retry, "the store has given the upload up".into()),
         404 if no_bucket || matches!(verb, Verb::Put | Verb::List) => {
             (Kind::Config, format!("{bucket} does not exist at {endpoint}; create it or correct the URL"))
         }

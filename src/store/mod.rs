@@ -10,7 +10,7 @@
 //! * I-STORE-4: a put that returned `Ok` is durable: remote stores promise it, the local one syncs
 //!   file and directories first.
 //! * I-STORE-5: no secret in any text; each text is one line.
-//! * I-STORE-6: memory is bounded by one part (8 MiB) per upload from a file, one piece per streamed download, and
+//! * I-STORE-6: memory is bounded by what is under way of an upload from a file (32 MiB, or one part: see `parts`), one piece per streamed download, and
 //!   [`WHOLE_BYTES`] for an object that is read at once, whatever length it says it has.
 //!
 //! How it is made: [`Store`] is the door; behind it is one [`backend::Backend`] for each kind of store. What every
@@ -41,6 +41,7 @@ mod local;
 mod object;
 mod objects;
 mod open;
+mod parts;
 mod probe;
 mod process;
 mod profile;

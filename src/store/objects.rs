@@ -18,6 +18,7 @@ use crate::base::{Error, Kind, Result, Timestamp, clock, panics};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
     Attribute, AttributeValue, Attributes, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, PutMode,
@@ -26,18 +27,20 @@ use object_store::{
 use std::future::Future;
 use std::io::Read;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Part size of multipart uploads: one part is in memory at a time. S3 allows 10,000 parts of 5 MiB or
-/// more (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>).
+/// Part size of uploads whose parts go one after the other: one part is in memory at a time. Azure allows 50,000.
 const PART_BYTES: u64 = 8 << 20;
 const MAX_PARTS: u64 = 9_000;
 /// Larger files go up in parts.
 const PARTS_FROM_BYTES: u64 = 16 << 20;
+/// What one listing request gives at the most: S3's limit
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html>), and no more than the others'.
+const PAGE_OBJECTS: usize = 1000;
 /// The slowest transfer that is not taken for a dead one, in bytes a second.
-const SLOWEST_BYTES_PER_S: u64 = 16 << 10;
+pub(super) const SLOWEST_BYTES_PER_S: u64 = 16 << 10;
 
 /// The clients of one bucket.
 #[derive(Clone)]
@@ -45,6 +48,8 @@ pub(super) struct Clients {
     pub(super) store: Arc<dyn ObjectStore>,
     /// The same bucket, deleting with one request per object: for stores without DeleteObjects.
     pub(super) single_deletes: Option<Arc<dyn ObjectStore>>,
+    /// The same bucket, whose uploads in parts can be gone on with; `None`: they cannot (Azure wants metadata at their end, memory has no use for it).
+    pub(super) parts: Option<Arc<dyn MultipartStore>>,
 }
 
 /// Makes new clients, which ask for keys anew.
@@ -62,6 +67,8 @@ struct Bucket {
     remake: Option<Remake>,
     renewed: Mutex<Renewed>,
     no_bulk: AtomicBool,
+    /// How many parts of an upload the store was seen to take; 0: it never refused one.
+    parts_limit: AtomicU64,
     prefix: String,
     place: Place,
 }
@@ -96,6 +103,7 @@ impl Objects {
             remake,
             renewed: Mutex::default(),
             no_bulk: AtomicBool::new(no_bulk),
+            parts_limit: AtomicU64::new(0),
             prefix: prefix.to_string(),
             place,
         }))
@@ -105,10 +113,11 @@ impl Objects {
     pub(super) fn over(store: Arc<dyn ObjectStore>) -> Objects {
         Objects(Arc::new(Bucket {
             kind: None,
-            clients: Mutex::new(Clients { store, single_deletes: None }),
+            clients: Mutex::new(Clients { store, single_deletes: None, parts: None }),
             remake: None,
             renewed: Mutex::default(),
             no_bulk: AtomicBool::new(false),
+            parts_limit: AtomicU64::new(0),
             prefix: String::new(),
             place: Place { bucket: "memory".into(), endpoint: "memory".into() },
         }))
@@ -134,7 +143,7 @@ impl Objects {
         renewed.at = Some(now);
     }
 
-    fn path(&self, key: &str) -> Result<Path> {
+    pub(super) fn path(&self, key: &str) -> Result<Path> {
         let full = match (self.0.prefix.as_str(), key) {
             ("", k) => k.to_string(),
             (p, "") => p.to_string(),
@@ -151,7 +160,7 @@ impl Objects {
     }
 
     /// Runs one operation with its time limit and turns its failure into ours.
-    async fn run<T>(
+    pub(super) async fn run<T>(
         &self,
         verb: Verb,
         key: &str,
@@ -210,8 +219,8 @@ impl Objects {
         self.run(Verb::Put, key, limit, put).await.map(version)
     }
 
-    /// Streams a file up in parts. Create-only where the store can (S3); elsewhere as far as a look just
-    /// before the end can tell.
+    /// Streams a file up in parts, one after the other: where a part cannot be tried again by itself. Create-only as far as a look
+    /// just before the end can tell.
     async fn put_parts(
         &self,
         key: &str,
@@ -250,17 +259,8 @@ impl Objects {
                     .map_err(not_yet)?;
                 left -= length;
             }
-            if self.0.kind != Some(StoreKind::S3) || create == Create::Trusted {
-                match self.look(key).await {
-                    Err(e) if e.is_missing() => {}
-                    Err(e) => return Err(Failure::sure(e)),
-                    Ok(_) => {
-                        return Err(Failure::sure(Error::new(
-                            Kind::Exists,
-                            format!("cannot put {key}: something else is in its place"),
-                        )));
-                    }
-                }
+            if !self.ends_with_condition() || create == Create::Trusted {
+                self.look_before_the_end(key).await?;
             }
             let complete = async {
                 if create == Create::Trusted {
@@ -277,6 +277,26 @@ impl Objects {
             let _ = survived(tokio::time::timeout(ANSWER_TIMEOUT, upload.abort())).await;
         }
         result
+    }
+
+    pub(super) fn parts_limit(&self) -> &AtomicU64 {
+        &self.0.parts_limit
+    }
+
+    /// Whether the end of an upload in parts bears a condition.
+    pub(super) fn ends_with_condition(&self) -> bool {
+        self.0.kind == Some(StoreKind::S3)
+    }
+
+    pub(super) async fn look_before_the_end(&self, key: &str) -> Result<(), Failure> {
+        match self.look(key).await {
+            Err(e) if e.is_missing() => Ok(()),
+            Err(e) => Err(Failure::sure(e)),
+            Ok(_) => Err(Failure::sure(Error::new(
+                Kind::Exists,
+                format!("cannot put {key}: something else is in its place"),
+            ))),
+        }
     }
 
     async fn get_result(&self, key: &str, options: GetOptions) -> Result<GetResult, Failure> {
@@ -379,7 +399,7 @@ impl Objects {
         if self.0.kind == Some(StoreKind::Azure) { name.replace('-', "") } else { name.to_string() }
     }
 
-    fn attributes(&self, tags: Option<&Tags>) -> Attributes {
+    pub(super) fn attributes(&self, tags: Option<&Tags>) -> Attributes {
         let mut attributes = Attributes::new();
         let Some(tags) = tags else { return attributes };
         let mut set = |name: &str, value: String| {
@@ -464,13 +484,21 @@ impl Backend for Objects {
         self.list_some(folder, usize::MAX).await
     }
 
+    fn page(&self) -> Option<usize> {
+        Some(PAGE_OBJECTS)
+    }
+
+    fn endpoint(&self) -> &str {
+        &self.0.place.endpoint
+    }
+
     async fn sample(&self, folder: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
         self.list_some(folder, limit).await
     }
 
     async fn delete(&self, keys: &[String]) -> Result<()> {
         let paths = keys.iter().map(|k| self.path(k)).collect::<Result<Vec<_>>>()?;
-        let Clients { store, single_deletes } = locked(&self.0.clients).clone();
+        let Clients { store, single_deletes, .. } = locked(&self.0.clients).clone();
         if !self.0.no_bulk.load(Ordering::Relaxed) {
             match self.delete_by(&store, &paths).await {
                 Err((_, Some(400 | 405 | 411 | 501))) if single_deletes.is_some() => {
@@ -496,12 +524,25 @@ impl Backend for Objects {
         create: Create,
     ) -> Result<(), Failure> {
         let put = if self.in_parts(body, length) {
-            self.put_parts(key, body, tags, create).await
+            let parts = locked(&self.0.clients).parts.clone();
+            match (parts, body) {
+                (Some(client), Body::File(source)) => {
+                    Box::pin(self.put_in_parts(client, key, source, tags, create)).await
+                }
+                _ => Box::pin(self.put_parts(key, body, tags, create)).await,
+            }
         } else {
             let mode = if create == Create::Enforced { PutMode::Create } else { PutMode::Overwrite };
             self.put(key, body.read().map_err(Failure::sure)?, mode, Some(tags)).await
         };
         put.map(drop)
+    }
+
+    async fn abort_abandoned(&self, dir: &std::path::Path) {
+        let client = locked(&self.0.clients).parts.clone();
+        if let Some(client) = client {
+            Objects::abort_abandoned(self, client, dir).await;
+        }
     }
 
     async fn put_over(&self, key: &str, bytes: Bytes) -> Result<()> {
@@ -556,7 +597,7 @@ impl Conditional for Objects {
     }
 }
 
-fn version(r: PutResult) -> Version {
+pub(super) fn version(r: PutResult) -> Version {
     Version { etag: r.e_tag, version: r.version }
 }
 
@@ -566,6 +607,6 @@ fn update_version(v: &Version) -> UpdateVersion {
 }
 
 /// Nothing is visible of a multipart upload before it is completed.
-fn not_yet(failure: Failure) -> Failure {
+pub(super) fn not_yet(failure: Failure) -> Failure {
     Failure { may_have_happened: false, ..failure }
 }

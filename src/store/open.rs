@@ -204,10 +204,10 @@ fn s3(url: &ReplicaUrl, env: &Env) -> Result<Made> {
         .with_disable_tagging(true)
         .with_retry(no_retry())
         .with_http_connector(witness);
-    let bulk = builder.clone().with_disable_bulk_delete(false).build().map_err(built)?;
+    let bulk = Arc::new(builder.clone().with_disable_bulk_delete(false).build().map_err(built)?);
     let single = builder.with_disable_bulk_delete(true).build().map_err(built)?;
     Ok(Made {
-        clients: Clients { store: Arc::new(bulk), single_deletes: Some(Arc::new(single)) },
+        clients: Clients { store: bulk.clone(), single_deletes: Some(Arc::new(single)), parts: Some(bulk) },
         endpoint: shown,
         renewable: !static_keys && !unsigned,
         // It carries the checksum header whatever is said.
@@ -233,8 +233,9 @@ fn gs(url: &ReplicaUrl, env: &Env) -> Result<Made> {
         .with_http_connector(Witness::new(tls(env), Complete::Plain)?)
         .build()
         .map_err(built)?;
+    let store = Arc::new(store);
     Ok(Made {
-        clients: Clients { store: Arc::new(store), single_deletes: None },
+        clients: Clients { store: store.clone(), single_deletes: None, parts: Some(store) },
         endpoint: "Google Cloud Storage".into(),
         renewable: true,
         no_bulk: false,
@@ -267,7 +268,7 @@ fn azure(url: &ReplicaUrl, env: &Env) -> Result<Made> {
         "AZURE_STORAGE_SAS_KEY",
     ];
     Ok(Made {
-        clients: Clients { store: Arc::new(store), single_deletes: None },
+        clients: Clients { store: Arc::new(store), single_deletes: None, parts: None },
         endpoint: "Azure Blob Storage".into(),
         renewable: !fixed.into_iter().any(|name| env.get(name).is_some()),
         no_bulk: false,

@@ -9,7 +9,6 @@
 //! of ours or is an LTX file: nothing else proves a rival.
 
 use super::backend::{Create, Failure, Tags};
-use super::conditions::Conditions;
 use super::door::Store;
 use super::faults::{Fault, Op};
 use super::object::{Body, Version, check_key};
@@ -55,7 +54,7 @@ enum Found {
 }
 
 impl Store {
-    /// Writes a new object. Never replaces one ([`Conditions`] permitting). Errors: [`Kind::Exists`] if
+    /// Writes a new object. Never replaces one ([`super::Conditions`] permitting). Errors: [`Kind::Exists`] if
     /// other content is there, [`Kind::Retry`] if it is not known whether it is there: call again.
     pub async fn put_new(&self, key: &str, body: impl Into<Body>, meta: PutMeta) -> Result<Put> {
         check_key(key)?;
@@ -143,7 +142,7 @@ impl Store {
                 }
             };
             asked = true;
-            let doubt = failure.names_a_missing_feature() || known.conditions() == Conditions::Unknown;
+            let doubt = failure.names_a_missing_feature() || known.is_hearsay();
             if doubt && known.may_doubt(now) && self.ask_conditions().await.is_err() {
                 return Err(failure);
             }
@@ -237,6 +236,12 @@ impl Store {
         })
     }
 
+    /// Aborts uploads that nobody goes on with: what was to be put lay in `dir`, and is gone. Best effort: what stays behind is what a
+    /// bucket's lifecycle rule is for.
+    pub async fn abort_abandoned(&self, dir: &std::path::Path) {
+        self.backend().abort_abandoned(dir).await;
+    }
+
     /// Writes an object, replacing what is there: for the manifest. Errors: those of every verb ([`Store`]).
     pub async fn put_over(&self, key: &str, bytes: impl Into<bytes::Bytes>) -> Result<()> {
         check_key(key)?;
@@ -262,6 +267,11 @@ impl Store {
             let put = self.backend().put_if(key, bytes.clone(), expected);
             let error = match self.attempt(Op::PutIf, key, put).await {
                 Err(e) if matches!(e.kind(), Kind::Exists | Kind::Retry) => e,
+                Err(e) if matches!(e.kind(), Kind::Config | Kind::Denied) && self.known().is_hearsay() => {
+                    // (The caller asks again, and then knows.)
+                    drop(self.ask_conditions().await);
+                    return Err(e);
+                }
                 done => return done,
             };
             match self.read_once(key).await {

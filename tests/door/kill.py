@@ -67,7 +67,7 @@ WEIGHTS = {
 REACH = {
     "seal": ["commit", "paced", "ship"], "cut": ["ship"], "squash": ["squash"], "ship": ["ship", "snapshot", "two"],
     "merge": ["merge"], "manifest": ["ship", "compact"], "compact": ["compact"], "lineage": ["gap"], "store": ["ship", "durable"],
-    "restore": ["restore"], "follow": ["follow"], "rewrite": ["follow"], "gate": DURABLE,
+    "restore": ["restore"], "follow": ["follow"], "rewrite": ["follow"], "gate": DURABLE, "owed": ["ship", "reopen"],
 }
 
 
@@ -467,7 +467,8 @@ class Campaign:
         self.judge = Helper(judge, self.errors)
         self.count = {k: 0 for k in ("kills", "points", "commits", "acknowledged", "restores", "equal", "lost", "differs", "failed")}
         self.by_target, self.by_point = {}, {}
-        self.points = door.crash_points() if os.path.exists(args.crash_so) else []
+        # (Of large uploads test_road.py kills.)
+        self.points = [p for p in door.crash_points() if not p.startswith("parts.")] if os.path.exists(args.crash_so) else []
         self.complaints = []
 
     # What door.S3 wants of a test.
@@ -523,7 +524,7 @@ class Campaign:
         if pointed:
             name = min(self.points, key=lambda p: (self.by_point.get(p, [0, 0])[0], self.rng.random()))
             target = self.rng.choice(REACH[name.split(".")[0]])
-            rare = name.startswith(("lineage.", "follow.", "squash.", "restore.", "store.put_new", "manifest.packed"))
+            rare = name.startswith(("lineage.", "follow.", "squash.", "restore.", "store.put_new", "manifest.packed", "owed."))
             point = f"{name}:{1 if rare else self.rng.choice([1, 1, 2, 3, 5, 8])}"
         else:
             target = self.args.only or self.rng.choices(list(WEIGHTS), WEIGHTS.values())[0]

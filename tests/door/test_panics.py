@@ -43,7 +43,7 @@ class Points(door.DoorTest):
 
     def test_the_shipper(self):
         """In the middle of uploads: `failed` at once, and streaming again by itself, with nothing lost."""
-        for point in ("ship.before-put:4", "ship.after-put:4", "ship.after-manifest:4"):
+        for point in ("ship.before-put:4", "ship.after-put:4", "ship.noted:4"):
             with self.subTest(point=point):
                 self.setUp()
                 p = self.panicking(point)

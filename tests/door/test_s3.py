@@ -153,6 +153,9 @@ for i in range(5000):
         for k, body in before.items():
             s3.s3.put_object(Bucket=s3.bucket, Key=k, Body=body)
 
+        # More than one listing shows: each level is listed by itself.
+        for i in range(1000):
+            s3.s3.put_object(Bucket=s3.bucket, Key=f"app/other/{i}", Body=b"")
         proxy = door.FaultProxy(self, s3.port)
         snapshots_listed = threading.Event()
         arrived = []
@@ -175,7 +178,7 @@ for i in range(5000):
         self.assertSameBytes(db, restored)
 
     def test_quick_downloads_no_page_data(self):
-        """One listing per level, then of each file its header and what stands behind the pages; of a megabyte a few kilobytes."""
+        """One listing, then of each file its header and what stands behind the pages; of a megabyte a few kilobytes."""
         p = self.streaming()
         for _ in range(4):
             p.sql("INSERT INTO t(v) VALUES(randomblob(300000))")
@@ -196,7 +199,7 @@ for i in range(5000):
         self.assertIn("Exit code: 0", text)
         listings = [path for _, path, _, _ in got if "list-type=2" in path and "walrust" not in path]
         self.assertEqual(len(listings), len(set(listings)))
-        self.assertEqual(len(listings), 10)
+        self.assertEqual(len(listings), 1)
         self.assertTrue(all(part for method, path, part, _ in got if method == "GET" and path.endswith(".ltx")), got)
         files = {path for _, path, _, _ in got if path.endswith(".ltx")}
         self.assertEqual(len(files), len([k for k in self.s3.keys("app/00")]))

@@ -7,7 +7,6 @@ use super::rounds::{ROUNDS, settled};
 use crate::base::{Error, Kind, Result, TxId, clock, panics};
 use crate::replica::inventory::FileInfo;
 use crate::replica::layout::FileId;
-use crate::replica::manifest::ManifestEntry;
 use crate::replica::plan::restorable;
 use crate::replica::point::Point;
 use crate::replica::probe::Probed;
@@ -105,9 +104,9 @@ async fn prove_files(store: &Store, facts: &Facts, proved: &mut Proved, base: &P
     let mut gone = Gone::None;
     while let Some((file, fetched)) = ahead.next().await {
         let id = file.id();
-        let entry = facts.manifest.get(id).copied();
+        let said = said_of(id, facts);
         let verdict = match fetched {
-            Ok(fetched) => panics::blocking(move || prove(&fetched, id, entry)).await?,
+            Ok(fetched) => panics::blocking(move || prove(&fetched, id, said)).await?,
             Err(e) if e.is_missing() => {
                 gone = Gone::Some;
                 continue;
@@ -126,7 +125,16 @@ async fn prove_files(store: &Store, facts: &Facts, proved: &mut Proved, base: &P
     Ok(gone)
 }
 
-fn prove(fetched: &Fetched, id: FileId, entry: Option<ManifestEntry>) -> Result<()> {
+/// The SHA-256 of a file, and who says so: the manifest, or of what that does not name yet the store, which was told by the uploader.
+fn said_of(id: FileId, facts: &Facts) -> Option<(&'static str, [u8; 32])> {
+    let stored = || facts.files.iter().find(|(f, _)| f.id() == id).and_then(|(_, p)| p.stored_sha256());
+    match facts.manifest.get(id) {
+        Some(e) => Some(("the manifest", e.sha256)),
+        None => stored().map(|sha| ("the object's metadata", sha)),
+    }
+}
+
+fn prove(fetched: &Fetched, id: FileId, said: Option<(&'static str, [u8; 32])>) -> Result<()> {
     let proved = match fetched {
         Fetched::Bytes(b) => crate::ltx::verify(b.as_ref())?,
         Fetched::File(part) => {
@@ -137,12 +145,10 @@ fn prove(fetched: &Fetched, id: FileId, entry: Option<ManifestEntry>) -> Result<
     if proved.header.file_name() != id.name() {
         return Err(Error::corrupt(format!("its header says {}", proved.header.file_name())));
     }
-    match entry {
-        Some(e) if e.sha256 != proved.sha256 => Err(Error::corrupt(format!(
-            "SHA-256 is {}, the manifest says {}",
-            hex(&proved.sha256),
-            hex(&e.sha256)
-        ))),
+    match said {
+        Some((who, sha256)) if sha256 != proved.sha256 => {
+            Err(Error::corrupt(format!("SHA-256 is {}, {who} says {}", hex(&proved.sha256), hex(&sha256))))
+        }
         _ => Ok(()),
     }
 }

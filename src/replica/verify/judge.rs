@@ -2,7 +2,7 @@
 
 use super::super::inventory::FileInfo;
 use super::super::layout::FileId;
-use super::super::manifest::{Manifest, ManifestEntry};
+use super::super::manifest::{MOST_WAITING, Manifest, ManifestEntry};
 use super::super::plan::restorable;
 use super::super::probe::{Probe, Probed};
 use super::finding::{Finding, Rule, Severity};
@@ -23,6 +23,8 @@ pub struct Facts {
     pub lost: BTreeSet<FileId>,
     /// Attested files that it did not name at this look, nor at the look before.
     pub unnamed: BTreeSet<FileId>,
+    /// Entries may be still to come ([`is_ahead`](crate::replica::manifest::is_ahead)).
+    pub ahead: bool,
     /// What `deep` found out about the content of files.
     pub content: BTreeMap<FileId, (Rule, String)>,
 }
@@ -468,12 +470,30 @@ fn manifest(facts: &Facts) -> Finding {
         }
         (false, _) => {
             let text = format!("{} files in {} segment(s)", m.entries().count(), m.segments);
-            rule(Rule::Manifest, Severity::Ok, text)
+            match to_come(facts) {
+                Some((txids, more)) => {
+                    Finding { txids: Some(txids), ..rule(Rule::Manifest, Severity::Ok, text + &more) }
+                }
+                None => rule(Rule::Manifest, Severity::Ok, text),
+            }
         }
     }
 }
 
-/// The files that the manifest must once have named. Not so: the one file that is put before its entry is made; files older than
+/// What could not be checked, since the newest files have no entry yet.
+fn to_come(facts: &Facts) -> Option<((TxId, TxId), String)> {
+    let named = facts.manifest.entries().filter(|e| e.id.level == Level::L0).map(|e| e.id.max).max();
+    let to_come =
+        || facts.unnamed.iter().filter(|id| id.level == Level::L0 && named.is_none_or(|n| n < id.max));
+    let txids = (to_come().next()?.min, to_come().next_back()?.max);
+    let (n, shown) = (to_come().count(), range(txids.0, txids.1));
+    let text =
+        format!("; {n} more, TXID {shown}, will be named: the loss of one behind them could not be noticed");
+    Some((txids, text))
+}
+
+/// The files that the manifest must once have named. Not so: the one file that is put before its entry is made, or those that wait
+/// for their entries while the lease says so (I-MAN-4); files older than
 /// all that the manifest names of their level, which retention was about to remove; snapshots between snapshots, for the same reason.
 fn forgotten(facts: &Facts) -> BTreeSet<FileId> {
     let mut named: BTreeMap<Level, (TxId, TxId)> = BTreeMap::new();
@@ -489,6 +509,11 @@ fn forgotten(facts: &Facts) -> BTreeSet<FileId> {
         None => matches!(id.level, Level::L0 | Level::SNAPSHOT),
     };
     let mut forgotten: BTreeSet<FileId> = facts.unnamed.iter().copied().filter(|id| beyond(id)).collect();
+    let waits = |id: &FileId| facts.ahead && id.level == Level::L0;
+    let waiting = forgotten.iter().filter(|id| waits(id)).count();
+    if waiting <= MOST_WAITING + 1 {
+        forgotten.retain(|id| !waits(id));
+    }
     if forgotten.len() < 2 {
         forgotten.clear();
     }

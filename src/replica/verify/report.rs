@@ -72,7 +72,8 @@ fn text(r: &Report) -> String {
         };
         // A rule that is kept needs no line, but for the one everybody looks for, and what `deep` adds.
         let always = matches!(f.check, Rule::Continuity | Rule::Content | Rule::Integrity);
-        if always || f.severity != Severity::Ok {
+        let is_partly_unchecked = f.check == Rule::Manifest && f.txids.is_some();
+        if always || is_partly_unchecked || f.severity != Severity::Ok {
             let _ = writeln!(out, "{label}: {} {}", sign(f.severity), f.message);
         }
     }

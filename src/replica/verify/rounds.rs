@@ -5,6 +5,7 @@ use super::judge::{self, Facts, judge};
 use crate::base::{Error, Kind, Result};
 use crate::replica::inventory::{FileInfo, Inventory};
 use crate::replica::layout::FileId;
+use crate::replica::manifest::is_ahead;
 use crate::replica::probe::{AskMetadata, Probed, probe};
 use crate::replica::restore::confirm_lost;
 use crate::store::Store;
@@ -30,6 +31,7 @@ pub(super) async fn settled(store: &Store, pause: Duration) -> Result<(Facts, Ve
         // A file that is put and not yet named is named at the next look.
         facts.unnamed = unnamed.map_or_else(|| now.clone(), |u| u.intersection(&now).copied().collect());
         unnamed = Some(now);
+        facts.ahead = !facts.unnamed.is_empty() && is_ahead(store).await?;
         let findings = judge(&facts);
         // Two gaps in two places are not one that stays.
         let place = |f: &Finding| if f.check == Rule::Continuity { f.message.clone() } else { String::new() };
@@ -64,7 +66,8 @@ async fn gather(store: &Store, known: &mut BTreeMap<FileId, (u64, Probed)>) -> R
         let f = f.clone();
         async move {
             let entry = manifest_ref.get(f.id());
-            let ask = if entry.is_some() { AskMetadata::Yes } else { AskMetadata::No };
+            // (Of a replica without a manifest nobody claims to know more than the files say.)
+            let ask = if manifest_ref.is_absent() { AskMetadata::No } else { AskMetadata::Yes };
             Ok::<_, Error>((f.id(), (f.bytes, probe(store, &f, entry, ask).await?)))
         }
     };
@@ -84,5 +87,5 @@ async fn gather(store: &Store, known: &mut BTreeMap<FileId, (u64, Probed)>) -> R
     let absent: Vec<FileId> = manifest.entries().map(|e| e.id).filter(|id| !there.contains(id)).collect();
     let lost = confirm_lost(store, &absent).await?;
     known.retain(|id, _| there.contains(id));
-    Ok(Facts { files, manifest, lost, unnamed: BTreeSet::new(), content: BTreeMap::new() })
+    Ok(Facts { files, manifest, lost, unnamed: BTreeSet::new(), ahead: false, content: BTreeMap::new() })
 }

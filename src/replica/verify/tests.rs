@@ -231,6 +231,44 @@ fn a_stale_manifest_is_found() {
 }
 
 #[test]
+fn entries_that_are_to_come_are_no_loss_and_what_that_leaves_unchecked_is_told() {
+    let mut b = Bench::new(12);
+    let lease = |ahead: bool| {
+        let text = format!("{{\"writer\":\"w\",\"ends\":0,\"ahead\":{ahead}}}");
+        block(b.store.put_over(crate::replica::LEASE_KEY, text)).unwrap();
+    };
+    let files: Vec<LtxFile> = (13..=15).map(|n| b.maker.step(n)).collect();
+    block(put(&b.store, &files));
+    lease(true);
+    let r = b.verify(Mode::Quick);
+    assert_eq!(r.exit_code(), 0, "{}", r.text());
+    let told = &on(&r, Rule::Manifest).message;
+    assert!(
+        told.ends_with(
+            "; 3 more, TXID 13-15, will be named: the loss of one behind them could not be noticed"
+        ),
+        "{told}"
+    );
+    // Whoever has given the lease back owes nothing.
+    lease(false);
+    let r = b.verify(Mode::Quick);
+    assert!(r.text().contains("- Stale manifest: 3 file(s) are not in it"), "{}", r.text());
+    lease(true);
+    // A hole among them is a hole, and bytes that are not those that were uploaded are found.
+    block(b.store.delete(&[files[1].id.key(b.store.layout())])).unwrap();
+    let r = b.verify(Mode::Quick);
+    assert_eq!(on(&r, Rule::Continuity).severity, Severity::Warning, "{}", r.text());
+    block(put(&b.store, &files[1..2]));
+    assert_eq!(b.verify(Mode::Deep).exit_code(), 0);
+    // No writer leaves so many.
+    let more: Vec<LtxFile> =
+        (16..=13 + crate::replica::manifest::MOST_WAITING as u64 + 2).map(|n| b.maker.step(n)).collect();
+    block(put(&b.store, &more));
+    let r = b.verify(Mode::Quick);
+    assert_eq!(on(&r, Rule::Manifest).severity, Severity::Warning, "{}", r.text());
+}
+
+#[test]
 fn litestreams_replica_is_ok_and_unattested() {
     let (store, mut maker) = (Store::in_memory(), Maker::new(1024));
     maker.attested = Attested::No;

@@ -1,0 +1,356 @@
+"""The road between spool and store: how many requests an upload, a start and a large file cost, and what their failures cost."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import threading
+import time
+import unittest
+
+import door
+
+
+class Counting:
+    """A proxy's requests, by method and by what they are about, from a moment on. Each takes so long."""
+
+    def __init__(self, proxy, delay=0.0):
+        self.proxy, self.start = proxy, len(proxy.seen)
+        if delay:
+            proxy.fault = lambda method, path: ("delay", delay)
+
+    def all(self):
+        return [(m, kind(m, p)) for m, p, _ in self.proxy.seen[self.start:]]
+
+    def of(self, *kinds):
+        return sum(k in kinds for _, k in self.all())
+
+
+def kind(method, path):
+    if method == "GET" and "list-type" in path:
+        return "list"
+    for name in ("lease", "manifest", "probe"):
+        if f"/walrust/{name}" in path:
+            return name
+    found = re.search(r"/000(\d)/[0-9a-f]{16}-", path)
+    return "other" if not found else "level 0" if found[1] == "0" else "merged"
+
+
+class Road(door.DoorTest):
+    def setUp(self):
+        super().setUp()
+        self.s3 = door.S3(self)
+        self.proxy = door.FaultProxy(self, self.s3.port)
+        self.db = self.path("app.db")
+        self.url = self.s3.url("app", self.proxy.endpoint)
+
+    def streaming(self, so=door.SO, **options):
+        p = self.peer(so=so, env=self.s3.env()).open(self.db)
+        p.sql("PRAGMA journal_mode=WAL")
+        p.sql("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)")
+        p.watch(self.url, **{"interval": "0s", "levels": ["1h"], "snapshot_interval": "0s", **options})
+        p.sync(60)
+        return p
+
+    def verify(self, mode="quick"):
+        text = self.shell(f"SELECT walrust_verify({door.quote(self.s3.url())}, '{mode}');", env=self.s3.env())
+        return text
+
+
+class OneRoundTrip(Road):
+    def test_an_upload_is_one_put_and_one_round_trip(self):
+        """Steady writing for 25 seconds at 20 ms a request: about one PUT an upload, and a sync takes about one of them."""
+        p = self.streaming()
+        count = Counting(self.proxy, delay=0.02)
+        took, waited_for, end = [], [], time.monotonic() + 25
+        while time.monotonic() < end:
+            p.sql("INSERT INTO t(v) VALUES('x')")
+            before, began = len(self.proxy.seen), time.monotonic()
+            p.sync()
+            took.append(time.monotonic() - began)
+            waited_for.append(len(self.proxy.seen) - before)
+            time.sleep(0.25)
+        uploads, entries = count.of("level 0"), count.of("manifest")
+        median = sorted(took)[len(took) // 2]
+        print(f"\n  {uploads} uploads, {entries} of the manifest, {len(count.all())} requests; sync {median * 1000:.1f} ms at the median", flush=True)
+        self.assertGreaterEqual(uploads, len(took))
+        puts = sum(m == "PUT" and k in ("level 0", "manifest") for m, k in count.all())
+        self.assertLessEqual(puts / uploads, 1.1, count.all())
+        # Each sync waits for the file's PUT alone, but for those in whose time the entries of many were made, or the lease renewed.
+        self.assertLessEqual(sum(n > 1 for n in waited_for), 1 + len(took) // 10, waited_for)
+        self.assertNotRegex(self.verify(), "Stale|⚠️|❌")
+        p.end()
+        self.assertNotIn("will be named", self.verify())
+
+    def test_what_a_killed_process_left_is_told_and_named_by_the_next(self):
+        p = self.streaming()
+        for i in range(8):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sync()
+        p.kill()
+        # Another machine, or process: no alarm, and it is said what could not be seen.
+        text = self.verify()
+        self.assertRegex(text, r"more, TXID \d+-\d+, will be named: the loss of one behind them could not be noticed")
+        self.assertNotRegex(text, "Stale|⚠️|❌")
+        for mode in ("quick", "deep", "fix"):
+            done = self.run_shell(f"SELECT walrust_verify({door.quote(self.s3.url())}, '{mode}');", env=self.s3.env(), timeout=200)
+            self.assertNotRegex(done.stdout, "⚠️|❌", mode)
+        out, _ = self.restore(self.s3.url(), env=self.s3.env())
+        self.assertSameBytes(self.db, out)
+        p = self.streaming()
+        self.eventually(lambda: "will be named" not in self.verify(), what="named", every=0.3)
+        p.end()
+
+    def test_a_machine_that_is_lost_with_its_spool(self):
+        """Its successor restores, takes over, and names what it finds."""
+        p = self.streaming()
+        for i in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sync()
+        p.kill()
+        out, _ = self.restore(self.s3.url(), env=self.s3.env())
+        self.db = out
+        p = self.peer(env=self.s3.env()).open(self.db)
+        p.watch(self.url, interval="0s", takeover=True)
+        p.sql("INSERT INTO t(v) VALUES('next')")
+        p.sync(60)
+        p.end()
+        text = self.verify()
+        self.assertNotRegex(text, "Stale|will be named|⚠️|❌")
+
+    def test_closing_names_all_and_a_lost_newest_file_is_noticed(self):
+        p = self.streaming()
+        for i in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sync()
+        p.close()
+        newest = self.s3.keys("app/0000/")[-1]
+        self.s3.s3.delete_object(Bucket=self.s3.bucket, Key=newest)
+        self.assertRegex(self.verify(), "(?i)critical")
+        with self.assertRaises(door.SqlError):
+            self.restore(self.s3.url(), env=self.s3.env())
+
+    def test_verify_in_the_process_that_streams_sees_all_named(self):
+        p = self.streaming()
+        for i in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sync()
+        text = p.sql("SELECT walrust_verify()")
+        self.assertNotRegex(text, "will be named|⚠️|❌")
+        newest = self.s3.keys("app/0000/")[-1]
+        self.s3.s3.delete_object(Bucket=self.s3.bucket, Key=newest)
+        self.assertRegex(p.sql("SELECT walrust_verify()"), "(?i)critical")
+        p.kill()
+
+    def test_a_manifest_that_is_refused_stops_no_commit(self):
+        p = self.streaming(durability="sync", retry={"base": "10ms", "max": "200ms"})
+        self.proxy.fault = lambda m, path: ("status", 403) if m == "PUT" and "/manifest-" in path else None
+        for i in range(30):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+        self.eventually(lambda: "manifest: " in (p.status()["last_error"] or ""), what="its own error")
+        self.proxy.fault = None
+        self.eventually(lambda: p.status()["last_error"] is None, timeout=40, what="it heals by itself")
+        p.end()
+        self.assertNotRegex(self.verify(), "will be named|⚠️|❌")
+
+
+class Start(Road):
+    def test_a_start_on_a_known_replica_is_six_requests(self):
+        p = self.streaming(levels=["1h"], snapshot_interval="1h")
+        for i in range(30):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sync()
+        p.end()
+        for visit in range(3):
+            count = Counting(self.proxy)
+            p = self.peer(env=self.s3.env()).open(self.db)
+            p.watch(self.url, interval="0s", levels=["1h"], snapshot_interval="1h")
+            self.eventually(lambda: p.status()["state"] == "streaming", what="streaming")
+            time.sleep(0.5)
+            start = count.all()
+            self.assertLessEqual(len(start), 6, start)
+            self.assertEqual(count.of("probe"), 0, "it is known what the store can do")
+            p.sql("INSERT INTO t(v) VALUES('visit')")
+            p.sync()
+            p.end()
+            whole = count.all()
+            print(f"\n  visit {visit}: {len(start)} requests to stream, {len(whole)} with a commit and the end: {[k for _, k in whole]}", flush=True)
+            self.assertLess(len(whole), 12, whole)
+        self.assertNotRegex(self.verify(), "⚠️|❌")
+
+    def test_a_store_that_takes_no_conditions_any_more_is_asked_again(self):
+        """What was remembered does not hold: the answer says so, and the next one is believed."""
+        p = self.streaming()
+        p.end()
+        with open(self.db + "-walrust/store.json") as f:
+            self.assertEqual(json.load(f)["conditions"], "held")
+
+        def no_conditions(method, path, headers, body):
+            if any(h.lower() in ("if-none-match", "if-match") for h in headers) and method in ("PUT", "POST"):
+                return 501, {}, b"<Error><Code>NotImplemented</Code></Error>"
+            return self.carry(method, path, headers, body)
+
+        self.carry, self.proxy.forward = self.proxy.forward, no_conditions
+        p = self.peer(env=self.s3.env()).open(self.db)
+        p.watch(self.url, interval="0s")
+        p.sql("INSERT INTO t(v) VALUES('none')")
+        p.sync(60)
+        p.end()
+        with open(self.db + "-walrust/store.json") as f:
+            self.assertEqual(json.load(f)["conditions"], "ignored")
+        out, _ = self.restore(self.s3.url(), env=self.s3.env())
+        self.assertSameBytes(self.db, out)
+
+    def test_an_inventory_of_more_than_a_page_and_of_others_below(self):
+        """Another replica below this one's path, and more objects than a listing holds: nothing is mistaken, nothing is missed."""
+        p = self.streaming()
+        for i in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sync()
+        p.end()
+        txid = self.restore(self.s3.url(), env=self.s3.env())[1]
+        s3 = self.s3.s3
+        for i in range(1005):
+            s3.put_object(Bucket=self.s3.bucket, Key=f"app/00000/{i}", Body=b"x")
+        self.assertEqual(self.restore(self.s3.url(), env=self.s3.env())[1], txid)
+        self.assertNotRegex(self.verify(), "⚠️|❌")
+
+
+class Large(Road):
+    """A first snapshot of 60 MB: 8 parts of 8 MiB."""
+
+    PARTS = 8
+
+    def setUp(self):
+        super().setUp()
+        with contextlib.closing(door.plain_connect(self.db)) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE b(x)")
+            db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60) INSERT INTO b SELECT randomblob(1000000) FROM n")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.proxy.fault = self.asked
+        self.fault = lambda number: None
+        self.told = set()
+
+    def asked(self, method, path):
+        part = re.search(r"partNumber=(\d+)", path)
+        return self.fault(int(part[1])) if part and method == "PUT" else None
+
+    def once(self, faults):
+        """A fault for each of these parts, the first time."""
+        left = dict(faults)
+        self.fault = lambda number: left.pop(number, None)
+
+    def begin(self, **options):
+        p = self.peer(env=self.s3.env()).open(self.db)
+        p.watch(self.url, **{"interval": "0s", "levels": ["1h"], "snapshot_interval": "0s", "retry": {"base": "10ms", "max": "200ms"}, **options})
+        return p
+
+    def begin_and_die(self, point):
+        p = self.peer(so=door.CRASH_SO, env=self.s3.env(WALRUST_CRASH=point)).open(self.db)
+        with contextlib.suppress(AssertionError):  # the call is cut short, perhaps
+            p.watch(self.url, interval="0s", levels=["1h"], snapshot_interval="0s")
+        self.eventually(lambda: p.proc.poll() is not None, timeout=60, what="killed")
+        time.sleep(1.5)  # what was on its way arrives
+        self.assertEqual(len(self.uploads()), 1)
+
+    def arrives(self, p):
+        def there():
+            self.told.add(p.status()["last_error"])
+            return p.status()["replicated_txid"]
+
+        self.eventually(there, timeout=120, what="the snapshot", every=0.05)
+        self.assertEqual(self.uploads(), [], "nothing is left of any upload")
+        self.assertEqual([f for f in os.listdir(self.db + "-walrust/snapshot") if f.endswith(".upload")], [])
+        out, _ = self.restore(self.s3.url(), env=self.s3.env())
+        self.assertSameBytes(self.db, out)
+
+    def uploads(self):
+        return [u["Key"] for u in self.s3.s3.list_multipart_uploads(Bucket=self.s3.bucket).get("Uploads", [])]
+
+    def parts_sent(self):
+        return sum(m == "PUT" and "partNumber" in path for m, path, _ in self.proxy.seen)
+
+    def begun(self):
+        return sum(m == "POST" and path.endswith("?uploads=") or path.endswith("?uploads") for m, path, _ in self.proxy.seen)
+
+    def test_a_part_that_fails_is_sent_again_by_itself(self):
+        self.once({2: ("drop",), 4: ("status", 500), 5: ("lose",), 7: ("status", 503, {"Retry-After": "1"})})
+        self.arrives(self.begin())
+        self.assertEqual((self.begun(), self.parts_sent()), (1, self.PARTS + 4))
+        self.assertEqual(self.told, {None}, "nothing of that is an error yet")
+
+    def test_several_parts_are_under_way_at_once(self):
+        under_way, most, lock, carry = [0], [0], threading.Lock(), self.proxy.forward
+
+        def forward(method, path, headers, body):
+            if "partNumber" not in path:
+                return carry(method, path, headers, body)
+            with lock:
+                under_way[0] += 1
+                most[0] = max(most[0], under_way[0])
+            time.sleep(0.2)
+            answer = carry(method, path, headers, body)
+            with lock:
+                under_way[0] -= 1
+            return answer
+
+        self.proxy.forward = forward
+        self.arrives(self.begin())
+        self.assertEqual(most, [4])
+
+    def test_an_upload_goes_on_after_a_kill(self):
+        for nth in (2, self.PARTS):
+            with self.subTest(nth=nth):
+                self.url = self.s3.url(f"kill-{nth}", self.proxy.endpoint)
+                shutil.rmtree(self.db + "-walrust", ignore_errors=True)
+                self.begin_and_die(f"parts.sent:{nth}")
+                before, sent = self.begun(), self.parts_sent()
+                p = self.begin()
+                self.eventually(lambda: p.status()["replicated_txid"], timeout=120, what="the snapshot")
+                self.assertEqual(self.begun(), before, "no other upload is begun")
+                self.assertLessEqual(self.parts_sent() - sent, self.PARTS - nth)
+                self.assertEqual(self.uploads(), [])
+                out, _ = self.restore(self.s3.url(f"kill-{nth}"), env=self.s3.env())
+                self.assertSameBytes(self.db, out)
+                p.end()
+
+    def test_an_upload_that_nobody_goes_on_with_is_aborted(self):
+        self.begin_and_die("parts.sent:3")
+        spool = self.db + "-walrust/snapshot/"
+        for name in os.listdir(spool):
+            if name.endswith(".ltx"):
+                os.unlink(spool + name)
+        p = self.begin()
+        self.eventually(lambda: p.status()["replicated_txid"], timeout=120, what="another snapshot")
+        self.eventually(lambda: self.uploads() == [], what="the first upload is aborted")
+
+    def test_a_store_that_takes_few_parts(self):
+        self.fault = lambda number: ("status", 400) if number > 3 else None
+        self.arrives(self.begin())
+
+    def test_an_upload_that_the_store_gives_up(self):
+        """Another is begun at once, and it is not told as a bucket that is missing."""
+        self.once({5: ("status", 404)})
+        self.arrives(self.begin())
+        self.assertEqual(self.begun(), 2)
+        self.assertFalse(any("does not exist" in (e or "") for e in self.told), self.told)
+
+    def test_an_outage_in_the_middle(self):
+        """Longer than a part is tried by itself: the upload goes on where it stopped."""
+        left = [40]
+
+        def out(number):
+            if number > 4 and left[0] > 0:
+                left[0] -= 1
+                return ("status", 503)
+
+        self.fault = out
+        self.arrives(self.begin())
+        self.assertEqual(self.begun(), 1)
+        self.assertLessEqual(self.parts_sent(), self.PARTS + 44)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -11,6 +11,7 @@ pub mod config;
 pub mod ltx;
 pub mod metrics;
 pub mod notify;
+pub mod reader;
 pub mod replica;
 pub mod session;
 pub mod ship;
@@ -30,8 +31,12 @@ fn wiring() -> sqlite::Wiring {
     sqlite::on_exit(session::at_exit);
     let (functions, tables) = sql::chosen(config::Config::functions());
     #[cfg_attr(not(feature = "crash-points"), allow(unused_mut))]
-    let mut wiring =
-        sqlite::Wiring { functions, tables, hosts: vec![std::sync::Arc::new(session::EngineHost)] };
+    let mut wiring = sqlite::Wiring {
+        functions,
+        tables,
+        hosts: vec![std::sync::Arc::new(session::EngineHost)],
+        elsewhere: Some(std::sync::Arc::new(reader::Replicas)),
+    };
     #[cfg(feature = "crash-points")]
     sqlite::debug::add_to(&mut wiring);
     wiring

@@ -14,6 +14,7 @@
 
 pub mod apply;
 pub mod compact;
+pub mod contents;
 pub mod edge;
 pub mod encrypted;
 pub mod explain;
@@ -22,6 +23,7 @@ pub mod inventory;
 pub mod layout;
 pub mod list;
 pub mod manifest;
+pub mod pages;
 pub mod place;
 pub mod plan;
 pub mod point;

@@ -9,6 +9,7 @@ mod list;
 mod metrics;
 mod notify;
 mod once;
+mod read;
 mod replicate;
 mod restore;
 mod status;
@@ -22,7 +23,8 @@ use crate::config::Functions;
 use crate::sqlite::{ScalarFunction, TableFunction};
 
 /// What neither writes a file nor reaches the network.
-const READING: &[&str] = &["walrust_version", "walrust_status", "walrust_config", "walrust_metrics"];
+const READING: &[&str] =
+    &["walrust_version", "walrust_status", "walrust_config", "walrust_metrics", "walrust_last_error"];
 
 /// The functions and tables that there are.
 pub fn chosen(which: Functions) -> (Vec<&'static ScalarFunction>, Vec<&'static TableFunction>) {
@@ -40,6 +42,8 @@ pub static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_restore", args: 2..=4, call: restore::restore },
     ScalarFunction { name: "walrust_replicate", args: 2..=3, call: replicate::replicate },
     ScalarFunction { name: "walrust_unreplicate", args: 1..=1, call: replicate::unreplicate },
+    ScalarFunction { name: "walrust_url", args: 1..=2, call: read::url },
+    ScalarFunction { name: "walrust_last_error", args: 0..=0, call: read::last_error },
     ScalarFunction { name: "walrust_verify", args: 0..=2, call: verify::report },
     ScalarFunction { name: "walrust_explain", args: 0..=1, call: explain::explain },
     ScalarFunction { name: "walrust_compact", args: 0..=2, call: compact::compact },
@@ -99,6 +103,19 @@ pub static TABLES: &[TableFunction] = &[
         ],
         args: &["url"],
         rows: list::files,
+    },
+    TableFunction {
+        name: "walrust_points",
+        columns: &[
+            ("txid", "INTEGER"),
+            ("time", "TEXT"),
+            ("level", "INTEGER"),
+            ("bytes", "INTEGER"),
+            ("pages", "INTEGER"),
+            ("commit_pages", "INTEGER"),
+        ],
+        args: &["url"],
+        rows: read::points,
     },
     TableFunction {
         name: "walrust_verify",

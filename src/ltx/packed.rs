@@ -1,8 +1,8 @@
 //! A page index as it is held in memory by whoever reads single pages: two or three bytes a page instead of sixteen.
 
-use super::header::HEADER_LEN;
 use super::index::{IndexEntry, PageIndex, put_varint, take_varint};
 use crate::base::Pgno;
+use std::ops::Range;
 
 /// Entries from one that can be found at once to the next.
 const STEP: usize = 64;
@@ -60,10 +60,19 @@ impl PackedIndex {
         )
     }
 
+    /// The entries whose frames lie wholly in `range`, ascending.
+    pub fn within(&self, range: &Range<u64>) -> impl Iterator<Item = IndexEntry> + '_ {
+        let first = self.marks.partition_point(|m| m.offset <= range.start).saturating_sub(1);
+        let (start, end) = (range.start, range.end);
+        let all = self.marks.get(first..).unwrap_or_default().iter().flat_map(|m| self.block(*m));
+        all.skip_while(move |e| e.offset < start).take_while(move |e| e.range().end <= end)
+    }
+
     /// The entries from a mark to the next.
     fn block(&self, mark: Mark) -> impl Iterator<Item = IndexEntry> + '_ {
         let mut rest = self.bytes.get(mark.at..).unwrap_or_default();
         let (mut last, mut offset) = (mark.pgno - 1, mark.offset);
+        // (The last block may have fewer: there the bytes end.)
         (0..STEP).map_while(move |_| {
             let word = take_varint(&mut rest).ok()?;
             let step = if word & 1 == 0 { 1 } else { take_varint(&mut rest).ok()? };
@@ -84,14 +93,50 @@ impl PackedIndex {
         self.pages == 0
     }
 
-    /// Where the frames end.
-    pub fn end(&self) -> u64 {
-        let last = self.marks.last().and_then(|m| self.block(*m).last());
-        last.map_or(HEADER_LEN as u64, |e| e.range().end)
-    }
-
     /// Bytes of memory.
     pub fn memory(&self) -> usize {
         self.bytes.capacity() + self.marks.capacity() * size_of::<Mark>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::PageSize;
+    use crate::base::{Timestamp, TxId};
+    use crate::ltx::{Encoder, Header, Tail};
+
+    #[test]
+    fn what_is_packed_is_found() {
+        let size = PageSize::new(512).unwrap();
+        for step in [1u32, 2, 7] {
+            let numbers: Vec<u32> = (1..=1000).filter(|n| n % step == 0 || *n > 900).collect();
+            let header = Header::new(size, 1000, TxId(2), TxId(2), Timestamp(0));
+            let mut file = Vec::new();
+            let mut encoder = Encoder::new(&mut file, header.clone()).unwrap();
+            for n in &numbers {
+                let page: Vec<u8> = (0..512u32).map(|i| (i * n % 253) as u8).collect();
+                encoder.page(Pgno::new(*n).unwrap(), &page).unwrap();
+            }
+            encoder.finish().unwrap();
+            let tail = Tail::parse(&file).unwrap();
+            let index =
+                PageIndex::parse_for(tail.index_in(&file).unwrap(), file.len() as u64, &header).unwrap();
+            let packed = PackedIndex::of(&index);
+            assert_eq!((packed.len(), index.len()), (numbers.len(), numbers.len()));
+            for n in 1..=1001 {
+                let pgno = Pgno::new(n).unwrap();
+                assert_eq!(packed.get(pgno), index.get(pgno), "{n}");
+                let after: Vec<IndexEntry> =
+                    index.entries().iter().copied().filter(|e| e.pgno >= pgno).collect();
+                assert_eq!(packed.from(pgno).collect::<Vec<_>>(), after);
+            }
+            for range in [0..file.len() as u64, 1000..5000, 5000..5001, 200_000..900_000] {
+                let inside = |e: &IndexEntry| e.offset >= range.start && e.range().end <= range.end;
+                let expected: Vec<IndexEntry> = index.entries().iter().copied().filter(inside).collect();
+                assert_eq!(packed.within(&range).collect::<Vec<_>>(), expected, "{range:?}");
+            }
+            assert!(packed.memory() < numbers.len() * 4 + 1000);
+        }
     }
 }

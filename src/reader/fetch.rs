@@ -14,7 +14,7 @@ const FIRST: u64 = 32 << 10;
 /// Bytes fetched at once at most.
 const MOST: u64 = 1 << 20;
 /// Bytes between two frames that are fetched with them rather than asked for in two requests.
-const GAP: u64 = 16 << 10;
+const GAP: u64 = 64 << 10;
 /// Pages looked ahead at most.
 const AHEAD: u32 = 4096;
 
@@ -47,15 +47,13 @@ impl Pace {
     }
 }
 
-/// One request: a range of one file, and the frames in it that are wanted.
+/// One request: a range of one file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Wanted {
     /// Which file of the map.
     pub(super) file: usize,
     /// Of the file.
     pub(super) range: Range<u64>,
-    /// Ascending.
-    pub(super) frames: Vec<IndexEntry>,
 }
 
 /// What to fetch for `first` and what follows it, `bytes` in all or little more, in `requests` requests at most; and the last page
@@ -91,11 +89,10 @@ pub(super) fn plan(
                 Some(w) => {
                     total += entry.range().end - w.range.end;
                     w.range.end = entry.range().end;
-                    w.frames.push(entry);
                 }
                 None if !is_full => {
                     total += len;
-                    wanted.push(Wanted { file, range: entry.range(), frames: vec![entry] });
+                    wanted.push(Wanted { file, range: entry.range() });
                 }
                 None => break,
             }

@@ -5,6 +5,7 @@
 //! state. Where the state moves on into another history, the schema cookie is shifted, so that no statement of the old schema
 //! goes on.
 
+use super::PARALLEL;
 use super::cache;
 use super::fetch::{self, Pace, Wanted};
 use super::replica::Replica;
@@ -115,10 +116,10 @@ impl ReplicaImage {
         let is_here = |file: usize, entry: &IndexEntry| {
             let key = view.numbers.get(file).map(|n| (*n, entry.pgno));
             key.is_some_and(cache::has)
-                || view.map.files().get(file).is_some_and(|f| f.at_hand(entry).is_some())
+                || view.map.files().get(file).is_some_and(|f| f.has(entry))
         };
         let (wanted, last) =
-            fetch::plan(&view.map, pgno, bytes, Replica::parallel(), is_here).map_err(plain)?;
+            fetch::plan(&view.map, pgno, bytes, PARALLEL, is_here).map_err(plain)?;
         get(&view, wanted)?;
         self.pace.fetched(last);
         at_hand(&view, file, &entry)?
@@ -215,8 +216,8 @@ fn at_hand(view: &View, file: usize, entry: &IndexEntry) -> Result<Option<Arc<[u
     if let Some(page) = cache::get(key) {
         return Ok(Some(page));
     }
-    let Some(frame) = contents.at_hand(entry) else { return Ok(None) };
-    let page: Arc<[u8]> = contents.page(entry, frame).map_err(|e| (Some(contents.id), e))?.into();
+    let Some(frame) = contents.at_hand(entry).map_err(|e| (None, e))? else { return Ok(None) };
+    let page: Arc<[u8]> = contents.page(entry, &frame).map_err(|e| (Some(contents.id), e))?.into();
     cache::put(key, page.clone());
     Ok(Some(page))
 }
@@ -226,31 +227,23 @@ fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<(), (Option<FileId>, Err
     let work = {
         let view = view.clone();
         async move {
-            let parallel = Replica::parallel();
             let one = |w: Wanted| {
                 let view = view.clone();
-                async move { get_one(&view, &w).await }
+                async move { get_one(&view, w).await }
             };
-            let all = futures_util::stream::iter(wanted.into_iter().map(one)).buffer_unordered(parallel);
+            let all = futures_util::stream::iter(wanted.into_iter().map(one)).buffer_unordered(PARALLEL);
             Ok(all.try_collect::<Vec<()>>().await.map(drop))
         }
     };
     runtime::run(work).map_err(|e| (None, e))?
 }
 
-async fn get_one(view: &View, wanted: &Wanted) -> Result<(), (Option<FileId>, Error)> {
+async fn get_one(view: &View, wanted: Wanted) -> Result<(), (Option<FileId>, Error)> {
     let (Some(contents), Some(number)) = (view.map.files().get(wanted.file), view.numbers.get(wanted.file)) else {
         return Ok(());
     };
-    let about = |e: Error| (Some(contents.id), e);
-    let key = contents.id.key(view.store.layout());
-    let bytes = view.store.get_range(&key, wanted.range.clone()).await.map_err(about)?;
-    for entry in &wanted.frames {
-        let at = usize::try_from(entry.offset - wanted.range.start).unwrap_or(usize::MAX);
-        let frame = bytes.get(at..at.saturating_add(entry.len as usize)).ok_or_else(|| {
-            about(Error::corrupt(format!("{}: it is shorter than its page index says", contents.id)))
-        })?;
-        let page = contents.page(entry, frame).map_err(about)?;
+    let pages = contents.fetch(&view.store, wanted.range).await.map_err(|e| (Some(contents.id), e))?;
+    for (entry, page) in pages {
         cache::put((*number, entry.pgno), page.into());
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::runtime;
 use super::view::{self, View};
-use super::{FRESH_FOR, PARALLEL};
+use super::FRESH_FOR;
 use crate::address::ReplicaUrl;
 use crate::base::{ForkSafe, Result, TxId, clock, lock};
 use crate::ltx::Level;
@@ -197,10 +197,5 @@ impl Replica {
         }
         // One of another history does not follow: what does is found by a listing.
         Ok(view.map.with(files).ok().map(|map| View { map, numbers, store: view.store.clone() }))
-    }
-
-    /// Requests at once.
-    pub(super) const fn parallel() -> usize {
-        PARALLEL
     }
 }

@@ -13,6 +13,7 @@
 //! what is where; listings are the truth, the manifest is a witness.
 
 pub mod apply;
+pub mod blocks;
 pub mod compact;
 pub mod contents;
 pub mod edge;

@@ -29,13 +29,18 @@ fn wiring() -> sqlite::Wiring {
     }
     session::keep_locks();
     sqlite::on_exit(session::at_exit);
-    let (functions, tables) = sql::chosen(config::Config::functions());
+    let which = config::Config::functions();
+    let (functions, tables) = sql::chosen(which);
     #[cfg_attr(not(feature = "crash-points"), allow(unused_mut))]
     let mut wiring = sqlite::Wiring {
         functions,
         tables,
         hosts: vec![std::sync::Arc::new(session::EngineHost)],
-        elsewhere: Some(std::sync::Arc::new(reader::Replicas)),
+        elsewhere: match which {
+            config::Functions::All => Some(std::sync::Arc::new(reader::Replicas)),
+            // A stranger's ATTACH must not reach the network, either.
+            config::Functions::Read => None,
+        },
     };
     #[cfg(feature = "crash-points")]
     sqlite::debug::add_to(&mut wiring);

@@ -4,14 +4,15 @@ use super::PARALLEL;
 use super::replica::{Known, Numbered};
 use crate::base::{Error, Kind, Result, clock};
 use crate::ltx::Level;
-use crate::replica::contents::Contents;
+use crate::replica::contents::{Contents, WHOLE};
 use crate::replica::pages::PageMap;
 use crate::replica::place::{self, Found};
 use crate::replica::restore::refuse_lost_tail;
 use crate::replica::{FileId, FileInfo, Inventory, Manifest, Plan, Point, layout, plan};
-use crate::store::Store;
+use crate::store::{ObjectInfo, Store};
 use futures_util::{StreamExt, TryStreamExt};
 use std::collections::BTreeSet;
+use tokio::sync::Semaphore;
 
 /// How often a way is planned anew because a file was damaged or merged away.
 const REPLANS: usize = 8;
@@ -65,9 +66,11 @@ pub(super) async fn open(store: &Store, point: Point, bad: &BTreeSet<FileId>, kn
 /// answers are of different moments, comes out when it is put together or fetched.
 async fn quick(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<(Found, Plan)> {
     let kind = store.layout();
-    let lists = Level::all().map(|l| async move { store.list(&layout::level_prefix(kind, l)).await });
-    let (lists, manifest) =
-        futures_util::future::try_join(futures_util::future::try_join_all(lists), Manifest::read(store)).await?;
+    let list = |l| async move { store.list(&layout::level_prefix(kind, l)).await };
+    // One less than all that may be under way: the manifest is read meanwhile, which takes two round trips as well.
+    let lists = futures_util::stream::iter(Level::all().map(list)).buffer_unordered(PARALLEL - 1).try_collect();
+    let (lists, manifest): (Vec<Vec<ObjectInfo>>, Manifest) =
+        futures_util::future::try_join(lists, Manifest::read(store)).await?;
     let mut inventory = Inventory::of(kind, lists.iter().flatten());
     if inventory.is_empty() || !manifest.damaged.is_empty() {
         return Err(Error::new(Kind::Missing, "nothing is listed"));
@@ -106,11 +109,13 @@ async fn planned(mut found: Found, point: Point, bad: &BTreeSet<FileId>) -> Resu
 /// Reads what the files of `way` hold. The error comes with the file it is about, if it is about one.
 async fn make(found: &Found, way: &Plan, known: &Known) -> Result<View, (Option<FileId>, Error)> {
     let Found { store, manifest, .. } = found;
+    let requests = &Semaphore::new(PARALLEL);
     let read = way.files.iter().cloned().map(|file| async move {
         let entry = manifest.get(file.id());
         if let Some(there) = known.get(&file, entry) {
             return Ok(there);
         }
+        let _permit = requests.acquire_many(requests_of(file.bytes)).await;
         let contents = Contents::read(store, &file, entry).await.map_err(|e| (Some(file.id()), e))?;
         Ok(known.add(contents))
     });
@@ -118,4 +123,9 @@ async fn make(found: &Found, way: &Plan, known: &Known) -> Result<View, (Option<
     let numbers = files.iter().map(|f| f.number).collect();
     let map = PageMap::new(files.into_iter().map(|f| f.contents).collect()).map_err(|e| (None, e))?;
     Ok(View { map, numbers, store: store.clone() })
+}
+
+/// How many requests at once the reading of a file of this size makes at most.
+fn requests_of(bytes: u64) -> u32 {
+    if bytes > WHOLE { 3 } else { 1 }
 }

@@ -125,3 +125,69 @@ fn follows(before: &Contents, next: &Contents) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::inventory::Inventory;
+    use crate::replica::plan::plan;
+    use crate::replica::point::Point;
+    use crate::replica::testkit::*;
+    use crate::store::Store;
+
+    /// The whole database as the map has it.
+    fn image(map: &PageMap) -> Vec<u8> {
+        let size = map.page_size().unwrap();
+        let page = |n| match map.place(Pgno::new(n).unwrap()).unwrap() {
+            Place::Nowhere => vec![0; size.len()],
+            Place::In(file, entry) => {
+                let contents = &map.files()[file];
+                contents.page(&entry, &contents.at_hand(&entry).unwrap().unwrap()).unwrap()
+            }
+        };
+        (1..=map.pages()).flat_map(page).collect()
+    }
+
+    #[test]
+    fn every_page_of_every_state_is_that_of_its_image() {
+        for (size, steps) in [(512, 30), (4096, 20), (65536, 8)] {
+            let (store, mut maker) = (Store::in_memory(), Maker::new(size));
+            let files = history(&mut maker, steps);
+            block(upload(&store, &files));
+            let (inventory, manifest) = block(Inventory::read_with_manifest(&store)).unwrap();
+            let mut seen = 0;
+            for (txid, expected) in &maker.images {
+                let Ok(way) = plan(&inventory.files, Point::TxId(*txid), maker.time) else { continue };
+                let read = |f| block(Contents::read(&store, f, manifest.get(f.id()))).unwrap();
+                let map = PageMap::new(way.files.iter().map(|f| Arc::new(read(f))).collect()).unwrap();
+                assert_eq!((map.txid(), map.files().len()), (*txid, way.files.len()));
+                assert!(image(&map) == *expected, "page size {size}, TXID {}", txid.0);
+                seen += 1;
+            }
+            assert!(seen >= steps, "{seen}");
+        }
+    }
+
+    #[test]
+    fn files_that_do_not_follow_each_other_are_refused() {
+        let mut maker = Maker::new(1024);
+        let files = history(&mut maker, 6);
+        let mut other = Maker::new(1024);
+        // The same beginning, then something else.
+        let theirs = [other.snapshot(), other.step(9), other.step(8)];
+        let contents = |f: &LtxFile| {
+            Arc::new(crate::replica::contents::whole(f.id, f.bytes.clone().into(), None).unwrap())
+        };
+        let l0 = |of: &[LtxFile], n: u64| {
+            contents(of.iter().find(|f| f.id.level.get() == 0 && f.id.max == TxId(n)).unwrap())
+        };
+        let base = contents(files.iter().find(|f| f.id.min == TxId(1)).unwrap());
+        let next = base.header.max.0 + 1;
+        assert!(PageMap::new(vec![]).is_err());
+        assert!(PageMap::new(vec![l0(&files, next)]).unwrap_err().is_corrupt(), "no full copy");
+        assert!(PageMap::new(vec![base.clone(), l0(&files, next)]).is_ok());
+        assert!(PageMap::new(vec![base.clone(), l0(&files, next + 1)]).unwrap_err().is_corrupt(), "a hole");
+        let e = PageMap::new(vec![base, l0(&files, next), l0(&theirs, next + 1)]).unwrap_err();
+        assert!(e.is_corrupt() && e.to_string().contains("another history"), "{e}");
+    }
+}

@@ -23,8 +23,7 @@ use crate::config::Functions;
 use crate::sqlite::{ScalarFunction, TableFunction};
 
 /// What neither writes a file nor reaches the network.
-const READING: &[&str] =
-    &["walrust_version", "walrust_status", "walrust_config", "walrust_metrics", "walrust_last_error"];
+const READING: &[&str] = &["walrust_version", "walrust_status", "walrust_config", "walrust_metrics"];
 
 /// The functions and tables that there are.
 pub fn chosen(which: Functions) -> (Vec<&'static ScalarFunction>, Vec<&'static TableFunction>) {

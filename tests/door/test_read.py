@@ -77,6 +77,18 @@ class Places(ReadTest):
         after = {k: v for k, v in door.tree(replica).items() if k.endswith(".ltx")}
         self.assertLessEqual({k: v for k, v in before.items() if k.endswith(".ltx")}.items(), after.items())
 
+    def test_the_columns_of_points(self):
+        p, db, replica = self.watched(interval="0s")
+        for n in range(3):
+            p.sql("INSERT INTO t(v) VALUES(?)", n)
+            p.sync()
+        points = p.rows("SELECT txid, time, level, bytes, pages, commit_pages FROM walrust_points")
+        self.assertEqual(points, p.rows("SELECT * FROM walrust_points(?)", replica))
+        files = {row[2]: row for row in p.rows("SELECT level, min_txid, max_txid, time, bytes, pages, commit_pages FROM walrust_files ORDER BY level DESC")}
+        self.assertEqual([t for t, *_ in points], sorted(files))
+        for txid, time_, level, size, pages, commit in points:
+            self.assertEqual((level, time_, size, pages, commit), files[txid][:1] + files[txid][3:])
+
     def test_what_is_no_replica_is_one_clear_error(self):
         r = self.reader()
         os.mkdir(self.path("empty"))
@@ -313,3 +325,218 @@ class Damage(ReadTest):
             self.assertErrorLine(r.sql("SELECT walrust_last_error()"), "outside the history")
         with self.assertRaisesRegex(SqlError, "second argument"):
             r.sql("SELECT walrust_url(?)", f"file://{replica}?at=3")
+
+
+class OverS3(ReadTest):
+    """What it costs, counted at a proxy in front of the server; each request takes 20 ms longer there."""
+
+    def setUp(self):
+        super().setUp()
+        self.s3 = door.S3(self)
+        self.proxy = door.FaultProxy(self, self.s3.port)
+        self.proxy.fault = lambda method, path: ("delay", 0.02)
+        self.bytes = 0
+        forward = self.proxy.forward
+
+        def count(method, path, headers, body):
+            status, answer, data = forward(method, path, headers, body)
+            self.bytes += len(data) if method == "GET" else 0
+            return status, answer, data
+
+        self.proxy.forward = count
+
+    def spent(self, what, f):
+        """Runs f, and gives (its result, requests, bytes, seconds)."""
+        before, self.bytes, began = len(self.proxy.seen), 0, time.monotonic()
+        got = f()
+        took, seen = time.monotonic() - began, self.proxy.seen[before:]
+        lists = sum("list-type" in path for _, path, _ in seen)
+        print(f"\n{what}: {len(seen)} requests ({lists} listings), {self.bytes} bytes, {took:.3f} s", flush=True)
+        self.assertEqual({m for m, _, _ in seen} - {"GET", "HEAD"}, set(), seen)
+        return got, seen, self.bytes, took
+
+    def filled(self, rows, size=4096):
+        db = self.path("app.db")
+        p = self.peer(env=self.s3.env()).open(db)
+        p.sql(f"PRAGMA page_size={size}")
+        p.watch(self.s3.url("app"), interval="0s")
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, k INTEGER, v BLOB)")
+        p.sql(f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{rows}) "
+              "INSERT INTO t(k, v) SELECT i * 7919 % 100003, randomblob(1000) FROM n")
+        p.sql("CREATE INDEX tk ON t(k)")
+        p.sql("SELECT walrust_snapshot()")
+        return p, db, p.sync()
+
+    def test_requests_of_a_look_up_and_of_a_scan(self):
+        p, db, txid = self.filled(8000)
+        size = os.path.getsize(db)
+        url = self.s3.url("app", self.proxy.endpoint)
+        r = self.reader(env=self.s3.env())
+        _, seen, _, _ = self.spent("attach", lambda: r.sql("ATTACH ? AS past", url))
+        objects = [path for _, path, _ in seen if "list-type" not in path]
+        got, seen, fetched, _ = self.spent("first look-up", lambda: r.rows("SELECT id, length(v) FROM past.t WHERE id = 4321"))
+        self.assertEqual(got, [(4321, 1000)])
+        self.assertLessEqual(len(objects) + len(seen), 12)
+        self.assertLessEqual(fetched, 1_500_000)
+        got, seen, _, _ = self.spent("second look-up", lambda: r.rows("SELECT id FROM past.t WHERE id = 4322"))
+        self.assertEqual((got, [s for s in seen if ".ltx" in s[1] and s[2] in (200, 206)]), ([(4322,)], []))
+        got, seen, fetched, _ = self.spent(f"scan of {size} bytes", lambda: r.sql("SELECT sum(length(v)) FROM past.t"))
+        self.assertEqual(got, 8_000_000)
+        self.assertLessEqual(len(seen), 20)
+        got, seen, fetched, _ = self.spent("scan again", lambda: r.sql("SELECT sum(length(v)) FROM past.t"))
+        self.assertEqual(got, 8_000_000)
+        self.assertLessEqual(len(seen), 1)
+
+    def test_nobody_reads_and_nothing_is_asked_for(self):
+        p, db, txid = self.filled(20)
+        r = self.reader(env=self.s3.env())
+        r.sql("ATTACH ? AS past", self.s3.url("app", self.proxy.endpoint))
+        r.sql("SELECT count(*) FROM past.t")
+        before = len(self.proxy.seen)
+        time.sleep(2.5)
+        self.assertEqual(self.proxy.seen[before:], [])
+
+    def test_a_point_costs_nothing_when_its_name_was_made(self):
+        p, db, txid = self.filled(20)
+        url = self.s3.url("app", self.proxy.endpoint)
+        r = self.reader(env=self.s3.env())
+        name = r.sql("SELECT walrust_url(?, ?)", url, txid)
+        _, seen, _, _ = self.spent("attach of a name that was made", lambda: r.sql("ATTACH ? AS past", name))
+        self.assertEqual(seen, [])
+
+    def test_a_store_that_does_not_answer_is_one_error(self):
+        p, db, txid = self.filled(4000)
+        r = self.reader(env=self.s3.env())
+        r.sql("ATTACH ? AS past", self.s3.url("app", self.proxy.endpoint) + f"&at={txid}")
+        r.sql("SELECT count(*) FROM past.t WHERE id = 1")
+        self.proxy.down = True
+        with self.assertRaisesRegex(SqlError, "I/O error"):
+            r.sql("SELECT sum(length(v)) FROM past.t")
+        self.assertErrorLine(r.sql("SELECT walrust_last_error()"), "bucket|app")
+        self.proxy.down = False
+        self.assertEqual(r.sql("SELECT sum(length(v)) FROM past.t"), 4_000_000)
+
+    def test_without_the_sums_of_its_blocks_a_large_file_is_fetched_whole_and_proved(self):
+        p, db, txid = self.filled(3000)
+        keys = [k for k in self.s3.keys("app/walrust/blocks-")]
+        self.assertTrue(keys)
+        url = self.s3.url("app", self.proxy.endpoint)
+        r = self.reader(env=self.s3.env())
+        good = self.digest(r, url)
+        for key in keys:
+            self.s3.s3.delete_object(Bucket="bucket", Key=key)
+        r = self.reader(env=self.s3.env())
+        self.assertEqual(self.digest(r, url), good)
+        large = max(self.s3.keys("app/0009/"), key=lambda k: len(self.s3.get(k)))
+        data = bytearray(self.s3.get(large))
+        data[len(data) // 2] ^= 1
+        self.s3.s3.put_object(Bucket="bucket", Key=large, Body=bytes(data))
+        r = self.reader(env=self.s3.env())
+        try:
+            self.assertEqual(self.digest(r, url), good)
+        except SqlError:
+            self.assertErrorLine(r.sql("SELECT walrust_last_error()"), "mismatch|unpack")
+
+
+class Litestream(ReadTest):
+    def test_a_replica_that_litestream_wrote(self):
+        db, replica = self.path("app.db"), self.path("replica")
+        with contextlib.closing(door.plain_connect(db)) as conn:
+            conn.execute("PRAGMA journal_mode=WAL")
+            conn.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            conn.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<2000) "
+                         "INSERT INTO t(v) SELECT randomblob(500) FROM n")
+            self.litestream("replicate", "-once", db, f"file://{replica}")
+            conn.execute("DELETE FROM t WHERE id % 3 = 0")
+            self.litestream("replicate", "-once", db, f"file://{replica}")
+        r = self.reader()
+        points = [t for t, in r.rows("SELECT txid FROM walrust_points(?)", "file://" + replica)]
+        self.assertTrue(points)
+        for txid in points:
+            out, _ = self.restore("file://" + replica, point=txid)
+            self.assertEqual(self.digest(r, r.sql("SELECT walrust_url(?, ?)", "file://" + replica, txid)), self.digest(r, out))
+
+
+class Hosts(ReadTest):
+    def test_the_shell_apsw_and_uris(self):
+        p, db, replica = self.watched()
+        p.sql("INSERT INTO t(v) VALUES('one')")
+        txid = p.sync()
+        p.sql("INSERT INTO t(v) VALUES('two')")
+        p.sync()
+        out = self.shell(f"ATTACH 'file://{replica}?at={txid}' AS past;\nSELECT v FROM past.t;\n.open 'walrust:{replica}'\nSELECT count(*) FROM t;")
+        self.assertEqual(out.split(), ["one", "2"])
+        a = self.peer(module="apsw").open(":memory:")
+        a.sql(f"ATTACH 'walrust:file://{replica}?at={txid}' AS past")
+        self.assertEqual(a.rows("SELECT v FROM past.t"), [("one",)])
+        u = self.peer().open(f"file:{replica}?at={txid}", uri=True)
+        self.assertEqual(u.rows("SELECT v FROM t"), [("one",)])
+        u.open(f"file:file://{replica}?vfs=walrust&at={txid}", "named", uri=True)
+        self.assertEqual(u.rows("SELECT v FROM t", conn="named"), [("one",)])
+
+    def test_the_command_line(self):
+        p, db, replica = self.watched()
+        p.sql("INSERT INTO t(v) VALUES('one')")
+        txid = p.sync()
+        p.sql("INSERT INTO t(v) VALUES('two')")
+        p.sync()
+        done = self.run_cli("query", replica, "SELECT count(*) AS n FROM t", "--json")
+        self.assertEqual((done.returncode, done.stdout.strip(), done.stderr), (0, '[{"n":2}]', ""))
+        done = self.run_cli("query", replica, "SELECT v FROM t", "--at", str(txid))
+        self.assertEqual((done.returncode, done.stdout.split()), (0, ["v", "one"]))
+        done = self.run_cli("query", replica, "DELETE FROM t")
+        self.assertEqual(done.returncode, 1)
+        self.assertErrorLine(done.stderr, "readonly")
+        done = self.run_cli("query", replica, "SELECT 1", "--at", "999")
+        self.assertEqual(done.returncode, 1)
+        self.assertErrorLine(done.stderr, "outside the history")
+        done = self.run_cli("points", replica)
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(len(done.stdout.splitlines()) - 1, p.sql("SELECT count(*) FROM walrust_points(?)", replica))
+        done = self.run_cli("points", self.path("nothing"))
+        self.assertEqual(done.returncode, 1)
+        self.assertErrorLine(done.stderr, "nothing")
+
+    def test_a_child_of_the_process_opens_its_own(self):
+        p, db, replica = self.watched()
+        p.sql("INSERT INTO t(v) VALUES('one')")
+        p.sync()
+        r = self.reader()
+        r.sql(f"ATTACH 'file://{replica}' AS past")
+        r.sql("SELECT * FROM past.t")
+        got = r.code("""
+import os
+read, write = os.pipe()
+pid = os.fork()
+if pid == 0:
+    try:
+        own = connect(args['url']).execute("SELECT v FROM t").fetchone()[0]
+    except Exception as e:
+        own = repr(e)
+    try:
+        conns['main'].execute("SELECT v FROM past.t").fetchall()
+        told = "no error"
+    except Exception as e:
+        told = str(e)
+    os.write(write, f"{own}|{told}".encode())
+    os._exit(0)
+os.waitpid(pid, 0)
+result = os.read(read, 1000).decode()
+""", url=f"file://{replica}")
+        own, told = got.split("|")
+        self.assertEqual(own, "one")
+        self.assertRegex(told, "I/O error")
+        self.assertEqual(r.rows("SELECT v FROM past.t"), [("one",)])
+
+    def test_a_table_from_the_past_brings_back_what_was_deleted(self):
+        p, db, replica = self.watched()
+        p.many("INSERT INTO t(v) VALUES(?)", [[n] for n in range(100)])
+        txid = p.sync()
+        p.sql("DELETE FROM t WHERE id > 10")
+        p.sync()
+        p.sql("ATTACH ? AS past", p.sql("SELECT walrust_url(NULL, ?)", txid))
+        p.sql("INSERT INTO t SELECT * FROM past.t WHERE id NOT IN (SELECT id FROM t)")
+        self.assertEqual(p.sql("SELECT count(*) FROM t"), 100)
+        p.sync()
+        out, _ = self.restore("file://" + replica)
+        self.assertSameBytes(db, out)

@@ -79,17 +79,16 @@ impl ReplicaImage {
     /// The page, from memory or from the replica. I-READ-3.
     fn page(&mut self, pgno: Pgno) -> Result<Arc<[u8]>> {
         for _ in 0..TRIES {
-            let e = match self.page_of_view(pgno) {
+            let (id, e) = match self.page_of_view(pgno) {
                 Ok(page) => return Ok(page),
-                Err((Some(id), e)) if e.is_corrupt() => {
-                    self.bad.insert(id);
-                    e
-                }
-                Err((_, e)) if e.is_missing() => e,
+                Err((id, e)) if e.is_missing() || (e.is_corrupt() && id.is_some()) => (id, e),
                 Err((_, e)) => return Err(e),
             };
+            if e.is_corrupt() {
+                self.bad.extend(id);
+            }
             let txid = self.view.map.txid();
-            match self.replica.anew(txid, self.bad.clone()) {
+            match self.replica.anew(txid, id, self.bad.clone()) {
                 Ok(view) => self.view = view,
                 Err(_) if e.is_corrupt() => return Err(e),
                 Err(gone) if gone.is_missing() || gone.is_corrupt() => {

@@ -42,7 +42,9 @@ fn starts_with(name: &str, scheme: &str) -> bool {
 
 /// The name under which SQLite opens the replica `url` at `at`. Errors with `Config` for a point that cannot be read.
 pub fn name_of(url: &ReplicaUrl, at: Option<&str>, now: Timestamp) -> Result<String> {
-    let text = url.to_string();
+    // SQLite in URI mode would take a `file:` URL for one of its own.
+    let prefix = if url.dir().is_some() { PREFIX } else { "" };
+    let text = format!("{prefix}{url}");
     let Some(at) = at else { return Ok(text) };
     Point::parse(at, now)?;
     let mark = if text.contains('?') { '&' } else { '?' };
@@ -154,5 +156,7 @@ mod tests {
             assert_eq!((&read.url, read.at.as_deref()), (&url, at), "{made}");
         }
         assert!(name_of(&url, Some("yesterday-ish"), NOW).is_err());
+        let dir = ReplicaUrl::parse("/r/app").unwrap();
+        assert_eq!(name_of(&dir, Some("7"), NOW).unwrap(), "walrust:file:///r/app?at=7");
     }
 }

@@ -46,6 +46,11 @@ impl Known {
         same.then_some(Numbered { number: *number, contents })
     }
 
+    /// The file is gone from the replica: who wants it must see that.
+    fn forget(&self, id: FileId) {
+        lock(&self.0).remove(&id);
+    }
+
     /// Takes in a file that was read.
     pub(super) fn add(&self, contents: Contents) -> Numbered {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -113,9 +118,15 @@ impl Replica {
         }
     }
 
-    /// The state at `txid` once more, without the file `bad` if that is damaged: something of it is gone, or cannot be believed.
+    /// The state at `txid` once more, without the files in `bad`: of the file `id` something is gone, or cannot be believed.
     /// Errors as [`view::open`].
-    pub(super) fn anew(self: &Arc<Self>, txid: TxId, bad: BTreeSet<FileId>) -> Result<Arc<View>> {
+    pub(super) fn anew(
+        self: &Arc<Self>,
+        txid: TxId,
+        id: Option<FileId>,
+        bad: BTreeSet<FileId>,
+    ) -> Result<Arc<View>> {
+        id.into_iter().for_each(|id| self.known.forget(id));
         lock(&self.recent).retain(|v| v.map.txid() != txid);
         self.open(Point::TxId(txid), bad)
     }

@@ -55,9 +55,12 @@ impl PackedIndex {
     pub fn from(&self, pgno: Pgno) -> impl Iterator<Item = IndexEntry> + '_ {
         let after = self.marks.partition_point(|m| m.pgno <= pgno.get());
         let first = after.saturating_sub(1);
-        self.marks.get(first..).unwrap_or_default().iter().flat_map(|m| self.block(*m)).skip_while(
-            move |e| e.pgno < pgno,
-        )
+        self.marks
+            .get(first..)
+            .unwrap_or_default()
+            .iter()
+            .flat_map(|m| self.block(*m))
+            .skip_while(move |e| e.pgno < pgno)
     }
 
     /// The entries whose frames lie wholly in `range`, ascending.

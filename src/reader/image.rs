@@ -5,9 +5,9 @@
 //! state. Where the state moves on into another history, the schema cookie is shifted, so that no statement of the old schema
 //! goes on.
 
-use super::PARALLEL;
 use super::cache;
 use super::fetch::{self, Pace, Wanted};
+use super::limits::PARALLEL;
 use super::replica::Replica;
 use super::runtime;
 use super::view::View;
@@ -114,11 +114,9 @@ impl ReplicaImage {
         let bytes = self.pace.bytes(pgno);
         let is_here = |file: usize, entry: &IndexEntry| {
             let key = view.numbers.get(file).map(|n| (*n, entry.pgno));
-            key.is_some_and(cache::has)
-                || view.map.files().get(file).is_some_and(|f| f.has(entry))
+            key.is_some_and(cache::has) || view.map.files().get(file).is_some_and(|f| f.has(entry))
         };
-        let (wanted, last) =
-            fetch::plan(&view.map, pgno, bytes, PARALLEL, is_here).map_err(plain)?;
+        let (wanted, last) = fetch::plan(&view.map, pgno, bytes, PARALLEL, is_here).map_err(plain)?;
         get(&view, wanted)?;
         self.pace.fetched(last);
         at_hand(&view, file, &entry)?
@@ -147,7 +145,8 @@ impl ReplicaImage {
         put(VALID_FOR, &counter);
         put(PAGES, &self.view.map.pages().to_be_bytes());
         if self.cookie_shift != 0 {
-            let cookie = page.get(COOKIE).and_then(|c| c.first_chunk::<4>()).map_or(0, |c| u32::from_be_bytes(*c));
+            let cookie =
+                page.get(COOKIE).and_then(|c| c.first_chunk::<4>()).map_or(0, |c| u32::from_be_bytes(*c));
             put(COOKIE, &cookie.wrapping_add(self.cookie_shift).to_be_bytes());
         }
         out
@@ -183,7 +182,8 @@ impl Image for ReplicaImage {
         let (mut at, mut rest) = (offset, buf);
         while !rest.is_empty() {
             let n = at / u64::from(size.get()) + 1;
-            let Some(pgno) = u32::try_from(n).ok().filter(|n| *n <= self.view.map.pages()).and_then(Pgno::new)
+            let Some(pgno) =
+                u32::try_from(n).ok().filter(|n| *n <= self.view.map.pages()).and_then(Pgno::new)
             else {
                 return Ok(ReadExtent::Short);
             };
@@ -207,7 +207,11 @@ impl Image for ReplicaImage {
 }
 
 /// The page at `entry`, if it need not be fetched.
-fn at_hand(view: &View, file: usize, entry: &IndexEntry) -> Result<Option<Arc<[u8]>>, (Option<FileId>, Error)> {
+fn at_hand(
+    view: &View,
+    file: usize,
+    entry: &IndexEntry,
+) -> Result<Option<Arc<[u8]>>, (Option<FileId>, Error)> {
     let (Some(contents), Some(number)) = (view.map.files().get(file), view.numbers.get(file)) else {
         return Ok(None);
     };
@@ -238,7 +242,8 @@ fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<(), (Option<FileId>, Err
 }
 
 async fn get_one(view: &View, wanted: Wanted) -> Result<(), (Option<FileId>, Error)> {
-    let (Some(contents), Some(number)) = (view.map.files().get(wanted.file), view.numbers.get(wanted.file)) else {
+    let (Some(contents), Some(number)) = (view.map.files().get(wanted.file), view.numbers.get(wanted.file))
+    else {
         return Ok(());
     };
     let pages = contents.fetch(&view.store, wanted.range).await.map_err(|e| (Some(contents.id), e))?;

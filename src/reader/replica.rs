@@ -1,17 +1,18 @@
 //! What the connections of a process share of one replica: the files that were read, and which state is the newest.
 
+use super::known::Known;
+use super::limits::FRESH_FOR;
 use super::runtime;
 use super::view::{self, View};
-use super::FRESH_FOR;
 use crate::address::ReplicaUrl;
 use crate::base::{ForkSafe, Result, TxId, clock, lock};
 use crate::ltx::Level;
-use crate::replica::contents::{Contents, WHOLE, whole};
-use crate::replica::{FileId, FileInfo, ManifestEntry, Point};
+use crate::replica::blocks::WHOLE;
+use crate::replica::contents::whole;
+use crate::replica::{FileId, Point};
 use crate::store::Store;
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Replicas that are remembered after their last connection closed.
@@ -24,44 +25,6 @@ const FOLLOWING: usize = 64;
 const LISTED_FOR: Duration = Duration::from_secs(15);
 
 static REPLICAS: ForkSafe<Mutex<VecDeque<Arc<Replica>>>> = ForkSafe::new(Mutex::default);
-
-/// A file that was read, and its number in this process.
-#[derive(Clone, Debug)]
-pub(super) struct Numbered {
-    pub(super) number: u64,
-    pub(super) contents: Arc<Contents>,
-}
-
-/// Files of one replica that were read, as long as somebody has them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Known(Arc<Mutex<HashMap<FileId, (u64, Weak<Contents>)>>>);
-
-impl Known {
-    /// The file, if it was read and is still the one that `file` and `entry` tell of.
-    pub(super) fn get(&self, file: &FileInfo, entry: Option<&ManifestEntry>) -> Option<Numbered> {
-        let known = lock(&self.0);
-        let (number, contents) = known.get(&file.id())?;
-        let contents = contents.upgrade()?;
-        let same = contents.bytes == file.bytes && entry.is_none_or(|e| e.crc == contents.crc);
-        same.then_some(Numbered { number: *number, contents })
-    }
-
-    /// The file is gone from the replica: who wants it must see that.
-    fn forget(&self, id: FileId) {
-        lock(&self.0).remove(&id);
-    }
-
-    /// Takes in a file that was read.
-    pub(super) fn add(&self, contents: Contents) -> Numbered {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let contents = Arc::new(contents);
-        let mut known = lock(&self.0);
-        known.retain(|_, (_, c)| c.strong_count() > 0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        known.insert(contents.id, (number, Arc::downgrade(&contents)));
-        Numbered { number, contents }
-    }
-}
 
 /// The newest state, as far as is known.
 #[derive(Debug, Default)]
@@ -147,7 +110,9 @@ impl Replica {
     fn open(self: &Arc<Self>, point: Point, bad: BTreeSet<FileId>) -> Result<Arc<View>> {
         let this = self.clone();
         let view =
-            runtime::run(async move { view::open(&this.store, point, &bad, &this.known).await.map(Arc::new) })?;
+            runtime::run(
+                async move { view::open(&this.store, point, &bad, &this.known).await.map(Arc::new) },
+            )?;
         self.remember(&view);
         Ok(view)
     }
@@ -174,7 +139,10 @@ impl Replica {
                 None if is_listed => newest.asked = now,
                 None => newest.view = None,
             }
-            let many = newest.view.as_ref().is_some_and(|v| v.map.files().len() > before.map.files().len() + FOLLOWING);
+            let many = newest
+                .view
+                .as_ref()
+                .is_some_and(|v| v.map.files().len() > before.map.files().len() + FOLLOWING);
             if !many && let Some(view) = &newest.view {
                 self.remember(view);
                 return Ok(view.clone());

@@ -50,9 +50,10 @@ pub(super) fn run<T: Send + 'static>(work: impl Future<Output = Result<T>> + Sen
     });
     match ended.recv_timeout(LONGEST) {
         Ok(result) => result,
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            Err(Error::new(Kind::Timeout, format!("the replica did not answer within {} s", LONGEST.as_secs())))
-        }
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(Error::new(
+            Kind::Timeout,
+            format!("the replica did not answer within {} s", LONGEST.as_secs()),
+        )),
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(Error::new(Kind::Bug, "a panic while reading")),
     }
 }

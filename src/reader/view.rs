@@ -1,10 +1,11 @@
 //! A state of a replica's database: from what lies there and a point to the files that make it, and their page indexes.
 
-use super::PARALLEL;
-use super::replica::{Known, Numbered};
+use super::known::{Known, Numbered};
+use super::limits::PARALLEL;
 use crate::base::{Error, Kind, Result, clock};
 use crate::ltx::Level;
-use crate::replica::contents::{Contents, WHOLE};
+use crate::replica::blocks::WHOLE;
+use crate::replica::contents::Contents;
 use crate::replica::pages::PageMap;
 use crate::replica::place::{self, Found};
 use crate::replica::restore::refuse_lost_tail;
@@ -57,9 +58,8 @@ pub(super) async fn open(store: &Store, point: Point, bad: &BTreeSet<FileId>, kn
             Err((_, e)) => return Err(e),
         }
     }
-    Err(last.unwrap_or_else(|| {
-        Error::new(Kind::Retry, "the replica changed each time it was read; try again")
-    }))
+    Err(last
+        .unwrap_or_else(|| Error::new(Kind::Retry, "the replica changed each time it was read; try again")))
 }
 
 /// What lies there, all asked for at once, and what the manifest names besides: two round trips. Whatever is wrong with it, since the
@@ -68,7 +68,8 @@ async fn quick(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<(F
     let kind = store.layout();
     let list = |l| async move { store.list(&layout::level_prefix(kind, l)).await };
     // One less than all that may be under way: the manifest is read meanwhile, which takes two round trips as well.
-    let lists = futures_util::stream::iter(Level::all().map(list)).buffer_unordered(PARALLEL - 1).try_collect();
+    let lists =
+        futures_util::stream::iter(Level::all().map(list)).buffer_unordered(PARALLEL - 1).try_collect();
     let (lists, manifest): (Vec<Vec<ObjectInfo>>, Manifest) =
         futures_util::future::try_join(lists, Manifest::read(store)).await?;
     let mut inventory = Inventory::of(kind, lists.iter().flatten());

@@ -14,7 +14,6 @@
 //! Pure, but for [`of_file`]. Refused: a sum for each page (hundreds of times as many); sums in the manifest (each reader of it would
 //! fetch them all).
 
-use super::contents::WHOLE;
 use super::layout::FileId;
 use super::manifest::ManifestEntry;
 use crate::base::{Error, Result};
@@ -22,6 +21,8 @@ use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::path::Path;
 
+/// Files up to this size are fetched whole, into memory, and need no sums.
+pub const WHOLE: u64 = 256 * 1024;
 /// Bytes of a block; the last one of a file may be shorter.
 pub const BLOCK: u64 = 64 * 1024;
 
@@ -152,7 +153,9 @@ mod tests {
         assert_eq!(blocks.sums.len(), 5);
         for range in [0..1, 65_535..65_537, 200_000..200_010, 299_999..300_000, 0..300_000] {
             let around = blocks.around(&range);
-            assert!(around.start <= range.start && around.end >= range.end && around.start.is_multiple_of(BLOCK));
+            assert!(
+                around.start <= range.start && around.end >= range.end && around.start.is_multiple_of(BLOCK)
+            );
             let mut part = data[around.start as usize..around.end as usize].to_vec();
             blocks.prove(around.start, &part).unwrap();
             part[(range.start - around.start) as usize] ^= 1;

@@ -13,7 +13,7 @@
 //! Refused: to believe a frame because it unpacks (a changed byte in what LZ4 copies does not show).
 
 use super::apply::agrees_with_manifest;
-use super::blocks::Blocks;
+use super::blocks::{BLOCK, Blocks, WHOLE};
 use super::edge::{END_OF_PAGES, SMALLEST, edge};
 use super::inventory::FileInfo;
 use super::layout::{FileId, blocks_key};
@@ -29,8 +29,6 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Files up to this size are fetched whole, into memory.
-pub const WHOLE: u64 = 256 * 1024;
 /// Files without sums of their blocks are fetched whole up to this size.
 pub const MOST_LOCAL: u64 = 4 << 30;
 
@@ -82,8 +80,9 @@ impl Contents {
             Body::Remote { head, .. } => Ok(slice(head)),
             Body::Local(file) => {
                 let mut frame = vec![0; entry.len as usize];
-                file.read_exact_at(&mut frame, entry.offset)
-                    .map_err(|e| Error::new(Kind::Io, format!("cannot read the copy of {}", self.id)).because(e))?;
+                file.read_exact_at(&mut frame, entry.offset).map_err(|e| {
+                    Error::new(Kind::Io, format!("cannot read the copy of {}", self.id)).because(e)
+                })?;
                 Ok(Some(frame.into()))
             }
         }
@@ -99,7 +98,11 @@ impl Contents {
 
     /// Fetches the frames in `range`, and what else lies in the same blocks, proved; each with its page. Errors: `Corrupt`, with the file's
     /// name; `Missing` if the file is gone; the store's.
-    pub async fn fetch(&self, store: &Store, range: std::ops::Range<u64>) -> Result<Vec<(IndexEntry, Vec<u8>)>> {
+    pub async fn fetch(
+        &self,
+        store: &Store,
+        range: std::ops::Range<u64>,
+    ) -> Result<Vec<(IndexEntry, Vec<u8>)>> {
         let Body::Remote { blocks, .. } = &self.body else { return Ok(Vec::new()) };
         let around = blocks.around(&range);
         let bytes = store.get_range(&self.id.key(store.layout()), around.clone()).await?;
@@ -167,7 +170,11 @@ pub fn whole(id: FileId, bytes: Bytes, entry: Option<&ManifestEntry>) -> Result<
 }
 
 /// Reads all of a file, and proves it as a restore does.
-fn proved<R: std::io::Read>(id: FileId, reader: R, entry: Option<&ManifestEntry>) -> Result<(Header, Trailer)> {
+fn proved<R: std::io::Read>(
+    id: FileId,
+    reader: R,
+    entry: Option<&ManifestEntry>,
+) -> Result<(Header, Trailer)> {
     let decoder = Decoder::with_sha256(reader)?;
     let header = decoder.header().clone();
     is_named(&header, id)?;
@@ -206,12 +213,16 @@ async fn local(store: &Store, id: FileId, entry: Option<&ManifestEntry>) -> Resu
 }
 
 /// The edges of a large file, and the sums of its blocks; `None` if it has none.
-async fn by_blocks(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> Result<Option<Contents>> {
+async fn by_blocks(
+    store: &Store,
+    file: &FileInfo,
+    entry: Option<&ManifestEntry>,
+) -> Result<Option<Contents>> {
     let (id, size) = (file.id(), file.bytes);
     // What no manifest names was put by somebody who puts no sums, or is so new that its sums are not there.
     let Some(entry) = entry else { return Ok(None) };
     let key = id.key(store.layout());
-    let head_len = if id.name().is_snapshot() { super::blocks::BLOCK } else { HEADER_LEN as u64 };
+    let head_len = if id.name().is_snapshot() { BLOCK } else { HEADER_LEN as u64 };
     let from = size.saturating_sub(tail_bound(Some(entry))).max(head_len);
     let sums = async {
         match store.get(&blocks_key(id)).await {
@@ -246,17 +257,26 @@ async fn by_blocks(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>
         return Err(Error::corrupt("its pages do not end where its page index starts"));
     }
     if edge(start, edges) != entry.edge || parsed.checksum != entry.crc {
-        return Err(Error::corrupt("its header, page index or trailer is not what the manifest says (checksum mismatch)"));
+        return Err(Error::corrupt(
+            "its header, page index or trailer is not what the manifest says (checksum mismatch)",
+        ));
     }
     let index = parsed.index_in(edges).ok_or_else(|| Error::corrupt("its page index is not whole"))?;
     let index = PackedIndex::of(&PageIndex::parse_for(index, size, &header)?);
-    let head = if head_len == super::blocks::BLOCK {
+    let head = if head_len == BLOCK {
         blocks.prove(0, &head)?;
         head
     } else {
         Bytes::new()
     };
-    Ok(Some(Contents { id, header, bytes: size, crc: parsed.checksum, index, body: Body::Remote { blocks, head } }))
+    Ok(Some(Contents {
+        id,
+        header,
+        bytes: size,
+        crc: parsed.checksum,
+        index,
+        body: Body::Remote { blocks, head },
+    }))
 }
 
 fn is_named(header: &Header, id: FileId) -> Result<()> {

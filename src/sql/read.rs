@@ -13,7 +13,9 @@ pub(super) fn url(conn: &Connection, args: &[Value]) -> Result<Value> {
     let given = common::text(args, 0, "the replica URL")?;
     let url = match given {
         Some("") => return Err(Error::config("the replica URL is empty")),
-        Some(text) if text.split_once('?').is_some_and(|(_, q)| q.split('&').any(|p| p.starts_with("at="))) => {
+        Some(text)
+            if text.split_once('?').is_some_and(|(_, q)| q.split('&').any(|p| p.starts_with("at="))) =>
+        {
             return Err(Error::config(format!(
                 "the replica URL {} holds a point ('at='); give it as the second argument",
                 quoted(text)

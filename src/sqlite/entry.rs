@@ -11,13 +11,13 @@
 
 use super::attach::Hooked;
 use super::connection::Connection;
+use super::elsewhere::{self, Elsewhere};
 use super::ffi::{self, ApiRoutines, Sqlite3};
 use super::function::{self, ScalarFunction};
 use super::guard::{caught, guard, report_panics_to_log};
 use super::host::{Host, add_host, hosts};
 use super::table::{self, TableFunction};
 use super::unseen::is_unseen;
-use super::elsewhere::{self, Elsewhere};
 use super::{api, fork, loader, log as to_sqlite, vfs};
 use crate::base::ForkSafe;
 use std::ffi::{c_char, c_int};

@@ -31,8 +31,8 @@ use super::guard::{caught, guard};
 use super::host::{FileInfo, observer_for};
 use super::judge::{self, Judgement};
 use super::lower::{
-    FullPathnameFn, NAME, OpenFn, is_ours, lower, lower_full_pathname, lower_open, ours, path_of, set_lower, set_ours,
-    vfs_name,
+    FullPathnameFn, NAME, OpenFn, is_ours, lower, lower_full_pathname, lower_open, ours, path_of, set_lower,
+    set_ours, vfs_name,
 };
 use super::observer::WalHook;
 use super::vocab::{Access, How};

@@ -128,10 +128,11 @@ pub fn query(a: &Query, form: Form) -> Outcome {
     let name: String = scalar(&conn, "SELECT walrust_url(?1, ?2)", (&a.url, &a.at))?;
     let replica = host::replica(&name)?;
     let found = Table::query(&replica, &a.sql, ());
-    let found = found.map_err(|e| match scalar::<Option<String>>(&conn, "SELECT walrust_last_error()", ()) {
-        Ok(Some(why)) => Failure::new(why),
-        _ => e,
-    })?;
+    let found =
+        found.map_err(|e| match scalar::<Option<String>>(&conn, "SELECT walrust_last_error()", ()) {
+            Ok(Some(why)) => Failure::new(why),
+            _ => e,
+        })?;
     found.print(form)?;
     Ok(0)
 }

@@ -38,6 +38,9 @@ pub(super) struct ReplicaImage {
     generation: usize,
 }
 
+/// An error, and the file of the replica that it is about, if it is about one.
+type About = (Option<FileId>, Error);
+
 /// Whether what is read stays what it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Moves {
@@ -101,7 +104,7 @@ impl ReplicaImage {
         Err(Error::new(Kind::Retry, "the replica changed each time it was read; try again"))
     }
 
-    fn page_of_view(&mut self, pgno: Pgno) -> Result<Arc<[u8]>, (Option<FileId>, Error)> {
+    fn page_of_view(&mut self, pgno: Pgno) -> Result<Arc<[u8]>, About> {
         let plain = |e| (None, e);
         let view = self.view.clone();
         let (file, entry) = match view.map.place(pgno).map_err(plain)? {
@@ -207,11 +210,7 @@ impl Image for ReplicaImage {
 }
 
 /// The page at `entry`, if it need not be fetched.
-fn at_hand(
-    view: &View,
-    file: usize,
-    entry: &IndexEntry,
-) -> Result<Option<Arc<[u8]>>, (Option<FileId>, Error)> {
+fn at_hand(view: &View, file: usize, entry: &IndexEntry) -> Result<Option<Arc<[u8]>>, About> {
     let (Some(contents), Some(number)) = (view.map.files().get(file), view.numbers.get(file)) else {
         return Ok(None);
     };
@@ -226,7 +225,7 @@ fn at_hand(
 }
 
 /// Fetches what is wanted into the cache.
-fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<(), (Option<FileId>, Error)> {
+fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<(), About> {
     let work = {
         let view = view.clone();
         async move {
@@ -241,7 +240,7 @@ fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<(), (Option<FileId>, Err
     runtime::run(work).map_err(|e| (None, e))?
 }
 
-async fn get_one(view: &View, wanted: Wanted) -> Result<(), (Option<FileId>, Error)> {
+async fn get_one(view: &View, wanted: Wanted) -> Result<(), About> {
     let (Some(contents), Some(number)) = (view.map.files().get(wanted.file), view.numbers.get(wanted.file))
     else {
         return Ok(());

@@ -16,7 +16,10 @@ pub(super) struct Numbered {
 
 /// Files of one replica that were read, as long as somebody has them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Known(Arc<Mutex<HashMap<FileId, (u64, Weak<Contents>)>>>);
+pub(super) struct Known(Arc<Mutex<HashMap<FileId, Entry>>>);
+
+/// A file's number, and what it holds as long as somebody has that.
+type Entry = (u64, Weak<Contents>);
 
 impl Known {
     /// The file, if it was read and is still the one that `file` and `entry` tell of.

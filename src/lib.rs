@@ -11,6 +11,7 @@ pub mod config;
 pub mod ltx;
 pub mod metrics;
 pub mod notify;
+pub mod reader;
 pub mod replica;
 pub mod session;
 pub mod ship;
@@ -28,10 +29,19 @@ fn wiring() -> sqlite::Wiring {
     }
     session::keep_locks();
     sqlite::on_exit(session::at_exit);
-    let (functions, tables) = sql::chosen(config::Config::functions());
+    let which = config::Config::functions();
+    let (functions, tables) = sql::chosen(which);
     #[cfg_attr(not(feature = "crash-points"), allow(unused_mut))]
-    let mut wiring =
-        sqlite::Wiring { functions, tables, hosts: vec![std::sync::Arc::new(session::EngineHost)] };
+    let mut wiring = sqlite::Wiring {
+        functions,
+        tables,
+        hosts: vec![std::sync::Arc::new(session::EngineHost)],
+        elsewhere: match which {
+            config::Functions::All => Some(std::sync::Arc::new(reader::Replicas)),
+            // A stranger's ATTACH must not reach the network, either.
+            config::Functions::Read => None,
+        },
+    };
     #[cfg(feature = "crash-points")]
     sqlite::debug::add_to(&mut wiring);
     wiring

@@ -233,6 +233,7 @@ const HELD_OR_SET_ONCE: [&str; 16] = [
     "src/sqlite/judge.rs: OWN",
     "src/sqlite/pager.rs: LAYOUT",
     "src/sqlite/lower.rs: LOWER_OPEN",
+    "src/sqlite/lower.rs: LOWER_FULL_PATHNAME",
     "src/spool/lock.rs: KEEPER",
     "src/sql/restore.rs: PROGRESS",
     "src/base/clock.rs: START",

@@ -183,7 +183,7 @@ impl PageIndex {
 }
 
 /// Appends a LEB128 varint.
-fn put_varint(out: &mut Vec<u8>, mut n: u64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;
@@ -192,7 +192,7 @@ fn put_varint(out: &mut Vec<u8>, mut n: u64) {
 }
 
 /// Takes a LEB128 varint off the front: at most 10 bytes, 64 bits, and in its shortest form.
-fn take_varint(bytes: &mut &[u8]) -> Result<u64> {
+pub(super) fn take_varint(bytes: &mut &[u8]) -> Result<u64> {
     let mut n = 0u64;
     for shift in (0..64).step_by(7) {
         let Some((byte, rest)) = bytes.split_first() else {

@@ -39,6 +39,7 @@ mod header;
 mod index;
 mod merge;
 mod names;
+mod packed;
 mod sequence;
 mod source;
 #[cfg(test)]
@@ -52,4 +53,5 @@ pub use header::{Attest, HEADER_LEN, Header, Tracking, WalRange};
 pub use index::{IndexEntry, PageIndex, TAIL_LEN, Tail};
 pub use merge::{Overrides, fold, merge};
 pub use names::{FileName, Level};
+pub use packed::PackedIndex;
 pub use sequence::Shape;

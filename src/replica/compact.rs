@@ -101,7 +101,9 @@ async fn remove(store: &Store, decided: &Retention, writer: &mut ManifestWriter)
     writer.remove(store, &ids).await?;
     crash::point("compact.forgotten");
     for batch in decided.remove.chunks(BATCH) {
-        let keys: Vec<String> = batch.iter().map(|(f, _)| f.id().key(store.layout())).collect();
+        let files = batch.iter().map(|(f, _)| f.id().key(store.layout()));
+        let large = batch.iter().filter(|(f, _)| super::blocks::are_wanted(f.bytes));
+        let keys: Vec<String> = files.chain(large.map(|(f, _)| super::layout::blocks_key(f.id()))).collect();
         store.delete(&keys).await?;
         crash::point("compact.deleted");
     }

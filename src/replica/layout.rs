@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | LTX file | `0000/<min>-<max>.ltx` (level as 4 hex digits) | `ltx/0/<min>-<max>.ltx` (level decimal) |
 //! | manifest | `walrust/manifest-<segment>.json` | the same |
+//! | sums of a file's blocks | `walrust/blocks-<level>-<min>-<max>` | the same |
 //! | lease | `walrust/lease.json` | the same |
 //!
 //! Rule I-LAY-1: parsing accepts exactly what formatting produces; no other spelling of a number, no other
@@ -78,6 +79,11 @@ pub fn level_prefix(kind: LayoutKind, level: Level) -> String {
 /// The key of a manifest segment.
 pub fn manifest_key(segment: u64) -> String {
     format!("{OWN_PREFIX}manifest-{segment:016x}.json")
+}
+
+/// The key of the sums of a file's blocks ([`super::blocks`]).
+pub fn blocks_key(id: FileId) -> String {
+    format!("{OWN_PREFIX}blocks-{}-{}-{}", id.level.get(), id.min, id.max)
 }
 
 /// The segment number in a key, if it is exactly that of a manifest segment.

@@ -140,6 +140,47 @@ pub async fn files(store: &Store) -> Result<Vec<FileRow>> {
     Ok(rows.into_iter().flatten().collect())
 }
 
+/// One point of a replica that can be restored by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PointRow {
+    /// The TXID.
+    pub txid: TxId,
+    /// When it was.
+    pub time: Timestamp,
+    /// The file that ends there; of several that of the lowest level.
+    pub id: FileId,
+    /// Its size.
+    pub bytes: u64,
+    /// Pages in it, which are those that changed in its TXIDs (all, in a snapshot), if the manifest tells.
+    pub pages: Option<u32>,
+    /// Size of the database in pages, if the manifest tells.
+    pub commit_pages: Option<u32>,
+}
+
+/// The points of a replica that can be restored, oldest first. Errors as [`files`].
+pub async fn points(store: &Store) -> Result<Vec<PointRow>> {
+    let Found { store, mut inventory, manifest } = place::find(store).await?;
+    inventory.learn_times(&store).await?;
+    let states = restorable(&inventory.files);
+    // By level first: the lowest level's file comes first of those that end alike.
+    let mut ends: BTreeMap<TxId, &FileInfo> = BTreeMap::new();
+    for f in inventory.files.iter().filter(|f| states.contains_key(&f.max)) {
+        ends.entry(f.max).or_insert(f);
+    }
+    let row = |f: &FileInfo| {
+        let entry = manifest.get(f.id());
+        PointRow {
+            txid: f.max,
+            time: f.time,
+            id: f.id(),
+            bytes: f.bytes,
+            pages: entry.map(|e| e.pages),
+            commit_pages: entry.map(|e| e.commit),
+        }
+    };
+    Ok(ends.into_values().map(row).collect())
+}
+
 /// `None` if the file vanished since it was listed.
 async fn file_row(store: &Store, manifest: &Manifest, f: FileInfo) -> Result<Option<FileRow>> {
     let mut row = FileRow {

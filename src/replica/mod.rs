@@ -14,7 +14,9 @@
 
 pub mod adopt;
 pub mod apply;
+pub mod blocks;
 pub mod compact;
+pub mod contents;
 pub mod edge;
 pub mod encrypted;
 pub mod explain;
@@ -23,6 +25,7 @@ pub mod inventory;
 pub mod layout;
 pub mod list;
 pub mod manifest;
+pub mod pages;
 pub mod place;
 pub mod plan;
 pub mod point;

@@ -199,7 +199,11 @@ pub async fn txid_at(store: &Store, point: Point) -> Result<TxId> {
 }
 
 /// I-RES-3.
-async fn refuse_lost_tail(store: &Store, inventory: &Inventory, manifest: &Manifest) -> Result<()> {
+pub(crate) async fn refuse_lost_tail(
+    store: &Store,
+    inventory: &Inventory,
+    manifest: &Manifest,
+) -> Result<()> {
     let newest = inventory.newest();
     if newest == TxId::ZERO {
         return Ok(());

@@ -10,8 +10,8 @@ use super::plan;
 use super::status::{Protection, State};
 use crate::base::{Error, Kind, Result, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
-use crate::replica::Inventory;
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
+use crate::replica::{Inventory, blocks, layout};
 use crate::spool::{Queued, Shipped, Spool, Vouched, remove_if_there};
 use crate::store::{Body, Breaker, BreakerState, PutMeta, Retry, Store};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -474,9 +474,26 @@ impl Shipper {
         }
         crash::point("ship.after-put");
         self.owe(&entry).await?;
+        self.put_blocks(q, &entry).await;
         let took = clock::uptime().saturating_sub(started);
         (self.plan.on_event)(Event::Uploaded { level, name, bytes: q.bytes, took });
         Ok(entry)
+    }
+
+    /// Puts the sums of a large file's blocks beside it, for whoever reads it in place. What goes wrong is told and nothing more: they
+    /// are a help (I-BLOCK-1).
+    async fn put_blocks(&self, q: &Vouched, entry: &ManifestEntry) {
+        if !blocks::are_wanted(entry.bytes) {
+            return;
+        }
+        let (path, of) = (q.path.clone(), *entry);
+        let put = async {
+            let object = panics::blocking(move || blocks::of_file(&path, &of)).await??;
+            self.plan.store.put_over(&layout::blocks_key(entry.id), object).await
+        };
+        if let Err(e) = Box::pin(put).await {
+            log::debug!("walrust: no sums of the blocks of {}: {e}", entry.id);
+        }
     }
 
     /// Lets whoever asked remove files from the replica, and waits until that is done.

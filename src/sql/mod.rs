@@ -9,6 +9,7 @@ mod list;
 mod metrics;
 mod notify;
 mod once;
+mod read;
 mod replicate;
 mod restore;
 mod status;
@@ -40,6 +41,8 @@ pub static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_restore", args: 2..=4, call: restore::restore },
     ScalarFunction { name: "walrust_replicate", args: 2..=3, call: replicate::replicate },
     ScalarFunction { name: "walrust_unreplicate", args: 1..=1, call: replicate::unreplicate },
+    ScalarFunction { name: "walrust_url", args: 1..=2, call: read::url },
+    ScalarFunction { name: "walrust_last_error", args: 0..=0, call: read::last_error },
     ScalarFunction { name: "walrust_verify", args: 0..=2, call: verify::report },
     ScalarFunction { name: "walrust_explain", args: 0..=1, call: explain::explain },
     ScalarFunction { name: "walrust_compact", args: 0..=2, call: compact::compact },
@@ -99,6 +102,19 @@ pub static TABLES: &[TableFunction] = &[
         ],
         args: &["url"],
         rows: list::files,
+    },
+    TableFunction {
+        name: "walrust_points",
+        columns: &[
+            ("txid", "INTEGER"),
+            ("time", "TEXT"),
+            ("level", "INTEGER"),
+            ("bytes", "INTEGER"),
+            ("pages", "INTEGER"),
+            ("commit_pages", "INTEGER"),
+        ],
+        args: &["url"],
+        rows: read::points,
     },
     TableFunction {
         name: "walrust_verify",

@@ -80,7 +80,7 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
 }
 
 /// A TXID, a time, or NULL for the newest.
-fn point(v: Option<&Value>) -> Result<Point> {
+pub(super) fn point(v: Option<&Value>) -> Result<Point> {
     match v {
         None | Some(Value::Null) => Ok(Point::Latest),
         Some(Value::Integer(n)) => Point::from_integer(*n),

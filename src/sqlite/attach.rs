@@ -6,7 +6,7 @@ use super::host::{FileInfo, hosts, observer_for};
 use super::judge::{self, Judgement};
 use super::observer::{DbObserver, WalHook};
 use super::vocab::{Access, How};
-use super::{api, hook, vfs, wal_hook, wal_join};
+use super::{api, elsewhere, hook, vfs, wal_hook, wal_join};
 use crate::base::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -76,6 +76,10 @@ impl Connection {
     fn hook_db(&self, name: &str, file: *mut File, path: &std::path::Path) -> Result<Hooked> {
         let vfs_name = self.vfs_of(name);
         if self.is_in_memory(name) {
+            return Ok(Hooked::NoFile);
+        }
+        // SAFETY: `file` is this connection's.
+        if unsafe { elsewhere::is_one(file) } {
             return Ok(Hooked::NoFile);
         }
         let c_name = c_text(name)?;

@@ -11,6 +11,7 @@
 
 use super::attach::Hooked;
 use super::connection::Connection;
+use super::elsewhere::{self, Elsewhere};
 use super::ffi::{self, ApiRoutines, Sqlite3};
 use super::function::{self, ScalarFunction};
 use super::guard::{caught, guard, report_panics_to_log};
@@ -31,6 +32,8 @@ pub struct Wiring {
     pub tables: Vec<&'static TableFunction>,
     /// Who observes files; the first that wants a file has it. None: files are left alone.
     pub hosts: Vec<Arc<dyn Host>>,
+    /// Who knows databases that are no files of this machine.
+    pub elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 static WIRING: OnceLock<Wiring> = OnceLock::new();
@@ -124,6 +127,7 @@ unsafe fn start(table: *const ApiRoutines, wiring: fn() -> Wiring, route: Route)
     if WIRING.get().is_none() {
         let w = wiring();
         w.hosts.iter().cloned().for_each(add_host);
+        w.elsewhere.iter().cloned().for_each(elsewhere::set);
         let _ = WIRING.set(w);
         fork::register();
     }

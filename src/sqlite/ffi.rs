@@ -230,6 +230,8 @@ pub(super) const DONE: c_int = 101;
 pub(super) const OK_LOAD_PERMANENTLY: c_int = 256;
 /// `SQLITE_IOERR_SHORT_READ`
 pub(super) const IOERR_SHORT_READ: c_int = IOERR | (2 << 8);
+/// `SQLITE_IOERR_READ`
+pub(super) const IOERR_READ: c_int = IOERR | (1 << 8);
 /// `SQLITE_IOERR_WRITE`: what the app sees when a commit is refused.
 pub const IOERR_WRITE: c_int = IOERR | (3 << 8);
 
@@ -250,6 +252,8 @@ pub(super) const FCNTL_COMMIT_PHASETWO: c_int = 22;
 pub(super) const FCNTL_VFS_POINTER: c_int = 27;
 pub(super) const FCNTL_JOURNAL_POINTER: c_int = 28;
 pub(super) const FCNTL_RESERVE_BYTES: c_int = 38;
+
+pub(super) const LOCK_SHARED: c_int = 1;
 
 pub(super) const SHM_UNLOCK: c_int = 1;
 pub(super) const SHM_LOCK: c_int = 2;

@@ -13,10 +13,15 @@ pub(super) const NAME: &CStr = c"walrust";
 /// A VFS's `xOpen`.
 pub(super) type OpenFn = unsafe extern "C" fn(*mut Vfs, *const c_char, *mut File, c_int, *mut c_int) -> c_int;
 
+/// A VFS's `xFullPathname`.
+pub(super) type FullPathnameFn = unsafe extern "C" fn(*mut Vfs, *const c_char, c_int, *mut c_char) -> c_int;
+
 static OURS: AtomicPtr<Vfs> = AtomicPtr::new(std::ptr::null_mut());
 static LOWER: AtomicPtr<Vfs> = AtomicPtr::new(std::ptr::null_mut());
 /// The lower VFS's own `xOpen`.
 static LOWER_OPEN: OnceLock<Option<OpenFn>> = OnceLock::new();
+/// And its own `xFullPathname`.
+static LOWER_FULL_PATHNAME: OnceLock<Option<FullPathnameFn>> = OnceLock::new();
 
 /// The VFS below, and its own `xOpen`, from now on.
 ///
@@ -25,6 +30,8 @@ static LOWER_OPEN: OnceLock<Option<OpenFn>> = OnceLock::new();
 pub(super) unsafe fn set_lower(lower: *mut Vfs) {
     // SAFETY: caller.
     LOWER_OPEN.get_or_init(|| unsafe { (*lower).x_open });
+    // SAFETY: caller.
+    LOWER_FULL_PATHNAME.get_or_init(|| unsafe { (*lower).x_full_pathname });
     LOWER.store(lower, Ordering::Release);
 }
 
@@ -46,6 +53,11 @@ pub(super) fn lower() -> *mut Vfs {
 /// How the VFS below opens files, without us.
 pub(super) fn lower_open() -> Option<OpenFn> {
     LOWER_OPEN.get().copied().flatten()
+}
+
+/// How the VFS below completes names, without us.
+pub(super) fn lower_full_pathname() -> Option<FullPathnameFn> {
+    LOWER_FULL_PATHNAME.get().copied().flatten()
 }
 
 /// Whether this is the VFS `walrust`.

@@ -11,6 +11,7 @@
 //! * I-VFS-3..4 (`judge`), I-VFS-5 (`pager`): only files of SQLite's own VFSes are hooked.
 //! * I-PIN-1 (`loader`): the host's SQLite stays.
 //! * I-PROGRAM-1 (`program`): a program's own SQLite is reached through its API table, too.
+//! * I-ELSE-1..4 (`elsewhere`): databases that are no files.
 //! * I-RAW-1 (`raw`), I-EWAL-1 (`empty_wal`), I-MARK-1 (`read_mark`), I-RW-1..4 (`rewrite`), I-FORK-1..4 (`fork`): our own handles.
 //! * I-KEEP-1..2 (`keep`), I-ASIDE-1 (`aside`): a lock that lasts, and the reading of a small file, take no descriptor.
 //!
@@ -26,6 +27,7 @@ mod attach;
 mod connection;
 #[cfg(feature = "crash-points")]
 pub mod debug;
+mod elsewhere;
 mod empty_wal;
 mod entry;
 mod error;
@@ -73,6 +75,7 @@ pub use api::version as libversion;
 pub use aside::{Aside, read_aside};
 pub use attach::Hooked;
 pub use connection::Connection;
+pub use elsewhere::{Elsewhere, Image, take_last_error};
 pub use empty_wal::put_empty_wal;
 pub use entry::{Wiring, auto_load, load};
 pub use exit::on_exit;

@@ -1,12 +1,14 @@
-//! The VFS `walrust`, and the one method of SQLite's own VFS that is exchanged.
+//! The VFS `walrust`, and the two methods of SQLite's own VFS that are exchanged.
 //!
 //! Rules:
-//! * I-VFS-1: each method of `walrust` calls the lower VFS's with the lower VFS's own pointer and the same arguments;
+//! * I-VFS-1: each method of `walrust` calls the lower VFS's with the lower VFS's own pointer and the same arguments (for the names
+//!   of I-ELSE-1, `xFullPathname` and `xOpen` answer themselves);
 //!   methods the lower VFS has not, we have not; `iVersion`, `szOsFile` and `mxPathname` are the lower's.
 //! * I-VFS-2: `xOpen` lets the lower VFS open SQLite's own `sqlite3_file`; only then may a main database
 //!   file or its WAL be hooked ([`super::hook`]), and only if I-VFS-3 allows it ([`super::judge`]).
-//! * I-VFS-6: the default VFS stays the default, and the same object. If it is one of SQLite's own, its `xOpen` is ours from the
-//!   load on, for the life of the process; nothing else of it changes.
+//! * I-VFS-6: the default VFS stays the default, and the same object. If it is one of SQLite's own, its `xOpen` and its
+//!   `xFullPathname` are ours from the load on, for the life of the process; nothing else of it changes. The latter lets names of
+//!   replicas ([`super::elsewhere`]) pass as they are, and hands all others down.
 //!
 //! The lower VFS is the default, if it is one of SQLite's own, else SQLite's `unix`, else the default: then `walrust` is a name
 //! for it, and its files are not hooked.
@@ -28,10 +30,13 @@ use super::ffi::{self, AnyFn, File, Vfs};
 use super::guard::{caught, guard};
 use super::host::{FileInfo, observer_for};
 use super::judge::{self, Judgement};
-use super::lower::{NAME, OpenFn, is_ours, lower, lower_open, ours, path_of, set_lower, set_ours, vfs_name};
+use super::lower::{
+    FullPathnameFn, NAME, OpenFn, is_ours, lower, lower_full_pathname, lower_open, ours, path_of, set_lower,
+    set_ours, vfs_name,
+};
 use super::observer::WalHook;
 use super::vocab::{Access, How};
-use super::{api, fork, hook, mutex, pager, registry, unseen, wal_hook, wal_join};
+use super::{api, elsewhere, fork, hook, mutex, pager, registry, unseen, wal_hook, wal_join};
 use std::ffi::{OsStr, c_char, c_double, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -83,7 +88,7 @@ pub(super) fn register() -> Result<(), String> {
     }
 }
 
-/// Puts our `xOpen` into the lower VFS, if that is one of SQLite's own and has its own there.
+/// Puts our `xOpen` and `xFullPathname` into the lower VFS, if that is one of SQLite's own and has its own there.
 fn step_in() {
     let (lower, Some(theirs)) = (lower(), lower_open()) else { return };
     if judge::is_sqlites(lower) {
@@ -92,6 +97,11 @@ fn step_in() {
             let field = AtomicPtr::from_ptr((&raw mut (*lower).x_open).cast::<*mut c_void>());
             let (from, to) = (theirs as *mut c_void, x_open as OpenFn as *mut c_void);
             let _ = field.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
+            if let Some(theirs) = lower_full_pathname() {
+                let field = AtomicPtr::from_ptr((&raw mut (*lower).x_full_pathname).cast::<*mut c_void>());
+                let (from, to) = (theirs as *mut c_void, x_full_pathname as FullPathnameFn as *mut c_void);
+                let _ = field.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -148,7 +158,6 @@ macro_rules! forward {
 forward! {
     x_delete(name: *const c_char, sync_dir: c_int) -> c_int, ffi::IOERR;
     x_access(name: *const c_char, flags: c_int, out: *mut c_int) -> c_int, ffi::IOERR;
-    x_full_pathname(name: *const c_char, n: c_int, out: *mut c_char) -> c_int, ffi::CANTOPEN;
     x_dl_open(name: *const c_char) -> *mut c_void, std::ptr::null_mut();
     x_dl_error(n: c_int, out: *mut c_char) -> (), ();
     x_dl_sym(lib: *mut c_void, name: *const c_char) -> AnyFn, None;
@@ -161,6 +170,22 @@ forward! {
     x_set_system_call(name: *const c_char, f: AnyFn) -> c_int, ffi::NOTFOUND;
     x_get_system_call(name: *const c_char) -> AnyFn, None;
     x_next_system_call(name: *const c_char) -> *const c_char, std::ptr::null();
+}
+
+unsafe extern "C" fn x_full_pathname(
+    vfs: *mut Vfs,
+    name: *const c_char,
+    n: c_int,
+    out: *mut c_char,
+) -> c_int {
+    // SAFETY: I-VFS-1; the arguments are those of an xFullPathname. As in `x_open`, a copy of the lower VFS calls with itself.
+    unsafe {
+        if let Some(full) = elsewhere::full_name(name) {
+            return elsewhere::put_full_name(&full, n, out);
+        }
+        let vfs = if is_ours(vfs) { lower() } else { vfs };
+        lower_full_pathname().map_or(ffi::CANTOPEN, |f| f(vfs, name, n, out))
+    }
 }
 
 unsafe extern "C" fn x_open(
@@ -180,6 +205,12 @@ unsafe extern "C" fn x_open(
         }
         super::log::deliver();
         let Some(open) = lower_open() else { return ffi::CANTOPEN };
+        if flags & ffi::OPEN_MAIN_DB != 0
+            && !name.is_null()
+            && let Some(full) = elsewhere::full_name(name)
+        {
+            return elsewhere::open(vfs, &full, name, file, flags, out_flags);
+        }
         if flags & ffi::OPEN_MAIN_DB != 0 && !name.is_null() && fork::is_spoiled(path_of(name)) {
             (*file).methods = std::ptr::null();
             return ffi::CANTOPEN;

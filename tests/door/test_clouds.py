@@ -132,7 +132,7 @@ class Clouds(door.DoorTest):
         self.assertEqual(p.status()["replica"], url)
         # Laid out as Litestream does in every store but S3; what is ours alone under walrust/.
         for key in cloud.objects:
-            self.assertRegex(key, r"^tenants/app/(ltx/\d/[0-9a-f]{16}-[0-9a-f]{16}\.ltx|walrust/(manifest-\w+|lease)\.json)$")
+            self.assertRegex(key, r"^tenants/app/(ltx/\d/[0-9a-f]{16}-[0-9a-f]{16}\.ltx|walrust/((manifest-\w+|lease)\.json|blocks-[-\da-f]+))$")
         keys = {k.removeprefix("tenants/app/") for k in cloud.objects if "/ltx/" in k}
         rows = p.rows("SELECT key, sha256 FROM walrust_files")
         self.assertEqual({k for k, _ in rows}, keys)

@@ -17,6 +17,8 @@ SCALARS = {
     "walrust_unreplicate": {1},
     "walrust_verify": {0, 1, 2},
     "walrust_explain": {0, 1},
+    "walrust_url": {1, 2},
+    "walrust_last_error": {0},
     "walrust_compact": {0, 1, 2},
     "walrust_metrics": {0},
     "walrust_notify_test": {0},
@@ -26,6 +28,7 @@ TABLES = {
     "walrust_status": door.STATUS_COLUMNS,
     "walrust_list": door.LIST_COLUMNS,
     "walrust_files": door.FILES_COLUMNS,
+    "walrust_points": ["txid", "time", "level", "bytes", "pages", "commit_pages"],
     "walrust_verify": door.VERIFY_COLUMNS,
     "walrust_config": door.CONFIG_COLUMNS,
 }
@@ -71,7 +74,7 @@ class Surface(door.DoorTest):
 
     def test_hidden_columns_are_arguments_only(self):
         hidden = "SELECT count(*) FROM pragma_table_xinfo('%s') WHERE hidden <> 0;"
-        for table, count in (("walrust_status", 0), ("walrust_list", 1), ("walrust_files", 1), ("walrust_verify", 2),
+        for table, count in (("walrust_status", 0), ("walrust_list", 1), ("walrust_files", 1), ("walrust_points", 1), ("walrust_verify", 2),
                              ("walrust_config", 0)):
             self.assertEqual(self.shell(hidden % table), str(count), table)
 

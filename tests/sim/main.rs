@@ -28,6 +28,7 @@ fn wiring() -> Wiring {
         functions: walrust::sql::FUNCTIONS.iter().collect(),
         tables: walrust::sql::TABLES.iter().collect(),
         hosts: vec![Arc::new(Hosted(walrust::session::EngineHost))],
+        elsewhere: None,
     }
 }
 

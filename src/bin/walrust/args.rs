@@ -76,6 +76,14 @@ pub enum Command {
         after_long_help = "Example:\n  walrust files s3://bucket/app --json | jq '.[] | select(.level == 9)'"
     )]
     Files(Target),
+    /// List the points of a replica that can be restored, or read in place
+    #[command(after_long_help = "Example:\n  walrust points s3://bucket/app")]
+    Points(Target),
+    /// Run one SELECT on a replica, in place: nothing is restored, and only the pages that it reads are fetched
+    #[command(
+        after_long_help = "Examples:\n  walrust query s3://bucket/app 'SELECT count(*) FROM orders'\n  walrust query s3://bucket/app --at '10 minutes ago' 'SELECT * FROM orders WHERE id = 7' --json"
+    )]
+    Query(Query),
     /// Take a full snapshot now
     ///
     /// For cron. Opens the database, ships what is new and a snapshot, and ends. If another process of this machine streams
@@ -143,6 +151,18 @@ pub struct Target {
     /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
     #[arg(value_name = "URL_OR_DB")]
     pub target: String,
+}
+
+/// `query`
+#[derive(Args, Debug)]
+pub struct Query {
+    /// The replica
+    pub url: String,
+    /// The statement
+    pub sql: String,
+    /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), or e.g. '5 minutes ago'; without it the newest state
+    #[arg(long, visible_alias = "point", value_name = "POINT")]
+    pub at: Option<String>,
 }
 
 /// A database that may be left out.

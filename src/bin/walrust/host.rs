@@ -37,6 +37,7 @@ fn wiring(hosts: Vec<Arc<dyn Host>>) -> Wiring {
         functions: walrust::sql::FUNCTIONS.iter().collect(),
         tables: walrust::sql::TABLES.iter().collect(),
         hosts,
+        elsewhere: Some(Arc::new(walrust::reader::Replicas)),
     }
 }
 
@@ -58,6 +59,11 @@ pub fn in_memory() -> Result<Connection, Failure> {
 /// A database that must exist, to look at.
 pub fn read_only(path: &Path) -> Result<Connection, Failure> {
     open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// A replica to look at, by the name that `walrust_url` gives.
+pub fn replica(name: &str) -> Result<Connection, Failure> {
+    Ok(Connection::open_with_flags(name, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?)
 }
 
 /// A database that must exist, to stream.

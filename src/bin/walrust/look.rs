@@ -1,6 +1,6 @@
 //! Commands that look at a replica, or write what they got from one, and end. None touches a database (I-CLI-3).
 
-use crate::args::{Compact, Explain, Mode, Restore, Verify};
+use crate::args::{Compact, Explain, Mode, Query, Restore, Verify};
 use crate::failure::{Failure, Outcome};
 use crate::show::{self, Form, Object, Table};
 use crate::{host, outside, progress};
@@ -108,6 +108,32 @@ pub fn explain(a: &Explain, form: Form) -> Outcome {
 pub fn list(url: &str, form: Form) -> Outcome {
     let conn = on(None)?;
     Table::query(&conn, "SELECT * FROM walrust_list(?1)", (url,))?.print(form)?;
+    Ok(0)
+}
+
+/// `points`
+pub fn points(target: &str, form: Form) -> Outcome {
+    let Asked { conn, url } = ask(target)?;
+    let found = Table::query(&conn, "SELECT * FROM walrust_points(?1)", (url,))?;
+    if found.rows.is_empty() {
+        return Err(Failure::new(format!("no replica at {target}: nothing there can be restored")));
+    }
+    found.print(form)?;
+    Ok(0)
+}
+
+/// `query`
+pub fn query(a: &Query, form: Form) -> Outcome {
+    let conn = on(None)?;
+    let name: String = scalar(&conn, "SELECT walrust_url(?1, ?2)", (&a.url, &a.at))?;
+    let replica = host::replica(&name)?;
+    let found = Table::query(&replica, &a.sql, ());
+    let found =
+        found.map_err(|e| match scalar::<Option<String>>(&conn, "SELECT walrust_last_error()", ()) {
+            Ok(Some(why)) => Failure::new(why),
+            _ => e,
+        })?;
+    found.print(form)?;
     Ok(0)
 }
 

@@ -1,0 +1,253 @@
+//! One connection's open replica: what SQLite takes for a file.
+//!
+//! Page 1 is shown with a few bytes changed, as a follower's file has them (`replica::follow`): rollback mode instead of WAL, so that SQLite
+//! looks for no WAL; a change counter that is the TXID's, so that it drops its cache when the state moves on; the size of this
+//! state. Where the state moves on into another history, the schema cookie is shifted, so that no statement of the old schema
+//! goes on.
+
+use super::cache;
+use super::fetch::{self, Pace, Wanted};
+use super::limits::PARALLEL;
+use super::replica::Replica;
+use super::runtime;
+use super::view::View;
+use crate::base::{Error, Kind, PageSize, Pgno, Result, fork};
+use crate::ltx::IndexEntry;
+use crate::replica::pages::Place;
+use crate::replica::{FileId, Point};
+use crate::sqlite::{Image, ReadExtent};
+use futures_util::{StreamExt, TryStreamExt};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// How often a read begins anew because a file of the state was merged away or is damaged.
+const TRIES: usize = 4;
+
+/// A database of a replica, opened.
+pub(super) struct ReplicaImage {
+    replica: Arc<Replica>,
+    view: Arc<View>,
+    moves: Moves,
+    /// Whether a transaction is under way.
+    within: bool,
+    /// Files of the replica that were found damaged.
+    bad: BTreeSet<FileId>,
+    pace: Pace,
+    cookie_shift: u32,
+    /// Number of forks before this process, when it was opened.
+    generation: usize,
+}
+
+/// An error, and the file of the replica that it is about, if it is about one.
+type About = (Option<FileId>, Error);
+
+/// Whether what is read stays what it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Moves {
+    /// At a point.
+    Never,
+    /// To the newest state.
+    BetweenTransactions,
+}
+
+impl ReplicaImage {
+    /// Opens the database at `point`. Errors where the replica does not hold it.
+    pub(super) fn open(replica: Arc<Replica>, point: Point) -> Result<ReplicaImage> {
+        let view = replica.view(point)?;
+        let moves = if point == Point::Latest { Moves::BetweenTransactions } else { Moves::Never };
+        Ok(ReplicaImage {
+            replica,
+            view,
+            moves,
+            within: false,
+            bad: BTreeSet::new(),
+            pace: Pace::default(),
+            cookie_shift: 0,
+            generation: fork::generation(),
+        })
+    }
+
+    /// Errors in a child of the process that opened it.
+    fn is_ours(&self) -> Result<()> {
+        if self.generation == fork::generation() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Io, "the replica was opened before a fork, by the parent: open it again"))
+    }
+
+    fn page_size(&self) -> Result<PageSize> {
+        self.view.map.page_size().ok_or_else(|| Error::new(Kind::Bug, "a state without files"))
+    }
+
+    /// The page, from memory or from the replica. I-READ-3.
+    fn page(&mut self, pgno: Pgno) -> Result<Arc<[u8]>> {
+        for _ in 0..TRIES {
+            let (id, e) = match self.page_of_view(pgno) {
+                Ok(page) => return Ok(page),
+                Err((id, e)) if e.is_missing() || (e.is_corrupt() && id.is_some()) => (id, e),
+                Err((_, e)) => return Err(e),
+            };
+            if e.is_corrupt() {
+                self.bad.extend(id);
+            }
+            let txid = self.view.map.txid();
+            match self.replica.anew(txid, id, self.bad.clone()) {
+                Ok(view) => self.view = view,
+                Err(_) if e.is_corrupt() => return Err(e),
+                Err(gone) if gone.is_missing() || gone.is_corrupt() => {
+                    let text = format!("TXID {} is gone from the replica since it was opened", txid.0);
+                    return Err(Error::new(Kind::Missing, text).because(gone));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Err(Error::new(Kind::Retry, "the replica changed each time it was read; try again"))
+    }
+
+    fn page_of_view(&mut self, pgno: Pgno) -> Result<Arc<[u8]>, About> {
+        let plain = |e| (None, e);
+        let view = self.view.clone();
+        let (file, entry) = match view.map.place(pgno).map_err(plain)? {
+            Place::Nowhere => return Ok(vec![0; self.page_size().map_err(plain)?.len()].into()),
+            Place::In(file, entry) => (file, entry),
+        };
+        if let Some(page) = at_hand(&view, file, &entry)? {
+            return Ok(page);
+        }
+        let bytes = self.pace.bytes(pgno);
+        let is_here = |file: usize, entry: &IndexEntry| {
+            let key = view.numbers.get(file).map(|n| (*n, entry.pgno));
+            key.is_some_and(cache::has) || view.map.files().get(file).is_some_and(|f| f.has(entry))
+        };
+        let (wanted, last) = fetch::plan(&view.map, pgno, bytes, PARALLEL, is_here).map_err(plain)?;
+        get(&view, wanted)?;
+        self.pace.fetched(last);
+        at_hand(&view, file, &entry)?
+            .ok_or_else(|| plain(Error::new(Kind::Bug, "a page that was fetched is not there")))
+    }
+
+    /// The first page as SQLite is to see it.
+    fn localized(&self, page: &[u8]) -> Vec<u8> {
+        const VERSIONS: std::ops::Range<usize> = 18..20;
+        const COUNTER: std::ops::Range<usize> = 24..28;
+        const PAGES: std::ops::Range<usize> = 28..32;
+        const COOKIE: std::ops::Range<usize> = 40..44;
+        const VALID_FOR: std::ops::Range<usize> = 92..96;
+        let mut out = page.to_vec();
+        if !out.starts_with(b"SQLite format 3\0") {
+            return out;
+        }
+        let mut put = |at: std::ops::Range<usize>, bytes: &[u8]| {
+            if let Some(to) = out.get_mut(at) {
+                to.copy_from_slice(bytes);
+            }
+        };
+        let counter = (self.view.map.txid().0 as u32).to_be_bytes();
+        put(VERSIONS, &[1, 1]);
+        put(COUNTER, &counter);
+        put(VALID_FOR, &counter);
+        put(PAGES, &self.view.map.pages().to_be_bytes());
+        if self.cookie_shift != 0 {
+            let cookie =
+                page.get(COOKIE).and_then(|c| c.first_chunk::<4>()).map_or(0, |c| u32::from_be_bytes(*c));
+            put(COOKIE, &cookie.wrapping_add(self.cookie_shift).to_be_bytes());
+        }
+        out
+    }
+}
+
+impl Image for ReplicaImage {
+    fn begin(&mut self) -> Result<()> {
+        self.is_ours()?;
+        if self.moves == Moves::BetweenTransactions && !self.within {
+            let newest = self.replica.view(Point::Latest)?;
+            if newest.map.lineage() != self.view.map.lineage() {
+                self.cookie_shift = self.cookie_shift.wrapping_add(0x0100_0001);
+            }
+            self.view = newest;
+        }
+        self.within = true;
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.within = false;
+    }
+
+    fn size(&mut self) -> Result<u64> {
+        self.is_ours()?;
+        Ok(u64::from(self.view.map.pages()) * u64::from(self.page_size()?.get()))
+    }
+
+    fn read(&mut self, buf: &mut [u8], offset: u64) -> Result<ReadExtent> {
+        self.is_ours()?;
+        let size = self.page_size()?;
+        let (mut at, mut rest) = (offset, buf);
+        while !rest.is_empty() {
+            let n = at / u64::from(size.get()) + 1;
+            let Some(pgno) =
+                u32::try_from(n).ok().filter(|n| *n <= self.view.map.pages()).and_then(Pgno::new)
+            else {
+                return Ok(ReadExtent::Short);
+            };
+            let page = self.page(pgno)?;
+            let local;
+            let page = if pgno == Pgno::ONE {
+                local = self.localized(&page);
+                local.as_slice()
+            } else {
+                &page
+            };
+            let within = page.get((at - pgno.offset(size)) as usize..).unwrap_or_default();
+            let len = within.len().min(rest.len());
+            let (now, later) = rest.split_at_mut(len);
+            now.copy_from_slice(within.get(..len).unwrap_or_default());
+            rest = later;
+            at += len as u64;
+        }
+        Ok(ReadExtent::Full)
+    }
+}
+
+/// The page at `entry`, if it need not be fetched.
+fn at_hand(view: &View, file: usize, entry: &IndexEntry) -> Result<Option<Arc<[u8]>>, About> {
+    let (Some(contents), Some(number)) = (view.map.files().get(file), view.numbers.get(file)) else {
+        return Ok(None);
+    };
+    let key = (*number, entry.pgno);
+    if let Some(page) = cache::get(key) {
+        return Ok(Some(page));
+    }
+    let Some(frame) = contents.at_hand(entry).map_err(|e| (None, e))? else { return Ok(None) };
+    let page: Arc<[u8]> = contents.page(entry, &frame).map_err(|e| (Some(contents.id), e))?.into();
+    cache::put(key, page.clone());
+    Ok(Some(page))
+}
+
+/// Fetches what is wanted into the cache.
+fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<(), About> {
+    let work = {
+        let view = view.clone();
+        async move {
+            let one = |w: Wanted| {
+                let view = view.clone();
+                async move { get_one(&view, w).await }
+            };
+            let all = futures_util::stream::iter(wanted.into_iter().map(one)).buffer_unordered(PARALLEL);
+            Ok(all.try_collect::<Vec<()>>().await.map(drop))
+        }
+    };
+    runtime::run(work).map_err(|e| (None, e))?
+}
+
+async fn get_one(view: &View, wanted: Wanted) -> Result<(), About> {
+    let (Some(contents), Some(number)) = (view.map.files().get(wanted.file), view.numbers.get(wanted.file))
+    else {
+        return Ok(());
+    };
+    let pages = contents.fetch(&view.store, wanted.range).await.map_err(|e| (Some(contents.id), e))?;
+    for (entry, page) in pages {
+        cache::put((*number, entry.pgno), page.into());
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! A state of a replica's database: from what lies there and a point to the files that make it, and their page indexes.
+
+use super::known::{Known, Numbered};
+use super::limits::PARALLEL;
+use crate::base::{Error, Kind, Result, clock};
+use crate::ltx::Level;
+use crate::replica::blocks::WHOLE;
+use crate::replica::contents::Contents;
+use crate::replica::pages::PageMap;
+use crate::replica::place::{self, Found};
+use crate::replica::restore::refuse_lost_tail;
+use crate::replica::{FileId, FileInfo, Inventory, Manifest, Plan, Point, layout, plan};
+use crate::store::{ObjectInfo, Store};
+use futures_util::{StreamExt, TryStreamExt};
+use std::collections::BTreeSet;
+use tokio::sync::Semaphore;
+
+/// How often a way is planned anew because a file was damaged or merged away.
+const REPLANS: usize = 8;
+
+/// A state, ready to be read.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// Where its pages lie.
+    pub(super) map: PageMap,
+    /// The numbers of the map's files, by which their pages are known to the cache.
+    pub(super) numbers: Vec<u64>,
+    /// The store in the layout in which the replica lies there.
+    pub(super) store: Store,
+}
+
+/// Opens the state at `point`, without the files in `bad`. `known` are files that were read before.
+///
+/// Errors: `Missing` for a point that the replica does not hold, or does not hold any more; `Corrupt` where its files do not
+/// make it; the store's.
+pub(super) async fn open(store: &Store, point: Point, bad: &BTreeSet<FileId>, known: &Known) -> Result<View> {
+    let mut bad = bad.clone();
+    // First as fast as it can be told. What does not come together so is looked at in order.
+    if let Ok((found, way)) = quick(store, point, &bad).await
+        && let Ok(view) = make(&found, &way, known).await
+    {
+        return Ok(view);
+    }
+    let mut last = None;
+    for _ in 0..REPLANS {
+        let (found, way) = match thorough(store, point, &bad).await {
+            Ok(w) => w,
+            Err(e) => return Err(last.unwrap_or(e)),
+        };
+        match make(&found, &way, known).await {
+            Ok(view) => return Ok(view),
+            Err((Some(id), e)) if e.is_corrupt() => {
+                bad.insert(id);
+                last = Some(e);
+            }
+            // Merged away since it was listed.
+            Err((_, e)) if e.is_missing() => last = None,
+            Err((_, e)) => return Err(e),
+        }
+    }
+    Err(last
+        .unwrap_or_else(|| Error::new(Kind::Retry, "the replica changed each time it was read; try again")))
+}
+
+/// What lies there, all asked for at once, and what the manifest names besides: two round trips. Whatever is wrong with it, since the
+/// answers are of different moments, comes out when it is put together or fetched.
+async fn quick(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<(Found, Plan)> {
+    let kind = store.layout();
+    let list = |l| async move { store.list(&layout::level_prefix(kind, l)).await };
+    // One less than all that may be under way: the manifest is read meanwhile, which takes two round trips as well.
+    let lists =
+        futures_util::stream::iter(Level::all().map(list)).buffer_unordered(PARALLEL - 1).try_collect();
+    let (lists, manifest): (Vec<Vec<ObjectInfo>>, Manifest) =
+        futures_util::future::try_join(lists, Manifest::read(store)).await?;
+    let mut inventory = Inventory::of(kind, lists.iter().flatten());
+    if inventory.is_empty() || !manifest.damaged.is_empty() {
+        return Err(Error::new(Kind::Missing, "nothing is listed"));
+    }
+    let listed: BTreeSet<FileId> = inventory.files.iter().map(FileInfo::id).collect();
+    let newer = manifest.entries().filter(|e| !listed.contains(&e.id));
+    inventory.files.extend(newer.map(|e| FileInfo::listed(e.id, e.bytes, e.time)));
+    inventory.files.sort_by_key(FileInfo::id);
+    inventory.learn(&manifest);
+    planned(Found { store: store.clone(), inventory, manifest }, point, bad).await
+}
+
+/// What lies there, as a restore finds it out.
+async fn thorough(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<(Found, Plan)> {
+    let found = place::find(store).await?;
+    if point == Point::Latest {
+        refuse_lost_tail(&found.store, &found.inventory, &found.manifest).await?;
+    }
+    planned(found, point, bad).await
+}
+
+async fn planned(mut found: Found, point: Point, bad: &BTreeSet<FileId>) -> Result<(Found, Plan)> {
+    if matches!(point, Point::Time(_)) {
+        found.inventory.learn_times(&found.store).await?;
+    }
+    let all = plan(&found.inventory.files, point, clock::now())?;
+    if all.files.iter().all(|f| !bad.contains(&f.id())) {
+        return Ok((found, all));
+    }
+    // I-READ-3: around what is damaged, to the same TXID.
+    found.inventory.files.retain(|f| !bad.contains(&f.id()));
+    let way = plan(&found.inventory.files, Point::TxId(all.txid), clock::now())?;
+    Ok((found, way))
+}
+
+/// Reads what the files of `way` hold. The error comes with the file it is about, if it is about one.
+async fn make(found: &Found, way: &Plan, known: &Known) -> Result<View, (Option<FileId>, Error)> {
+    let Found { store, manifest, .. } = found;
+    let requests = &Semaphore::new(PARALLEL);
+    let read = way.files.iter().cloned().map(|file| async move {
+        let entry = manifest.get(file.id());
+        if let Some(there) = known.get(&file, entry) {
+            return Ok(there);
+        }
+        let _permit = requests.acquire_many(requests_of(file.bytes)).await;
+        let contents = Contents::read(store, &file, entry).await.map_err(|e| (Some(file.id()), e))?;
+        Ok(known.add(contents))
+    });
+    let files: Vec<Numbered> = futures_util::stream::iter(read).buffered(PARALLEL).try_collect().await?;
+    let numbers = files.iter().map(|f| f.number).collect();
+    let map = PageMap::new(files.into_iter().map(|f| f.contents).collect()).map_err(|e| (None, e))?;
+    Ok(View { map, numbers, store: store.clone() })
+}
+
+/// How many requests at once the reading of a file of this size makes at most.
+fn requests_of(bytes: u64) -> u32 {
+    if bytes > WHOLE { 3 } else { 1 }
+}

@@ -1,0 +1,287 @@
+//! What one LTX file holds, as far as single pages are read out of it, and how these are proved.
+//!
+//! Rules
+//! * I-CONT-1 No byte of a page is given out that was not proved by a checksum over it: of the whole file, or of its block.
+//!   - A file of [`WHOLE`] bytes at most is fetched whole, and proved as a restore does: its file checksum, and the checksum and SHA-256 in
+//!     the manifest.
+//!   - A larger one with sums of its blocks beside it ([`super::blocks`]) is fetched block by block; its header, page index and trailer are
+//!     held against the checksum of them in the manifest.
+//!   - A larger one without (Litestream's, or of an older version of walrust) is fetched whole into a file without a name in the
+//!     directory for temporary files, and proved as a small one. One of more than [`MOST_LOCAL`] bytes is an error that says so.
+//! * I-CONT-2 A frame has to lie where the page index says, to bear that page's number, and to unpack to one whole page.
+//!
+//! Refused: to believe a frame because it unpacks (a changed byte in what LZ4 copies does not show).
+
+use super::apply::agrees_with_manifest;
+use super::blocks::{BLOCK, Blocks, WHOLE};
+use super::edge::{END_OF_PAGES, SMALLEST, edge};
+use super::inventory::FileInfo;
+use super::layout::{FileId, blocks_key};
+use super::manifest::ManifestEntry;
+use super::probe::tail_bound;
+use crate::base::{Error, Kind, Result, clock};
+use crate::ltx::{
+    Decoder, HEADER_LEN, Header, IndexEntry, PackedIndex, PageIndex, TAIL_LEN, Tail, Trailer, decode_frame,
+};
+use crate::store::Store;
+use bytes::Bytes;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Files without sums of their blocks are fetched whole up to this size.
+pub const MOST_LOCAL: u64 = 4 << 30;
+
+/// One file, ready for its pages to be read.
+#[derive(Debug)]
+pub struct Contents {
+    /// Level and TXIDs.
+    pub id: FileId,
+    /// Its header, which agrees with its name.
+    pub header: Header,
+    /// Its size.
+    pub bytes: u64,
+    /// The file checksum in its trailer.
+    pub crc: u64,
+    /// Where its pages lie.
+    pub index: PackedIndex,
+    body: Body,
+}
+
+/// Where its frames come from.
+#[derive(Debug)]
+enum Body {
+    /// Here, proved.
+    Memory(Bytes),
+    /// In a file of our own that has no name, proved.
+    Local(File),
+    /// In the store, block by block; the first ones are here.
+    Remote { blocks: Blocks, head: Bytes },
+}
+
+impl Contents {
+    /// Reads what `file` holds. `entry` is what the manifest says of it.
+    ///
+    /// Errors: `Corrupt`, with its name, if it is not what its name or the manifest says; `Missing` if it is gone; `Config` if it is too
+    /// large to be proved; the store's.
+    pub async fn read(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> Result<Contents> {
+        read(store, file, entry).await.map_err(|e| e.context(file.id()))
+    }
+
+    /// The frame at `entry`, if it need not be fetched. Errors with `Io` where the local copy cannot be read.
+    pub fn at_hand(&self, entry: &IndexEntry) -> Result<Option<Bytes>> {
+        let slice = |all: &Bytes| {
+            let range = entry.range();
+            let (from, to) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+            (to <= all.len()).then(|| all.slice(from..to))
+        };
+        match &self.body {
+            Body::Memory(all) => Ok(slice(all)),
+            Body::Remote { head, .. } => Ok(slice(head)),
+            Body::Local(file) => {
+                let mut frame = vec![0; entry.len as usize];
+                file.read_exact_at(&mut frame, entry.offset).map_err(|e| {
+                    Error::new(Kind::Io, format!("cannot read the copy of {}", self.id)).because(e)
+                })?;
+                Ok(Some(frame.into()))
+            }
+        }
+    }
+
+    /// Whether the frame at `entry` need not be fetched.
+    pub fn has(&self, entry: &IndexEntry) -> bool {
+        match &self.body {
+            Body::Memory(_) | Body::Local(_) => true,
+            Body::Remote { head, .. } => entry.range().end <= head.len() as u64,
+        }
+    }
+
+    /// Fetches the frames in `range`, and what else lies in the same blocks, proved; each with its page. Errors: `Corrupt`, with the file's
+    /// name; `Missing` if the file is gone; the store's.
+    pub async fn fetch(
+        &self,
+        store: &Store,
+        range: std::ops::Range<u64>,
+    ) -> Result<Vec<(IndexEntry, Vec<u8>)>> {
+        let Body::Remote { blocks, .. } = &self.body else { return Ok(Vec::new()) };
+        let around = blocks.around(&range);
+        let bytes = store.get_range(&self.id.key(store.layout()), around.clone()).await?;
+        if bytes.len() as u64 != around.end - around.start {
+            return Err(Error::corrupt(format!("{}: it is shorter than the store's listing says", self.id)));
+        }
+        blocks.prove(around.start, &bytes).map_err(|e| e.context(self.id))?;
+        let mut pages = Vec::new();
+        for entry in self.index.within(&around) {
+            let at = usize::try_from(entry.offset - around.start).unwrap_or(usize::MAX);
+            let frame = bytes.get(at..at.saturating_add(entry.len as usize)).unwrap_or_default();
+            pages.push((entry, self.page(&entry, frame)?));
+        }
+        Ok(pages)
+    }
+
+    /// The page of `frame`, which are the bytes at `entry` (I-CONT-2). Errors with `Corrupt` and the file's name.
+    pub fn page(&self, entry: &IndexEntry, frame: &[u8]) -> Result<Vec<u8>> {
+        let mut page = vec![0; self.header.page_size.len()];
+        let found = decode_frame(frame, self.header.page_size, &mut page)
+            .map_err(|e| e.context(format!("{}: page {}", self.id, entry.pgno)))?;
+        if found != entry.pgno {
+            return Err(Error::corrupt(format!(
+                "{}: page {found} lies where the page index has page {}",
+                self.id, entry.pgno
+            )));
+        }
+        Ok(page)
+    }
+}
+
+async fn read(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> Result<Contents> {
+    let (id, size) = (file.id(), file.bytes);
+    if size < SMALLEST {
+        return Err(Error::corrupt(format!("{size} bytes are too few for an LTX file")));
+    }
+    if let Some(e) = entry
+        && e.bytes != size
+    {
+        return Err(Error::corrupt(format!("it has {size} bytes, the manifest says {}", e.bytes)));
+    }
+    if size <= WHOLE {
+        return whole(id, store.get(&id.key(store.layout())).await?, entry);
+    }
+    if let Some(found) = by_blocks(store, file, entry).await? {
+        return Ok(found);
+    }
+    if size > MOST_LOCAL {
+        return Err(Error::config(format!(
+            "it has {size} bytes and no sums of its blocks, by which a part of it could be proved; restore it, or have a snapshot \
+             taken by this version of walrust"
+        )));
+    }
+    local(store, id, entry).await
+}
+
+/// A whole file in memory, proved. Errors with `Corrupt`.
+pub fn whole(id: FileId, bytes: Bytes, entry: Option<&ManifestEntry>) -> Result<Contents> {
+    let (header, trailer) = proved(id, bytes.as_ref(), entry)?;
+    let size = bytes.len() as u64;
+    let tail = Tail::parse(&bytes)?;
+    let index = tail.index_in(&bytes).ok_or_else(|| Error::corrupt("its page index is not whole"))?;
+    let index = PackedIndex::of(&PageIndex::parse_for(index, size, &header)?);
+    Ok(Contents { id, header, bytes: size, crc: trailer.checksum, index, body: Body::Memory(bytes) })
+}
+
+/// Reads all of a file, and proves it as a restore does.
+fn proved<R: std::io::Read>(
+    id: FileId,
+    reader: R,
+    entry: Option<&ManifestEntry>,
+) -> Result<(Header, Trailer)> {
+    let decoder = Decoder::with_sha256(reader)?;
+    let header = decoder.header().clone();
+    is_named(&header, id)?;
+    let trailer = decoder.finish()?;
+    agrees_with_manifest(&trailer, entry)?;
+    Ok((header, trailer))
+}
+
+/// A whole file in one of our own, proved.
+async fn local(store: &Store, id: FileId, entry: Option<&ManifestEntry>) -> Result<Contents> {
+    let name = format!(".walrust-read-{:016x}", clock::random_u64());
+    let path = std::env::temp_dir().join(name);
+    let unnamed = |path: &Path| {
+        let opened = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+        opened.map_err(|e| Error::io("create", path, e))
+    };
+    let file = unnamed(&path)?;
+    let fetched = store.get_to_file(&id.key(store.layout()), &path).await;
+    let removed = std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e));
+    let size = fetched?.0;
+    removed?;
+    let entry = entry.copied();
+    crate::base::panics::blocking(move || {
+        let io = |e| Error::new(Kind::Io, "cannot read the copy").because(e);
+        let (header, trailer) =
+            proved(id, std::io::BufReader::with_capacity(128 * 1024, &file), entry.as_ref())?;
+        let mut last = [0; TAIL_LEN];
+        file.read_exact_at(&mut last, size.saturating_sub(TAIL_LEN as u64)).map_err(io)?;
+        let range = Tail::parse(&last)?.index_range(size)?;
+        let mut index = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+        file.read_exact_at(&mut index, range.start).map_err(io)?;
+        let index = PackedIndex::of(&PageIndex::parse_for(&index, size, &header)?);
+        Ok(Contents { id, header, bytes: size, crc: trailer.checksum, index, body: Body::Local(file) })
+    })
+    .await?
+}
+
+/// The edges of a large file, and the sums of its blocks; `None` if it has none.
+async fn by_blocks(
+    store: &Store,
+    file: &FileInfo,
+    entry: Option<&ManifestEntry>,
+) -> Result<Option<Contents>> {
+    let (id, size) = (file.id(), file.bytes);
+    // What no manifest names was put by somebody who puts no sums, or is so new that its sums are not there.
+    let Some(entry) = entry else { return Ok(None) };
+    let key = id.key(store.layout());
+    let head_len = if id.name().is_snapshot() { BLOCK } else { HEADER_LEN as u64 };
+    let from = size.saturating_sub(tail_bound(Some(entry))).max(head_len);
+    let sums = async {
+        match store.get(&blocks_key(id)).await {
+            Ok(object) => Ok(Blocks::decode(&object, id, size, Some(entry))),
+            Err(e) if e.is_missing() => Ok(None),
+            Err(e) => Err(e),
+        }
+    };
+    let (head, tail) = (store.get_range(&key, 0..head_len), store.get_range(&key, from..size));
+    let (blocks, head, mut tail) = futures_util::future::try_join3(sums, head, tail).await?;
+    let Some(blocks) = blocks else { return Ok(None) };
+    let short = || Error::corrupt("it is shorter than the store's listing says");
+    if head.len() as u64 != head_len || tail.len() as u64 != size - from {
+        return Err(short());
+    }
+    let start: &[u8; HEADER_LEN] = head.first_chunk().ok_or_else(short)?;
+    let header = Header::decode(start)?;
+    is_named(&header, id)?;
+    let parsed = Tail::parse(&tail)?;
+    let begins = parsed.index_range(size)?.start - END_OF_PAGES;
+    if begins < from {
+        // The first guess was too short, or the frames end within what was fetched as the head.
+        let more = store.get_range(&key, begins..from).await?;
+        if more.len() as u64 != from - begins {
+            return Err(short());
+        }
+        tail = [more.as_ref(), tail.as_ref()].concat().into();
+    }
+    let skip = tail.len().saturating_sub(usize::try_from(size - begins).unwrap_or(usize::MAX));
+    let edges = tail.get(skip..).unwrap_or_default();
+    if !edges.starts_with(&[0; END_OF_PAGES as usize]) {
+        return Err(Error::corrupt("its pages do not end where its page index starts"));
+    }
+    if edge(start, edges) != entry.edge || parsed.checksum != entry.crc {
+        return Err(Error::corrupt(
+            "its header, page index or trailer is not what the manifest says (checksum mismatch)",
+        ));
+    }
+    let index = parsed.index_in(edges).ok_or_else(|| Error::corrupt("its page index is not whole"))?;
+    let index = PackedIndex::of(&PageIndex::parse_for(index, size, &header)?);
+    let head = if head_len == BLOCK {
+        blocks.prove(0, &head)?;
+        head
+    } else {
+        Bytes::new()
+    };
+    Ok(Some(Contents {
+        id,
+        header,
+        bytes: size,
+        crc: parsed.checksum,
+        index,
+        body: Body::Remote { blocks, head },
+    }))
+}
+
+fn is_named(header: &Header, id: FileId) -> Result<()> {
+    if header.file_name() == id.name() {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("its header says {}: a renamed or swapped file", header.file_name())))
+}

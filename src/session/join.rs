@@ -183,6 +183,7 @@ impl Watched {
         engine.adopt(self)?;
         self.begin_at(begin, &found, reading)?;
         self.remember(found.remote)?;
+        self.note_conditions();
         let lease = found.lease.settle()?;
         self.become_part(Part::joined);
         self.ship(me, lease, takeover)?;
@@ -395,7 +396,7 @@ impl Watched {
         let (store, me) = (self.store.clone(), me.clone());
         let newest = remote.map(|r| r.txid).unwrap_or_default();
         self.recall_conditions();
-        let lease = patience.ask(&self.store, async move {
+        patience.ask(&self.store, async move {
             if !store.probe_conditional().await?.allow_lease() {
                 return Ok(None);
             }
@@ -404,9 +405,7 @@ impl Watched {
                 Err(_) if !store.conditions().allow_lease() => Ok(None),
                 taken => taken.map(Some),
             }
-        });
-        self.note_conditions();
-        lease
+        })
     }
 
     /// What an earlier process found out about the store's conditional writes need not be asked again.

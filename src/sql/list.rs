@@ -30,7 +30,8 @@ pub(super) fn list(_conn: &Connection, args: &[Option<Value>]) -> Result<Rows> {
 
 /// One row per LTX file of a replica, by level and TXID.
 pub(super) fn files(conn: &Connection, args: &[Option<Value>]) -> Result<Rows> {
-    let store = common::store(conn, common::text(&common::plain(args), 0, "the replica URL")?)?;
+    let store =
+        common::named(common::store(conn, common::text(&common::plain(args), 0, "the replica URL")?)?);
     let found = block_on(files_of(&store))??;
     let count = |n: Option<u32>| n.map_or(Value::Null, |n| Value::Integer(n.into()));
     Ok(Box::new(found.into_iter().map(move |f| {

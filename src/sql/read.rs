@@ -32,7 +32,8 @@ pub(super) fn url(conn: &Connection, args: &[Value]) -> Result<Value> {
 
 /// One row per point that can be restored, or read, separately; the oldest first.
 pub(super) fn points(conn: &Connection, args: &[Option<Value>]) -> Result<Rows> {
-    let store = common::store(conn, common::text(&common::plain(args), 0, "the replica URL")?)?;
+    let store =
+        common::named(common::store(conn, common::text(&common::plain(args), 0, "the replica URL")?)?);
     let found = block_on(points_of(&store))??;
     let count = |n: Option<u32>| n.map_or(Value::Null, |n| Value::Integer(n.into()));
     Ok(Box::new(found.into_iter().map(move |p| {

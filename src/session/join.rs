@@ -460,7 +460,7 @@ impl Watched {
             evict,
             lease,
             replica: self.replica().to_string(),
-            retry: Retry { attempts: u32::MAX, base: s.retry.base, max: s.retry.max },
+            retry: Retry::without_end(s.retry.base, s.retry.max),
             breaker: Breaker::new(s.retry.breaker_threshold, s.retry.breaker_cooldown),
             levels: s.levels.clone(),
             on_event,

@@ -151,8 +151,7 @@ impl Duties {
 mod tests {
     use super::*;
 
-    const RETRY: Retry =
-        Retry { attempts: u32::MAX, base: Duration::from_secs(1), max: Duration::from_secs(600) };
+    const RETRY: Retry = Retry::without_end(Duration::from_secs(1), Duration::from_secs(600));
 
     fn at(s: u64) -> Duration {
         Duration::from_secs(s)

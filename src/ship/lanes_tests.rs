@@ -93,11 +93,7 @@ impl Scene {
             evict: false,
             lease: None,
             replica: URL.into(),
-            retry: Retry {
-                attempts: u32::MAX,
-                base: Duration::from_millis(10),
-                max: Duration::from_millis(100),
-            },
+            retry: Retry::without_end(Duration::from_millis(10), Duration::from_millis(100)),
             breaker: Breaker::new(5, Duration::from_secs(60)),
             levels: levels.iter().map(|ms| Duration::from_millis(*ms)).collect(),
             on_event: Arc::new(move |e| events.lock().unwrap().push(e)),
@@ -264,7 +260,7 @@ fn nothing_of_a_lineage_goes_before_its_snapshot() {
 fn who_waits_causes_a_try_at_once_whatever_pause_there_is() {
     let mut s = Scene::new();
     let mut plan = s.plan(&[]);
-    plan.retry = Retry { attempts: u32::MAX, base: Duration::from_secs(600), max: Duration::from_secs(600) };
+    plan.retry = Retry::without_end(Duration::from_secs(600), Duration::from_secs(600));
     start(plan).unwrap();
     s.commit_and_sync(SOON);
     s.trouble.with(LEVEL_0, Fault::Fail(Kind::Denied));

@@ -49,7 +49,7 @@ const COMFORTABLE_PART_BYTES: u64 = 32 << 20;
 /// What is in memory of one upload.
 const IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// Tries of one part: about 20 seconds.
-const PART: Retry = Retry { attempts: 8, base: Duration::from_millis(200), max: Duration::from_secs(5) };
+const PART: Retry = Retry::without_end(Duration::from_millis(200), Duration::from_secs(5)).at_most(8);
 /// How often an upload begins anew because the store gave it up or wants longer parts.
 const ROUNDS: usize = 12;
 /// What a note's file is called after its source.

@@ -24,7 +24,7 @@ fn meta() -> PutMeta {
 }
 
 fn quick(attempts: u32) -> Retry {
-    Retry { attempts, base: Duration::from_millis(1), max: Duration::from_millis(5) }
+    Retry::without_end(Duration::from_millis(1), Duration::from_millis(5)).at_most(attempts)
 }
 
 /// Runs on each kind of store that needs no network.

@@ -1,5 +1,6 @@
 """S3 over HTTP: a server that checks signatures and honours conditional writes, and a proxy that fails on command."""
 
+import collections
 import contextlib
 import hashlib
 import http.server
@@ -333,6 +334,21 @@ result = [worst, n]
 
         def fault(method, path):
             return ("drop",) if self.random.random() < 0.15 else ("status", 503) if self.random.random() < 0.1 else None
+
+        self.proxy.fault = fault
+        out, _ = self.restore(self.s3.url("app", self.proxy.endpoint), env=self.s3.env())
+        self.proxy.fault = None
+        self.assertSameBytes(self.db, out)
+
+    def test_restore_where_each_request_fails_four_times(self):
+        p = self.streaming()
+        self.insert(p, 10, "z" * 2000)
+        p.sync()
+        asked = collections.Counter()
+
+        def fault(method, path):
+            asked[method, path] += 1
+            return None if asked[method, path] > 4 else (("drop",), ("status", 503))[asked[method, path] % 2]
 
         self.proxy.fault = fault
         out, _ = self.restore(self.s3.url("app", self.proxy.endpoint), env=self.s3.env())

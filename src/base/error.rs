@@ -4,7 +4,8 @@
 use std::fmt::{self, Write as _};
 
 /// What the caller can do next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Kind {
     /// Trouble that may pass: try again later (network, 5xx, 429, timeouts).

@@ -1,12 +1,17 @@
 //! Working on a replica's manifest from outside the shipper's loop: for retention and for `walrust_verify` with
 //! `fix`, whoever calls them and wherever the replica is streamed from.
 
+use super::asked::{self, Asking};
 use super::phase::Role;
 use super::watched::Watched;
+use super::whose::same_replica;
 use crate::base::{Error, Kind, Result, clock};
 use crate::replica::LEASE_KEY;
 use crate::ship::{Borrowed, LeaseState, lives_for};
+use crate::spool::requests::{Request, Wanted};
+use crate::spool::{Shipping, shipping_in};
 use crate::store::{Store, block_on};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,24 +25,45 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The right to change the manifest of one replica, until dropped.
 #[derive(Debug)]
 pub struct Alone {
-    _borrowed: Option<Borrowed>,
+    _from: From,
 }
 
-/// Makes sure that nobody else writes the replica's manifest meanwhile: borrows it from `shipping`, which this process streams there, or
+/// Whom it was borrowed from, held for its drop.
+#[derive(Debug)]
+enum From {
+    Nobody,
+    Here { _lent: Borrowed },
+    AnotherProcess { _lent: Request },
+}
+
+/// Makes sure that nobody else writes the replica's manifest meanwhile: borrows it from `shipping`, which this process streams there,
+/// or from the process of this machine that does (`spools`: of the databases that may be streamed there), or
 /// sees that no writer holds the replica's lease. A lease that a dead process left is waited out, a minute at
 /// most; one that is renewed meanwhile is a live writer's, and an error that names it ([`Kind::Fenced`]).
-pub(super) fn alone(store: &Store, shipping: Option<&Arc<Watched>>) -> Result<Alone> {
-    let Some(w) = shipping else {
-        block_on(until_nobody_writes(store))??;
-        return Ok(Alone { _borrowed: None });
-    };
-    if w.role() == Role::Standby {
-        return Err(Error::config(format!(
-            "another process of this machine streams {} there; call it in that process",
-            w.path().display()
-        )));
+pub(super) fn alone(store: &Store, shipping: Option<&Arc<Watched>>, spools: &[PathBuf]) -> Result<Alone> {
+    if let Some(w) = shipping {
+        if w.role() == Role::Standby
+            && let Asking::Answered(request, _) =
+                asked::ask(w.spool.dir(), &Wanted::Manifest, HAND_OVER, || w.role() == Role::Shipper)?
+        {
+            return Ok(Alone { _from: From::AnotherProcess { _lent: request } });
+        }
+        return Ok(Alone { _from: From::Here { _lent: w.link.borrow_manifest(HAND_OVER)? } });
     }
-    Ok(Alone { _borrowed: Some(w.link.borrow_manifest(HAND_OVER)?) })
+    let elsewhere = spools.iter().find(|dir| streams_there(dir, store.url()));
+    if let Some(dir) = elsewhere
+        && let Asking::Answered(request, _) = asked::ask(dir, &Wanted::Manifest, HAND_OVER, || false)?
+    {
+        return Ok(Alone { _from: From::AnotherProcess { _lent: request } });
+    }
+    block_on(until_nobody_writes(store))??;
+    Ok(Alone { _from: From::Nobody })
+}
+
+/// Whether a process streams from the spool in `dir` to `replica` at this moment.
+fn streams_there(dir: &Path, replica: &str) -> bool {
+    let is_it = |s: Shipping| same_replica(&s.replica, replica);
+    shipping_in(dir).ok().flatten().is_some_and(is_it)
 }
 
 /// No lease is taken: an app that starts at this moment must not find the replica held by a passing visitor.

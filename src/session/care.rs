@@ -27,6 +27,7 @@ use crate::store::{Retry, Store, block_on};
 use serde_json::json;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -178,6 +179,7 @@ pub fn policy(s: &Settings) -> Policy {
 pub(super) fn compact(
     store: &Store,
     shipping: Option<&Arc<Watched>>,
+    spools: &[PathBuf],
     policy: &Policy,
     action: Action,
 ) -> Result<Compacted> {
@@ -188,12 +190,12 @@ pub(super) fn compact(
     if decided.removed == 0 {
         return Ok(decided.forced());
     }
-    let _alone = alone(store, shipping)?;
+    let _alone = alone(store, shipping, spools)?;
     block_on(replica::compact::compact(store, policy, action, clock::now(), None))?
 }
 
 fn retain(w: &Arc<Watched>) {
-    match compact(&w.store, Some(w), &policy(&w.settings()), Action::Force) {
+    match compact(&w.store, Some(w), &[], &policy(&w.settings()), Action::Force) {
         Ok(done) => {
             w.link.set_course(Duty::Retention, Course::Well);
             if done.removed > 0 {

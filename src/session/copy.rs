@@ -5,6 +5,7 @@
 //! the spool, which the next copy overwrites.
 
 use super::alone::alone;
+use super::asked::{self, Asking};
 use super::job::Job;
 use super::phase::Role;
 use super::reread::{self, at_a_txid};
@@ -16,27 +17,37 @@ use crate::ltx::Level;
 use crate::replica::inventory::read_header;
 use crate::replica::{self, Inventory, ManifestEntry, ManifestWriter};
 use crate::spool::Position;
+use crate::spool::requests::{Answer, Wanted};
 use crate::sqlite::despite_forks;
 use crate::store::{Body, PutMeta, ReplicaUrl, Store, block_on};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-const ANOTHER_SHIPS: &str =
-    "another process of this machine ships this database; ask that one for a snapshot";
-
 impl Watched {
-    /// A full snapshot now; returns its TXID when it is in the replica. Writers go on meanwhile. Errors where another process ships,
-    /// with [`Kind::Timeout`] after `timeout`, and with what keeps it from being taken or shipped.
+    /// A full snapshot now; returns its TXID when it is in the replica. Where another process ships, that one takes it. Writers go on
+    /// meanwhile. Errors with [`Kind::Timeout`] after `timeout`, and with what keeps it from being taken or shipped.
     pub(super) fn snapshot_now(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
         if self.role() == Role::Joining {
             self.join_soon();
             self.joined.wait(timeout)?;
         }
-        if self.role() == Role::Standby {
-            return Err(Error::config(ANOTHER_SHIPS));
+        match self.ask_for_snapshot(None, timeout)? {
+            Some(txid) => Ok(txid),
+            None => reread::snapshot_now(self, timeout),
         }
-        reread::snapshot_now(self, timeout)
+    }
+
+    /// Has the process that ships take it, where that is another one. Errors as that one does, and as [`asked::ask`].
+    fn ask_for_snapshot(&self, to: Option<String>, timeout: Duration) -> Result<Option<TxId>> {
+        if self.role() != Role::Standby {
+            return Ok(None);
+        }
+        let is_mine = || self.role() == Role::Shipper;
+        match asked::ask(self.spool.dir(), &Wanted::Snapshot { to }, timeout, is_mine)? {
+            Asking::Answered(_, Answer::Snapshot(txid)) => Ok(Some(TxId(txid))),
+            Asking::Answered(..) | Asking::IsMine => Ok(None),
+        }
     }
 
     /// Puts a full snapshot of now at `url`; returns its TXID when it is there. Writers go on meanwhile. `shipping`: the database that
@@ -47,8 +58,8 @@ impl Watched {
         shipping: Option<&Arc<Watched>>,
         timeout: Duration,
     ) -> Result<TxId> {
-        if self.role() == Role::Standby {
-            return Err(Error::config(ANOTHER_SHIPS));
+        if let Some(txid) = self.ask_for_snapshot(Some(url.to_string()), timeout)? {
+            return Ok(txid);
         }
         let store = Store::open_for(url, Manners::of(self.path()))?;
         let Some(ticket) = Work::take_within(self, Job::Reading, timeout) else {
@@ -60,7 +71,7 @@ impl Watched {
         // What is sent may take hours, in which the database may have to be read for other reasons.
         drop(ticket);
         let sent = made.and_then(|position| {
-            let _alone = alone(&store, shipping)?;
+            let _alone = alone(&store, shipping, &[])?;
             block_on(send(&store, &path, &position))??;
             Ok(position.txid)
         });

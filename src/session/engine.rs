@@ -11,8 +11,10 @@ use super::registry::Engine;
 use super::sealer;
 use super::services::Services;
 use super::watched::Watched;
+use super::whose::same_replica;
 use super::wish::{Inherited, Moment};
 use crate::base::{Error, ForkSafe, Result, TxId, fork, lock};
+use crate::config::default_spool;
 use crate::replica::retention::Policy;
 use crate::replica::{
     self,
@@ -21,7 +23,7 @@ use crate::replica::{
 use crate::sqlite::{ForkHooks, HookedFile};
 use crate::store::{ReplicaUrl, Store};
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,14 +125,41 @@ impl Engine {
         }
     }
 
-    /// The right to change the manifest of a replica. Errors when another writer is at it.
-    pub fn alone(&self, store: &Store) -> Result<Alone> {
-        alone::alone(store, self.find_by_replica(store.url()).as_ref())
+    /// The right to change the manifest of a replica: borrowed from whatever process of this machine streams there. `of`: a database that
+    /// may be streamed there. Errors when another writer is at it.
+    pub fn alone(&self, store: &Store, of: Option<&Path>) -> Result<Alone> {
+        alone::alone(store, self.find_by_replica(store.url()).as_ref(), &self.spools_for(store.url(), of))
     }
 
-    /// Applies retention to a replica. Errors when another writer is at it, and with what the store says.
-    pub fn compact(&self, store: &Store, policy: &Policy, action: Action) -> Result<Compacted> {
-        care::compact(store, self.find_by_replica(store.url()).as_ref(), policy, action)
+    /// Applies retention to a replica; `of` as for [`Engine::alone`]. Errors when another writer is at it, and with what the store says.
+    pub fn compact(
+        &self,
+        store: &Store,
+        of: Option<&Path>,
+        policy: &Policy,
+        action: Action,
+    ) -> Result<Compacted> {
+        let here = self.find_by_replica(store.url());
+        care::compact(store, here.as_ref(), &self.spools_for(store.url(), of), policy, action)
+    }
+
+    /// The spools of the databases that the configuration streams to `replica`, and that of `of`.
+    fn spools_for(&self, replica: &str, of: Option<&Path>) -> Vec<PathBuf> {
+        let configured = self.config().and_then(|c| c.present()).unwrap_or_default();
+        let paths = configured.into_iter().map(|(path, _)| path);
+        let paths = paths.filter(|p| self.is_configured_for(p, replica)).chain(of.map(Path::to_path_buf));
+        paths.filter_map(|p| self.spool_dir(&p).ok()).collect()
+    }
+
+    fn is_configured_for(&self, path: &Path, replica: &str) -> bool {
+        let named = self.resolve(path, None).and_then(|r| begin::request(path, &r, false));
+        named.is_ok_and(|r| same_replica(&r.replica.to_string(), replica))
+    }
+
+    /// Where the spool of the database at `path` lies, by the configuration. Errors where that cannot be read.
+    fn spool_dir(&self, path: &Path) -> Result<PathBuf> {
+        let set = self.resolve(path, None)?.settings.spool_dir;
+        Ok(set.unwrap_or_else(|| default_spool(path)))
     }
 
     /// Keeps a file up to date from a replica. Errors as [`Followers::follow`] does.

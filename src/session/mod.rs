@@ -15,11 +15,11 @@
 //! | | files |
 //! |---|---|
 //! | the top: what SQLite and SQL call | `host`, `exit`, `engine`, `occupy` |
-//! | the thread that moves databases from state to state | `sealer` |
+//! | the thread that moves databases from state to state | `sealer`, `answer` |
 //! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `join` |
 //! | the lists of the process | `observe`, `registry`, `follow`, `care` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
-//! | verbs on one watched database | `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work` |
+//! | verbs on one watched database | `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
 //! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `trouble`, `since` |
 //! | pure decisions | `phase`, `told`, `identity`, `wish`, `settings`, `waiting` |
 //!
@@ -34,12 +34,14 @@
 //! # Threads
 //!
 //! `walrust-seal` (plain) seals, cuts, polls and starts resyncs; `walrust-ship` (the runtime) uploads; a
-//! resync or snapshot has a thread for as long as it runs; `walrust-care` validates and applies retention while
+//! resync or snapshot has a thread for as long as it runs, and so has a request of another process (`walrust-answer`); `walrust-care` validates and applies retention while
 //! there is something to do; `walrust-follow` polls for followed files while there are any; `walrust-metrics` serves
 //! the two pages. SQL functions run on the app's threads.
 
 mod access;
 mod alone;
+mod answer;
+mod asked;
 mod begin;
 mod bell;
 mod care;

@@ -13,7 +13,7 @@ use super::phase::{
 use super::registry::Engine;
 use super::trouble::Trouble;
 use super::watched::{Ask, Astray, Watched};
-use super::{join, renew, reread};
+use super::{answer, join, renew, reread};
 use crate::base::{clock, lock, panics};
 use crate::capture::{Continuity, Noticed, SealError};
 use crate::ltx::Packing;
@@ -101,6 +101,9 @@ fn look(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, Dur
     let phase = phase_of(w);
     if is_due && matches!(phase, Phase::Following | Phase::Rereading(_) | Phase::Blocked(_)) {
         engine.care.schedule(w);
+        if w.role() == phase::Role::Shipper {
+            answer::answer_all(engine, w);
+        }
         // Other processes move it on, too, also while this one has the database closed.
         w.tracker.refresh();
     }

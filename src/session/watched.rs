@@ -100,6 +100,8 @@ pub struct Watched {
     /// What was left for the sealer.
     pub(super) news: News,
     pub(super) asks: Mutex<BTreeSet<Ask>>,
+    /// The requests of other processes that threads of this one are at, by their numbers.
+    pub(super) at_requests: Mutex<BTreeSet<String>>,
     pub(super) job: JobPlace,
     /// What keeps commits from being sealed or read.
     pub(super) troubles: Troubles,
@@ -186,6 +188,7 @@ impl Watched {
             joined: Joined::default(),
             news,
             asks: Mutex::default(),
+            at_requests: Mutex::default(),
             job: JobPlace::default(),
             troubles: Troubles::default(),
             rounds: Mutex::new(Rounds { began_at: now, ..Rounds::default() }),

@@ -17,6 +17,7 @@
 //! asked/<txid>.ltx       the pending files of COMMITs under sync durability, until those are known to have come to be
 //! merge/<level>/<name>   files that are in the replica, kept until they are merged upward
 //! snapshot/<name>        finished snapshot files on their way to the replica
+//! requests/              what other processes ask of the one that ships, while they wait for it
 //! pages.sum              8 bytes a page: the checksum of each page at `position` (PageSums)
 //! lock.ship, lock.seal   fcntl locks: who ships (one process), who seals (one thread anywhere); the second says, too,
 //!                        whether something is half done, and how much is on disk
@@ -68,6 +69,7 @@ mod position;
 mod queue;
 mod records;
 mod recover;
+pub mod requests;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -78,7 +80,7 @@ pub use held::{Change, SealHeld};
 #[cfg(feature = "sim")]
 pub use lock::forget_all;
 pub use lock::{Held, Keeper, Kept, LockFile, keep_with};
-pub use owner::{Owner, Shipping, holder_of, other_database};
+pub use owner::{Owner, Shipping, holder_of, other_database, process, shipping_in};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPlace, WalPoint};
 pub use queue::{Queued, Shippable, Vouched};
 pub use sums::PageSums;

@@ -224,6 +224,11 @@ impl Shipping {
     pub fn process(&self) -> String {
         process(self.pid)
     }
+
+    /// What it says is so if `pid` holds the ship lock. (In another container it has another number, and the system says 0.)
+    fn confirmed(self, pid: i32) -> Option<Shipping> {
+        (self.pid == pid || pid == 0).then_some(Shipping { pid, ..self })
+    }
 }
 
 impl Spool {
@@ -242,13 +247,18 @@ impl Spool {
     pub fn shipping(&self) -> Result<Option<Shipping>> {
         let Some(pid) = self.ship_lock().holder()? else { return Ok(None) };
         Ok(match read_json::<Shipping>(&self.dir().join(SHIPPING))? {
-            // (In another container it has another number, and the system says 0.)
-            Some(s) if s.pid == pid || pid == 0 => Some(Shipping { pid, ..s }),
-            Some(_) => None,
+            Some(s) => s.confirmed(pid),
             // An older walrust tells with its first record only.
             None => self.shipped()?.map(|s| Shipping { pid, replica: s.replica }),
         })
     }
+}
+
+/// Where another process ships from the spool in `dir`, which nothing is made of; `None` if none does, or it has not said yet. Errors
+/// with [`Kind::Io`](crate::base::Kind::Io).
+pub fn shipping_in(dir: &Path) -> Result<Option<Shipping>> {
+    let Some(pid) = shipper_of(dir)? else { return Ok(None) };
+    Ok(read_json::<Shipping>(&dir.join(SHIPPING))?.and_then(|s| s.confirmed(pid)))
 }
 
 /// The record of a directory, and whether it is a copy.

@@ -26,7 +26,8 @@ pub(super) fn compact(conn: &Connection, args: &[Value]) -> Result<Value> {
     let store = common::store(conn, url)?;
     let action = if options.flag("force") { Action::Force } else { Action::DryRun };
     let settings = common::settings_of_replica(conn, store.url())?;
-    let done = engine().compact(&store, &policy(&settings, &options), action)?;
+    let done =
+        engine().compact(&store, conn.main_db_path().as_deref(), &policy(&settings, &options), action)?;
     Ok(Value::Text(done.text.trim_end().to_string()))
 }
 

@@ -44,7 +44,7 @@ fn run(conn: &Connection, args: &[Value]) -> Result<Report> {
     let store = common::store(conn, common::text(args, 0, "the replica URL")?)?;
     let report = match mode {
         Mode::Quick | Mode::Deep => look(&store, mode)?,
-        Mode::Fix => fix(&store)?,
+        Mode::Fix => fix(&store, conn.main_db_path().as_deref())?,
     };
     // A place where nothing lies is a mistyped URL or a replica to be; damage needs something to be damaged.
     if report.exit_code() > 0 && report.findings.iter().any(|f| f.file.is_some()) {
@@ -54,12 +54,12 @@ fn run(conn: &Connection, args: &[Value]) -> Result<Report> {
 }
 
 /// The manifest is changed only if there is reason to, and then by nobody else.
-fn fix(store: &Store) -> Result<Report> {
+fn fix(store: &Store, of: Option<&Path>) -> Result<Report> {
     let first = look(store, Mode::Quick)?;
     if first.exit_code() == 0 {
         return Ok(first);
     }
-    let _alone = engine().alone(store)?;
+    let _alone = engine().alone(store, of)?;
     look(store, Mode::Fix)
 }
 

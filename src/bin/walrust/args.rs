@@ -87,7 +87,7 @@ pub enum Command {
     /// Take a full snapshot now
     ///
     /// For cron. Opens the database, ships what is new and a snapshot, and ends. If another process of this machine streams
-    /// the database already, ask that one.
+    /// the database already, that one takes it.
     #[command(after_long_help = "Example:\n  walrust snapshot app.db s3://bucket/app")]
     Snapshot(Once),
     /// Write a database as it was at a point in time

@@ -34,8 +34,12 @@ const FOREIGN: &str = "checksum checksum_combine checksum_combine_with_params ch
     digest_new_with_params digest_reset digest_update error_message get_calculator_target get_custom_params \
     get_last_error get_version";
 
-/// A version script that makes those symbols local, beside the one that rustc makes: lld lets an exact local name win. `None` where the
-/// linker takes no second script (GNU ld), which is found out by linking something small: then the symbols are exported.
+/// The entry points: all that the library exports.
+const ENTRIES: &str = "sqlite3_extension_init; sqlite3_walrust_init; sqlite3_walrust_auto_init; walrust_probe;";
+
+/// A version script that makes those symbols local, beside the one that rustc makes: lld lets an exact local name win, and zig takes the
+/// last script alone, so that it says all of it. `None` where the linker takes no second script (GNU ld), which is found out by linking
+/// something small: then the symbols are exported.
 fn hiding_script() -> Option<PathBuf> {
     if std::env::var("CARGO_CFG_TARGET_OS").ok()? != "linux" {
         return None;
@@ -43,7 +47,7 @@ fn hiding_script() -> Option<PathBuf> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR")?);
     let script = out.join("local.ver");
     let names: String = FOREIGN.split_whitespace().map(|n| format!("crc_fast_{n}; ")).collect();
-    std::fs::write(&script, format!("{{ local: {names}walrust_probe_local; }};\n")).ok()?;
+    std::fs::write(&script, format!("{{ global: {ENTRIES} local: {names}walrust_probe_local; *; }};\n")).ok()?;
     takes(&out, &script).then_some(script)
 }
 

@@ -35,7 +35,8 @@ const FOREIGN: &str = "checksum checksum_combine checksum_combine_with_params ch
     get_last_error get_version";
 
 /// The entry points: all that the library exports.
-const ENTRIES: &str = "sqlite3_extension_init; sqlite3_walrust_init; sqlite3_walrust_auto_init; walrust_probe;";
+const ENTRIES: &str =
+    "sqlite3_extension_init; sqlite3_walrust_init; sqlite3_walrust_auto_init; walrust_probe;";
 
 /// A version script that makes those symbols local, beside the one that rustc makes: lld lets an exact local name win, and zig takes the
 /// last script alone, so that it says all of it. `None` where the linker takes no second script (GNU ld), which is found out by linking
@@ -47,7 +48,8 @@ fn hiding_script() -> Option<PathBuf> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR")?);
     let script = out.join("local.ver");
     let names: String = FOREIGN.split_whitespace().map(|n| format!("crc_fast_{n}; ")).collect();
-    std::fs::write(&script, format!("{{ global: {ENTRIES} local: {names}walrust_probe_local; *; }};\n")).ok()?;
+    std::fs::write(&script, format!("{{ global: {ENTRIES} local: {names}walrust_probe_local; *; }};\n"))
+        .ok()?;
     takes(&out, &script).then_some(script)
 }
 

@@ -8,7 +8,8 @@
 //! * I-CARE-3: files are taken out of the manifest while it is borrowed from the shipper
 //!   ([`crate::ship::Borrowed`]), so that it has one writer.
 //!
-//! What is left undone by a crash is due again after the next snapshot, or at the next interval; what failed, after a rest of its
+//! Validation is due by the age of the last one, whatever process made it (`care.json` in the spool). What is left undone by a crash is due
+//! again after the next snapshot, or at the next process's first look; what failed, after a rest of its
 //! own ([`Duty::Retention`]).
 //! Refused: validation on a timer of each database's own (a thread each); retention on a timer (nothing
 //! becomes superfluous but by a snapshot that follows it).
@@ -22,7 +23,7 @@ use crate::config::Settings;
 use crate::replica::compact::{Action, Compacted};
 use crate::replica::retention::Policy;
 use crate::replica::{self, Report, Severity, VerifyOptions};
-use crate::ship::{Course, Duty};
+use crate::ship::{Aged, Course, Duty};
 use crate::store::{Retry, Store, block_on};
 use serde_json::json;
 use std::cmp::Reverse;
@@ -72,16 +73,11 @@ impl Queue {
         if every.is_zero() || w.link.status().snapshot.0 == 0 {
             return;
         }
-        let now = clock::uptime();
-        let is_due = {
-            let mut at = lock(&w.validated_at);
-            let is_due = now.saturating_sub(*at) >= every;
-            if is_due {
-                *at = now;
-            }
-            is_due
-        };
-        if is_due {
+        let mut last = lock(&w.validated);
+        let known = *last.get_or_insert_with(|| last_validated(w));
+        if known.by(clock::uptime()) >= every {
+            *last = Some(Aged::new(clock::now(), clock::now(), clock::uptime()));
+            drop(last);
             self.add(w, Task::Validate);
         }
     }
@@ -134,10 +130,30 @@ impl Queue {
     }
 }
 
+/// How long ago the replica was validated, by whatever process: a program may live for a second. The first look begins the count.
+fn last_validated(w: &Watched) -> Aged {
+    let now = clock::now();
+    let noted = w.spool.validated(w.replica()).ok().flatten();
+    if noted.is_none() {
+        note_validated(w);
+    }
+    Aged::new(noted.unwrap_or(now), now, clock::uptime())
+}
+
+/// (A record that cannot be written makes the next validation early.)
+fn note_validated(w: &Watched) {
+    if let Err(e) = w.spool.note_validated(w.replica(), clock::now()) {
+        log::debug!("walrust: {}: {e}", w.path().display());
+    }
+}
+
 fn validate(w: &Arc<Watched>) {
     w.have_named();
     let options = VerifyOptions { pause: SECOND_LOOK, ..Default::default() };
     let report: Result<Report> = block_on(replica::verify(&w.store, &options)).and_then(|r| r);
+    if report.is_ok() {
+        note_validated(w);
+    }
     match report {
         Ok(r) if r.severity() == Severity::Ok => {
             w.metrics.validation_success();

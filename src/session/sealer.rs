@@ -17,6 +17,7 @@ use super::{answer, join, renew, reread};
 use crate::base::{clock, lock, panics};
 use crate::capture::{Continuity, Noticed, SealError};
 use crate::ltx::Packing;
+use crate::spool::wait_at_most;
 use crossbeam_channel::Receiver;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,11 +27,14 @@ use std::time::Duration;
 const LINGER: Duration = Duration::from_millis(2);
 /// Looks without news before the sealer goes to sleep.
 const LOOKS_BEFORE_SLEEP: u32 = 20;
+/// How long one database's seal lock is waited for, while the others wait for this thread.
+const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 /// How long unknown salts may stay unexplained: the process that restarted the WAL says so at its commit.
 const ASTRAY_PATIENCE: Duration = Duration::from_millis(700);
 
 /// The thread's work, which is never over: what panics in it outside of the look at one database is logged.
 pub(super) fn run(engine: &'static Engine, rx: &Receiver<()>) {
+    wait_at_most(LOCK_PATIENCE);
     while let Err(said) = panics::caught(|| rounds(engine, rx)) {
         log::error!("walrust: internal error in the sealer: {said}");
         clock::sleep(LOOK);

@@ -16,7 +16,7 @@ use crate::capture::{Continuity, Noticed, Tracker};
 use crate::config::{Settings, replica_key};
 use crate::metrics::DatabaseMetrics;
 use crate::notify::{Event, Notifier};
-use crate::ship::Link;
+use crate::ship::{Aged, Link};
 use crate::spool::{FileStamp, Spool};
 use crate::store::Store;
 use crate::wal::{IndexHeader, Salt};
@@ -122,8 +122,8 @@ pub struct Watched {
     notifier: Mutex<Option<Notifier>>,
     /// Validation and retention: what the last found wrong, or why it could not be done.
     pub(super) finding: Mutex<Option<String>>,
-    /// Uptime of the last periodic validation.
-    pub(super) validated_at: Mutex<Duration>,
+    /// How long ago the replica was last validated, or begun to be by this process; `None`: not looked up yet.
+    pub(super) validated: Mutex<Option<Aged>>,
     /// What the file was, between two checkpoints, at the last look.
     pub(super) at_rest: Mutex<Option<((Salt, u32), FileStamp)>>,
     /// What the last look through a handle of our own found, and of which WAL file.
@@ -199,7 +199,7 @@ impl Watched {
             held_failed: Since::default(),
             metrics: services.metrics.database(&series(path)),
             finding: Mutex::default(),
-            validated_at: Mutex::new(now),
+            validated: Mutex::new(None),
             at_rest: Mutex::new(None),
             own_look: Mutex::new(None),
         })

@@ -12,13 +12,16 @@
 //!   system cannot do that, it is a use like any other until it is released.
 //! * I-LOCK-3: a lock file is known by device, inode and time of birth. What lies at its path later and differs is another
 //!   one ([`LockFile::is_replaced`]): two locks exclude nobody.
+//! * I-LOCK-4: a thread that serves many databases waits for a lock of one of them no longer than it said ([`wait_at_most`]): a process
+//!   that stands still (stopped, on a dead disk) holds up its own database and no other.
 
-use crate::base::{Error, ForkSafe, Kind, Result, manners};
+use crate::base::{Error, ForkSafe, Kind, Result, clock, manners};
+use std::cell::Cell;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// A lock file. Excludes threads of this process by a mutex and other processes by fcntl.
 #[derive(Debug)]
@@ -59,6 +62,19 @@ pub struct Keeper {
 }
 
 static KEEPER: OnceLock<Keeper> = OnceLock::new();
+
+thread_local! {
+    /// How long this thread waits for a lock; `None`: as long as its holder lives.
+    static PATIENCE: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// Between two tries of a thread that does not wait for ever.
+const TRY_AGAIN: Duration = Duration::from_millis(1);
+
+/// This thread waits for no lock longer than `patience` from now on (I-LOCK-4).
+pub fn wait_at_most(patience: Duration) {
+    PATIENCE.set(Some(patience));
+}
 
 /// Has locks that are taken for long kept by `keeper`. The first one counts.
 pub fn keep_with(keeper: Keeper) {
@@ -261,10 +277,14 @@ impl LockFile {
         std::fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
     }
 
-    /// Waits for the lock. Errors with [`Kind::Missing`] when another one lies in its place: two locks exclude nobody.
+    /// Waits for the lock. Errors with [`Kind::Missing`] when another one lies in its place: two locks exclude nobody; and with
+    /// [`Kind::Retry`] on a thread that waits no longer ([`wait_at_most`]).
     pub fn hold(&self) -> Result<Held<'_>> {
         if self.is_replaced() {
             return Err(self.replaced());
+        }
+        if let Some(patience) = PATIENCE.get() {
+            return self.hold_within(patience);
         }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let used = self.attach()?;
@@ -276,6 +296,23 @@ impl LockFile {
         rustix::fs::fcntl_lock(used.file()?, rustix::fs::FlockOperation::LockExclusive)
             .map_err(|e| Error::io("lock", &self.path, e.into()))?;
         Ok(Held { used, _thread: thread })
+    }
+
+    fn hold_within(&self, patience: Duration) -> Result<Held<'_>> {
+        let end = clock::uptime() + patience;
+        loop {
+            if let Some(held) = self.try_hold()? {
+                return Ok(held);
+            }
+            if clock::uptime() >= end {
+                let who = self.holder()?.map_or("another thread of this process".to_string(), |pid| {
+                    if pid > 0 { format!("process {pid}") } else { "another process".to_string() }
+                });
+                let text = format!("{} is held by {who}, which does not let go of it", self.path.display());
+                return Err(Error::new(Kind::Retry, text));
+            }
+            clock::sleep(TRY_AGAIN);
+        }
     }
 
     /// The lock, or `None` if another thread or process has it now. Errors with [`Kind::Missing`] when another one lies in its

@@ -6,6 +6,7 @@
 //! position.json          how far the WAL is sealed, and what the database then is (Position); synced by make_durable
 //! owed                   what the replica's manifest will say of files that are there and that it does not name yet
 //! store.json             what the store was found to be able to do, so that the next process need not ask
+//! care.json              when the replica was last validated, by whatever process
 //! shipped.json           the newest TXID that is durable in the replica (Shipped)
 //! ventured.json          what may be in the replica although the position does not say so (Ventured)
 //! replica.json           which replica that is, and the lineages that are ours (Identity); synced when it changes
@@ -79,7 +80,7 @@ pub use files::remove_if_there;
 pub use held::{Change, SealHeld};
 #[cfg(feature = "sim")]
 pub use lock::forget_all;
-pub use lock::{Held, Keeper, Kept, LockFile, keep_with};
+pub use lock::{Held, Keeper, Kept, LockFile, keep_with, wait_at_most};
 pub use owner::{Owner, Shipping, holder_of, other_database, process, shipping_in};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPlace, WalPoint};
 pub use queue::{Queued, Shippable, Vouched};

@@ -21,6 +21,14 @@ struct StoreNote {
     asked: i64,
 }
 
+/// When a replica was looked after.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct CareNote {
+    replica: String,
+    /// Milliseconds since 1970.
+    validated: i64,
+}
+
 impl Spool {
     /// The position, `None` if there is none or it can't be read as one.
     pub fn position(&self) -> Result<Option<Position>> {
@@ -125,6 +133,17 @@ impl Spool {
     pub fn note_conditions(&self, address: &str, conditions: &str, asked: Timestamp) -> Result<()> {
         let (address, conditions) = (address.to_string(), conditions.to_string());
         self.write_json("store.json", &StoreNote { address, conditions, asked: asked.0 })
+    }
+
+    /// When `replica` was last validated from here, or first looked at; `None` if neither. Errors as the file system does.
+    pub fn validated(&self, replica: &str) -> Result<Option<Timestamp>> {
+        let noted: Option<CareNote> = read_json(&self.dir.join("care.json"))?;
+        Ok(noted.filter(|n| n.replica == replica).map(|n| Timestamp(n.validated)))
+    }
+
+    /// Writes that down. Errors as the file system does.
+    pub fn note_validated(&self, replica: &str, at: Timestamp) -> Result<()> {
+        self.write_json("care.json", &CareNote { replica: replica.to_string(), validated: at.0 })
     }
 
     /// The id under which this spool writes to replicas. It names the file it stands in, too: the copy of a spool is another

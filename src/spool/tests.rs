@@ -5,7 +5,7 @@ use super::durable::{Durable, Missing, missing};
 use super::files::list_files;
 use super::lock::Mark;
 use super::*;
-use crate::base::{DbChecksum, Lineage, PageSize, Pgno, Timestamp, TxId};
+use crate::base::{DbChecksum, Kind, Lineage, PageSize, Pgno, Timestamp, TxId};
 use crate::ltx::{self, Attest, Encoder, Header, WalRange};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -128,6 +128,22 @@ fn what_another_is_changing_is_not_waited_for() {
     assert_eq!(spool.shippable().unwrap(), Shippable::Changing);
     assert!(spool.settle_if_free().unwrap());
     assert_eq!(may_leave(&spool), 1);
+}
+
+#[test]
+fn a_thread_that_serves_many_does_not_wait_for_one() {
+    let (_dir, spool) = three_pieces();
+    let held = spool.hold_unsettled().unwrap();
+    let waits = std::thread::scope(|threads| {
+        let waiter = threads.spawn(|| {
+            super::wait_at_most(std::time::Duration::from_millis(5));
+            spool.hold_seal().map(drop).unwrap_err()
+        });
+        waiter.join().unwrap()
+    });
+    assert_eq!(waits.kind(), Kind::Retry);
+    assert!(waits.to_string().contains("is held by another thread of this process"), "{waits}");
+    drop(held);
 }
 
 #[test]

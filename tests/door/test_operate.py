@@ -581,6 +581,28 @@ class Metrics(door.DoorTest):
         self.eventually(lambda: bad.search(p.sql("SELECT walrust_metrics()")), what="a failed validation")
         self.assertRegex(p.status()["last_error"], os.path.basename(path) + "|TXID 3")
 
+    def test_a_program_that_lives_for_seconds_validates_when_it_is_due(self):
+        """An hour after the last validation, whatever process made it; not an hour after its own start."""
+        p, db, url = self.watched(validation_interval="1h")
+        p.sync()
+        note = db + "-walrust/care.json"
+        self.eventually(lambda: os.path.exists(note), what="the note of the first look")
+        p.end()
+        with open(note) as f:
+            noted = json.load(f)
+        noted["validated"] -= 3_601_000
+        with open(note, "w") as f:
+            json.dump(noted, f)
+        q, _, _ = self.watched(db, url, schema="SELECT 1", validation_interval="1h")
+        good = re.compile(r'^walrust_validations_total\{database="[^"]+",result="success"\} 1', re.M)
+        self.eventually(lambda: good.search(q.sql("SELECT walrust_metrics()")), 20, "a validation")
+        with open(note) as f:
+            self.assertGreater(json.load(f)["validated"], noted["validated"] + 3_601_000)
+        q.end()
+        r, _, _ = self.watched(db, url, schema="SELECT 1", validation_interval="1h")
+        time.sleep(1.5)
+        self.assertIsNone(good.search(r.sql("SELECT walrust_metrics()")))
+
 
 class Follower(door.DoorTest):
     def rows(self, path):

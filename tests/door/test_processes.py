@@ -67,6 +67,32 @@ class Processes(door.DoorTest):
         self.assertEqual(numbers[-1], txid)
         self.assertEqual(numbers, list(range(numbers[0], numbers[-1] + 1)))
 
+    def test_a_process_that_stands_still_holds_up_its_own_database_only(self):
+        """It has the seal lock of the first database; the second is shipped by itself, and the first one's row says why it is not."""
+        p = self.peer()
+        for name in ("a", "b"):
+            p.open(self.path(f"{name}.db"), name)
+            p.watch(self.path(f"r{name}"), name, interval="0s")
+            p.sql("CREATE TABLE t(v)", conn=name)
+            p.sync(conn=name)
+        hold = "import fcntl, sys, time; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(600)"
+        holder = subprocess.Popen(
+            [sys.executable, "-c", hold, self.path("a.db-walrust/lock.seal")], stdout=subprocess.PIPE, text=True
+        )
+        self.addCleanup(holder.wait)
+        self.addCleanup(holder.kill)
+        self.assertEqual(holder.stdout.readline(), "held\n")
+        p.sql("INSERT INTO t VALUES (1)", conn="a")
+        p.sql("INSERT INTO t VALUES (1)", conn="b")
+        newest = lambda name: max(f[2] for f in door.ltx_files(self.path(f"r{name}"), 0))
+        self.eventually(lambda: newest("b") == 4, 20, "the other database's commit")
+        why = lambda: p.status(conn="a", database=self.path("a.db"))["last_error"] or ""
+        self.eventually(lambda: f"held by process {holder.pid}" in why(), 20, "the reason")
+        self.assertEqual(p.status(conn="b", database=self.path("b.db"))["last_error"], None)
+        holder.kill()
+        self.eventually(lambda: newest("a") == 4 and not why(), 20, "this database's commit")
+        holder.stdout.close()
+
     def test_the_shipper_dies_and_another_takes_over(self):
         db, url = self.path("app.db"), self.path("r")
         first, = self.start(db, url, 1)

@@ -2,10 +2,10 @@
 
 use super::bell::Note;
 use super::phase::Role;
-use super::waiting::Waiting;
 use super::watched::Watched;
 use crate::base::{TxId, clock, lock};
 use crate::spool::Position;
+use std::time::Duration;
 
 /// Whether the replica, which has everything up to `replicated`, has all that is sealed.
 pub(super) fn is_shipped(position: Option<&Position>, replicated: TxId) -> bool {
@@ -42,6 +42,17 @@ impl Watched {
         self.role() == Role::Standby && self.is_unreadable()
     }
 
+    /// The age of the oldest commit that the replica, which has everything up to `replicated`, lacks. What the sealer has not noticed yet
+    /// is noticed now.
+    pub(super) fn lag(&self, replicated: TxId, all_there: bool) -> Duration {
+        let now = clock::now();
+        let mut waiting = lock(&self.waiting);
+        if !all_there && waiting.since(replicated).is_none() {
+            waiting.commit(now);
+        }
+        waiting.since(replicated).map_or(Duration::ZERO, |t| now.since(t))
+    }
+
     /// Takes what has arrived off the list; if nothing waits any more, the lag is zero.
     pub(super) fn caught_up(&self) {
         let replicated = self.replicated();
@@ -50,7 +61,7 @@ impl Watched {
         let done = is_shipped(self.tracker.position().as_ref(), replicated);
         let sealed = self.handles.header().is_none_or(|h| h.max_frame == 0 || self.tracker.is_sealed(&h));
         if done && sealed && !self.news.has(Note::Commit) && !self.waits_for_a_reader() {
-            *lock(&self.waiting) = Waiting::default();
+            lock(&self.waiting).clear();
         }
     }
 
@@ -74,7 +85,7 @@ impl Watched {
         let replicated = self.replicated();
         let mut waiting = lock(&self.waiting);
         if !unsealed && is_shipped(Some(&p), replicated) {
-            *waiting = Waiting::default();
+            waiting.clear();
         }
         if p.txid > waiting.looked {
             // Cut by the process that ships, since the last look.
@@ -87,5 +98,6 @@ impl Watched {
         if unsealed || p.pieces > 0 {
             waiting.commit(clock::now());
         }
+        waiting.has_looked(clock::now());
     }
 }

@@ -286,15 +286,20 @@ fn seal_step(
         }
         w.astray.ends();
         frames = w.tracker.unsealed_frames(h);
+        let mut waiting = lock(&w.waiting);
         if frames > 0 {
-            lock(&w.waiting).commit(clock::now());
+            waiting.commit(clock::now());
         }
+        waiting.has_looked(clock::now());
     }
     if header.is_none() && dirty {
         match w.changed_since_close() {
             Some(file) => return astray(w, Astray::File(file), CHANGED),
             None => w.astray.ends(),
         }
+    }
+    if header.is_none() {
+        lock(&w.waiting).has_looked(clock::now());
     }
     let has_pending = match w.spool.pending() {
         Ok(p) => !p.is_empty(),

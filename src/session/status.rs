@@ -6,7 +6,7 @@ use super::phase::{Part, Role};
 use super::told::{self, Facts, Told};
 use super::trouble::Trouble;
 use super::watched::Watched;
-use crate::base::{Timestamp, TxId, clock, lock};
+use crate::base::{Timestamp, TxId, lock};
 use crate::metrics::{Breaker, HealthStatus};
 use crate::ship::State;
 use crate::store::BreakerState;
@@ -108,7 +108,7 @@ impl Watched {
         let all_there = self.is_all_there(replicated);
         let facts = self.facts(all_there);
         let told = told::tell(&facts);
-        let lag = lock(&self.waiting).since(replicated).map_or(Duration::ZERO, |t| clock::now().since(t));
+        let lag = self.lag(replicated, all_there);
         let interval = self.settings().interval;
         Row {
             database: self.path().to_path_buf(),

@@ -2,6 +2,7 @@
 
 use crate::base::{Timestamp, TxId};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// When commits that are not durable yet were noticed.
 #[derive(Debug, Default)]
@@ -12,11 +13,29 @@ pub(super) struct Waiting {
     open: Option<Timestamp>,
     /// A standby's: the newest TXID at its last look.
     pub(super) looked: TxId,
+    /// The last look, which has noticed all that was there.
+    looked_at: Option<Timestamp>,
 }
 
+/// Between two looks of a sealer that is not kept from them, and some: what is noticed within that was committed just now.
+const SOON: Duration = Duration::from_millis(400);
+
 impl Waiting {
+    /// One was noticed now. If the last look is long ago (a busy machine, a database that is closed here), it may have been made right
+    /// after that: the lag is never said to be less than it is.
     pub(super) fn commit(&mut self, now: Timestamp) {
-        self.open.get_or_insert(now);
+        let at = self.looked_at.filter(|t| now.since(*t) > SOON).unwrap_or(now);
+        self.open.get_or_insert(at);
+    }
+
+    /// What there was to notice up to `now` has been.
+    pub(super) fn has_looked(&mut self, now: Timestamp) {
+        self.looked_at = Some(now);
+    }
+
+    /// Nothing waits.
+    pub(super) fn clear(&mut self) {
+        *self = Waiting { looked_at: self.looked_at, ..Waiting::default() };
     }
 
     pub(super) fn cut(&mut self, txid: TxId) {
@@ -56,5 +75,18 @@ mod tests {
         assert_eq!(waiting.since(t(3)), Some(at(30)), "the open one is never known to be there");
         waiting.cut(t(4));
         assert_eq!(waiting.since(t(4)), None);
+    }
+
+    #[test]
+    fn what_a_late_look_notices_counts_from_the_look_before() {
+        let (t, at) = (TxId, Timestamp);
+        let mut waiting = Waiting::default();
+        waiting.has_looked(at(1_000));
+        waiting.commit(at(1_250));
+        assert_eq!(waiting.since(t(0)), Some(at(1_250)));
+        waiting.clear();
+        waiting.has_looked(at(2_000));
+        waiting.commit(at(9_000));
+        assert_eq!(waiting.since(t(0)), Some(at(2_000)));
     }
 }

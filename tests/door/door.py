@@ -394,7 +394,7 @@ def free_port():
 class S3:
     """moto in its authenticating mode: signatures are checked, conditional writes are honoured. Without `auth` every key will do."""
 
-    def __init__(self, test, bucket="bucket", auth=True):
+    def __init__(self, test, bucket="bucket", auth=True, actions=("s3:*",)):
         self.test, self.bucket = test, bucket
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
@@ -415,7 +415,7 @@ class S3:
         key = iam.create_access_key(UserName="walrust")["AccessKey"]
         iam.put_user_policy(
             UserName="walrust", PolicyName="s3", PolicyDocument=json.dumps(
-                {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+                {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": list(actions), "Resource": "*"}]}
             ),
         )
         self.access_key, self.secret_key = key["AccessKeyId"], key["SecretAccessKey"]

@@ -3,7 +3,7 @@
 use super::bell::Note;
 use super::phase::Role;
 use super::watched::Watched;
-use crate::base::{TxId, clock, lock};
+use crate::base::{Timestamp, TxId, clock, lock};
 use crate::spool::Position;
 use std::time::Duration;
 
@@ -45,12 +45,30 @@ impl Watched {
     /// The age of the oldest commit that the replica, which has everything up to `replicated`, lacks. What the sealer has not noticed yet
     /// is noticed now.
     pub(super) fn lag(&self, replicated: TxId, all_there: bool) -> Duration {
+        self.learn_waiting();
         let now = clock::now();
         let mut waiting = lock(&self.waiting);
         if !all_there && waiting.since(replicated).is_none() {
             waiting.commit(now);
         }
         waiting.since(replicated).map_or(Duration::ZERO, |t| now.since(t))
+    }
+
+    /// At the first look of this process: what others have left in the spool and the WAL waits since then, not since now.
+    pub(super) fn learn_waiting(&self) {
+        if !lock(&self.waiting).is_new() {
+            return;
+        }
+        let replicated = self.replicated();
+        let left = self.spool.pending().unwrap_or_default();
+        let left = left.into_iter().filter(|q| q.txid > replicated);
+        let cut = left.filter_map(|q| Some((q.txid, self.spool.waits_since(q.txid)?))).collect();
+        let pieces = self.tracker.position().filter(|p| p.pieces > 0);
+        let pieces = pieces.and_then(|p| self.spool.waits_since(p.txid.next()));
+        // (Of what is in the WAL alone the last write is known, the first is not.)
+        let wal = || std::fs::metadata(self.tracker.wal_path()).and_then(|m| m.modified()).ok();
+        let unsealed = if self.unsealed_bytes() > 0 { wal().map(Timestamp::from) } else { None };
+        lock(&self.waiting).begin(cut, pieces.or(unsealed), clock::now());
     }
 
     /// Takes what has arrived off the list; if nothing waits any more, the lag is zero.
@@ -69,6 +87,7 @@ impl Watched {
     pub(super) fn note_waiting(&self) {
         self.news.take(Note::Commit);
         self.tracker.refresh();
+        self.learn_waiting();
         if self.waits_for_a_reader() {
             // What was changed since is in no file yet.
             lock(&self.waiting).commit(clock::now());

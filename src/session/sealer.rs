@@ -286,6 +286,7 @@ fn seal_step(
         }
         w.astray.ends();
         frames = w.tracker.unsealed_frames(h);
+        w.learn_waiting();
         let mut waiting = lock(&w.waiting);
         if frames > 0 {
             waiting.commit(clock::now());
@@ -299,6 +300,7 @@ fn seal_step(
         }
     }
     if header.is_none() {
+        w.learn_waiting();
         lock(&w.waiting).has_looked(clock::now());
     }
     let has_pending = match w.spool.pending() {

@@ -28,6 +28,19 @@ impl Waiting {
         self.open.get_or_insert(at);
     }
 
+    /// Whether this is the first look.
+    pub(super) fn is_new(&self) -> bool {
+        self.looked_at.is_none()
+    }
+
+    /// What lay there before the first look, by the files' times: what is cut, in order, and what is not.
+    pub(super) fn begin(&mut self, cut: Vec<(TxId, Timestamp)>, open: Option<Timestamp>, now: Timestamp) {
+        self.looked = cut.last().map_or(self.looked, |(t, _)| self.looked.max(*t));
+        self.cut = cut.into();
+        self.open = open;
+        self.looked_at = Some(now);
+    }
+
     /// What there was to notice up to `now` has been.
     pub(super) fn has_looked(&mut self, now: Timestamp) {
         self.looked_at = Some(now);
@@ -75,6 +88,19 @@ mod tests {
         assert_eq!(waiting.since(t(3)), Some(at(30)), "the open one is never known to be there");
         waiting.cut(t(4));
         assert_eq!(waiting.since(t(4)), None);
+    }
+
+    #[test]
+    fn what_lay_there_is_as_old_as_its_files() {
+        let (t, at) = (TxId, Timestamp);
+        let mut waiting = Waiting::default();
+        assert!(waiting.is_new());
+        waiting.begin(vec![(t(4), at(10)), (t(5), at(20))], Some(at(30)), at(1_000));
+        assert!(!waiting.is_new());
+        waiting.commit(at(1_001));
+        for (replicated, since) in [(3, 10), (4, 20), (5, 30)] {
+            assert_eq!(waiting.since(t(replicated)), Some(at(since)));
+        }
     }
 
     #[test]

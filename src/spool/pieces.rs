@@ -3,10 +3,10 @@
 use super::dir::Spool;
 use super::held::SealHeld;
 use super::position::Position;
-use crate::base::{Error, Result, TxId, crash};
+use crate::base::{Error, Result, Timestamp, TxId, crash};
 use crate::ltx;
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::path::Path;
 
 impl Spool {
@@ -67,13 +67,31 @@ impl Spool {
         Ok(next)
     }
 
+    /// The file keeps the time of the first piece ([`Spool::waits_since`]).
     pub(super) fn fold_pieces(&self, txid: TxId, pieces: u32, target: &Path) -> Result<()> {
         let mut inputs = Vec::new();
+        let since = fs::metadata(self.piece_path(txid, 0)).and_then(|m| m.modified()).ok();
         for k in 0..pieces {
             let path = self.piece_path(txid, k);
             let f = File::open(&path).map_err(|e| Error::io("open piece", &path, e))?;
             inputs.push(BufReader::with_capacity(32 << 10, f));
         }
-        self.write_file(target, |w| ltx::fold(inputs, ltx::Overrides::default(), w).map(drop))
+        self.write_file(target, |w| {
+            ltx::fold(inputs, ltx::Overrides::default(), &mut *w)?;
+            if let Some(at) = since {
+                // (It is for the lag that is told, and nothing else.)
+                w.flush().map_err(|e| Error::io("write", target, e))?;
+                drop(w.get_ref().set_modified(at));
+            }
+            Ok(())
+        })
+    }
+
+    /// Since when the file of the queue, or the pieces of a TXID that is not cut yet, have waited: when the first of it was sealed.
+    /// `None` where there is none.
+    pub fn waits_since(&self, txid: TxId) -> Option<Timestamp> {
+        let modified = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
+        let at = modified(&self.pending_path(txid)).or_else(|| modified(&self.piece_path(txid, 0)))?;
+        Some(Timestamp::from(at))
     }
 }

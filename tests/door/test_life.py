@@ -12,7 +12,7 @@ class Day(door.DoorTest):
     def test_no_word_is_untrue(self):
         untrue, counts = life.Life(self, door.rounds(40)).run()
         print({k: counts[k] for k in sorted(counts)})
-        self.assertEqual(untrue, [])
+        self.assertEqual(untrue, [], "\n".join(untrue))
         self.assertGreater(counts["restores"], 3)
 
 

@@ -113,6 +113,10 @@ test-hosts: crash-lib ## The extension in old SQLites: 3.24 to 3.39, built from 
 crash: $(VENV)/.ready crash-lib loadable quick-cli ## The campaigns at length: kills, races, forks, outage, corruption (ROUNDS=50 times the test counts; K=pattern picks)
 	WALRUST_ROUNDS=$(ROUNDS) $(PY) -m pytest -q -s -p no:cacheprovider -m "campaign" $(if $(K),-k "$(K)") tests/door
 
+.PHONY: life
+life: $(VENV)/.ready quick quick-cli ## Ten minutes of a small application's day: workers, cron, kills, outages, keys, clocks; every word is held against a restore (ROUNDS=15)
+	WALRUST_ROUNDS=$(if $(filter 50,$(ROUNDS)),15,$(ROUNDS)) $(PY) -m pytest -q -s -p no:cacheprovider tests/door/test_life.py
+
 .PHONY: sanitize
 sanitize: crash-lib ## The shim and the capture path under valgrind's memcheck
 	@tests/setup sqlite3 valgrind

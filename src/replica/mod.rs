@@ -48,4 +48,4 @@ pub use point::Point;
 pub use restore::{Check, Progress, RestoreOptions, Restored, Structure, restore, txid_at};
 pub use retention::{Policy, Retention, retention};
 pub use target::{Occupied, Occupier, Overwrite};
-pub use verify::{Finding, Mode, Report, Severity, VerifyOptions, verify};
+pub use verify::{Finding, Mode, Report, Rule, Severity, VerifyOptions, verify};

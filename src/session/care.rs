@@ -22,7 +22,7 @@ use crate::base::{Result, clock, lock, panics, thread};
 use crate::config::Settings;
 use crate::replica::compact::{Action, Compacted};
 use crate::replica::retention::Policy;
-use crate::replica::{self, Report, Severity, VerifyOptions};
+use crate::replica::{self, Report, Rule, Severity, VerifyOptions};
 use crate::ship::{Aged, Course, Duty};
 use crate::store::{Retry, Store, block_on};
 use serde_json::json;
@@ -164,7 +164,10 @@ fn validate(w: &Arc<Watched>) {
             w.metrics.validation_failure();
             log::error!("walrust: {}: {message}", w.path().display());
             w.set_finding(Some(message.clone()));
-            w.tell(EventKind::CorruptionDetected, message, details(&r));
+            // (A manifest that lags behind its files is no damage: all of them are there, and restore.)
+            if r.issues().any(|f| f.check != Rule::Manifest) {
+                w.tell(EventKind::CorruptionDetected, message, details(&r));
+            }
             if r.severity() == Severity::Critical {
                 // What is lost stays lost; from the next snapshot on everything can be restored again.
                 w.ask(Ask::Snapshot);

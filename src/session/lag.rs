@@ -77,8 +77,7 @@ impl Watched {
         // (What has arrived is not waited for, also while there is always more.)
         lock(&self.waiting).since(replicated);
         let done = is_shipped(self.tracker.position().as_ref(), replicated);
-        let sealed = self.handles.header().is_none_or(|h| h.max_frame == 0 || self.tracker.is_sealed(&h));
-        if done && sealed && !self.news.has(Note::Commit) && !self.waits_for_a_reader() {
+        if done && self.unsealed_bytes() == 0 && !self.news.has(Note::Commit) && !self.waits_for_a_reader() {
             lock(&self.waiting).clear();
         }
     }

@@ -300,8 +300,14 @@ fn seal_step(
         }
     }
     if header.is_none() {
+        // (Nobody here reads it: what others have written into the WAL since may be a commit, or not yet.)
         w.learn_waiting();
-        lock(&w.waiting).has_looked(clock::now());
+        let may_be = w.unsealed_bytes() > 0;
+        let mut waiting = lock(&w.waiting);
+        if may_be {
+            waiting.commit(clock::now());
+        }
+        waiting.has_looked(clock::now());
     }
     let has_pending = match w.spool.pending() {
         Ok(p) => !p.is_empty(),

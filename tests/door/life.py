@@ -395,7 +395,7 @@ replica = "{self.s3.url("app", self.proxy.endpoint)}"
         for event in self.hook.events():
             self.counts[event["event"]] += 1
             if event["event"] == "corruption_detected":
-                self.say_untrue(f"an alarm of damage that was none: {event['message']}")
+                self.say_untrue(f"an alarm of damage that was none: {json.dumps(event)}")
             if event["event"] == "history_gap" and not self.gaps_may_be:
                 self.say_untrue(f"a gap that was none: {event['message']}")
 

@@ -96,7 +96,8 @@ test-door: $(VENV)/.ready quick quick-cli crash-lib ## The extension through the
 test-sqlite-wal: quick # SQLite's own tests of its WAL, with walrust loaded, and some over a VFS that is another's
 	@tests/setup sqlite3 build-essential tcl-dev xz-utils
 	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) \
-	  wal.test wal2.test wal3.test walmode.test walro.test walpersist.test walbak.test walcrash.test savepoint.test
+	  wal.test wal2.test wal3.test walmode.test walro.test walpersist.test walbak.test walcrash.test savepoint.test \
+	  backup2.test oserror.test quota2.test
 	$(PYTHON) tests/sqlite/run.py --work $(TARGET)/sqlite --so dist/walrust.$(EXT) --jobs $(JOBS) --only foreign \
 	  wal.test wal2.test walmode.test
 

@@ -2,7 +2,7 @@
 //! `at=` in its query.
 //!
 //! In a query `at=` is read as a person writes it: blanks, colons and `+` stand for themselves, `%20` is a blank too.
-//! Pure, but for [`full_name`], which looks whether a path is a directory: SQLite cannot open one, and a replica may be one.
+//! Pure, but for [`full_name`], which looks whether a path is a directory with a replica in it: SQLite cannot open a directory.
 
 use crate::address::ReplicaUrl;
 use crate::base::{Error, Result, Timestamp};
@@ -15,6 +15,9 @@ const PREFIX: &str = "walrust:";
 const SCHEMES: [&str; 5] = ["s3://", "gs://", "az://", "abs://", "file://"];
 /// What SQLite's own URIs may bring along besides the path, as parameters of the replica's URL.
 const PARAMETERS: [&str; 4] = ["endpoint", "region", "path_style", "checksum"];
+
+/// A replica in a directory has one of these in it: the files, in the layout of a directory or of a bucket, or what walrust keeps.
+const FOLDERS: [&str; 4] = ["ltx", "0000", "0009", "walrust"];
 
 /// A replica, and a point of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,8 +35,15 @@ pub(super) fn full_name(name: &str) -> Option<String> {
         return Some(name.to_string());
     }
     let may_be = !name.is_empty() && !name.ends_with("-journal") && !name.ends_with("-wal");
-    let absolute = (may_be && Path::new(name).is_dir()).then(|| std::path::absolute(name).ok()).flatten()?;
+    let absolute =
+        (may_be && holds_a_replica(Path::new(name))).then(|| std::path::absolute(name).ok()).flatten()?;
     Some(format!("{PREFIX}{}", absolute.to_str()?))
+}
+
+/// Whether `dir` is a directory in which the files of a replica lie. Every other directory is the program's: SQLite, or a VFS of the
+/// program's, has its own words for one.
+fn holds_a_replica(dir: &Path) -> bool {
+    FOLDERS.iter().any(|folder| dir.join(folder).is_dir())
 }
 
 fn starts_with(name: &str, scheme: &str) -> bool {
@@ -141,6 +151,8 @@ mod tests {
         for own in ["s3://b/a", "S3://b/a", "gs://b/a", "az://c/a", "file:///r", "walrust:anything"] {
             assert_eq!(full_name(own).as_deref(), Some(own));
         }
+        assert_eq!(full_name(&text), None, "a directory of the program's");
+        std::fs::create_dir(dir.path().join("ltx")).unwrap();
         assert_eq!(full_name(&text), Some(format!("walrust:{text}")));
         for others in ["", "app.db", "/r/app.db", "file:app.db", ":memory:", "http://x/y", "s3:/b"] {
             assert_eq!(full_name(others), None, "{others}");

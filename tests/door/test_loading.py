@@ -102,6 +102,14 @@ class Loading(door.DoorTest):
         self.assertEqual(sorted(os.listdir(self.dir)), ["app.db"])
         self.assertEqual(door.plain_rows(db, "SELECT count(*) FROM sqlite_schema"), [(3,)])
 
+    def test_a_directory_that_is_no_replica_is_sqlites_to_refuse(self):
+        """What stock SQLite says of it, open and attach, is what is said."""
+        os.makedirs(self.path("folder", "inside"))
+        for sql in (f"ATTACH '{self.path('folder')}' AS f; SELECT * FROM f.sqlite_schema;", ".open folder\nSELECT * FROM sqlite_schema;"):
+            told = [self.run_shell(sql, load=load).stderr for load in (False, True)]
+            self.assertTrue(told[0])
+            self.assertEqual(told[0].split(":", 1)[-1], told[1].split(":", 1)[-1])
+
     def test_the_vfs_is_named_and_default(self):
         out = self.shell(".vfsname\n", self.path("x.db"), load=False)
         self.assertNotIn("walrust", out)

@@ -95,8 +95,8 @@ class Places(ReadTest):
         os.mkdir(self.path("empty"))
         with open(self.path("file.db"), "wb") as f:
             f.write(b"x" * 5000)
-        for name in (f"file://{self.path('empty')}", f"walrust:file://{self.path('absent')}", self.path("empty"), "walrust:", "s3://",
-                     "s3://bucket/app?colour=red", f"file://{self.path('empty')}?at=tomorrow-ish"):
+        for name in (f"walrust:file://{self.path('empty')}", f"walrust:file://{self.path('absent')}", f"walrust:{self.path('empty')}", "walrust:", "s3://",
+                     "s3://bucket/app?colour=red", f"walrust:file://{self.path('empty')}?at=tomorrow-ish"):
             with self.assertRaisesRegex(SqlError, "unable to open database"):
                 r.sql(f"ATTACH {quote(name)} AS past")
             self.assertErrorLine(r.sql("SELECT walrust_last_error()"), ".")

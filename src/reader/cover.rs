@@ -94,7 +94,7 @@ mod tests {
     fn a_set_of_pages_has_what_was_added_and_all_that_it_cannot_tell() {
         let at = |n| Pgno::new(n).unwrap();
         let mut set = PageSet::new(130);
-        [1, 63, 64, 130].map(|n| set.add(at(n)));
+        [1, 63, 64, 130].into_iter().for_each(|n| set.add(at(n)));
         set.add(at(5000));
         let has: Vec<u32> = (1..=130).filter(|n| set.has(at(*n))).collect();
         assert_eq!(has, [1, 63, 64, 130]);

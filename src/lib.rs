@@ -37,7 +37,10 @@ fn wiring() -> sqlite::Wiring {
         tables,
         hosts: vec![std::sync::Arc::new(session::EngineHost)],
         elsewhere: match which {
-            config::Functions::All => Some(std::sync::Arc::new(reader::Replicas)),
+            config::Functions::All => {
+                let vicinity = std::sync::Arc::new(session::Neighbourhood);
+                Some(std::sync::Arc::new(reader::Replicas { vicinity }))
+            }
             // A stranger's ATTACH must not reach the network, either.
             config::Functions::Read => None,
         },

@@ -16,6 +16,7 @@ pub mod ids;
 pub mod lock;
 pub mod manners;
 pub mod panics;
+pub mod runtime;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod thread;

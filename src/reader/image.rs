@@ -11,8 +11,8 @@ use super::limits::PARALLEL;
 use super::replica::Replica;
 use super::runtime;
 use super::view::View;
-use crate::base::{Error, Kind, PageSize, Pgno, Result, fork};
-use crate::ltx::IndexEntry;
+use crate::base::{Error, Kind, PageSize, Pgno, Result, TxId, fork};
+use crate::ltx::{Header, IndexEntry};
 use crate::replica::pages::Place;
 use crate::replica::{FileId, Point};
 use crate::sqlite::{Image, ReadExtent};
@@ -55,16 +55,26 @@ impl ReplicaImage {
     pub(super) fn open(replica: Arc<Replica>, point: Point) -> Result<ReplicaImage> {
         let view = replica.view(point)?;
         let moves = if point == Point::Latest { Moves::BetweenTransactions } else { Moves::Never };
-        Ok(ReplicaImage {
+        Ok(ReplicaImage { moves, ..ReplicaImage::at(replica, view) })
+    }
+
+    /// The database in the state of `view`, in which it stays.
+    pub(super) fn at(replica: Arc<Replica>, view: Arc<View>) -> ReplicaImage {
+        ReplicaImage {
             replica,
             view,
-            moves,
+            moves: Moves::Never,
             within: false,
             bad: BTreeSet::new(),
             pace: Pace::default(),
             cookie_shift: 0,
             generation: fork::generation(),
-        })
+        }
+    }
+
+    /// The header of the newest file of the state.
+    pub(super) fn state(&self) -> Option<Header> {
+        self.view.map.files().last().map(|f| f.header.clone())
     }
 
     /// Errors in a child of the process that opened it.
@@ -79,8 +89,9 @@ impl ReplicaImage {
         self.view.map.page_size().ok_or_else(|| Error::new(Kind::Bug, "a state without files"))
     }
 
-    /// The page, from memory or from the replica. I-READ-3.
-    fn page(&mut self, pgno: Pgno) -> Result<Arc<[u8]>> {
+    /// The page, from memory or from the replica. I-READ-3. Errors with `Missing` where the state is gone, `Corrupt` where it cannot be
+    /// believed, and as the store does.
+    pub(super) fn page(&mut self, pgno: Pgno) -> Result<Arc<[u8]>> {
         for _ in 0..TRIES {
             let (id, e) = match self.page_of_view(pgno) {
                 Ok(page) => return Ok(page),
@@ -125,35 +136,6 @@ impl ReplicaImage {
         at_hand(&view, file, &entry)?
             .ok_or_else(|| plain(Error::new(Kind::Bug, "a page that was fetched is not there")))
     }
-
-    /// The first page as SQLite is to see it.
-    fn localized(&self, page: &[u8]) -> Vec<u8> {
-        const VERSIONS: std::ops::Range<usize> = 18..20;
-        const COUNTER: std::ops::Range<usize> = 24..28;
-        const PAGES: std::ops::Range<usize> = 28..32;
-        const COOKIE: std::ops::Range<usize> = 40..44;
-        const VALID_FOR: std::ops::Range<usize> = 92..96;
-        let mut out = page.to_vec();
-        if !out.starts_with(b"SQLite format 3\0") {
-            return out;
-        }
-        let mut put = |at: std::ops::Range<usize>, bytes: &[u8]| {
-            if let Some(to) = out.get_mut(at) {
-                to.copy_from_slice(bytes);
-            }
-        };
-        let counter = (self.view.map.txid().0 as u32).to_be_bytes();
-        put(VERSIONS, &[1, 1]);
-        put(COUNTER, &counter);
-        put(VALID_FOR, &counter);
-        put(PAGES, &self.view.map.pages().to_be_bytes());
-        if self.cookie_shift != 0 {
-            let cookie =
-                page.get(COOKIE).and_then(|c| c.first_chunk::<4>()).map_or(0, |c| u32::from_be_bytes(*c));
-            put(COOKIE, &cookie.wrapping_add(self.cookie_shift).to_be_bytes());
-        }
-        out
-    }
 }
 
 impl Image for ReplicaImage {
@@ -181,32 +163,67 @@ impl Image for ReplicaImage {
 
     fn read(&mut self, buf: &mut [u8], offset: u64) -> Result<ReadExtent> {
         self.is_ours()?;
-        let size = self.page_size()?;
-        let (mut at, mut rest) = (offset, buf);
-        while !rest.is_empty() {
-            let n = at / u64::from(size.get()) + 1;
-            let Some(pgno) =
-                u32::try_from(n).ok().filter(|n| *n <= self.view.map.pages()).and_then(Pgno::new)
-            else {
-                return Ok(ReadExtent::Short);
-            };
+        let (txid, pages) = (self.view.map.txid(), self.view.map.pages());
+        let (size, shift) = (self.page_size()?, self.cookie_shift);
+        fill(buf, offset, size, pages, |pgno| {
             let page = self.page(pgno)?;
-            let local;
-            let page = if pgno == Pgno::ONE {
-                local = self.localized(&page);
-                local.as_slice()
-            } else {
-                &page
-            };
-            let within = page.get((at - pgno.offset(size)) as usize..).unwrap_or_default();
-            let len = within.len().min(rest.len());
-            let (now, later) = rest.split_at_mut(len);
-            now.copy_from_slice(within.get(..len).unwrap_or_default());
-            rest = later;
-            at += len as u64;
-        }
-        Ok(ReadExtent::Full)
+            Ok(if pgno == Pgno::ONE { localized(&page, txid, pages, shift).into() } else { page })
+        })
     }
+}
+
+/// Fills `buf` from `offset` on out of a database of `pages` pages, of which `page` gives each. Errors as `page` does.
+pub(super) fn fill(
+    buf: &mut [u8],
+    offset: u64,
+    size: PageSize,
+    pages: u32,
+    mut page: impl FnMut(Pgno) -> Result<Arc<[u8]>>,
+) -> Result<ReadExtent> {
+    let (mut at, mut rest) = (offset, buf);
+    while !rest.is_empty() {
+        let n = at / u64::from(size.get()) + 1;
+        let Some(pgno) = u32::try_from(n).ok().filter(|n| *n <= pages).and_then(Pgno::new) else {
+            return Ok(ReadExtent::Short);
+        };
+        let page = page(pgno)?;
+        let within = page.get((at - pgno.offset(size)) as usize..).unwrap_or_default();
+        let len = within.len().min(rest.len());
+        let (now, later) = rest.split_at_mut(len);
+        now.copy_from_slice(within.get(..len).unwrap_or_default());
+        rest = later;
+        at += len as u64;
+    }
+    Ok(ReadExtent::Full)
+}
+
+/// The first page of the state `txid`, of `pages` pages, as SQLite is to see it.
+pub(super) fn localized(page: &[u8], txid: TxId, pages: u32, cookie_shift: u32) -> Vec<u8> {
+    const VERSIONS: std::ops::Range<usize> = 18..20;
+    const COUNTER: std::ops::Range<usize> = 24..28;
+    const PAGES: std::ops::Range<usize> = 28..32;
+    const COOKIE: std::ops::Range<usize> = 40..44;
+    const VALID_FOR: std::ops::Range<usize> = 92..96;
+    let mut out = page.to_vec();
+    if !out.starts_with(b"SQLite format 3\0") {
+        return out;
+    }
+    let mut put = |at: std::ops::Range<usize>, bytes: &[u8]| {
+        if let Some(to) = out.get_mut(at) {
+            to.copy_from_slice(bytes);
+        }
+    };
+    let counter = (txid.0 as u32).to_be_bytes();
+    put(VERSIONS, &[1, 1]);
+    put(COUNTER, &counter);
+    put(VALID_FOR, &counter);
+    put(PAGES, &pages.to_be_bytes());
+    if cookie_shift != 0 {
+        let cookie =
+            page.get(COOKIE).and_then(|c| c.first_chunk::<4>()).map_or(0, |c| u32::from_be_bytes(*c));
+        put(COOKIE, &cookie.wrapping_add(cookie_shift).to_be_bytes());
+    }
+    out
 }
 
 /// The page at `entry`, if it need not be fetched.

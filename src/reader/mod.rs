@@ -10,6 +10,11 @@
 //! | `cache` | pages that were fetched |
 //! | `known` | files that were read |
 //! | `image` | one connection's open file |
+//! | `past` | the same of a database that is watched here: what was not changed since comes from its own file |
+//! | `changes` | what was changed between two points, by table |
+//! | `btree` | which page belongs to which table, and which rows lie in it; pure |
+//! | `cover` | which files tell all that was changed between two TXIDs; pure |
+//! | `nearby` | what is asked of who knows the databases that are watched here |
 //! | `open` | the door: opens a name for SQLite |
 //! | `limits` | numbers |
 //! | `runtime` | the thread that all requests are made on |
@@ -27,16 +32,23 @@
 //! A crash leaves nothing behind. Refused: one request a page (a scan of 8 MB would be 2,000); the whole page index in memory
 //! for each connection (it is shared, and two or three bytes a page); a listing at each transaction.
 
+mod btree;
 mod cache;
+mod changes;
+mod cover;
 mod fetch;
 mod image;
 mod known;
 mod limits;
 mod name;
+mod nearby;
 mod open;
+mod past;
 mod replica;
 mod runtime;
 mod view;
 
-pub use name::{Name, name_of};
-pub use open::{Replicas, txid_at};
+pub use changes::{Change, RowChanges, changes};
+pub use name::{Name, name_of, past_name_of};
+pub use nearby::{Changed, Changes, Nearby, Now, State, Vicinity};
+pub use open::{Replicas, point_at, txid_at};

@@ -5,12 +5,16 @@
 //! Pure, but for [`full_name`], which looks whether a path is a directory with a replica in it: SQLite cannot open a directory.
 
 use crate::address::ReplicaUrl;
-use crate::base::{Error, Result, Timestamp};
+use crate::base::{Error, Result, Timestamp, TxId};
 use crate::replica::Point;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// What may stand before a URL, where a driver, or a person, would take it for something else.
 const PREFIX: &str = "walrust:";
+/// What stands before the path of a database that is watched here, where its past is meant.
+const PAST: &str = "walrust:past:";
 /// URLs that no file has as its name.
 const SCHEMES: [&str; 5] = ["s3://", "gs://", "az://", "abs://", "file://"];
 /// What SQLite's own URIs may bring along besides the path, as parameters of the replica's URL.
@@ -96,6 +100,37 @@ impl Name {
     }
 }
 
+/// The past of a database that is watched here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Past {
+    /// The database's file.
+    pub(super) path: PathBuf,
+    /// The point.
+    pub(super) txid: TxId,
+}
+
+/// The name under which SQLite opens the past of the database at `path`: of its state at `txid`.
+pub fn past_name_of(path: &Path, txid: TxId) -> String {
+    // Whatever SQLite, or a reader of URLs, takes for something else.
+    let path = percent_encoding::percent_encode(path.as_os_str().as_bytes(), PATH_ESCAPES);
+    format!("{PAST}{path}?at={}", txid.0)
+}
+
+const PATH_ESCAPES: &percent_encoding::AsciiSet =
+    &percent_encoding::CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#').add(b'&').add(b'\'').add(b'"');
+
+/// What a name means, if it is that of a past. Errors with `Config` for one that is not whole.
+pub(super) fn past(name: &str) -> Result<Option<Past>> {
+    let Some(rest) = name.strip_prefix(PAST) else { return Ok(None) };
+    let parts = rest.split_once("?at=").and_then(|(path, at)| Some((path, at.parse::<u64>().ok()?)));
+    let Some((path, txid)) = parts.filter(|(path, _)| path.starts_with('/')) else {
+        let what = "the name of a past is 'walrust:past:/path/of/the.db?at=TXID'; SELECT walrust_past(point) gives one";
+        return Err(Error::config(what));
+    };
+    let path: Vec<u8> = percent_encoding::percent_decode_str(path).collect();
+    Ok(Some(Past { path: PathBuf::from(OsStr::from_bytes(&path)), txid: TxId(txid) }))
+}
+
 fn unescape(text: &str) -> Result<String> {
     let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
     decoded.map(Into::into).map_err(|_| Error::config("'at=' in the replica URL does not decode to UTF-8"))
@@ -156,6 +191,23 @@ mod tests {
         assert_eq!(full_name(&text), Some(format!("walrust:{text}")));
         for others in ["", "app.db", "/r/app.db", "file:app.db", ":memory:", "http://x/y", "s3:/b"] {
             assert_eq!(full_name(others), None, "{others}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_past_reads_back_and_no_other_name_is_one() {
+        for path in ["/srv/app.db", "/a b/100%?.db", "/o'clock/\"x\"&#.db", "/caf\u{e9}.db"] {
+            let name = past_name_of(Path::new(path), TxId(57));
+            assert_eq!(full_name(&name).as_deref(), Some(name.as_str()));
+            assert_eq!(past(&name).unwrap(), Some(Past { path: path.into(), txid: TxId(57) }), "{name}");
+        }
+        for other in ["walrust:s3://b/app?at=5", "s3://b/app", "/srv/app.db"] {
+            assert_eq!(past(other).unwrap(), None);
+        }
+        for broken in
+            ["walrust:past:", "walrust:past:app.db?at=5", "walrust:past:/app.db", "walrust:past:/app.db?at=x"]
+        {
+            assert!(past(broken).is_err(), "{broken}");
         }
     }
 

@@ -2,15 +2,20 @@
 
 use super::image::ReplicaImage;
 use super::name::{self, Name};
+use super::nearby::{Nearby, Vicinity};
+use super::past::PastImage;
 use super::replica;
 use crate::address::ReplicaUrl;
 use crate::base::{Result, TxId, clock};
 use crate::replica::Point;
 use crate::sqlite::{Elsewhere, Image};
+use std::sync::Arc;
 
-/// The names of replicas, as SQLite is given them.
-#[derive(Debug, Default)]
-pub struct Replicas;
+/// The names of replicas, and of the pasts of watched databases, as SQLite is given them.
+pub struct Replicas {
+    /// Who knows the databases that are watched here.
+    pub vicinity: Arc<dyn Vicinity>,
+}
 
 impl Elsewhere for Replicas {
     fn full_name(&self, name: &str) -> Option<String> {
@@ -18,11 +23,22 @@ impl Elsewhere for Replicas {
     }
 
     fn open(&self, name: &str, parameter: &dyn Fn(&str) -> Option<String>) -> Result<Box<dyn Image>> {
+        if let Some(past) = name::past(name)? {
+            let near = self.vicinity.find(&past.path)?;
+            let replica = replica::of(&near.replica()?)?;
+            return Ok(Box::new(PastImage::open(replica, near, Point::TxId(past.txid))?));
+        }
         let name = Name::parse(name, parameter)?;
         let point = name.point(clock::now())?;
         let replica = replica::of(&name.url)?;
         Ok(Box::new(ReplicaImage::open(replica, point)?))
     }
+}
+
+/// The TXID that `point` of the replica of `near` means now. Nothing but what lies there is asked for, and remembered for the open.
+/// Errors where the replica does not hold the point.
+pub fn point_at(near: &dyn Nearby, point: Point) -> Result<TxId> {
+    Ok(replica::of(&near.replica()?)?.way(point)?.plan.txid)
 }
 
 /// The TXID that `point` of the replica at `url` means now. What was found out for it is remembered: an open at that TXID asks for

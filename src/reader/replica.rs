@@ -2,14 +2,15 @@
 
 use super::known::Known;
 use super::limits::FRESH_FOR;
+use super::nearby::Nearby;
 use super::runtime;
-use super::view::{self, View};
+use super::view::{self, View, Way};
 use crate::address::ReplicaUrl;
 use crate::base::{ForkSafe, Result, TxId, clock, lock};
 use crate::ltx::Level;
 use crate::replica::blocks::WHOLE;
-use crate::replica::contents::whole;
-use crate::replica::{FileId, Point};
+use crate::replica::contents::{Contents, whole};
+use crate::replica::{FileId, FileInfo, Point};
 use crate::store::Store;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -36,13 +37,14 @@ struct Newest {
 }
 
 /// One replica that is read here.
-#[derive(Debug)]
 pub(super) struct Replica {
     url: ReplicaUrl,
     store: Store,
     known: Known,
     newest: Mutex<Newest>,
     recent: Mutex<VecDeque<Arc<View>>>,
+    /// The way that was looked up last: who asks for a point opens it next.
+    way: Mutex<Option<Arc<Way>>>,
 }
 
 /// The replica at `url`. Errors as [`Store::open`] does.
@@ -60,6 +62,7 @@ pub(super) fn of(url: &ReplicaUrl) -> Result<Arc<Replica>> {
         known: Known::default(),
         newest: Mutex::default(),
         recent: Mutex::default(),
+        way: Mutex::default(),
     });
     all.push_back(replica.clone());
     while all.len() > REMEMBERED {
@@ -92,6 +95,60 @@ impl Replica {
         id.into_iter().for_each(|id| self.known.forget(id));
         lock(&self.recent).retain(|v| v.map.txid() != txid);
         self.open(Point::TxId(txid), bad)
+    }
+
+    /// The way to `point`, of which nothing is read yet. Errors as [`view::open`].
+    pub(super) fn way(self: &Arc<Self>, point: Point) -> Result<Arc<Way>> {
+        if let Point::TxId(txid) = point
+            && let Some(way) = lock(&self.way).clone().filter(|w| w.plan.txid == txid)
+        {
+            return Ok(way);
+        }
+        self.look_up(point)
+    }
+
+    /// The way to `txid` among what lies there now. Errors as [`view::open`].
+    pub(super) fn way_anew(self: &Arc<Self>, txid: TxId) -> Result<Arc<Way>> {
+        self.look_up(Point::TxId(txid))
+    }
+
+    fn look_up(self: &Arc<Self>, point: Point) -> Result<Arc<Way>> {
+        let this = self.clone();
+        let way = runtime::run(async move { view::way(&this.store, point).await.map(Arc::new) })?;
+        *lock(&self.way) = Some(way.clone());
+        Ok(way)
+    }
+
+    /// The state that `way` leads to, out of what `near` has of its files, else of the replica. Errors as [`view::open`].
+    pub(super) fn along(self: &Arc<Self>, way: &Arc<Way>, near: &Arc<dyn Nearby>) -> Result<Arc<View>> {
+        if let Some(view) = self.remembered(way.plan.txid) {
+            return Ok(view);
+        }
+        let (this, to, near) = (self.clone(), way.clone(), near.clone());
+        let made = runtime::run(async move { Ok(view::make(&to, &this.known, Some(&near)).await) })?;
+        match made {
+            Ok(view) => {
+                let view = Arc::new(view);
+                self.remember(&view);
+                Ok(view)
+            }
+            // Merged away, or damaged.
+            Err((id, _)) => self.anew(way.plan.txid, id, BTreeSet::new()),
+        }
+    }
+
+    /// What some files of the replica hold, out of what `near` has of them, else of the replica. Errors as [`view::open`].
+    pub(super) fn contents(
+        self: &Arc<Self>,
+        way: &Arc<Way>,
+        files: Vec<FileInfo>,
+        near: Option<&Arc<dyn Nearby>>,
+    ) -> Result<Vec<Arc<Contents>>> {
+        let (this, way, near) = (self.clone(), way.clone(), near.cloned());
+        runtime::run(async move {
+            let read = view::read(&way, files, &this.known, near.as_ref()).await.map_err(|(_, e)| e)?;
+            Ok(read.into_iter().map(|n| n.contents).collect())
+        })
     }
 
     fn remembered(&self, txid: TxId) -> Option<Arc<View>> {

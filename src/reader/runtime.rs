@@ -3,7 +3,7 @@
 //! After fork() the child has no such thread: its first use starts another. A connection that was open at the fork is the parent's, and
 //! its reads are an error in the child.
 
-use crate::base::{Error, ForkSafe, Kind, Result, clock, panics, thread};
+use crate::base::{Error, ForkSafe, Kind, Result, runtime};
 use std::future::Future;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
@@ -19,24 +19,7 @@ fn handle() -> Result<Handle> {
     if let Some(h) = at.as_ref() {
         return Ok(h.clone());
     }
-    let rt = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(4)
-        .thread_keep_alive(Duration::from_secs(5))
-        .thread_name("walrust-io")
-        .on_thread_start(thread::block_signals)
-        .build()
-        .map_err(|e| Error::new(Kind::Io, "cannot start a runtime to read with").because(e))?;
-    let h = rt.handle().clone();
-    let turns = move || {
-        // A panic of a task is the task's; should the runtime itself panic, its tasks go on with the next turn.
-        while let Err(said) = panics::caught(|| rt.block_on(std::future::pending::<()>())) {
-            log::error!("walrust: internal error in the reading thread: {said}");
-            clock::sleep(Duration::from_millis(100));
-        }
-    };
-    thread::spawn_joined("walrust-read", 512 << 10, turns)
-        .map_err(|e| Error::new(Kind::Io, "cannot start the reading thread").because(e))?;
+    let h = runtime::start("walrust-read", 4)?;
     *at = Some(h.clone());
     Ok(h)
 }

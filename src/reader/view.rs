@@ -2,6 +2,7 @@
 
 use super::known::{Known, Numbered};
 use super::limits::PARALLEL;
+use super::nearby::Nearby;
 use crate::base::{Error, Kind, Result, clock};
 use crate::ltx::Level;
 use crate::replica::blocks::WHOLE;
@@ -13,6 +14,7 @@ use crate::replica::{FileId, FileInfo, Inventory, Manifest, Plan, Point, layout,
 use crate::store::{ObjectInfo, Store};
 use futures_util::{StreamExt, TryStreamExt};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 /// How often a way is planned anew because a file was damaged or merged away.
@@ -29,6 +31,12 @@ pub(super) struct View {
     pub(super) store: Store,
 }
 
+/// What lies there, and the files of it that make a state.
+pub(super) struct Way {
+    pub(super) found: Found,
+    pub(super) plan: Plan,
+}
+
 /// Opens the state at `point`, without the files in `bad`. `known` are files that were read before.
 ///
 /// Errors: `Missing` for a point that the replica does not hold, or does not hold any more; `Corrupt` where its files do not
@@ -36,18 +44,18 @@ pub(super) struct View {
 pub(super) async fn open(store: &Store, point: Point, bad: &BTreeSet<FileId>, known: &Known) -> Result<View> {
     let mut bad = bad.clone();
     // First as fast as it can be told. What does not come together so is looked at in order.
-    if let Ok((found, way)) = quick(store, point, &bad).await
-        && let Ok(view) = make(&found, &way, known).await
+    if let Ok(way) = quick(store, point, &bad).await
+        && let Ok(view) = make(&way, known, None).await
     {
         return Ok(view);
     }
     let mut last = None;
     for _ in 0..REPLANS {
-        let (found, way) = match thorough(store, point, &bad).await {
+        let way = match thorough(store, point, &bad).await {
             Ok(w) => w,
             Err(e) => return Err(last.unwrap_or(e)),
         };
-        match make(&found, &way, known).await {
+        match make(&way, known, None).await {
             Ok(view) => return Ok(view),
             Err((Some(id), e)) if e.is_corrupt() => {
                 bad.insert(id);
@@ -62,17 +70,31 @@ pub(super) async fn open(store: &Store, point: Point, bad: &BTreeSet<FileId>, kn
         .unwrap_or_else(|| Error::new(Kind::Retry, "the replica changed each time it was read; try again")))
 }
 
-/// What lies there, all asked for at once, and what the manifest names besides: two round trips. Whatever is wrong with it, since the
-/// answers are of different moments, comes out when it is put together or fetched.
-async fn quick(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<(Found, Plan)> {
+/// The way to `point`, of which nothing is read yet. Errors as [`open`].
+pub(super) async fn way(store: &Store, point: Point) -> Result<Way> {
+    match quick(store, point, &BTreeSet::new()).await {
+        Ok(way) => Ok(way),
+        Err(_) => thorough(store, point, &BTreeSet::new()).await,
+    }
+}
+
+/// What lies there, in one listing where the store gives it in one, and what the manifest names besides: two round trips. Whatever is
+/// wrong with it, since the answers are of different moments, comes out when it is put together or fetched.
+async fn quick(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<Way> {
     let kind = store.layout();
-    let list = |l| async move { store.list(&layout::level_prefix(kind, l)).await };
-    // One less than all that may be under way: the manifest is read meanwhile, which takes two round trips as well.
-    let lists =
-        futures_util::stream::iter(Level::all().map(list)).buffer_unordered(PARALLEL - 1).try_collect();
-    let (lists, manifest): (Vec<Vec<ObjectInfo>>, Manifest) =
-        futures_util::future::try_join(lists, Manifest::read(store)).await?;
-    let mut inventory = Inventory::of(kind, lists.iter().flatten());
+    let (mut inventory, manifest) = match store.list_in_one().await? {
+        Some(objects) => (Inventory::of(kind, objects.iter()), Manifest::read_listed(store, &objects).await?),
+        None => {
+            let list = |l| async move { store.list(&layout::level_prefix(kind, l)).await };
+            // One less than all that may be under way: the manifest is read meanwhile, which takes two round trips as well.
+            let lists = futures_util::stream::iter(Level::all().map(list))
+                .buffer_unordered(PARALLEL - 1)
+                .try_collect();
+            let (lists, manifest): (Vec<Vec<ObjectInfo>>, Manifest) =
+                futures_util::future::try_join(lists, Manifest::read(store)).await?;
+            (Inventory::of(kind, lists.iter().flatten()), manifest)
+        }
+    };
     if inventory.is_empty() || !manifest.damaged.is_empty() {
         return Err(Error::new(Kind::Missing, "nothing is listed"));
     }
@@ -85,7 +107,7 @@ async fn quick(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<(F
 }
 
 /// What lies there, as a restore finds it out.
-async fn thorough(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<(Found, Plan)> {
+async fn thorough(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<Way> {
     let found = place::find(store).await?;
     if point == Point::Latest {
         refuse_lost_tail(&found.store, &found.inventory, &found.manifest).await?;
@@ -93,37 +115,56 @@ async fn thorough(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result
     planned(found, point, bad).await
 }
 
-async fn planned(mut found: Found, point: Point, bad: &BTreeSet<FileId>) -> Result<(Found, Plan)> {
+async fn planned(mut found: Found, point: Point, bad: &BTreeSet<FileId>) -> Result<Way> {
     if matches!(point, Point::Time(_)) {
         found.inventory.learn_times(&found.store).await?;
     }
     let all = plan(&found.inventory.files, point, clock::now())?;
     if all.files.iter().all(|f| !bad.contains(&f.id())) {
-        return Ok((found, all));
+        return Ok(Way { found, plan: all });
     }
     // I-READ-3: around what is damaged, to the same TXID.
     found.inventory.files.retain(|f| !bad.contains(&f.id()));
-    let way = plan(&found.inventory.files, Point::TxId(all.txid), clock::now())?;
-    Ok((found, way))
+    let plan = plan(&found.inventory.files, Point::TxId(all.txid), clock::now())?;
+    Ok(Way { found, plan })
 }
 
 /// Reads what the files of `way` hold. The error comes with the file it is about, if it is about one.
-async fn make(found: &Found, way: &Plan, known: &Known) -> Result<View, (Option<FileId>, Error)> {
-    let Found { store, manifest, .. } = found;
+pub(super) async fn make(
+    way: &Way,
+    known: &Known,
+    near: Option<&Arc<dyn Nearby>>,
+) -> Result<View, (Option<FileId>, Error)> {
+    let files = read(way, way.plan.files.clone(), known, near).await?;
+    let numbers = files.iter().map(|f| f.number).collect();
+    let map = PageMap::new(files.into_iter().map(|f| f.contents).collect()).map_err(|e| (None, e))?;
+    Ok(View { map, numbers, store: way.found.store.clone() })
+}
+
+/// Reads what some of the files of a replica hold, from `near` where it has them. Errors as [`make`].
+pub(super) async fn read(
+    way: &Way,
+    files: Vec<FileInfo>,
+    known: &Known,
+    near: Option<&Arc<dyn Nearby>>,
+) -> Result<Vec<Numbered>, (Option<FileId>, Error)> {
+    let Found { store, manifest, .. } = &way.found;
     let requests = &Semaphore::new(PARALLEL);
-    let read = way.files.iter().cloned().map(|file| async move {
+    let read = files.into_iter().map(|file| async move {
         let entry = manifest.get(file.id());
         if let Some(there) = known.get(&file, entry) {
             return Ok(there);
+        }
+        if let Some(copy) = near.and_then(|n| n.copy(file.id()))
+            && let Ok(contents) = Contents::of_copy(&file, copy, entry).await
+        {
+            return Ok(known.add(contents));
         }
         let _permit = requests.acquire_many(requests_of(file.bytes)).await;
         let contents = Contents::read(store, &file, entry).await.map_err(|e| (Some(file.id()), e))?;
         Ok(known.add(contents))
     });
-    let files: Vec<Numbered> = futures_util::stream::iter(read).buffered(PARALLEL).try_collect().await?;
-    let numbers = files.iter().map(|f| f.number).collect();
-    let map = PageMap::new(files.into_iter().map(|f| f.contents).collect()).map_err(|e| (None, e))?;
-    Ok(View { map, numbers, store: store.clone() })
+    futures_util::stream::iter(read).buffered(PARALLEL).try_collect().await
 }
 
 /// How many requests at once the reading of a file of this size makes at most.

@@ -68,6 +68,29 @@ impl Contents {
         read(store, file, entry).await.map_err(|e| e.context(file.id()))
     }
 
+    /// Reads what a copy of `file` on this machine holds, all of it proved as a restore does. Errors with `Corrupt` where it is not that
+    /// file, and as reading a file does.
+    pub async fn of_copy(file: &FileInfo, copy: File, entry: Option<&ManifestEntry>) -> Result<Contents> {
+        let size =
+            copy.metadata().map_err(|e| Error::new(Kind::Io, "cannot look at a copy").because(e))?.len();
+        if size != file.bytes {
+            return Err(Error::corrupt(format!(
+                "a copy of {} has {size} bytes, not {}",
+                file.id(),
+                file.bytes
+            )));
+        }
+        if size <= WHOLE {
+            let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+            let read = copy.read_exact_at(&mut bytes, 0);
+            read.map_err(|e| {
+                Error::new(Kind::Io, format!("cannot read a copy of {}", file.id())).because(e)
+            })?;
+            return whole(file.id(), bytes.into(), entry);
+        }
+        in_file(file.id(), copy, size, entry).await
+    }
+
     /// The frame at `entry`, if it need not be fetched. Errors with `Io` where the local copy cannot be read.
     pub fn at_hand(&self, entry: &IndexEntry) -> Result<Option<Bytes>> {
         let slice = |all: &Bytes| {
@@ -196,6 +219,11 @@ async fn local(store: &Store, id: FileId, entry: Option<&ManifestEntry>) -> Resu
     let removed = std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e));
     let size = fetched?.0;
     removed?;
+    in_file(id, file, size, entry).await
+}
+
+/// A whole file of this machine, proved.
+async fn in_file(id: FileId, file: File, size: u64, entry: Option<&ManifestEntry>) -> Result<Contents> {
     let entry = entry.copied();
     crate::base::panics::blocking(move || {
         let io = |e| Error::new(Kind::Io, "cannot read the copy").because(e);

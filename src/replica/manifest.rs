@@ -250,7 +250,7 @@ impl Manifest {
     }
 
     /// As [`Manifest::read`], where it is known already what lies in the replica. Errors as that one.
-    pub(super) async fn read_listed(store: &Store, objects: &[ObjectInfo]) -> Result<Manifest> {
+    pub async fn read_listed(store: &Store, objects: &[ObjectInfo]) -> Result<Manifest> {
         match Self::gather(fetch(store, numbers_in(objects)).await) {
             Err(e) if e.is_missing() => Self::read(store).await,
             other => other,

@@ -14,7 +14,7 @@
 //!
 //! | | files |
 //! |---|---|
-//! | the top: what SQLite and SQL call | `host`, `exit`, `engine`, `occupy` |
+//! | the top: what SQLite and SQL call | `host`, `exit`, `past`, `engine`, `occupy` |
 //! | the thread that moves databases from state to state | `sealer`, `answer` |
 //! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `join` |
 //! | the lists of the process | `observe`, `registry`, `follow`, `care` |
@@ -66,6 +66,7 @@ mod lag;
 mod listening;
 mod observe;
 mod occupy;
+mod past;
 mod phase;
 mod prove;
 mod registry;
@@ -97,6 +98,7 @@ pub use host::EngineHost;
 pub use identity::Identity;
 pub use keep::keep_locks;
 pub use listening::serve_no_metrics;
+pub use past::{Neighbourhood, near};
 pub use phase::Role;
 pub use registry::Engine;
 pub use start::WatchRequest;

@@ -11,7 +11,7 @@ use super::since::{Since, SinceSame};
 use super::trouble::Troubles;
 use super::waiting::Waiting;
 use crate::base::event::EventKind;
-use crate::base::{Error, Kind, Timestamp, clock, lock};
+use crate::base::{Error, Kind, PageSize, Timestamp, clock, lock};
 use crate::capture::{Continuity, Noticed, Tracker};
 use crate::config::{Settings, replica_key};
 use crate::metrics::DatabaseMetrics;
@@ -260,6 +260,16 @@ impl Watched {
     /// what a process that was killed left in the WAL waits to be noticed.)
     pub(super) fn header(&self) -> Option<IndexHeader> {
         self.handles.header().or_else(|| self.header_of_own())
+    }
+
+    /// Bytes in a page of the database; `None` where that is not known at the moment.
+    pub fn page_size(&self) -> Option<PageSize> {
+        self.tracker.position().map(|p| p.page_size)
+    }
+
+    /// A number that every transaction changes, whoever made it; `None` where nobody has the wal-index mapped.
+    pub fn transactions(&self) -> Option<u32> {
+        self.handles.header().map(|h| h.change)
     }
 
     fn header_of_own(&self) -> Option<IndexHeader> {

@@ -63,6 +63,7 @@ mod durable;
 mod files;
 mod held;
 mod lock;
+mod moment;
 mod owed;
 mod owner;
 mod pieces;
@@ -81,7 +82,8 @@ pub use held::{Change, SealHeld};
 #[cfg(feature = "sim")]
 pub use lock::forget_all;
 pub use lock::{Held, Keeper, Kept, LockFile, keep_with, wait_at_most};
+pub use moment::{LocalFile, Moment};
 pub use owner::{Owner, Shipping, holder_of, other_database, process, shipping_in};
 pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPlace, WalPoint};
 pub use queue::{Queued, Shippable, Vouched};
-pub use sums::PageSums;
+pub use sums::{FrozenSums, PageSums};

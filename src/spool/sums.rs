@@ -6,6 +6,8 @@
 //! Refused: mmap (a truncated file would kill the host with SIGBUS), and memory (a terabyte database would
 //! take 2 GiB of it).
 
+use super::files::temp_beside;
+use super::position::Position;
 use crate::base::{DbChecksum, Error, PageSize, Pgno, Result, manners};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -73,14 +75,17 @@ impl PageSums {
 
     /// What pages `from..=to` add to a [`DbChecksum`], the lock page aside: the XOR of their scrambled sums.
     pub fn scrambled(&self, from: u32, to: u32, page_size: PageSize) -> Result<u64> {
+        self.scrambled_in(&self.file()?, from, to, page_size)
+    }
+
+    fn scrambled_in(&self, file: &File, from: u32, to: u32, page_size: PageSize) -> Result<u64> {
         const STEP: u32 = 8192;
         let lock_page = page_size.lock_page().get();
         let mut x = 0;
         let mut at = from;
-        let file = self.file()?;
         while at <= to {
             let n = STEP.min(to - at + 1);
-            let bytes = self.read_run(&file, at, n as usize)?;
+            let bytes = self.read_run(file, at, n as usize)?;
             for i in 0..n {
                 if at + i != lock_page {
                     x ^= DbChecksum::scramble(entry(&bytes, i as usize));
@@ -92,6 +97,29 @@ impl PageSums {
             }
         }
         Ok(x)
+    }
+
+    /// The sums as they are at `p`, kept in a file without a name: what the table becomes later does not change them. `None` where the
+    /// table is not that of `p`: what it adds up to says so (I-SPOOL-5), so no lock is needed. Errors as the file system does.
+    pub fn frozen(&self, p: &Position) -> Result<Option<FrozenSums>> {
+        let path = temp_beside(&self.path);
+        let mut copy = manners::create(&path).map_err(|e| Error::io("create", &path, e))?;
+        let copied = self.file().and_then(|file| {
+            let wanted = u64::from(p.commit) * ENTRY;
+            let copied = std::io::copy(&mut std::io::Read::take(file, wanted), &mut copy);
+            copied.map_err(|e| Error::io("copy page sums to", &path, e))
+        });
+        // (Opened anew for reading, as long as it has its name.)
+        let opened = File::open(&path).map_err(|e| Error::io("open", &path, e));
+        let removed = std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e));
+        copied?;
+        removed?;
+        let frozen = FrozenSums { file: opened?, sums: PageSums { path: self.path.clone() } };
+        let all = match p.commit {
+            0 => 0,
+            n => self.scrambled_in(&frozen.file, 1, n, p.page_size)?,
+        };
+        Ok((DbChecksum::EMPTY.toggle_all(all) == p.checksum).then_some(frozen))
     }
 
     /// The checksum of a database of `commit` pages.
@@ -114,6 +142,21 @@ impl PageSums {
             }
         }
         Ok(bytes)
+    }
+}
+
+/// The sums as they were at a position.
+#[derive(Debug)]
+pub struct FrozenSums {
+    file: File,
+    sums: PageSums,
+}
+
+impl FrozenSums {
+    /// The sums of `n` pages from `first` on, 0 for a page that has none. Errors as the file system does.
+    pub fn run(&self, first: Pgno, n: usize) -> Result<Vec<u64>> {
+        let bytes = self.sums.read_run(&self.file, first.get(), n)?;
+        Ok((0..n).map(|i| entry(&bytes, i)).collect())
     }
 }
 

@@ -89,8 +89,29 @@ pub(super) fn store(conn: &Connection, url: Option<&str>) -> Result<Store> {
         return Ok(w.store.clone());
     }
     let path = main_path(conn).map_err(|_| Error::config("name a replica URL: no database is watched"))?;
-    let resolved = engine().resolve(&path, None)?;
-    Store::open(&crate::session::request(&path, &resolved, false)?.replica)
+    Store::open(&configured(&path)?)
+}
+
+/// The replica that is configured for the database at `path`.
+fn configured(path: &Path) -> Result<ReplicaUrl> {
+    Ok(crate::session::request(path, &engine().resolve(path, None)?, false)?.replica)
+}
+
+/// The URL of the replica that a URL names, or a database file: its own then, watched or configured. Without one it is that of this
+/// connection's database.
+pub(super) fn replica_url(conn: &Connection, named: Option<&str>) -> Result<ReplicaUrl> {
+    match named {
+        Some(text) if !text.contains("://") && Path::new(text).is_file() => {
+            let path = std::path::absolute(text).map_err(|e| Error::io("resolve", Path::new(text), e))?;
+            match engine().find(&path) {
+                Some(w) => ReplicaUrl::parse(w.store.url()),
+                None => configured(&path),
+            }
+        }
+        Some("") => Err(Error::config("the replica URL is empty")),
+        Some(text) => ReplicaUrl::parse(text),
+        None => ReplicaUrl::parse(store(conn, None)?.url()),
+    }
 }
 
 /// If this process streams to the replica of `store`, what it has put there is named in the manifest first: what is not named yet tells

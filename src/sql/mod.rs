@@ -12,6 +12,7 @@ mod once;
 mod read;
 mod replicate;
 mod restore;
+mod rewind;
 mod status;
 mod verify;
 mod version;
@@ -42,6 +43,8 @@ pub static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_replicate", args: 2..=3, call: replicate::replicate },
     ScalarFunction { name: "walrust_unreplicate", args: 1..=1, call: replicate::unreplicate },
     ScalarFunction { name: "walrust_url", args: 1..=2, call: read::url },
+    ScalarFunction { name: "walrust_past", args: 1..=1, call: read::past },
+    ScalarFunction { name: "walrust_rewind", args: 1..=1, call: rewind::rewind },
     ScalarFunction { name: "walrust_last_error", args: 0..=0, call: read::last_error },
     ScalarFunction { name: "walrust_verify", args: 0..=2, call: verify::report },
     ScalarFunction { name: "walrust_explain", args: 0..=1, call: explain::explain },
@@ -115,6 +118,19 @@ pub static TABLES: &[TableFunction] = &[
         ],
         args: &["url"],
         rows: read::points,
+    },
+    TableFunction {
+        name: "walrust_changes",
+        columns: &[
+            ("type", "TEXT"),
+            ("name", "TEXT"),
+            ("pages", "INTEGER"),
+            ("inserted", "INTEGER"),
+            ("deleted", "INTEGER"),
+            ("updated", "INTEGER"),
+        ],
+        args: &["url", "from_point", "to_point"],
+        rows: read::changes,
     },
     TableFunction {
         name: "walrust_verify",

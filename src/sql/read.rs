@@ -1,10 +1,11 @@
-//! `walrust_url`, `walrust_points`, `walrust_last_error`
+//! `walrust_url`, `walrust_past`, `walrust_points`, `walrust_changes`, `walrust_last_error`
 
 use super::common::{self, int, time};
 use super::restore::point;
 use crate::base::{Error, Result, clock, quoted};
 use crate::reader;
 use crate::replica::{Point, list::points as points_of};
+use crate::session::{engine, near};
 use crate::sqlite::{Connection, Rows, Value, take_last_error};
 use crate::store::{ReplicaUrl, block_on};
 
@@ -30,6 +31,15 @@ pub(super) fn url(conn: &Connection, args: &[Value]) -> Result<Value> {
     reader::name_of(&url, at.as_deref(), clock::now()).map(Value::Text)
 }
 
+/// The name under which SQLite attaches the past of this connection's database, which is watched: what was not changed since then comes
+/// from its own file. The point is looked up: what is wrong is this call's error.
+pub(super) fn past(conn: &Connection, args: &[Value]) -> Result<Value> {
+    let w = common::watched(conn)?;
+    let point = point(args.first())?;
+    let txid = reader::point_at(near(&w).as_ref(), point)?;
+    Ok(Value::Text(reader::past_name_of(w.path(), txid)))
+}
+
 /// One row per point that can be restored, or read, separately; the oldest first.
 pub(super) fn points(conn: &Connection, args: &[Option<Value>]) -> Result<Rows> {
     let store =
@@ -45,6 +55,25 @@ pub(super) fn points(conn: &Connection, args: &[Option<Value>]) -> Result<Rows> 
             count(p.pages),
             count(p.commit_pages),
         ])
+    })))
+}
+
+/// One row per table and index of which something was changed between two points.
+pub(super) fn changes(conn: &Connection, args: &[Option<Value>]) -> Result<Rows> {
+    let args = common::plain(args);
+    let url = common::replica_url(conn, common::text(&args, 0, "the replica URL")?)?;
+    if matches!(args.get(1), None | Some(Value::Null)) {
+        return Err(Error::config(
+            "the first point is NULL; give two points: walrust_changes(url, from [, to])",
+        ));
+    }
+    let here = engine().find_by_replica(&url.to_string()).map(|w| near(&w));
+    let found = reader::changes(&url, here, point(args.get(1))?, point(args.get(2))?)?;
+    let text = |t: Option<String>| t.map_or(Value::Null, Value::Text);
+    Ok(Box::new(found.into_iter().map(move |c| {
+        let rows = |f: fn(reader::RowChanges) -> u64| c.rows.map_or(Value::Null, |r| int(f(r)));
+        let (inserted, deleted, updated) = (rows(|r| r.inserted), rows(|r| r.deleted), rows(|r| r.updated));
+        Ok(vec![text(c.kind), text(c.name), int(c.pages), inserted, deleted, updated])
     })))
 }
 

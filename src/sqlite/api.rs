@@ -99,6 +99,9 @@ slots! {
     3_024_000 141 vfs_find(name: *const c_char) -> *mut Vfs;
     3_024_000 142 vfs_register(vfs: *mut Vfs, make_default: c_int) -> c_int;
     3_024_000 149 context_db_handle(c: *mut Context) -> *mut Sqlite3;
+    3_024_000 155 backup_finish(b: *mut Backup) -> c_int;
+    3_024_000 156 backup_init(to: *mut Sqlite3, to_name: *const c_char, from: *mut Sqlite3, from_name: *const c_char) -> *mut Backup;
+    3_024_000 159 backup_step(b: *mut Backup, pages: c_int) -> c_int;
     3_024_000 162 create_function_v2(db: *mut Sqlite3, name: *const c_char, n: c_int, flags: c_int, user: *mut c_void,
                       func: Option<ScalarFn>, step: AnyFn, last: AnyFn, d: Destructor) -> c_int;
     3_024_000 166 extended_errcode(db: *mut Sqlite3) -> c_int;

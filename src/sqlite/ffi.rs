@@ -23,6 +23,12 @@ pub(super) struct Stmt {
     _opaque: [u8; 0],
 }
 
+/// `sqlite3_backup`, opaque.
+#[repr(C)]
+pub(super) struct Backup {
+    _opaque: [u8; 0],
+}
+
 /// `sqlite3_context`, opaque.
 #[repr(C)]
 pub(super) struct Context {

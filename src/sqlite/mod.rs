@@ -50,6 +50,7 @@ mod methods;
 mod mutex;
 mod observer;
 mod occupied;
+mod overwrite;
 mod own;
 mod pager;
 #[cfg(feature = "install")]

@@ -50,6 +50,11 @@ impl Connection {
         Ok(mode.as_text().unwrap_or_default().to_string())
     }
 
+    /// Whether the program forbids this connection to write. Looks quietly, and says no where that cannot be told so.
+    pub(super) fn is_query_only(&self) -> bool {
+        self.explained("PRAGMA query_only").is_some_and(|on| on != "0")
+    }
+
     /// The answer to a PRAGMA that SQLite finds as it compiles it: it stands in the program, which need not run.
     fn explained(&self, pragma: &str) -> Option<String> {
         let rows = self.query(&format!("EXPLAIN {pragma}")).ok()?;

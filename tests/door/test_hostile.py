@@ -365,9 +365,11 @@ class Arguments(Memory):
     FUNCTIONS = [
         ("walrust_version", 0), ("walrust_watch", 2), ("walrust_unwatch", 0), ("walrust_sync", 1), ("walrust_snapshot", 1), ("walrust_restore", 4),
         ("walrust_replicate", 3), ("walrust_unreplicate", 1), ("walrust_verify", 2), ("walrust_explain", 1), ("walrust_compact", 2),
-        ("walrust_metrics", 0), ("walrust_notify_test", 0), ("walrust_url", 2), ("walrust_last_error", 0),
+        ("walrust_metrics", 0), ("walrust_notify_test", 0), ("walrust_url", 2), ("walrust_past", 1), ("walrust_rewind", 1),
+        ("walrust_last_error", 0),
     ]
-    TABLES = [("walrust_status", 0), ("walrust_list", 1), ("walrust_files", 1), ("walrust_points", 1), ("walrust_verify", 2), ("walrust_config", 0)]
+    TABLES = [("walrust_status", 0), ("walrust_list", 1), ("walrust_files", 1), ("walrust_points", 1), ("walrust_changes", 3),
+              ("walrust_verify", 2), ("walrust_config", 0)]
     VALUES = [
         "NULL", "x''", "x'00ff'", "zeroblob(100000)", "9223372036854775807", "-9223372036854775808", "0", "-1", "1e999", "-1e999", "1e-320", "0.0",
         "''", "' '", "char(0)", "char(10)", "'a' || char(0) || 'b'", "CAST(x'ff' AS TEXT)", "CAST(x'c0af2e2e' AS TEXT)", "CAST(x'eda080' AS TEXT)",

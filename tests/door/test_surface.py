@@ -18,6 +18,8 @@ SCALARS = {
     "walrust_verify": {0, 1, 2},
     "walrust_explain": {0, 1},
     "walrust_url": {1, 2},
+    "walrust_past": {1},
+    "walrust_rewind": {1},
     "walrust_last_error": {0},
     "walrust_compact": {0, 1, 2},
     "walrust_metrics": {0},
@@ -29,6 +31,7 @@ TABLES = {
     "walrust_list": door.LIST_COLUMNS,
     "walrust_files": door.FILES_COLUMNS,
     "walrust_points": ["txid", "time", "level", "bytes", "pages", "commit_pages"],
+    "walrust_changes": ["type", "name", "pages", "inserted", "deleted", "updated"],
     "walrust_verify": door.VERIFY_COLUMNS,
     "walrust_config": door.CONFIG_COLUMNS,
 }
@@ -74,7 +77,8 @@ class Surface(door.DoorTest):
 
     def test_hidden_columns_are_arguments_only(self):
         hidden = "SELECT count(*) FROM pragma_table_xinfo('%s') WHERE hidden <> 0;"
-        for table, count in (("walrust_status", 0), ("walrust_list", 1), ("walrust_files", 1), ("walrust_points", 1), ("walrust_verify", 2),
+        for table, count in (("walrust_status", 0), ("walrust_list", 1), ("walrust_files", 1), ("walrust_points", 1), ("walrust_changes", 3),
+                             ("walrust_verify", 2),
                              ("walrust_config", 0)):
             self.assertEqual(self.shell(hidden % table), str(count), table)
 

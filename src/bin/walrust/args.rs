@@ -84,6 +84,11 @@ pub enum Command {
         after_long_help = "Examples:\n  walrust query s3://bucket/app 'SELECT count(*) FROM orders'\n  walrust query s3://bucket/app --at '10 minutes ago' 'SELECT * FROM orders WHERE id = 7' --json"
     )]
     Query(Query),
+    /// Tell which tables were changed between two points of a replica, and how many rows
+    #[command(
+        after_long_help = "Examples:\n  walrust diff s3://bucket/app --from '1 hour ago'\n  walrust diff s3://bucket/app --from 57 --to 60 --json"
+    )]
+    Diff(Diff),
     /// Take a full snapshot now
     ///
     /// For cron. Opens the database, ships what is new and a snapshot, and ends. If another process of this machine streams
@@ -151,6 +156,20 @@ pub struct Target {
     /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
     #[arg(value_name = "URL_OR_DB")]
     pub target: String,
+}
+
+/// `diff`
+#[derive(Args, Debug)]
+pub struct Diff {
+    /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
+    #[arg(value_name = "URL_OR_DB")]
+    pub target: String,
+    /// The earlier point: a TXID (decimal, or 16 hex digits), a time (RFC 3339), or e.g. '5 minutes ago'
+    #[arg(long, value_name = "POINT")]
+    pub from: String,
+    /// The later point; without it the newest state
+    #[arg(long, value_name = "POINT")]
+    pub to: Option<String>,
 }
 
 /// `query`

@@ -37,7 +37,9 @@ fn wiring(hosts: Vec<Arc<dyn Host>>) -> Wiring {
         functions: walrust::sql::FUNCTIONS.iter().collect(),
         tables: walrust::sql::TABLES.iter().collect(),
         hosts,
-        elsewhere: Some(Arc::new(walrust::reader::Replicas)),
+        elsewhere: Some(Arc::new(walrust::reader::Replicas {
+            vicinity: Arc::new(walrust::session::Neighbourhood),
+        })),
     }
 }
 

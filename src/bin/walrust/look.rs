@@ -1,6 +1,6 @@
 //! Commands that look at a replica, or write what they got from one, and end. None touches a database (I-CLI-3).
 
-use crate::args::{Compact, Explain, Mode, Query, Restore, Verify};
+use crate::args::{Compact, Diff, Explain, Mode, Query, Restore, Verify};
 use crate::failure::{Failure, Outcome};
 use crate::show::{self, Form, Object, Table};
 use crate::{host, outside, progress};
@@ -119,6 +119,13 @@ pub fn points(target: &str, form: Form) -> Outcome {
         return Err(Failure::new(format!("no replica at {target}: nothing there can be restored")));
     }
     found.print(form)?;
+    Ok(0)
+}
+
+/// `diff`
+pub fn diff(a: &Diff, form: Form) -> Outcome {
+    let Asked { conn, url } = ask(&a.target)?;
+    Table::query(&conn, "SELECT * FROM walrust_changes(?1, ?2, ?3)", (url, &a.from, &a.to))?.print(form)?;
     Ok(0)
 }
 

@@ -78,6 +78,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Files(a) => look::files(&a.target, form),
         Command::Points(a) => look::points(&a.target, form),
         Command::Query(a) => look::query(&a, form),
+        Command::Diff(a) => look::diff(&a, form),
         Command::Compact(a) => look::compact(&a, form),
         Command::Restore(a) => look::restore(&a, form),
         Command::Config(a) => look::config(a.database.as_deref(), form),

@@ -280,14 +280,24 @@ replica = "{self.s3.url("app", self.proxy.endpoint)}"
         worker.end()
 
     def rebuild(self):
-        """The machine dies, and its successor has the database and no spool: the lease of the dead one runs out first."""
+        """The machine is lost with its disk, and its successor begins with a restore: the lease of the dead one runs out first."""
         for worker in self.workers:
             worker.kill()
+        self.proxy.down, self.proxy.fault = False, None
+        self.write_keys()
         now = time.monotonic()
         self.faults.append((now, now + AFTER_REBUILD, "rebuild"))
         self.gaps_may_be.append(now)
         count, self.workers = len(self.workers), []
-        subprocess.run(["rm", "-rf", self.db + "-walrust"], check=True)
+        _, txid, tokens, why = self.restore()
+        if txid is None:
+            return self.say_untrue(f"nothing restores: {why}")
+        subprocess.run(["rm", "-rf", self.db + "-walrust", self.db + "-wal", self.db + "-shm", self.db], check=True)
+        os.rename(self.test.path("truth.db"), self.db)
+        with self.lock:
+            self.commits = {n: t for n, t in self.commits.items() if n in tokens}
+            # (What the dead machine said last is judged with the commits that are lost.)
+            self.words.clear()
         for _ in range(count):
             self.start_worker()
 

@@ -9,6 +9,7 @@
 //! Refused: a cost per database of an assumed size (the walrust command line's 1 GB).
 
 use super::compact::size;
+use super::due::copies_per_day;
 use super::inventory::Inventory;
 use super::manifest::{ENTRIES_WITHIN, MOST_WAITING};
 use super::retention::Policy;
@@ -230,7 +231,16 @@ fn schedule(d: &ExplainDatabase, out: &mut String) {
         return;
     }
     let _ = writeln!(out, "Interval: {}", seconds(d.snapshot_interval));
-    let _ = writeln!(out, "Estimated: {} snapshots/day", trim(per_day(d.snapshot_interval)));
+    let _ = writeln!(out, "Estimated: {} snapshots/day", trim(snapshots_per_day(d)));
+}
+
+/// As many as are worth it, as far as the replica tells; there is an interval.
+fn snapshots_per_day(d: &ExplainDatabase) -> f64 {
+    let m = match &d.seen {
+        Seen::Listed(m) => *m,
+        _ => Measured::default(),
+    };
+    copies_per_day(d.snapshot_interval, m.snapshot_bytes.unwrap_or(0), m.change_per_day)
 }
 
 fn retention_lines(p: &Policy, out: &mut String) {
@@ -274,7 +284,7 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
     let steady = if d.interval.is_zero() { 86_400.0 } else { per_day(d.interval) };
     let uploads = m.uploads_per_day.map_or(steady, |n| n as f64);
     let merges: f64 = d.levels.iter().filter(|l| !l.is_zero()).map(|l| per_day(*l).min(uploads)).sum();
-    let snapshots = if d.snapshot_interval.is_zero() { 0.0 } else { per_day(d.snapshot_interval) };
+    let snapshots = if d.snapshot_interval.is_zero() { 0.0 } else { snapshots_per_day(d) };
     let lease = if d.lease_interval.is_zero() { 0.0 } else { per_day(d.lease_interval) };
     // Each file is an object, and an entry in the manifest; under a lease (a directory has one that costs no request) the entries
     // of level 0 are made for many at once.

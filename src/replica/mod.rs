@@ -17,6 +17,7 @@ pub mod apply;
 pub mod blocks;
 pub mod compact;
 pub mod contents;
+pub mod due;
 pub mod edge;
 pub mod encrypted;
 pub mod explain;

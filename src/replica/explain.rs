@@ -295,13 +295,14 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
         uploads.min(per_day(ENTRIES_WITHIN).max(uploads / MOST_WAITING as f64))
     };
     let files = uploads + entries + 2.0 * (merges + snapshots);
-    // Retention after each snapshot, and each validation: one listing per level and one of the manifest.
+    // Retention after each snapshot and where one is not worth it, and each validation: one listing per level and one of the manifest.
+    let rounds = if d.snapshot_interval.is_zero() { 0.0 } else { per_day(d.snapshot_interval) };
     let validations = if d.validation_interval.is_zero() { 0.0 } else { per_day(d.validation_interval) };
     Estimate {
         active: snapshot.saturating_add(increments as u64),
         archive: snapshot.saturating_mul(kept - 1),
         puts: ((files + lease) * 30.0) as u64,
-        lists: ((snapshots + validations) * 11.0 * 30.0) as u64,
+        lists: ((rounds + validations) * 11.0 * 30.0) as u64,
     }
 }
 
@@ -484,7 +485,7 @@ mod tests {
              Holds: 5100 files, 3 GB\n\
              Snapshot Schedule:\n\
              Interval: 3600s (1 hour)\n\
-             Estimated: 24 snapshots/day\n\
+             Estimated: 0.1429 snapshots/day\n\
              Retention Policy (GFS):\n\
              Hourly: 24 snapshots (last 24 hours)\n\
              Daily: 7 snapshots (last week)\n\
@@ -495,7 +496,7 @@ mod tests {
              Active: 1.4 GB (current snapshots)\n\
              Archive: 51.3 GB (retained history)\n\
              Measured: a snapshot takes 50% of the database's size, changes 100 MB a day\n\
-             Requests: 492960 PUT and 15840 LIST per month\n\
+             Requests: 491528 PUT and 15840 LIST per month\n\
              Monthly cost: ~$1.05 @ $0.02/GB (Tigris pricing, 2025)\n\
              Monthly requests: ~$2.54 @ $0.005/1000\n\
              Validation:\n\

@@ -43,8 +43,6 @@ pub use image::Image;
 pub use incoming::Incoming;
 pub use record::{Place, Record};
 
-/// Downloads ahead of the file being applied.
-const AHEAD: usize = 4;
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {

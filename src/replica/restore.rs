@@ -15,7 +15,11 @@
 //! * I-RES-5 What SQLite cannot read without a key is not called damaged: its checksums are checked, its structure is not.
 //!
 //! Runs inside a tokio runtime (`store::block_on` gives one); files are applied on its blocking threads, so downloads go on
-//! meanwhile. A crash leaves what `target` says. Refused: merging all files first and writing each page once (Litestream):
+//! meanwhile. A crash leaves what `target` says, and a restore that was interrupted begins anew; a request that fails does not interrupt it.
+//! (Not done: to go on with what an interrupted one left. Nothing in a database file tells which of its pages are right; they could be proved
+//! by the sums of blocks of the file that they came from, which are of packed pages, so that each page would be packed again.)
+//!
+//! Refused: merging all files first and writing each page once (Litestream):
 //! it needs all objects open at once, and a slow reader then holds as many connections as there are files.
 
 use super::apply::{Applied, Applier, Placing};
@@ -348,16 +352,17 @@ async fn attempt(
         if end {
             files += 1;
             crash::point("restore.applied");
-        } else {
-            crash::point("restore.part");
         }
         if let Some(progress) = options.progress {
             progress(Progress { files, of_files: way.files.len(), bytes, of_bytes: way.bytes() });
         }
     }
     match last {
-        Some(last) => Ok(Built { applier, last, files: way.files.len(), bytes }),
-        None => Err(plain(Error::new(Kind::Bug, "an empty plan"))),
+        Some(last) if files == way.files.len() => Ok(Built { applier, last, files, bytes }),
+        _ => Err(plain(Error::new(
+            Kind::Bug,
+            format!("{files} of the {} files of a plan came", way.files.len()),
+        ))),
     }
 }
 

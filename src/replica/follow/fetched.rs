@@ -1,6 +1,5 @@
 //! Files on their way into a follower's: each is read twice (I-FOL-1), so a large one is kept in a file meanwhile.
 
-use super::AHEAD;
 use crate::base::{Error, Kind, Result};
 use crate::replica::fetch::WHOLE;
 use crate::replica::inventory::FileInfo;
@@ -8,6 +7,9 @@ use crate::store::Store;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use tokio::task::JoinHandle;
+
+/// Downloads ahead of the file being applied.
+const AHEAD: usize = 4;
 
 /// An object on this machine.
 pub(in crate::replica) enum Fetched {

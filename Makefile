@@ -135,8 +135,8 @@ damage: $(VENV)/.ready loadable ## 500 random corruptions of a replica, 500 veri
 	WALRUST_ROUNDS=50 $(PY) -m pytest -q -s -p no:cacheprovider tests/door/test_verify.py -k Campaign
 
 .PHONY: week
-week: ## A week of commits in simulated time: how large the replica gets, and that all of its window restores
-	$(CARGO) test --features cli --lib --target-dir $(TARGET) a_week_of_commits -- --nocapture
+week: ## A week of commits in simulated time: how large the replica gets, that all of its window restores, and what three databases cost
+	$(CARGO) test --features cli --lib --target-dir $(TARGET) a_week_of -- --nocapture
 
 .PHONY: sim
 sim: ## Simulate: STEPS=1000000 steps with faults, worlds SEED=1 and on; a failing one names itself

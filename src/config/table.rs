@@ -192,7 +192,8 @@ pub static TABLE: [Setting; 23] = [
             Id::SnapshotInterval,
             "snapshot_interval",
             any_duration(),
-            "Time between full snapshots; skipped when nothing changed. `0`: none on a schedule.",
+            "Shortest time between two full snapshots. One is taken where something changed and it is worth it: the database is small (4 MiB), \
+             the changes since the last one are as much as that one, or a week has passed. `0`: none on a schedule.",
         ),
         "1h",
     ),

@@ -18,6 +18,11 @@ impl Crc {
         self.0.update(bytes);
     }
 
+    /// Goes on with bytes that another one hashed from its beginning on.
+    pub fn append(&mut self, next: &Crc) {
+        self.0.combine(&next.0);
+    }
+
     /// The CRC as it is stored: bit 63 set.
     pub fn flagged(&self) -> u64 {
         self.0.finalize() | DbChecksum::FLAG

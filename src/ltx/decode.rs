@@ -148,28 +148,7 @@ impl<R: Read> Decoder<R> {
         self.crc.update(&post);
         let post = u64::from_be_bytes(post);
         let checksum = u64::from_be_bytes(self.source.array("its trailer")?);
-        if checksum != self.crc.flagged() {
-            return Err(Error::corrupt(format!(
-                "file checksum is {:016x}, not {checksum:016x} as stored",
-                self.crc.flagged()
-            )));
-        }
-        let post_apply = match (self.header.tracking, post) {
-            (Tracking::NoChecksum, 0) => None,
-            (Tracking::Checksummed, c) if c & DbChecksum::FLAG != 0 => Some(DbChecksum(c)),
-            _ => {
-                return Err(Error::corrupt("the post-apply checksum does not agree with the header's flags"));
-            }
-        };
-        if let Some((ours, ltx)) = self.database {
-            for (claimed, found) in [(post_apply, ltx), (self.header.attest.map(|a| a.after), ours)] {
-                if let Some(claimed) = claimed.filter(|c| *c != found) {
-                    return Err(Error::corrupt(format!(
-                        "the snapshot's pages have database checksum {found}, not {claimed} as stored"
-                    )));
-                }
-            }
-        }
+        let post_apply = judge_trailer(&self.header, post, checksum, self.crc.flagged(), self.database)?;
         if !self.source.is_at_end()? {
             return Err(Error::corrupt("bytes follow the end of the file"));
         }
@@ -201,6 +180,39 @@ impl<R: Read> Decoder<R> {
         }
         Ok(())
     }
+}
+
+/// Holds what stands at the end of a file, `post` and `checksum`, against what its bytes gave: the file checksum, and `database`, the
+/// checksums of a snapshot's pages, ours and LTX's own. Gives LTX's own one. Errors with `Kind::Corrupt`.
+pub(super) fn judge_trailer(
+    header: &Header,
+    post: u64,
+    checksum: u64,
+    computed: u64,
+    database: Option<(DbChecksum, DbChecksum)>,
+) -> Result<Option<DbChecksum>> {
+    if checksum != computed {
+        return Err(Error::corrupt(format!(
+            "file checksum is {computed:016x}, not {checksum:016x} as stored"
+        )));
+    }
+    let post_apply = match (header.tracking, post) {
+        (Tracking::NoChecksum, 0) => None,
+        (Tracking::Checksummed, c) if c & DbChecksum::FLAG != 0 => Some(DbChecksum(c)),
+        _ => {
+            return Err(Error::corrupt("the post-apply checksum does not agree with the header's flags"));
+        }
+    };
+    if let Some((ours, ltx)) = database {
+        for (claimed, found) in [(post_apply, ltx), (header.attest.map(|a| a.after), ours)] {
+            if let Some(claimed) = claimed.filter(|c| *c != found) {
+                return Err(Error::corrupt(format!(
+                    "the snapshot's pages have database checksum {found}, not {claimed} as stored"
+                )));
+            }
+        }
+    }
+    Ok(post_apply)
 }
 
 /// A file found good.

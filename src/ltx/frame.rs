@@ -164,17 +164,54 @@ fn decode_block(payload: &[u8], page: &mut [u8]) -> Result<()> {
     }
 }
 
-/// How many bytes an LZ4 frame needs beyond those `seen`: 0 when it is complete. Judges the frame header
+/// How long the frame is with which `seen` begins, page header included, and its page; `None`: it is the end of the pages. Where more bytes
+/// must be seen to tell, that many, which is more than there are.
+pub(super) fn frame_len(seen: &[u8], page_size: PageSize) -> Result<(usize, Option<Pgno>)> {
+    let Some((head, rest)) = seen.split_first_chunk::<PAGE_HEADER_LEN>() else {
+        return Ok((PAGE_HEADER_LEN, None));
+    };
+    let Some((pgno, form)) = page_header(*head)? else { return Ok((PAGE_HEADER_LEN, None)) };
+    let len = match (form, rest.first_chunk::<4>()) {
+        (Form::Block, None) => BLOCK_HEADER_LEN,
+        (Form::Block, Some(size)) => BLOCK_HEADER_LEN + payload_len(*size, page_size)?,
+        (Form::Lz4Frame, _) => PAGE_HEADER_LEN + lz4_frame_len(rest, page_size)?,
+    };
+    Ok((len, Some(pgno)))
+}
+
+/// Unpacks a frame of the length that [`frame_len`] gave. How many of its bytes the file checksum covers as they are.
+pub(super) fn unpack_frame(frame: &[u8], page: &mut [u8]) -> Result<usize> {
+    let short = || Error::corrupt("a page frame is cut short");
+    let (head, rest) = frame.split_first_chunk::<PAGE_HEADER_LEN>().ok_or_else(short)?;
+    match page_header(*head)? {
+        Some((_, Form::Block)) => {
+            decode_block(rest.get(4..).ok_or_else(short)?, page)?;
+            Ok(BLOCK_HEADER_LEN)
+        }
+        Some((_, Form::Lz4Frame)) => {
+            decode_lz4_frame(rest, page)?;
+            Ok(PAGE_HEADER_LEN)
+        }
+        None => Err(Error::corrupt("a page frame has page number 0")),
+    }
+}
+
+/// How many bytes an LZ4 frame needs beyond those `seen`: 0 when it is complete.
+fn frame_needs(seen: &[u8], page_size: PageSize) -> Result<usize> {
+    Ok(lz4_frame_len(seen, page_size)?.saturating_sub(seen.len()))
+}
+
+/// How long an LZ4 frame is, as far as those bytes `seen` tell. Judges the frame header
 /// and the block lengths, so that neither we nor the LZ4 library allocate by what a file says.
 ///
 /// Accepted: what Litestream wrote, and its free variations: version 1, content checksum (0.5.17 insists on
 /// it), no dictionary, 64 KiB blocks, with or without block checksums, content size and block linking.
 /// Source: <https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md>.
-fn frame_needs(seen: &[u8], page_size: PageSize) -> Result<usize> {
+fn lz4_frame_len(seen: &[u8], page_size: PageSize) -> Result<usize> {
     const SHORTEST: usize = 7;
     let bad = |why: &str| Err(Error::corrupt(format!("a page's LZ4 frame {why}")));
     let Some(([m0, m1, m2, m3, flg, bd, _], _)) = seen.split_first_chunk::<SHORTEST>() else {
-        return Ok(SHORTEST - seen.len());
+        return Ok(SHORTEST);
     };
     if [*m0, *m1, *m2, *m3] != [0x04, 0x22, 0x4d, 0x18] {
         return bad("does not start with LZ4's magic number");
@@ -193,11 +230,11 @@ fn frame_needs(seen: &[u8], page_size: PageSize) -> Result<usize> {
     let mut at = SHORTEST + if content_size { 8 } else { 0 };
     loop {
         let Some(size) = seen.get(at..).and_then(|rest| rest.first_chunk::<4>()) else {
-            return Ok(at + 4 - seen.len());
+            return Ok(at + 4);
         };
         let size = (u32::from_le_bytes(*size) & 0x7fff_ffff) as usize;
         if size == 0 {
-            return Ok((at + 8).saturating_sub(seen.len()));
+            return Ok(at + 8);
         }
         at += 4;
         if size > block_bound(page_size) {

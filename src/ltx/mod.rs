@@ -42,6 +42,7 @@ mod names;
 mod packed;
 mod sequence;
 mod source;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -55,3 +56,4 @@ pub use merge::{Overrides, fold, merge};
 pub use names::{FileName, Level};
 pub use packed::PackedIndex;
 pub use sequence::Shape;
+pub use split::{Batch, Sink, Splitter, Unpacked};

@@ -9,6 +9,7 @@
 //! Refused: a cost per database of an assumed size (the walrust command line's 1 GB).
 
 use super::compact::size;
+use super::due::copies_per_day;
 use super::inventory::Inventory;
 use super::manifest::{ENTRIES_WITHIN, MOST_WAITING};
 use super::retention::Policy;
@@ -230,7 +231,16 @@ fn schedule(d: &ExplainDatabase, out: &mut String) {
         return;
     }
     let _ = writeln!(out, "Interval: {}", seconds(d.snapshot_interval));
-    let _ = writeln!(out, "Estimated: {} snapshots/day", trim(per_day(d.snapshot_interval)));
+    let _ = writeln!(out, "Estimated: {} snapshots/day", trim(snapshots_per_day(d)));
+}
+
+/// As many as are worth it, as far as the replica tells; there is an interval.
+fn snapshots_per_day(d: &ExplainDatabase) -> f64 {
+    let m = match &d.seen {
+        Seen::Listed(m) => *m,
+        _ => Measured::default(),
+    };
+    copies_per_day(d.snapshot_interval, m.snapshot_bytes.unwrap_or(0), m.change_per_day)
 }
 
 fn retention_lines(p: &Policy, out: &mut String) {
@@ -274,7 +284,7 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
     let steady = if d.interval.is_zero() { 86_400.0 } else { per_day(d.interval) };
     let uploads = m.uploads_per_day.map_or(steady, |n| n as f64);
     let merges: f64 = d.levels.iter().filter(|l| !l.is_zero()).map(|l| per_day(*l).min(uploads)).sum();
-    let snapshots = if d.snapshot_interval.is_zero() { 0.0 } else { per_day(d.snapshot_interval) };
+    let snapshots = if d.snapshot_interval.is_zero() { 0.0 } else { snapshots_per_day(d) };
     let lease = if d.lease_interval.is_zero() { 0.0 } else { per_day(d.lease_interval) };
     // Each file is an object, and an entry in the manifest; under a lease (a directory has one that costs no request) the entries
     // of level 0 are made for many at once.
@@ -285,13 +295,14 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
         uploads.min(per_day(ENTRIES_WITHIN).max(uploads / MOST_WAITING as f64))
     };
     let files = uploads + entries + 2.0 * (merges + snapshots);
-    // Retention after each snapshot, and each validation: one listing per level and one of the manifest.
+    // Retention after each snapshot and where one is not worth it, and each validation: one listing per level and one of the manifest.
+    let rounds = if d.snapshot_interval.is_zero() { 0.0 } else { per_day(d.snapshot_interval) };
     let validations = if d.validation_interval.is_zero() { 0.0 } else { per_day(d.validation_interval) };
     Estimate {
         active: snapshot.saturating_add(increments as u64),
         archive: snapshot.saturating_mul(kept - 1),
         puts: ((files + lease) * 30.0) as u64,
-        lists: ((snapshots + validations) * 11.0 * 30.0) as u64,
+        lists: ((rounds + validations) * 11.0 * 30.0) as u64,
     }
 }
 
@@ -474,7 +485,7 @@ mod tests {
              Holds: 5100 files, 3 GB\n\
              Snapshot Schedule:\n\
              Interval: 3600s (1 hour)\n\
-             Estimated: 24 snapshots/day\n\
+             Estimated: 0.1429 snapshots/day\n\
              Retention Policy (GFS):\n\
              Hourly: 24 snapshots (last 24 hours)\n\
              Daily: 7 snapshots (last week)\n\
@@ -485,7 +496,7 @@ mod tests {
              Active: 1.4 GB (current snapshots)\n\
              Archive: 51.3 GB (retained history)\n\
              Measured: a snapshot takes 50% of the database's size, changes 100 MB a day\n\
-             Requests: 492960 PUT and 15840 LIST per month\n\
+             Requests: 491528 PUT and 15840 LIST per month\n\
              Monthly cost: ~$1.05 @ $0.02/GB (Tigris pricing, 2025)\n\
              Monthly requests: ~$2.54 @ $0.005/1000\n\
              Validation:\n\

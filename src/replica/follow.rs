@@ -26,24 +26,23 @@ use super::layout::FileId;
 use super::manifest::Manifest;
 use super::place::{self, Found};
 use super::plan::walk;
-use super::restore::{Ahead, Fetched};
 use crate::base::{Error, Kind, Result, TxId};
 use crate::ltx::Level;
 use crate::store::Store;
 use std::path::PathBuf;
 
 mod disk;
+mod fetched;
 mod image;
 mod incoming;
 mod record;
 
 pub use disk::Disk;
+use fetched::{Fetched, Queue};
 pub use image::Image;
 pub use incoming::Incoming;
 pub use record::{Place, Record};
 
-/// Downloads ahead of the file being applied.
-const AHEAD: usize = 4;
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -145,7 +144,7 @@ pub async fn fetch_next(store: &Store, txid: TxId, part: PathBuf) -> Result<Opti
 
 /// The files of a [`Look`], fetched ahead, in order.
 pub struct Feed {
-    ahead: Ahead,
+    ahead: Queue,
     manifest: Manifest,
 }
 
@@ -156,7 +155,7 @@ impl Feed {
             Next::Apply(files) => files,
             _ => Vec::new(),
         };
-        Feed { ahead: Ahead::beside(&look.store, files, part, AHEAD), manifest: look.manifest }
+        Feed { ahead: Queue::new(&look.store, files, part), manifest: look.manifest }
     }
 
     /// The next one; `None` after the last.

@@ -1,7 +1,8 @@
 //! Restore: the database at a point, written to a file, or an error and the target as it was.
 //!
-//! Steps: plan → fetch files ahead, several at once → apply them in order to a temporary file beside the target → make it
-//! durable, read it back → caller's check → one rename (`target`).
+//! Steps: plan → fetch files ahead, several requests at once ([`super::fetch`]) → apply them in order to a temporary file beside the
+//! target, the pages of a large one straight to their places by several threads ([`super::large`]) → make it durable → read it back,
+//! and meanwhile the caller's check → one rename (`target`). No object is ever a second copy on disk.
 //!
 //! Rules
 //! * I-RES-1 Nothing is trusted: each file's checksum and its SHA-256 in the manifest, the chain of database checksums, and the
@@ -9,33 +10,37 @@
 //! * I-RES-2 A damaged file is no reason to fail while other files lead to the same TXID: it is left out and the way planned anew. The
 //!   TXID never changes by that.
 //! * I-RES-3 "Latest" is the newest state the manifest knows: if its file is lost, that is an error and not silently an older state.
-//! * I-RES-4 Memory: at most `parallel` objects of [`WINDOW`] bytes; larger ones go through a file beside the target.
+//! * I-RES-4 Memory is bounded, however large the database and its files are: what is fetched ahead (I-FETCH-1), and a few buffers of
+//!   the threads that unpack it.
 //! * I-RES-5 What SQLite cannot read without a key is not called damaged: its checksums are checked, its structure is not.
 //!
-//! Runs inside a tokio runtime (`store::block_on` gives one); files are applied on its blocking thread, so downloads go on
-//! meanwhile. A crash leaves what `target` says. Refused: merging all files first and writing each page once (Litestream):
+//! Runs inside a tokio runtime (`store::block_on` gives one); files are applied on its blocking threads, so downloads go on
+//! meanwhile. A crash leaves what `target` says, and a restore that was interrupted begins anew; a request that fails does not interrupt it.
+//! (Not done: to go on with what an interrupted one left. Nothing in a database file tells which of its pages are right; they could be proved
+//! by the sums of blocks of the file that they came from, which are of packed pages, so that each page would be packed again.)
+//!
+//! Refused: merging all files first and writing each page once (Litestream):
 //! it needs all objects open at once, and a slow reader then holds as many connections as there are files.
 
-use super::apply::{Applied, Applier};
+use super::apply::{Applied, Applier, Placing};
 use super::encrypted::is_encrypted;
-use super::inventory::{FileInfo, Inventory};
+use super::fetch::{Ahead, Arrived, PARALLEL};
+use super::inventory::Inventory;
+use super::large::Large;
 use super::layout::FileId;
-use super::manifest::{Manifest, ManifestEntry};
+use super::manifest::Manifest;
 use super::place::{self, Found};
 use super::plan::{Plan, plan};
 use super::point::Point;
 use super::target::{Occupier, Overwrite, Target};
 use crate::base::{
-    DbChecksum, Error, Kind, Lineage, PageSize, Result, Timestamp, TxId, clock, crash, panics,
+    DbChecksum, Error, Kind, Lineage, PageSize, Result, Timestamp, TxId, clock, crash, panics, thread,
 };
 use crate::store::Store;
 use futures_util::{StreamExt, TryStreamExt};
-use std::collections::{BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
-use tokio::task::JoinHandle;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-/// Objects up to this size are held in memory between download and use.
-pub const WINDOW: u64 = 1024 * 1024;
 /// How often a way is planned anew because a file was damaged or merged away.
 const REPLANS: usize = 8;
 
@@ -92,9 +97,9 @@ pub struct RestoreOptions<'a> {
     pub checker: Option<Checker<'a>>,
     /// Asked for leave to replace the target: before anything is fetched, and again when it is replaced.
     pub occupier: Option<Occupier<'a>>,
-    /// Downloads at once, 1 or more.
+    /// Requests at once, 1 or more.
     pub parallel: usize,
-    /// Called after each file.
+    /// Called after each file, and after each part of a large one.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
 }
 
@@ -105,7 +110,7 @@ impl Default for RestoreOptions<'_> {
             check: Check::None,
             checker: None,
             occupier: None,
-            parallel: 8,
+            parallel: PARALLEL,
             progress: None,
         }
     }
@@ -162,15 +167,25 @@ pub async fn restore(
     let plan = plan(&inventory.files, point, clock::now())?;
     let mut notes = Vec::new();
     let built = build(store, inventory, manifest, (point, plan), &target, options, &mut notes).await?;
-    // `apply` held the content against what the last file attests; this holds the disk against the content.
-    let checksum = built.applier.finish()?;
+    built.applier.sync()?;
     crash::point("restore.built");
-    let structure = match options.checker {
-        Some(_) if options.check == Check::None => Structure::NotAsked,
-        None => Structure::NotAsked,
-        Some(_) if is_encrypted(target.temp())? => Structure::Encrypted,
-        Some(checker) => checker(target.temp(), options.check).map(|()| Structure::Sound)?,
-    };
+    // `apply` held the content against what the last file attests; reading it back holds the disk against the content.
+    let encrypted = is_encrypted(target.temp())?;
+    let (checksum, structure) = std::thread::scope(|s| {
+        let reading = thread::spawn_scoped(s, "walrust-prove", || built.applier.read_back());
+        let structure = match options.checker {
+            Some(_) if options.check == Check::None => Ok(Structure::NotAsked),
+            None => Ok(Structure::NotAsked),
+            Some(_) if encrypted => Ok(Structure::Encrypted),
+            Some(checker) => checker(target.temp(), options.check).map(|()| Structure::Sound),
+        };
+        let read = match reading {
+            Ok(t) => t.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a panic while reading"))),
+            Err(_) => built.applier.read_back(),
+        };
+        (read, structure)
+    });
+    let (checksum, structure) = (checksum?, structure?);
     crash::point("restore.checked");
     target.commit(options.occupier, store.manners())?;
     let header = built.last.header;
@@ -295,134 +310,59 @@ async fn attempt(
 ) -> Result<Built, (Option<FileId>, Error)> {
     let plain = |e| (None, e);
     let mut applier = Applier::create(target.temp()).map_err(plain)?;
-    let mut ahead = Ahead::new(store, way.files.clone(), target, options.parallel);
-    let (mut last, mut bytes, of_bytes) = (None, 0, way.bytes());
-    while let Some((file, fetched)) = ahead.next().await {
-        let id = file.id();
-        let fetched = fetched.map_err(|e| (Some(id), e))?;
+    let mut ahead = Ahead::new(store, way.files.clone(), options.parallel);
+    let mut large: Option<Large<Placing>> = None;
+    let mut last = None;
+    let (mut files, mut bytes) = (0, 0);
+    while let Some(arrived) = ahead.next().await {
+        let id = arrived.file.id();
+        let about = |e| (Some(id), e);
+        let (whole, end) = (arrived.is_whole(), arrived.is_last());
+        let Arrived { file, range, piece } = arrived;
+        let piece = piece.map_err(about)?;
         let known = manifest.get(id).copied();
-        let (back, applied) = panics::blocking(move || {
-            let applied = fetched.apply(&mut applier, id, known);
-            (applier, applied)
-        })
-        .await
-        .map_err(plain)?;
-        applier = back;
-        last = Some(applied.map_err(|e| (Some(id), e))?);
-        bytes += file.bytes;
-        crash::point("restore.applied");
+        if whole {
+            let (back, applied) = panics::blocking(move || {
+                let applied = applier.apply(id, piece.bytes.as_ref(), known.as_ref());
+                (applier, applied)
+            })
+            .await
+            .map_err(plain)?;
+            applier = back;
+            last = Some(applied.map_err(about)?);
+        } else {
+            let about = |e: Error| (Some(id), if e.is_corrupt() { e.context(id) } else { e });
+            let mut coming = large.take().unwrap_or_else(|| Large::new(applier.placing(id)));
+            coming.push(piece).await.map_err(about)?;
+            if end {
+                let proved = coming.finish().await.map_err(about)?;
+                let (back, applied) = panics::blocking(move || {
+                    let applied = applier.placed(id, proved, known.as_ref());
+                    (applier, applied)
+                })
+                .await
+                .map_err(plain)?;
+                applier = back;
+                last = Some(applied.map_err(|e| (Some(id), e))?);
+            } else {
+                large = Some(coming);
+            }
+        }
+        bytes += if end { file.bytes - range.start } else { range.end - range.start };
+        if end {
+            files += 1;
+            crash::point("restore.applied");
+        }
         if let Some(progress) = options.progress {
-            let (files, of_files) = (way.files.len() - ahead.left(), way.files.len());
-            progress(Progress { files, of_files, bytes, of_bytes });
+            progress(Progress { files, of_files: way.files.len(), bytes, of_bytes: way.bytes() });
         }
     }
     match last {
-        Some(last) => Ok(Built { applier, last, files: way.files.len(), bytes }),
-        None => Err(plain(Error::new(Kind::Bug, "an empty plan"))),
-    }
-}
-
-/// An object on this machine.
-pub(super) enum Fetched {
-    /// In memory.
-    Bytes(bytes::Bytes),
-    /// In a file, removed when done with.
-    File(PartFile),
-}
-
-/// A file that goes when this does.
-pub(super) struct PartFile(pub(super) PathBuf);
-
-impl Drop for PartFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-impl Fetched {
-    /// Gets `file`'s object, into memory if it is small, else into `part`.
-    pub(super) async fn get(store: &Store, file: &FileInfo, part: PathBuf) -> Result<Fetched> {
-        let key = file.id().key(store.layout());
-        if file.bytes <= WINDOW {
-            return store.get(&key).await.map(Fetched::Bytes);
-        }
-        let part = PartFile(part);
-        store.get_to_file(&key, &part.0).await?;
-        Ok(Fetched::File(part))
-    }
-
-    pub(super) fn apply(
-        self,
-        applier: &mut Applier,
-        id: FileId,
-        known: Option<ManifestEntry>,
-    ) -> Result<Applied> {
-        match self {
-            Fetched::Bytes(b) => applier.apply(id, b.as_ref(), known.as_ref()),
-            Fetched::File(part) => {
-                let file = std::fs::File::open(&part.0).map_err(|e| Error::io("open", &part.0, e))?;
-                applier.apply(id, std::io::BufReader::with_capacity(128 * 1024, file), known.as_ref())
-            }
-        }
-    }
-}
-
-/// Downloads files in order, some ahead of the one wanted next.
-pub(super) struct Ahead {
-    store: Store,
-    rest: VecDeque<FileInfo>,
-    under_way: VecDeque<(FileInfo, JoinHandle<Result<Fetched>>)>,
-    part_base: PathBuf,
-    started: usize,
-    parallel: usize,
-}
-
-impl Ahead {
-    pub(super) fn new(store: &Store, files: Vec<FileInfo>, target: &Target, parallel: usize) -> Ahead {
-        Ahead::beside(store, files, target.temp().to_path_buf(), parallel)
-    }
-
-    /// Large objects go to `<base>.<n>`.
-    pub(super) fn beside(store: &Store, files: Vec<FileInfo>, base: PathBuf, parallel: usize) -> Ahead {
-        let (store, rest) = (store.clone(), files.into());
-        Ahead {
-            store,
-            rest,
-            under_way: VecDeque::new(),
-            part_base: base,
-            started: 0,
-            parallel: parallel.max(1),
-        }
-    }
-
-    /// Files not yet given out.
-    pub(super) fn left(&self) -> usize {
-        self.rest.len() + self.under_way.len()
-    }
-
-    /// The next file in order.
-    pub(super) async fn next(&mut self) -> Option<(FileInfo, Result<Fetched>)> {
-        while self.under_way.len() < self.parallel
-            && let Some(file) = self.rest.pop_front()
-        {
-            let mut part = self.part_base.as_os_str().to_os_string();
-            part.push(format!(".{}", self.started));
-            self.started += 1;
-            let (store, wanted) = (self.store.clone(), file.clone());
-            let task = tokio::spawn(async move { Fetched::get(&store, &wanted, part.into()).await });
-            self.under_way.push_back((file, task));
-        }
-        let (file, task) = self.under_way.pop_front()?;
-        let fetched = task.await.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a download panicked")));
-        Some((file, fetched))
-    }
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        for (_, task) in &self.under_way {
-            task.abort();
-        }
+        Some(last) if files == way.files.len() => Ok(Built { applier, last, files, bytes }),
+        _ => Err(plain(Error::new(
+            Kind::Bug,
+            format!("{files} of the {} files of a plan came", way.files.len()),
+        ))),
     }
 }
 

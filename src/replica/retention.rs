@@ -2,7 +2,8 @@
 //!
 //! Rules
 //! * I-RET-1 Snapshots: the newest of each of the newest N hours, days, ISO weeks and months (UTC) that have one; two at the least; the newest
-//!   always.
+//!   always. Of those of the newest N hours, days, ... with a snapshot or a merged file that have no snapshot: the newest state that a merged
+//!   file leads to. (A snapshot is made when it is worth it, and the points that are promised do not depend on that.)
 //! * I-RET-2 Level 0 within `pitr_window` stays, so each upload there stays separately restorable, and the newest level-0 file
 //!   always (`litestream replicate` needs one to take over). Levels 1..8 stay while they are within the window or newer than the
 //!   newest snapshot.
@@ -107,9 +108,10 @@ pub fn retention(files: &[FileInfo], policy: &Policy, now: Timestamp) -> Result<
     let newest = plan(files, Point::Latest, now.max(newest_time(files)))
         .map_err(|e| e.context("nothing is removed from a replica whose newest state cannot be rebuilt"))?;
     let mut keep: BTreeMap<FileId, Why> = snapshots_kept(files, policy);
+    merged_kept(files, policy, &mut keep);
     let window =
         Timestamp(now.0.saturating_sub(i64::try_from(policy.pitr_window.as_millis()).unwrap_or(i64::MAX)));
-    let last_snapshot = keep.keys().map(|id| id.max).max().unwrap_or_default();
+    let last_snapshot = files.iter().filter(|f| f.min == TxId(1)).map(|f| f.max).max().unwrap_or_default();
     let last_l0 = files.iter().filter(|f| f.level == Level::L0).map(|f| f.max).max();
     for f in files.iter().filter(|f| f.min > TxId(1)) {
         let stays = f.time >= window
@@ -144,12 +146,7 @@ fn snapshots_kept(files: &[FileInfo], policy: &Policy) -> BTreeMap<FileId, Why> 
     let mut full: Vec<&FileInfo> = files.iter().filter(|f| f.min == TxId(1)).collect();
     full.sort_by_key(|f| (Reverse(f.max), Reverse(f.level)));
     let mut keep: BTreeMap<FileId, Why> = full.iter().take(FLOOR).map(|f| (f.id(), Why::Newest)).collect();
-    for (why, count) in [
-        (Why::Monthly, policy.monthly),
-        (Why::Weekly, policy.weekly),
-        (Why::Daily, policy.daily),
-        (Why::Hourly, policy.hourly),
-    ] {
+    for (why, count) in tiers(policy) {
         let mut seen = BTreeSet::new();
         for f in &full {
             let bucket = bucket(why, f.time);
@@ -164,6 +161,35 @@ fn snapshots_kept(files: &[FileInfo], policy: &Policy) -> BTreeMap<FileId, Why> 
         }
     }
     keep
+}
+
+/// The tiers, the longest first: a file is said to be kept by the shortest that keeps it.
+fn tiers(policy: &Policy) -> [(Why, u32); 4] {
+    [
+        (Why::Monthly, policy.monthly),
+        (Why::Weekly, policy.weekly),
+        (Why::Daily, policy.daily),
+        (Why::Hourly, policy.hourly),
+    ]
+}
+
+/// I-RET-1, of periods without a snapshot: of the merged files of the highest level, the newest. (Those of a low level would need all of
+/// their kind since the last snapshot.)
+fn merged_kept(files: &[FileInfo], policy: &Policy, keep: &mut BTreeMap<FileId, Why>) {
+    for (why, count) in tiers(policy) {
+        let mut periods: BTreeMap<Reverse<i64>, Vec<&FileInfo>> = BTreeMap::new();
+        for f in files.iter().filter(|f| f.level > Level::L0 || f.min == TxId(1)) {
+            periods.entry(Reverse(bucket(why, f.time))).or_default().push(f);
+        }
+        for period in periods.values().take(count as usize) {
+            if period.iter().any(|f| f.min == TxId(1)) {
+                continue;
+            }
+            if let Some(newest) = period.iter().max_by_key(|f| (f.level, f.max)) {
+                keep.entry(newest.id()).or_insert(why);
+            }
+        }
+    }
 }
 
 /// The hour, day, ISO week or month of a time, as a number that grows.

@@ -132,11 +132,6 @@ impl Target {
         &self.path
     }
 
-    /// A name beside the temporary file for object `n` on its way.
-    pub fn part(&self, n: usize) -> PathBuf {
-        with_suffix(&self.temp, &format!(".{n}"))
-    }
-
     /// Puts the finished, durable temporary file in the target's place (I-TGT-1..6). `replica` are the manners of the replica's files.
     pub fn commit(mut self, occupier: Option<Occupier<'_>>, replica: Option<Manners>) -> Result<()> {
         for s in SIDECARS {

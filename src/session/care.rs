@@ -8,11 +8,13 @@
 //! * I-CARE-3: files are taken out of the manifest while it is borrowed from the shipper
 //!   ([`crate::ship::Borrowed`]), so that it has one writer.
 //!
+//! Retention follows each snapshot, and is applied where one was due by the clock and not worth its upload (`replica::due`): files become
+//! superfluous by a snapshot, and by what they were merged into when `pitr_window` has passed.
 //! Validation is due by the age of the last one, whatever process made it (`care.json` in the spool). What is left undone by a crash is due
 //! again after the next snapshot, or at the next process's first look; what failed, after a rest of its
 //! own ([`Duty::Retention`]).
-//! Refused: validation on a timer of each database's own (a thread each); retention on a timer (nothing
-//! becomes superfluous but by a snapshot that follows it).
+//! Refused: validation on a timer of each database's own (a thread each); retention on a timer of its
+//! own (that of snapshots is there).
 
 use super::alone::alone;
 use super::events::note_trouble;

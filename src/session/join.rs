@@ -350,6 +350,7 @@ impl Watched {
             snapshot: s.snapshot,
             snapshot_time: self.shipped()?.and_then(|s| s.snapshot_time),
             time: now,
+            change: self.shipped()?.map(|s| s.change).unwrap_or_default(),
         })
     }
 

@@ -6,13 +6,14 @@ use super::identity::{Expected, Reason};
 use super::job::Job;
 use super::phase::Role;
 use super::trouble::Trouble;
-use super::watched::Watched;
+use super::watched::{Ask, Watched};
 use super::work::Work;
 use crate::base::event::EventKind;
 use crate::base::{Error, Kind, Lineage, Result, TxId, clock, lock};
 use crate::capture::resync::{View, anchor};
 use crate::capture::{Attested, Continuity, SealError, is_at};
 use crate::ltx::Packing;
+use crate::replica::due::{self, Due};
 use crate::spool::{Position, Queued};
 use crate::sqlite::despite_forks;
 use serde_json::json;
@@ -323,7 +324,7 @@ fn begin_lineage(
     Ok(Position { lineage, txid: txid.next(), ..place.clone() })
 }
 
-/// Starts what is due by the clock: a snapshot.
+/// Starts what is due by the clock: a snapshot, or where that is not worth it yet, retention.
 pub(super) fn schedule(w: &Arc<Watched>) {
     let every = w.settings().snapshot_interval;
     if every.is_zero() || w.job.job().is_some() || w.handles.is_exclusive() {
@@ -351,7 +352,11 @@ pub(super) fn schedule(w: &Arc<Watched>) {
     if newest.0 <= w.link.status().snapshot.0 + 1 {
         return;
     }
-    start_snapshot(w, Unless::Newest);
+    let change = w.link.status().change;
+    match due::decide(age.unwrap_or(every), change.snapshot_bytes, change.since_bytes) {
+        Due::Copy => start_snapshot(w, Unless::Newest),
+        Due::Retention => w.ask(Ask::Retain),
+    }
 }
 
 /// When no snapshot is taken.

@@ -68,7 +68,7 @@ pub(super) enum Ask {
     Restart(&'static str),
     /// Clear the queue: a file of it is damaged.
     ClearQueue(String),
-    /// A snapshot is in the replica: apply retention.
+    /// Apply retention: a snapshot is in the replica, or time has made something superfluous.
     Retain,
     /// Put a snapshot there: what validation found missing keeps the replica from being restored.
     Snapshot,

@@ -8,7 +8,7 @@ use super::phase::Role;
 use super::watched::Watched;
 use crate::base::{Lineage, Result, TxId, clock};
 use crate::config::replica_key;
-use crate::spool::{Shipped, Shipping};
+use crate::spool::{Growth, Shipped, Shipping};
 use std::time::Duration;
 
 /// How long the entries of what was just uploaded may take.
@@ -45,6 +45,7 @@ impl Watched {
             snapshot: TxId::ZERO,
             snapshot_time: None,
             time: clock::now(),
+            change: Growth::default(),
         }))
     }
 

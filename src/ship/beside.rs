@@ -57,6 +57,7 @@ async fn snapshot(s: &Shipper) -> Step<Did> {
     s.plan.link.update(|at| {
         at.snapshot = shipped.snapshot;
         at.note_snapshot_time(shipped.snapshot_time);
+        at.change = shipped.change;
         at.last_upload = Some(shipped.time);
     });
     crash::point("ship.after-record");
@@ -178,12 +179,18 @@ async fn upload_merged(s: &Shipper, right: &Right<'_>, file: &Vouched, merged: &
 /// first is what it removes (I-CMP-2), only what a newer snapshot made superfluous, and never while this lane is at the replica.
 async fn is_past_retention(s: &Shipper, job: &Job) -> Result<bool> {
     let superfluous = |id: &FileId| id.max <= s.plan.link.status().snapshot;
-    let Some(newest) = job.newest().filter(superfluous) else { return Ok(false) };
-    match s.plan.store.head(&newest.key(s.plan.store.layout())).await {
-        Ok(_) => Ok(false),
-        Err(e) if e.is_missing() => Ok(true),
-        Err(e) => Err(e),
+    let newest = job.newest();
+    if !newest.iter().all(superfluous) {
+        return Ok(false);
     }
+    for id in newest {
+        match s.plan.store.head(&id.key(s.plan.store.layout())).await {
+            Ok(_) => return Ok(false),
+            Err(e) if e.is_missing() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(true)
 }
 
 /// A COMMIT under sync durability failed, but its file may be in the replica, or arrive there yet: a state that never was.

@@ -2,7 +2,8 @@
 //!
 //! Level n+1 gets one file for everything level n received in its interval. When that is due is told by the age of the copies
 //! themselves, not by how long a process has lived: a program that runs for a second each minute merges as a server does. Inputs
-//! are neighbours of one lineage; a break (another lineage, a missing copy) ends a merge there, and what cannot be merged any more
+//! are neighbours of one lineage; few large ones are left for the next level to merge (`is_worth`), so that what a quiet database changes is
+//! not uploaded once for each level; a break (another lineage, a missing copy) ends a merge there, and what cannot be merged any more
 //! is dropped from the spool: merged files make restores quick, they are never the only copy. What time it is is said by the
 //! caller.
 
@@ -19,6 +20,11 @@ use std::time::Duration;
 const MOST: usize = 512;
 /// The most copies of one level that are kept: where no merged file gets into the replica, the oldest go.
 const MOST_KEPT: usize = 4 * MOST;
+/// Fewer files than [`FEW`], of more bytes than this each on the whole, are not worth a merge that another will merge again: it spares a restore
+/// a request for each of them, and costs all their bytes once more. (Many are: most of their pages may be the same.)
+const WORTH_BYTES: u64 = 256 << 10;
+/// See [`WORTH_BYTES`].
+const FEW: usize = 4;
 /// The longest time between two looks.
 const LONGEST_LOOK: Duration = Duration::from_secs(3600);
 /// The shortest.
@@ -161,11 +167,26 @@ impl Merger {
             *self.looks.get_mut(i)? = Look::At(now.uptime + left);
             return None;
         }
+        if i + 1 < self.levels.len()
+            && !is_worth(run.len(), bytes_of(run))
+            && self.hand_on(spool, to, run, now)
+        {
+            return self.look(i, spool, now);
+        }
         // (What one merge does not take is looked at right after it.)
         if run.len() == files.len() {
             *self.merged.get_mut(i)? = Some(now.uptime);
         }
         Some(Job { to, run: run.to_vec() })
+    }
+
+    /// Has the next level merge what this one does not: whether all of it is there.
+    fn hand_on(&mut self, spool: &Spool, to: Level, run: &[(FileName, PathBuf)], now: Now) -> bool {
+        let all = run.iter().all(|(name, path)| self.keep(spool, path, to, *name, now.uptime).is_ok());
+        if let Some(look) = self.looks.get_mut(usize::from(to.get())) {
+            *look = Look::At(now.uptime);
+        }
+        all
     }
 
     /// A merge of files into `to` failed: it is due again.
@@ -188,6 +209,15 @@ impl Merger {
         }
         Ok(())
     }
+}
+
+/// Whether so many files of so many bytes are worth a merge that will be merged again. Pure.
+fn is_worth(files: usize, bytes: u64) -> bool {
+    files >= FEW || bytes < WORTH_BYTES.saturating_mul(files as u64)
+}
+
+fn bytes_of(run: &[(FileName, PathBuf)]) -> u64 {
+    run.iter().filter_map(|(_, p)| p.metadata().ok()).map(|m| m.len()).sum()
 }
 
 fn drop_all(run: &[(FileName, PathBuf)]) -> Result<()> {
@@ -246,10 +276,11 @@ impl Job {
         self.to
     }
 
-    /// The newest of the files to read, as it is in the replica.
-    pub(super) fn newest(&self) -> Option<FileId> {
-        let (name, _) = self.run.last()?;
-        Some(FileId { level: Level::new(self.to.get() - 1)?, min: name.min, max: name.max })
+    /// The newest of the files to read, as it may be in the replica: at the level below, or a lower one that handed it on.
+    pub(super) fn newest(&self) -> Vec<FileId> {
+        let Some((name, _)) = self.run.last() else { return Vec::new() };
+        let levels = (0..self.to.get()).rev().filter_map(Level::new);
+        levels.map(|level| FileId { level, min: name.min, max: name.max }).collect()
     }
 
     /// There is no use in the merged file: its inputs need not be kept. Errors as the file system does.
@@ -316,6 +347,49 @@ mod tests {
         merger.failed(Level::new(1).unwrap());
         assert_eq!(merger.due_in(Duration::from_secs(7)), SHORTEST_LOOK);
         assert!(!Merger::new(Vec::new()).wants_l0());
+    }
+
+    #[test]
+    fn few_large_files_are_merged_once() {
+        for (files, bytes, want) in [
+            (2, 10, true),
+            (2, (512 << 10) - 1, true),
+            (2, 512 << 10, false),
+            (3, 9 << 20, false),
+            (4, 9 << 20, true),
+        ] {
+            assert_eq!(is_worth(files, bytes), want, "{files} files of {bytes} bytes");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        let intervals = [3, 30, 300].map(Duration::from_secs).to_vec();
+        let mut merger = Merger::new(intervals);
+        let mut model = crate::ship::steady::Model::new();
+        for txid in 2..=4 {
+            let (pages, before) = model.commit(txid);
+            let path = spool.pending_path(TxId(txid));
+            model.file(&spool, &path, txid..=txid, &pages, before, Timestamp(txid as i64 * 1000));
+            let name = FileName { min: TxId(txid), max: TxId(txid) };
+            merger.keep(&spool, &path, Level::L0, name, Duration::ZERO).unwrap();
+        }
+        // As large files are; they are read no further than their headers here.
+        for (_, path) in copies(&spool, Level::L0) {
+            File::options().append(true).open(path).unwrap().set_len(WORTH_BYTES).unwrap();
+        }
+        let now = |s: u64| Now { wall: Timestamp(2000 + s as i64 * 1000), uptime: Duration::from_secs(s) };
+        assert!(merger.due(&spool, now(4)).is_none(), "the first level leaves them to the second");
+        let at = |level: u8| copies(&spool, Level::new(level).unwrap()).len();
+        assert_eq!([at(0), at(1), at(2)], [0, 3, 0]);
+        assert!(merger.due(&spool, now(31)).is_none());
+        assert_eq!([at(0), at(1), at(2)], [0, 0, 3]);
+        let job = merger.due(&spool, now(400)).unwrap();
+        assert_eq!(
+            (job.to(), job.run.len()),
+            (Level::new(3).unwrap(), 3),
+            "the last one merges whatever there is"
+        );
+        let levels: Vec<u8> = job.newest().iter().map(|id| id.level.get()).collect();
+        assert_eq!(levels, [2, 1, 0]);
     }
 
     use crate::base::TxId;

@@ -12,7 +12,7 @@ use crate::base::{Error, Kind, Result, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::replica::{Inventory, blocks, layout};
-use crate::spool::{Queued, Shipped, Spool, Vouched, remove_if_there};
+use crate::spool::{Growth, Queued, Shipped, Spool, Vouched, remove_if_there};
 use crate::store::{Body, Breaker, BreakerState, PutMeta, Retry, Store};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -184,11 +184,13 @@ impl Shipper {
     pub(super) fn new(mut plan: Plan) -> Shipper {
         let lease = plan.lease.take();
         let evict = plan.evict && lease.is_none();
-        let known = plan.spool.shipped().ok().flatten().and_then(|s| s.snapshot_time);
+        let shipped = plan.spool.shipped().ok().flatten();
+        let known = shipped.as_ref().and_then(|s| s.snapshot_time);
         let owed = plan.spool.owed(&plan.replica).ok().flatten();
         plan.link.update(|s| {
             s.unnamed = owed.as_ref().map_or(0, Vec::len);
             s.note_snapshot_time(s.snapshot_time.or(known));
+            s.change = shipped.map(|s| s.change).unwrap_or_default();
             s.protection = if lease.is_some() { Protection::Lease } else { Protection::Unknown };
             // (What kept others from shipping before does not keep this one.)
             if s.state == State::Fenced {
@@ -547,6 +549,12 @@ impl Shipper {
             snapshot: if is_newest { q.txid } else { old.snapshot },
             snapshot_time: if is_newest { Some(now) } else { old.snapshot_time },
             time: now,
+            change: match level {
+                // (What passed it on its way is not counted: it is little beside it.)
+                Level::SNAPSHOT if is_newest => Growth { snapshot_bytes: q.bytes, since_bytes: 0 },
+                Level::L0 => Growth { since_bytes: old.change.since_bytes + q.bytes, ..old.change },
+                _ => old.change,
+            },
         };
         self.plan.spool.set_shipped(&shipped)?;
         Ok(shipped)

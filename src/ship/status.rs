@@ -2,6 +2,7 @@
 
 use super::duty::Duties;
 use crate::base::{Kind, Timestamp, TxId, clock};
+use crate::spool::Growth;
 use crate::store::{BreakerState, Conditions};
 use std::time::Duration;
 
@@ -119,6 +120,8 @@ pub struct Status {
     pub snapshot_time: Option<Timestamp>,
     /// The same, for what is due by the age of it.
     pub snapshot_aged: Option<Aged>,
+    /// How much has come since the newest snapshot.
+    pub change: Growth,
     /// When the last upload was acknowledged.
     pub last_upload: Option<Timestamp>,
     /// The newest error of the stream not followed by a success.
@@ -147,6 +150,7 @@ impl Default for Status {
             snapshot: TxId::ZERO,
             snapshot_time: None,
             snapshot_aged: None,
+            change: Growth::default(),
             last_upload: None,
             last_error: None,
             failures: 0,

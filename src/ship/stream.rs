@@ -112,6 +112,7 @@ impl<'a> Stream<'a> {
             s.replicated = shipped.txid;
             s.snapshot = shipped.snapshot;
             s.note_snapshot_time(shipped.snapshot_time);
+            s.change = shipped.change;
             s.last_upload = Some(shipped.time);
         });
         crash::point("ship.after-record");

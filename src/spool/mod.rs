@@ -84,6 +84,6 @@ pub use lock::forget_all;
 pub use lock::{Held, Keeper, Kept, LockFile, keep_with, wait_at_most};
 pub use moment::{LocalFile, Moment};
 pub use owner::{Owner, Shipping, holder_of, other_database, process, shipping_in};
-pub use position::{FileStamp, Handoff, Identity, Position, Shipped, Ventured, WalPlace, WalPoint};
+pub use position::{FileStamp, Growth, Handoff, Identity, Position, Shipped, Ventured, WalPlace, WalPoint};
 pub use queue::{Queued, Shippable, Vouched};
 pub use sums::{FrozenSums, PageSums};

@@ -116,7 +116,7 @@ pub struct FileStamp {
     pub size: u64,
     /// Modification time, ns.
     pub mtime: i128,
-    /// Change time, ns: nothing short of setting the clock forges it.
+    /// Growth time, ns: nothing short of setting the clock forges it.
     pub ctime: i128,
 }
 
@@ -155,6 +155,18 @@ pub struct Shipped {
     /// When the last upload was acknowledged.
     #[serde(serialize_with = "ts_out", deserialize_with = "ts_in")]
     pub time: Timestamp,
+    /// How much has come since the newest snapshot.
+    #[serde(default)]
+    pub change: Growth,
+}
+
+/// How much a replica has changed since its newest snapshot, as far as this machine has seen it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Growth {
+    /// Size of that snapshot; 0 if it is not known.
+    pub snapshot_bytes: u64,
+    /// Bytes of the level-0 files that came after it.
+    pub since_bytes: u64,
 }
 
 /// What may be in the replica although no position says so.

@@ -41,7 +41,7 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     }
     let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
     let store = Store::open(&ReplicaUrl::parse(url)?)?;
-    let parallel = options.count("parallel").map_or(8, |n| n.max(1) as usize);
+    let parallel = options.count("parallel").map_or(replica::fetch::PARALLEL, |n| n.max(1) as usize);
     let checker = |p: &Path, c: Check| check_file(p, c);
 
     static DONE: Done<Written> = Done::new();

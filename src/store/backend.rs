@@ -3,12 +3,13 @@
 //! [`super::Store`]'s and the same for all.
 
 use super::conditions::Conditions;
-use super::object::{Body, ByteStream, ObjectInfo, Version};
+use super::object::{Body, ByteStream, ObjectInfo, Version, complete};
 use crate::address::LayoutKind;
 use crate::base::hex::Digest32;
 use crate::base::{Error, Manners, Result, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use std::ops::Range;
 
 /// What travels with a new object: in its metadata, or (the timestamp) as a file's mtime.
@@ -102,6 +103,22 @@ pub(super) trait Backend: Send + Sync {
 
     /// Opens an object, or a range of it, which may end behind it. `Corrupt` if it begins behind it.
     async fn open(&self, key: &str, range: Option<Range<u64>>) -> Result<Opened>;
+
+    /// The bytes of a range, in the place of what `into` held; fewer if the object ends within it. Errors as [`Backend::open`].
+    async fn read_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> Result<()> {
+        into.clear();
+        let wanted = range.end.saturating_sub(range.start);
+        let mut opened = self.open(key, Some(range)).await?;
+        into.reserve_exact(usize::try_from(opened.length.min(wanted)).unwrap_or(0));
+        while let Some(piece) = opened.stream.next().await {
+            let piece = piece?;
+            if into.len() as u64 + piece.len() as u64 > opened.length {
+                return complete(key, into.len() as u64 + piece.len() as u64, opened.length);
+            }
+            into.extend_from_slice(&piece);
+        }
+        complete(key, into.len() as u64, opened.length)
+    }
 
     /// Metadata.
     async fn look(&self, key: &str) -> Result<Looked>;

@@ -4,7 +4,7 @@
 use super::backend::{Backend, Create, Failure, Looked, Opened, Tags};
 use super::conditions::Conditions;
 use super::local::LocalDir;
-use super::object::{Body, ByteStream, ObjectInfo, Version};
+use super::object::{Body, ByteStream, ObjectInfo, Version, complete};
 use crate::address::LayoutKind;
 use crate::base::{Error, Kind, Manners, Result, panics};
 use async_trait::async_trait;
@@ -59,6 +59,21 @@ impl Backend for Directory {
         Ok(Opened { stream: pieces(file), length, version: None })
     }
 
+    /// (In one go, on one thread.)
+    async fn read_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> Result<()> {
+        let mut buffer = std::mem::take(into);
+        *into = self
+            .blocking(key, move |d, k| {
+                buffer.clear();
+                let (mut file, length) = d.open_at(k, Some(range))?;
+                buffer.reserve_exact(usize::try_from(length).unwrap_or(0));
+                file.read_to_end(&mut buffer).map_err(unreadable)?;
+                complete(k, buffer.len() as u64, length).map(|()| buffer)
+            })
+            .await?;
+        Ok(())
+    }
+
     async fn look(&self, key: &str) -> Result<Looked> {
         Ok(Looked { info: self.blocking(key, LocalDir::head).await?, put_id: None })
     }
@@ -105,6 +120,10 @@ impl Backend for Directory {
     }
 }
 
+fn unreadable(e: std::io::Error) -> Error {
+    Error::new(Kind::Retry, "cannot read a replica file").because(e)
+}
+
 fn pieces(file: Take<File>) -> ByteStream {
     Box::pin(futures_util::stream::try_unfold(file, |mut file| async move {
         let read = panics::blocking(move || {
@@ -116,7 +135,7 @@ fn pieces(file: Take<File>) -> ByteStream {
         match read.await {
             Ok(Ok((piece, _))) if piece.is_empty() => Ok(None),
             Ok(Ok((piece, file))) => Ok(Some((Bytes::from(piece), file))),
-            Ok(Err(e)) => Err(Error::new(Kind::Retry, "cannot read a replica file").because(e)),
+            Ok(Err(e)) => Err(unreadable(e)),
             Err(e) => Err(e),
         }
     }))

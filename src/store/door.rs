@@ -138,6 +138,11 @@ impl Store {
         Store { layout: Some(kind), ..self.clone() }
     }
 
+    /// Whether its objects are files of this machine, or are mounted as such: a request costs no way there and back.
+    pub fn is_near(&self) -> bool {
+        self.backend.layout() == LayoutKind::LevelDecimal
+    }
+
     /// How LTX objects are named in this kind of store; in memory as in S3.
     pub fn layout(&self) -> LayoutKind {
         self.layout.unwrap_or_else(|| self.backend.layout())
@@ -225,6 +230,26 @@ impl Store {
             self.attempt(Op::Get, key, async move {
                 let opened = self.backend.open(key, Some(range)).await?;
                 collect(key, opened.stream, opened.length).await
+            })
+        })
+        .await
+    }
+
+    /// [`Store::get_range`] into a buffer that was used before: what is read of a large object range by range asks the system for no memory
+    /// each time. Errors as that one.
+    pub async fn get_range_into(&self, key: &str, range: Range<u64>, buffer: Vec<u8>) -> Result<Vec<u8>> {
+        check_key(key)?;
+        let buffer = Mutex::new(buffer);
+        self.tried(|_| {
+            let (range, buffer) = (range.clone(), &buffer);
+            self.attempt(Op::Get, key, async move {
+                let taken = || std::mem::take(&mut *buffer.lock().unwrap_or_else(PoisonError::into_inner));
+                let mut bytes = taken();
+                let read = self.backend.read_into(key, range, &mut bytes).await;
+                if read.is_err() {
+                    *buffer.lock().unwrap_or_else(PoisonError::into_inner) = std::mem::take(&mut bytes);
+                }
+                read.map(|()| bytes)
             })
         })
         .await

@@ -7,6 +7,8 @@
 //! * I-PART-1 An upload is gone on with, or aborted: after a failure that may pass, and after a crash, its note stays, and who puts the same
 //!   file again goes on from there; after any other failure the upload is aborted and the note removed. A note whose source is
 //!   gone is an upload to be aborted ([`abandoned`]).
+//!   One that the store answers with failures and takes no part of, [`BARREN`] times running, is dead, whatever the store says of it: it
+//!   is given up and begun anew, as soon as the store begins another one.
 //! * I-PART-2 Nothing of an object is visible before its end, which is create-only as a plain put is: going on with an upload of long ago
 //!   replaces nothing.
 //! * I-PART-3 At most [`IN_FLIGHT_BYTES`], or one part, are in memory.
@@ -32,7 +34,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +52,8 @@ const COMFORTABLE_PART_BYTES: u64 = 32 << 20;
 const IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// Tries of one part: about 20 seconds.
 const PART: Retry = Retry::without_end(Duration::from_millis(200), Duration::from_secs(5)).at_most(8);
+/// How often running an upload is gone on with of which the store takes nothing and says that something is wrong with itself.
+const BARREN: usize = 3;
 /// How often an upload begins anew because the store gave it up or wants longer parts.
 const ROUNDS: usize = 12;
 /// What a note's file is called after its source.
@@ -78,11 +82,16 @@ struct Upload {
     id: String,
 }
 
-/// The note of an upload: one line for it, and one for each part that the store has, `<index> <its id>`.
+/// The note of an upload: one line for it, one for each part that the store has, `<index> <its id>`, and one for each time when it was
+/// gone on with in vain, `! <HTTP status>`.
 #[derive(Debug)]
 struct Note {
     path: PathBuf,
     file: Mutex<Option<File>>,
+    /// How often running it was gone on with in vain, before this time.
+    barren: usize,
+    /// Whether the store took a part this time.
+    is_fruitful: AtomicBool,
 }
 
 fn note_of(source: &Path) -> PathBuf {
@@ -102,7 +111,7 @@ impl Note {
             writeln!(file, "{text}").ok()?;
             Some(file)
         });
-        Note { path, file: Mutex::new(written) }
+        Note { path, file: Mutex::new(written), barren: 0, is_fruitful: AtomicBool::new(false) }
     }
 
     /// What is noted beside `source`: the upload, and which parts the store has.
@@ -113,14 +122,22 @@ impl Note {
         let whole = text.rfind('\n').and_then(|end| text.get(..end))?;
         let mut lines = whole.lines();
         let upload = serde_json::from_str(lines.next()?).ok()?;
-        let parts =
-            lines.filter_map(|l| l.split_once(' ')).filter_map(|(i, id)| Some((i.parse().ok()?, id.into())));
-        let parts = parts.collect();
+        let (mut parts, mut barren) = (BTreeMap::new(), 0);
+        for (index, id) in lines.filter_map(|l| l.split_once(' ')) {
+            match index.parse() {
+                Ok(index) => {
+                    barren = 0;
+                    parts.insert(index, id.to_string());
+                }
+                Err(_) => barren += 1,
+            }
+        }
         let mut file = File::options().append(true).open(&path).ok()?;
         if !text.ends_with('\n') {
             writeln!(file).ok()?;
         }
-        Some((Note { path, file: Mutex::new(Some(file)) }, upload, parts))
+        let note = Note { path, file: Mutex::new(Some(file)), barren, is_fruitful: AtomicBool::new(false) };
+        Some((note, upload, parts))
     }
 
     fn is_kept(&self) -> bool {
@@ -128,9 +145,14 @@ impl Note {
     }
 
     fn add(&self, index: usize, id: &str) {
+        self.is_fruitful.store(true, Ordering::Relaxed);
+        self.line(format_args!("{index} {id}"));
+    }
+
+    fn line(&self, text: std::fmt::Arguments<'_>) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(f) = file.as_mut()
-            && writeln!(f, "{index} {id}").is_err()
+            && writeln!(f, "{text}").is_err()
         {
             *file = None;
         }
@@ -155,6 +177,11 @@ fn abandoned(dir: &Path) -> Vec<(PathBuf, Upload)> {
 /// Whether the store says of a part that it cannot be.
 fn is_refused(f: &Failure) -> bool {
     f.status == Some(400) && f.error.kind() == Kind::Config
+}
+
+/// Whether a store says with this answer that something is wrong with itself, and not that it wants to be asked later.
+fn says_it_is_broken(status: u16) -> bool {
+    status >= 500 && status != 503
 }
 
 /// Why an upload is not done.
@@ -220,16 +247,18 @@ impl Objects {
         let part_bytes = part_bytes(bytes, self.parts_limit().load(Ordering::Relaxed));
         let wanted =
             Upload { key: key.into(), bytes, sha256: digits(&tags.sha256), part_bytes, id: String::new() };
-        let found =
-            Note::read(source).filter(|(_, u, _)| Upload { id: String::new(), ..u.clone() } == wanted);
+        let found = Note::read(source).filter(|(note, u, _)| {
+            note.barren < BARREN && Upload { id: String::new(), ..u.clone() } == wanted
+        });
         let (note, upload, mut done) = match found {
             Some(found) => found,
             None => {
-                self.abort_noted(&client, source).await;
                 let options =
                     PutMultipartOptions { attributes: self.attributes(Some(tags)), ..Default::default() };
                 let start = client.create_multipart_opts(&path, options);
                 let id = self.run(Verb::Put, key, ANSWER_TIMEOUT * 2, start).await.map_err(not_yet)?;
+                // (Not before: as long as the store begins none, what is noted may be as good as it was.)
+                self.abort_noted(&client, source).await;
                 let upload = Upload { id, ..wanted };
                 (Note::begin(source, &upload), upload, BTreeMap::new())
             }
@@ -252,6 +281,12 @@ impl Objects {
         };
         // (An upload that the store has given up is not to be gone on with.)
         let is_gone = matches!(&ended, Err(Halt::Failed(f)) if f.status == Some(404));
+        if let Err(Halt::Failed(f)) = &ended
+            && let Some(status) =
+                f.status.filter(|s| says_it_is_broken(*s) && !note.is_fruitful.load(Ordering::Relaxed))
+        {
+            note.line(format_args!("! {status}"));
+        }
         if !may_go_on || is_gone {
             self.abort(&way.client, &way.path, &way.upload.id).await;
             note.remove();
@@ -432,6 +467,13 @@ mod tests {
             3,
             "what is noted after half a line is whole, and so is the line now"
         );
+        for n in 1..=2 {
+            note.line(format_args!("! 500"));
+            let (note, _, parts) = Note::read(&source).unwrap();
+            assert_eq!((note.barren, parts.len()), (n, 3));
+        }
+        note.add(3, "e");
+        assert_eq!(Note::read(&source).unwrap().0.barren, 0, "a part that the store took ends the row");
         assert!(abandoned(dir.path()).is_empty());
         std::fs::remove_file(&source).unwrap();
         assert_eq!(abandoned(dir.path()), [(path, upload)]);

@@ -1,5 +1,6 @@
 """What an operator asks: explain, list, files, compact, metrics and health, a follower."""
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -289,6 +290,34 @@ result = [n, worst]
         with self.assertRaises(door.SqlError) as caught:
             q.sql("SELECT walrust_snapshot(?)", self.path("copy"))
         self.assertErrorLine(str(caught.exception), "walrust_snapshot", "another history")
+
+
+class Worth(door.DoorTest):
+    def test_a_snapshot_is_taken_when_it_is_worth_it(self):
+        """Of a database that is not small: when as much came as it is itself. What retention promises does not depend on that."""
+        with contextlib.closing(door.plain_connect(self.path("app.db"))) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE b(id INTEGER PRIMARY KEY, x)")
+            db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60) INSERT INTO b(x) SELECT randomblob(100000) FROM n")
+        p, db, url = self.watched(self.path("app.db"), interval="0s", levels=["200ms", "1s"], snapshot_interval="200ms", pitr_window="1h")
+        snapshots = lambda: [k for k in door.tree(url) if re.search(r"ltx/9/.*\.ltx$", k)]
+        self.eventually(snapshots, what="the first snapshot")
+        txids = []
+        for n in range(15):
+            p.sql("INSERT INTO t(v) VALUES(?)", n)
+            txids.append(p.sync())
+            time.sleep(0.1)
+        self.assertEqual(len(snapshots()), 1, "little changed")
+        for _ in range(3):
+            p.sql("UPDATE b SET x = randomblob(100000) WHERE id <= 30")
+            p.sync()
+        self.eventually(lambda: len(snapshots()) == 2, what="another one")
+        p.sql("INSERT INTO t(v) VALUES('after')")
+        txids.append(p.sync())
+        time.sleep(1)
+        self.assertEqual(len(snapshots()), 2)
+        for txid in txids:
+            self.assertEqual(self.restore(url, point=txid)[1], txid)
 
 
 class Compact(door.DoorTest):

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 import unittest
+import urllib.parse
 
 import door
 
@@ -336,6 +337,53 @@ class Large(Road):
         self.arrives(self.begin())
         self.assertEqual(self.begun(), 2)
         self.assertFalse(any("does not exist" in (e or "") for e in self.told), self.told)
+
+    def test_a_large_restore_comes_in_ranges(self):
+        """Several are under way at once, one that breaks off is asked for again by itself, and nothing lies beside the file that is made."""
+        self.arrives(self.begin())
+        under_way, most, asked, lock, carry, beside = [0], [0], [], threading.Lock(), self.proxy.forward, set()
+
+        def forward(method, path, headers, body):
+            if method != "GET" or "/0009/" not in path or "Range" not in headers:
+                return carry(method, path, headers, body)
+            with lock:
+                under_way[0] += 1
+                most[0] = max(most[0], under_way[0])
+                asked.append(headers["Range"])
+                beside.update(os.listdir(os.path.dirname(out)))
+                first = len(asked) == 3
+            time.sleep(0.1)
+            with lock:
+                under_way[0] -= 1
+            if first:
+                raise OSError("the line breaks")
+            return carry(method, path, headers, body)
+
+        os.mkdir(self.path("to"))
+        out = self.path("to/big.db")
+        self.proxy.forward = forward
+        self.restore(self.url, out, env=self.s3.env())
+        self.assertSameBytes(self.db, out)
+        lengths = [int(b) - int(a) + 1 for a, b in re.findall(r"bytes=(\d+)-(\d+)", " ".join(asked))]
+        self.assertEqual(len(lengths) - len(set(asked)), 1, "one was asked for twice")
+        self.assertLessEqual(max(lengths), 4 << 20)
+        self.assertGreaterEqual(most[0], 6)
+        self.assertLessEqual({re.sub(r"-[0-9a-f]{16}$", "", name) for name in beside}, {"big.db.walrust-restore"}, "no second copy")
+        self.assertEqual(os.listdir(self.path("to")), ["big.db"])
+
+    def test_an_upload_that_is_dead_is_begun_anew(self):
+        """A store may answer 500 for ever to the parts of an upload that it has forgotten: that is not waited out."""
+        self.begin_and_die("parts.sent:3")
+        [first] = self.s3.s3.list_multipart_uploads(Bucket=self.s3.bucket)["Uploads"]
+        spool = self.db + "-walrust/snapshot/"
+        [note] = [f for f in os.listdir(spool) if f.endswith(".upload")]
+        with open(spool + note, "a") as f:
+            f.write("! 500\n! 500\n")  # two times in vain, and a third is seen here
+        dead = urllib.parse.quote(first["UploadId"], safe="")
+        self.proxy.fault = lambda method, path: ("status", 500) if method == "PUT" and dead in path else None
+        before = self.begun()
+        self.arrives(self.begin())
+        self.assertEqual(self.begun(), before + 1)
 
     def test_an_outage_in_the_middle(self):
         """Longer than a part is tried by itself: the upload goes on where it stopped."""

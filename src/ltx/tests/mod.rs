@@ -4,6 +4,7 @@
 mod damage;
 mod merging;
 mod round_trip;
+mod split;
 mod strict;
 mod vectors;
 

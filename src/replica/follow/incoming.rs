@@ -1,13 +1,13 @@
 //! The two passes over one file (I-FOL-1, I-FOL-2).
 
 use super::disk::{Disk, data_pages, fresh_counter, header_of};
+use super::fetched::Fetched;
 use super::record::Place;
 use crate::base::{DbChecksum, Error, Pgno, Result, TxId};
 use crate::ltx::{Decoder, Header, page_checksum};
 use crate::replica::apply::{added_pages, agrees_with_manifest};
 use crate::replica::layout::FileId;
 use crate::replica::manifest::ManifestEntry;
-use crate::replica::restore::Fetched;
 use std::fs::File;
 use std::io::Read;
 

@@ -2,6 +2,7 @@ use super::*;
 use crate::ltx::{HEADER_LEN, Level};
 use crate::replica::layout::manifest_key;
 use crate::replica::testkit::*;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -53,6 +54,13 @@ impl Bench {
 
     fn change(&self, id: FileId, change: impl Fn(&mut Vec<u8>)) {
         let mut bytes = block(self.store.get(&self.key(id))).unwrap().to_vec();
+        change(&mut bytes);
+        block(self.store.put_over(&self.key(id), bytes)).unwrap();
+    }
+
+    /// Puts `good`, changed, in the place of a file that may be too large for [`Bench::change`].
+    fn change_all(&self, id: FileId, good: &[u8], change: impl Fn(&mut Vec<u8>)) {
+        let mut bytes = good.to_vec();
         change(&mut bytes);
         block(self.store.put_over(&self.key(id), bytes)).unwrap();
     }
@@ -323,19 +331,84 @@ fn progress_counts_up_to_the_whole() {
     }
 }
 
+/// A history whose snapshots, and a level-0 file, are larger than a range.
+fn large(page_size: u32) -> Bench {
+    let mut maker = Maker::new(page_size);
+    let rows = |n: u32| {
+        format!(
+            "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i < {n})
+             INSERT INTO t(v) SELECT randomblob(1000) FROM c"
+        )
+    };
+    maker.commit(&rows(9000));
+    let mut b = Bench::with(maker, 5);
+    let more =
+        [b.maker.commit("UPDATE t SET v = randomblob(1000)"), b.maker.commit(&rows(2)), b.maker.step(5)];
+    block(upload(&b.store, &more));
+    b.files.extend(more);
+    let over = |f: &LtxFile| f.bytes.len() as u64 > crate::replica::fetch::RANGE;
+    assert!(b.files.iter().filter(|f| over(f)).count() >= 2, "a snapshot, and a commit of all pages");
+    b
+}
+
 #[test]
-fn objects_larger_than_the_window_go_through_files() {
-    let mut maker = Maker::new(4096);
-    let big = maker.commit(
-        "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i < 3000)
-         INSERT INTO t(v) SELECT randomblob(1000) FROM c",
-    );
-    let b = Bench::with(maker, 8);
-    drop(big);
-    assert!(b.files[0].bytes.len() as u64 > WINDOW);
-    b.get(Point::Latest).unwrap();
-    assert!(read(&b.out()) == b.maker.images[&b.maker.txid]);
-    assert_eq!(b.names(), ["out.db"]);
+fn what_is_larger_than_a_range_is_put_in_place_by_several_threads() {
+    for page_size in [512, 4096, 65536] {
+        let b = large(page_size);
+        for (txid, image) in &b.maker.images {
+            for parallel in [1, 2, 32] {
+                let options =
+                    RestoreOptions { overwrite: Overwrite::Replace, parallel, ..RestoreOptions::default() };
+                if let Ok(r) = b.get_with(Point::TxId(*txid), &options) {
+                    assert!(read(&b.out()) == *image, "TXID {txid} of pages of {page_size}");
+                    assert_eq!((r.txid, r.attested), (*txid, true));
+                }
+            }
+        }
+        assert!(read(&b.out()) == b.maker.images[&b.maker.txid]);
+        assert_eq!(b.names(), ["out.db"], "nothing lies beside it");
+    }
+}
+
+#[test]
+fn damage_in_a_large_file_is_found_wherever_it_is_and_the_target_stays() {
+    let b = large(4096);
+    let id = b.files[0].id;
+    let good = block(b.store.get_range(&b.key(id), 0..u64::MAX >> 1)).unwrap().to_vec();
+    std::fs::write(b.out(), b"precious").unwrap();
+    let n = good.len();
+    // A header, a page's length, a page, the end of the first range, the page index, the trailer.
+    for at in [35, HEADER_LEN + 7, n / 2, 4 << 20, (4 << 20) - 1, n - 40, n - 5] {
+        for change in [|v: &mut Vec<u8>, at: usize| v[at] ^= 4, |v: &mut Vec<u8>, at: usize| v.truncate(at)] {
+            b.change_all(id, &good, |v| change(v, at));
+            let e = b.get(Point::TxId(id.max)).unwrap_err();
+            assert!(e.is_corrupt() && e.to_string().lines().count() == 1, "byte {at}: {e:?}");
+            assert_eq!((read(&b.out()), b.names()), (b"precious".to_vec(), vec!["out.db".to_string()]));
+        }
+    }
+    b.change_all(id, &good, |v| v.push(0));
+    assert!(b.get(Point::TxId(id.max)).unwrap_err().is_corrupt());
+    b.change_all(id, &good, |_| ());
+    b.get(Point::TxId(id.max)).unwrap();
+}
+
+#[test]
+fn one_range_that_fails_is_fetched_again_by_itself() {
+    struct Third(AtomicUsize, String);
+    impl crate::store::Faults for Third {
+        fn next(&self, op: crate::store::Op, key: &str) -> crate::store::Fault {
+            let n =
+                (op == crate::store::Op::Get && key == self.1).then(|| self.0.fetch_add(1, Ordering::SeqCst));
+            if n == Some(1) { crate::store::Fault::Fail(Kind::Retry) } else { crate::store::Fault::None }
+        }
+    }
+    let b = large(4096);
+    let asked = std::sync::Arc::new(Third(AtomicUsize::new(0), b.key(b.files[0].id)));
+    let store = b.store.clone().with_faults(asked.clone());
+    let options = RestoreOptions { overwrite: Overwrite::Replace, ..RestoreOptions::default() };
+    let ranges = b.files[0].bytes.len().div_ceil(4 << 20);
+    block(restore(&store, Point::TxId(b.files[0].id.max), &b.out(), &options)).unwrap();
+    assert_eq!(asked.0.load(Ordering::SeqCst), ranges + 1, "each range once, and one twice");
 }
 
 #[test]

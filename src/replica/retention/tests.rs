@@ -89,6 +89,37 @@ fn the_window_keeps_each_upload_and_what_it_rests_on() {
 }
 
 #[test]
+fn a_day_without_a_snapshot_keeps_its_newest_merged_state() {
+    // A large database: a merged file each hour, a snapshot each eight days.
+    let hours: u64 = 17 * 24;
+    let at = |h: u64| TODAY - 17 * DAY + h as i64 * HOUR;
+    let mut files = vec![file(9, 1, 1, at(0))];
+    for h in 1..hours {
+        let txid = h + 1;
+        files.push(file(0, txid, txid, at(h) + 1000));
+        files.push(file(1, txid, txid, at(h) + 1000));
+        files.push(file(3, txid, txid, at(h) + 1000));
+        if h % (8 * 24) == 0 {
+            files.push(file(9, 1, txid, at(h) + 1000));
+        }
+    }
+    let policy = Policy { daily: 7, ..none() };
+    let r = retention(&files, &policy, Timestamp(TODAY)).unwrap();
+    let last_of_day = |ago: u64| TxId(hours - ago * 24);
+    for ago in 0..7 {
+        assert!(r.states.contains_key(&last_of_day(ago)), "{ago} days ago: {:?}", r.states.keys());
+    }
+    // What leads there and no more: a snapshot, and of each hour since the file of the highest level.
+    assert!(r.keep.keys().filter(|id| id.level == Level::L0).count() == 1);
+    let newest_snapshot = TxId(16 * 24 + 1);
+    assert!(r.keep.keys().all(|id| id.level.get() != 1 || id.max > newest_snapshot), "{:?}", r.keep);
+    assert!(!r.states.contains_key(&TxId(100)));
+    // Without days to keep, the snapshots alone are left.
+    let bare = retention(&files, &none(), Timestamp(TODAY)).unwrap();
+    assert!(bare.keep.len() < r.keep.len());
+}
+
+#[test]
 fn without_a_window_level_0_goes_but_for_the_newest_and_what_the_newest_state_needs() {
     let mut files = vec![file(9, 1, 1, 1), file(9, 1, 5, 5), file(9, 1, 9, 9)];
     files.extend((2..=12).map(|n| file(0, n, n, n as i64)));

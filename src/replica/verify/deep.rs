@@ -4,21 +4,21 @@ use super::finding::{Finding, Rule, Severity};
 use super::judge::{Facts, judge, rule};
 use super::options::VerifyOptions;
 use super::rounds::{ROUNDS, settled};
-use crate::base::{Error, Kind, Result, TxId, clock, panics};
+use crate::base::{Error, Kind, Pgno, Result, TxId, clock, panics};
+use crate::ltx::{Batch, Header, Sink};
+use crate::replica::fetch::{Ahead, Arrived, PARALLEL};
 use crate::replica::inventory::FileInfo;
+use crate::replica::large::{Done, Large, Work};
 use crate::replica::layout::FileId;
 use crate::replica::plan::restorable;
 use crate::replica::point::Point;
 use crate::replica::probe::Probed;
-use crate::replica::restore::{Ahead, Check, Fetched, RestoreOptions, Restored, Structure, restore};
+use crate::replica::restore::{Check, RestoreOptions, Restored, Structure, restore};
 use crate::replica::target::Overwrite;
 use crate::store::{Store, hex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-
-/// Downloads at once.
-const PARALLEL: usize = 8;
 
 /// Removes the rebuilt database and what SQLite left beside it.
 struct Scratch(PathBuf);
@@ -42,7 +42,7 @@ pub(super) async fn check(
     let scratch = Scratch(dir.join(format!("walrust-verify-{:016x}.db", clock::random_u64())));
     let mut proved = Proved::default();
     for _ in 0..ROUNDS {
-        if prove_files(store, &facts, &mut proved, &scratch.0).await? == Gone::None {
+        if prove_files(store, &facts, &mut proved).await? == Gone::None {
             break;
         }
         // Files went while they were fetched: what is left of the old list may have holes that the replica never had.
@@ -93,29 +93,51 @@ enum Gone {
 }
 
 /// Each file whole that was not read yet: file checksum, structure, SHA-256 in the manifest.
-async fn prove_files(store: &Store, facts: &Facts, proved: &mut Proved, base: &Path) -> Result<Gone> {
+async fn prove_files(store: &Store, facts: &Facts, proved: &mut Proved) -> Result<Gone> {
     let files: Vec<FileInfo> = facts
         .files
         .iter()
         .filter(|(f, p)| matches!(p, Probed::Sound(_)) && !proved.read.contains(&(f.id(), f.bytes)))
         .map(|(f, _)| f.clone())
         .collect();
-    let mut ahead = Ahead::beside(store, files, base.to_path_buf(), PARALLEL);
+    let mut ahead = Ahead::new(store, files, PARALLEL);
+    let mut large: Option<Large<Reading>> = None;
     let mut gone = Gone::None;
-    while let Some((file, fetched)) = ahead.next().await {
-        let id = file.id();
-        let said = said_of(id, facts);
-        let verdict = match fetched {
-            Ok(fetched) => panics::blocking(move || prove(&fetched, id, said)).await?,
+    while let Some(arrived) = ahead.next().await {
+        let (whole, end) = (arrived.is_whole(), arrived.is_last());
+        let Arrived { file, piece, .. } = arrived;
+        let (id, said) = (file.id(), said_of(file.id(), facts));
+        let verdict = match piece {
+            Ok(piece) if whole => {
+                panics::blocking(move || prove(piece.bytes.as_ref(), id).and_then(|sha| is_said(sha, said)))
+                    .await?
+            }
+            Ok(piece) => {
+                let mut coming = large.take().unwrap_or_else(|| Large::new(Reading(id)));
+                match coming.push(piece).await {
+                    Ok(()) if !end => {
+                        large = Some(coming);
+                        continue;
+                    }
+                    Ok(()) => coming
+                        .finish()
+                        .await
+                        .and_then(|(_, trailer, _)| is_said(trailer.sha256.unwrap_or_default(), said)),
+                    Err(e) => Err(e),
+                }
+            }
             Err(e) if e.is_missing() => {
+                large = None;
                 gone = Gone::Some;
                 continue;
             }
             Err(e) => Err(e),
         };
+        large = None;
         match verdict {
             Ok(()) => {}
             Err(e) if e.is_corrupt() => {
+                ahead.pass(&file);
                 proved.wrong.insert(id, (Rule::Checksum, e.to_string()));
             }
             Err(e) => return Err(e),
@@ -123,6 +145,33 @@ async fn prove_files(store: &Store, facts: &Facts, proved: &mut Proved, base: &P
         proved.read.insert((id, file.bytes));
     }
     Ok(gone)
+}
+
+/// A large file that is read, and no more.
+struct Reading(FileId);
+
+impl Work for Reading {
+    fn begins(&self, header: &Header) -> Result<()> {
+        is_named(header, self.0)
+    }
+
+    fn unpack(&self, batch: &Batch) -> Result<Done> {
+        let mut page = OnePage(vec![0; batch.page_size().len()]);
+        Ok(Done { unpacked: batch.unpack(&mut page)?, ..Done::default() })
+    }
+}
+
+/// Pages that nobody keeps.
+struct OnePage(Vec<u8>);
+
+impl Sink for OnePage {
+    fn place(&mut self, _: Pgno) -> Result<&mut [u8]> {
+        Ok(&mut self.0)
+    }
+
+    fn placed(&mut self, _: Pgno) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The SHA-256 of a file, and who says so: the manifest, or of what that does not name yet the store, which was told by the uploader.
@@ -134,20 +183,24 @@ fn said_of(id: FileId, facts: &Facts) -> Option<(&'static str, [u8; 32])> {
     }
 }
 
-fn prove(fetched: &Fetched, id: FileId, said: Option<(&'static str, [u8; 32])>) -> Result<()> {
-    let proved = match fetched {
-        Fetched::Bytes(b) => crate::ltx::verify(b.as_ref())?,
-        Fetched::File(part) => {
-            let file = std::fs::File::open(&part.0).map_err(|e| Error::io("open", &part.0, e))?;
-            crate::ltx::verify(std::io::BufReader::with_capacity(128 * 1024, file))?
-        }
-    };
-    if proved.header.file_name() != id.name() {
-        return Err(Error::corrupt(format!("its header says {}", proved.header.file_name())));
+/// A small file. Gives its SHA-256.
+fn prove(bytes: &[u8], id: FileId) -> Result<[u8; 32]> {
+    let proved = crate::ltx::verify(bytes)?;
+    is_named(&proved.header, id)?;
+    Ok(proved.sha256)
+}
+
+fn is_named(header: &Header, id: FileId) -> Result<()> {
+    if header.file_name() == id.name() {
+        return Ok(());
     }
+    Err(Error::corrupt(format!("its header says {}", header.file_name())))
+}
+
+fn is_said(sha: [u8; 32], said: Option<(&'static str, [u8; 32])>) -> Result<()> {
     match said {
-        Some((who, sha256)) if sha256 != proved.sha256 => {
-            Err(Error::corrupt(format!("SHA-256 is {}, {who} says {}", hex(&proved.sha256), hex(&sha256))))
+        Some((who, sha256)) if sha256 != sha => {
+            Err(Error::corrupt(format!("SHA-256 is {}, {who} says {}", hex(&sha), hex(&sha256))))
         }
         _ => Ok(()),
     }

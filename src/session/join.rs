@@ -163,8 +163,9 @@ impl Watched {
         let reading = Work::take_within(self, Job::Reading, READING_PATIENCE)
             .ok_or_else(|| Error::new(Kind::Retry, "another thread reads the database"))?;
         let found = match found.known {
-            Some(_) => found,
-            None => Findings { known: self.known()?, is_recorded: self.shipped()?.is_some(), ..found },
+            Some(_) if found.is_recorded => found,
+            // (Also where the store was asked in the middle of such a reading, when the name was recorded and nothing else.)
+            _ => Findings { known: self.known()?, is_recorded: self.shipped()?.is_some(), ..found },
         };
         let taken = found.lease.how(takeover);
         // (Read after the store has answered: what was committed meanwhile was sealed by this process or another.)

@@ -2,7 +2,7 @@
 
 use super::common;
 use super::once::Done;
-use crate::base::{Error, Result, TxId};
+use crate::base::{Error, Result, TxId, clock};
 use crate::config::{OptionSpec, Options, WithSettings};
 use crate::session::{Identity, engine, request};
 use crate::sqlite::{Connection, Value};
@@ -11,6 +11,10 @@ use std::time::Duration;
 
 /// A snapshot may be large: how long its function waits for it to be in the replica.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the change to WAL mode is tried while others use the file, beyond the connection's own busy timeout; and between two tries.
+const MODE_PATIENCE: Duration = Duration::from_secs(2);
+const MODE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Databases that were unwatched, and up to which TXID they are in their replica.
 static UNWATCHED: Done<TxId> = Done::new();
@@ -77,7 +81,7 @@ pub(super) fn watch(conn: &Connection, args: &[Value]) -> Result<Value> {
     conn.touch()?;
     UNWATCHED.forget(&path);
     let (w, identity) = engine().watch(req, &|| {
-        conn.set_wal_mode()?;
+        wal_mode(conn)?;
         conn.touch()
     })?;
     // Synchronous durability wants the WAL's handle, too, and that is open only now.
@@ -128,6 +132,18 @@ pub(super) fn sync(conn: &Connection, args: &[Value]) -> Result<Value> {
     // Makes the wal-index known on a connection that has read nothing yet; what is wrong with it shows elsewhere.
     drop(conn.touch());
     Ok(Value::Integer(w.sync(timeout)?.as_i64()))
+}
+
+/// Turns WAL mode on, however many others do so at this moment: SQLite asks no busy handler then. Errors with what SQLite says, once
+/// [`MODE_PATIENCE`] is over.
+fn wal_mode(conn: &Connection) -> Result<()> {
+    let end = clock::uptime() + MODE_PATIENCE;
+    loop {
+        match conn.set_wal_mode() {
+            Err(e) if e.is_retry() && clock::uptime() < end => clock::sleep(MODE_PAUSE),
+            done => return done,
+        }
+    }
 }
 
 /// A full snapshot now: in the replica, or as a copy at another URL.

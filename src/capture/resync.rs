@@ -49,6 +49,60 @@ pub struct View {
     frames: HashMap<Pgno, u32>,
 }
 
+/// A state that the database went on from, by what is in its WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    /// Its size in pages.
+    pub commit: u32,
+    /// Its checksum.
+    pub checksum: DbChecksum,
+    /// The last frame that belongs to it.
+    pub wal: WalPoint,
+}
+
+/// From one state to the next, by the checksums of pages.
+struct Walk {
+    /// Of each page; 0 for the lock page.
+    sums: Vec<u64>,
+    checksum: DbChecksum,
+    wanted: DbChecksum,
+    /// Pages of the transaction that is not at its end.
+    open: Vec<(Pgno, u64)>,
+    /// The last frame of the state that is wanted, and its size in pages.
+    found: Option<(u32, u32)>,
+}
+
+impl Walk {
+    fn put(&mut self, pgno: Pgno, sum: u64) {
+        let at = pgno.get() as usize - 1;
+        if self.sums.len() <= at {
+            self.sums.resize(at + 1, 0);
+        }
+        if let Some(old) = self.sums.get_mut(at) {
+            self.checksum = self.checksum.toggle(*old).toggle(sum);
+            *old = sum;
+        }
+    }
+
+    /// A transaction ends with `frame` and leaves so many pages.
+    fn commit(&mut self, frame: u32, pages: u32) {
+        for (pgno, sum) in std::mem::take(&mut self.open) {
+            self.put(pgno, sum);
+        }
+        for gone in self.sums.split_off((pages as usize).min(self.sums.len())) {
+            self.checksum = self.checksum.toggle(gone);
+        }
+        self.ends(frame, pages);
+    }
+
+    /// (A page that is in no frame and not in the file has no checksum here: such a state is not the one.)
+    fn ends(&mut self, frame: u32, pages: u32) {
+        if self.checksum == self.wanted && self.sums.len() == pages as usize {
+            self.found = Some((frame, pages));
+        }
+    }
+}
+
 /// A WAL that is read no further once the view must be given back.
 struct Walked<'a> {
     wal: &'a File,
@@ -182,6 +236,54 @@ impl View {
         }
         sums.store(&batch)?;
         Ok(checksum)
+    }
+
+    /// The state with the checksum `wanted` among those that the WAL begins with, fills `sums` for it: the database file alone, or with
+    /// the transactions up to one of the WAL. That is how a database is known that went on before anybody asked whose it was. `None`
+    /// where there is none: it never was in that state, or a checkpoint has written newer pages into the file since.
+    ///
+    /// Errors as reading the view and writing the sums do.
+    pub fn earlier(&self, wanted: DbChecksum, sums: &PageSums) -> Result<Option<Earlier>> {
+        let Some(wal) = &self.wal else { return Ok(None) };
+        let size = self.page_size;
+        let (file_size, pages) = size_from_file(self.pinned.as_ref())?;
+        if file_size != size {
+            return Ok(None);
+        }
+        let mut walk =
+            Walk { sums: Vec::new(), checksum: DbChecksum::EMPTY, wanted, open: Vec::new(), found: None };
+        let mut page = vec![0; size.len()];
+        for pgno in (1..=pages).filter_map(Pgno::new) {
+            self.pinned.read_db(&mut page, pgno.offset(size))?;
+            let is_counted = pgno != size.lock_page();
+            walk.put(pgno, if is_counted { ltx::page_checksum(pgno, &page) } else { 0 });
+        }
+        walk.ends(0, pages);
+        let h = self.header();
+        let walked = Walked { wal, pinned: self.pinned.as_ref() };
+        let start = WalPos { frame: 0, ..h.position() };
+        let read = wal::read_frames(&walked, start, h.position(), |f| {
+            if walk.found.is_none() {
+                walk.open.push((f.pgno, ltx::page_checksum(f.pgno, f.page)));
+                if f.commit != 0 {
+                    walk.commit(f.number, f.commit);
+                }
+            }
+        });
+        if let Err(e) = read {
+            self.pinned.go_on()?;
+            return Err(e.into());
+        }
+        let Some((frame, commit)) = walk.found else { return Ok(None) };
+        let all: Vec<(Pgno, u64)> =
+            (1..=commit).filter_map(Pgno::new).zip(walk.sums.iter().copied()).collect();
+        sums.store(&all)?;
+        let checksum = match frame {
+            0 => None,
+            n => Some(wal::checksum_at(wal, h.salt, n).map(|c| (c.0, c.1))?),
+        };
+        let wal = WalPoint { salt1: h.salt.salt1, salt2: h.salt.salt2, frame, checksum };
+        Ok(Some(Earlier { commit, checksum: wanted, wal }))
     }
 
     /// Encodes the view as a snapshot `1-txid` into the spool. Errors with [`Kind::Corrupt`], leaving no file,

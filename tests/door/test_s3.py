@@ -340,6 +340,38 @@ result = [worst, n]
         self.proxy.fault = None
         self.assertSameBytes(self.db, out)
 
+    def test_a_restored_database_goes_on_before_the_store_is_heard(self):
+        """The machine is another one: what it commits at once continues the history, in the WAL of other connections' commits as well."""
+        p = self.streaming()
+        self.insert(p, 20, "z" * 3000)
+        p.sync()
+        p.end()
+        os.makedirs(self.path("new"))
+        db = self.path("new", "app.db")
+        out, at = self.restore(self.s3.url("app"), env=self.s3.env())
+        os.rename(out, db)
+        self.proxy.fault = lambda method, path: ("delay", 0.4)
+        q = self.peer(env=self.s3.env(WALRUST_REPLICA=self.s3.url("app", self.proxy.endpoint))).open(db)
+        for n in range(15):
+            q.sql("INSERT INTO t(v) VALUES(?)", f"new {n}")
+        q.sql("DELETE FROM t WHERE id % 3 = 0")
+        q.sql("VACUUM")
+        q.sql("INSERT INTO t(v) VALUES('after it shrank')")
+        self.assertEqual(q.status()["replicated_txid"], 0, "the store has not been heard")
+        self.proxy.fault = None
+        self.assertGreater(q.sync(60), at)
+        snapshots = [k for k in self.s3.keys("app/0009/") if k.endswith(".ltx")]
+        self.assertEqual(len(snapshots), 1, "its history went on")
+        out, _ = self.restore(self.s3.url("app"), env=self.s3.env())
+        self.assertSameBytes(db, out)
+        q.end()
+        # Another database is refused as before.
+        other = self.path("new", "other.db")
+        r = self.peer(env=self.s3.env()).open(other)
+        r.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        with self.assertRaisesRegex(door.SqlError, "another database's history|holds"):
+            r.watch(self.s3.url("app"))
+
     def test_restore_where_each_request_fails_four_times(self):
         p = self.streaming()
         self.insert(p, 10, "z" * 2000)

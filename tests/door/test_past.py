@@ -227,6 +227,8 @@ class Counted(test_read.OverS3):
         p.sql("UPDATE u SET v = 'after'")
         p.sql("DELETE FROM t WHERE id = 4321")
         p.sync()
+        # (It has the manifest name what was uploaded: of what it does not name yet, the file tells.)
+        p.sql("SELECT walrust_verify()")
         before = p.sql("SELECT sum(length(v)), count(*) FROM t")
         name, seen, _, _ = self.gets("walrust_past", lambda: p.sql("SELECT walrust_past(?)", txid))
         self.assertLessEqual(len(seen), 4)

@@ -25,12 +25,12 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The right to change the manifest of one replica, until dropped.
 #[derive(Debug)]
 pub struct Alone {
-    _from: From,
+    _from: Lender,
 }
 
 /// Whom it was borrowed from, held for its drop.
 #[derive(Debug)]
-enum From {
+enum Lender {
     Nobody,
     Here { _lent: Borrowed },
     AnotherProcess { _lent: Request },
@@ -46,18 +46,18 @@ pub(super) fn alone(store: &Store, shipping: Option<&Arc<Watched>>, spools: &[Pa
             && let Asking::Answered(request, _) =
                 asked::ask(w.spool.dir(), &Wanted::Manifest, HAND_OVER, || w.role() == Role::Shipper)?
         {
-            return Ok(Alone { _from: From::AnotherProcess { _lent: request } });
+            return Ok(Alone { _from: Lender::AnotherProcess { _lent: request } });
         }
-        return Ok(Alone { _from: From::Here { _lent: w.link.borrow_manifest(HAND_OVER)? } });
+        return Ok(Alone { _from: Lender::Here { _lent: w.link.borrow_manifest(HAND_OVER)? } });
     }
     let elsewhere = spools.iter().find(|dir| streams_there(dir, store.url()));
     if let Some(dir) = elsewhere
         && let Asking::Answered(request, _) = asked::ask(dir, &Wanted::Manifest, HAND_OVER, || false)?
     {
-        return Ok(Alone { _from: From::AnotherProcess { _lent: request } });
+        return Ok(Alone { _from: Lender::AnotherProcess { _lent: request } });
     }
     block_on(until_nobody_writes(store))??;
-    Ok(Alone { _from: From::Nobody })
+    Ok(Alone { _from: Lender::Nobody })
 }
 
 /// Whether a process streams from the spool in `dir` to `replica` at this moment.

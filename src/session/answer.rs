@@ -15,8 +15,8 @@ use crate::store::ReplicaUrl;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a snapshot may take: its asker has a patience of its own.
-const SNAPSHOT: Duration = Duration::from_secs(3600);
+/// How long a snapshot may take: as long as any asker waits, whose own patience may be shorter.
+const SNAPSHOT: Duration = Duration::from_secs(24 * 3600);
 /// Between two looks whether what is lent is still used.
 const LOOK: Duration = Duration::from_millis(100);
 /// Stack of a thread that answers.

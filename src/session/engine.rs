@@ -157,7 +157,7 @@ impl Engine {
     }
 
     /// Where the spool of the database at `path` lies, by the configuration. Errors where that cannot be read.
-    fn spool_dir(&self, path: &Path) -> Result<PathBuf> {
+    pub fn spool_dir(&self, path: &Path) -> Result<PathBuf> {
         let set = self.resolve(path, None)?.settings.spool_dir;
         Ok(set.unwrap_or_else(|| default_spool(path)))
     }

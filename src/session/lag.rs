@@ -71,6 +71,16 @@ impl Watched {
         lock(&self.waiting).begin(cut, pieces.or(unsealed), clock::now());
     }
 
+    /// A look of the process that ships: whether there is something that is not sealed.
+    pub(super) fn note_look(&self, is_unsealed: bool) {
+        self.learn_waiting();
+        let mut waiting = lock(&self.waiting);
+        if is_unsealed {
+            waiting.commit(clock::now());
+        }
+        waiting.has_looked(clock::now());
+    }
+
     /// Takes what has arrived off the list; if nothing waits any more, the lag is zero.
     pub(super) fn caught_up(&self) {
         let replicated = self.replicated();

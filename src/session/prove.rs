@@ -59,7 +59,7 @@ fn find(w: &Arc<Watched>, expected: Expected, sums: &PageSums) -> Result<Positio
     let earlier = view.earlier(was, sums)?.ok_or_else(|| anothers(w, &expected))?;
     Ok(Position {
         commit: earlier.commit,
-        checksum: earlier.checksum,
+        checksum: was,
         wal: earlier.wal.into(),
         handoff: Handoff::Live,
         ..now

@@ -286,12 +286,7 @@ fn seal_step(
         }
         w.astray.ends();
         frames = w.tracker.unsealed_frames(h);
-        w.learn_waiting();
-        let mut waiting = lock(&w.waiting);
-        if frames > 0 {
-            waiting.commit(clock::now());
-        }
-        waiting.has_looked(clock::now());
+        w.note_look(frames > 0);
     }
     if header.is_none() && dirty {
         match w.changed_since_close() {
@@ -299,15 +294,9 @@ fn seal_step(
             None => w.astray.ends(),
         }
     }
-    if header.is_none() {
+    if header.is_none() && is_due {
         // (Nobody here reads it: what others have written into the WAL since may be a commit, or not yet.)
-        w.learn_waiting();
-        let may_be = w.unsealed_bytes() > 0;
-        let mut waiting = lock(&w.waiting);
-        if may_be {
-            waiting.commit(clock::now());
-        }
-        waiting.has_looked(clock::now());
+        w.note_look(w.unsealed_bytes() > 0);
     }
     let has_pending = match w.spool.pending() {
         Ok(p) => !p.is_empty(),

@@ -1,9 +1,9 @@
 //! The spool's directory: what lies where, and how a file gets there.
 
-use super::files::{is_missing, temp_beside};
+use super::files::{is_missing, replace_json, temp_beside};
 use super::lock::LockFile;
 use super::sums::PageSums;
-use crate::base::{Error, Kind, Lineage, Manners, Pgno, Result, TxId, manners};
+use crate::base::{Error, Lineage, Manners, Pgno, Result, TxId, manners};
 use crate::ltx;
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
@@ -192,19 +192,7 @@ impl Spool {
         v: &T,
         settle: impl FnOnce(&File) -> std::io::Result<()>,
     ) -> Result<()> {
-        let path = self.dir.join(name);
-        #[cfg(feature = "sim")]
-        crate::base::sim::disk(&path)?;
-        let tmp = temp_beside(&path);
-        let text = serde_json::to_vec(v)
-            .map_err(|e| Error::new(Kind::Bug, format!("cannot write {name}")).because(e))?;
-        let done = manners::create(&tmp)
-            .and_then(|mut f| f.write_all(&text).and_then(|()| settle(&f)))
-            .and_then(|()| fs::rename(&tmp, &path));
-        done.map_err(|e| {
-            drop(fs::remove_file(&tmp));
-            Error::io("write", &path, e)
-        })
+        replace_json(&self.dir.join(name), v, settle)
     }
 }
 

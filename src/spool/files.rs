@@ -1,7 +1,8 @@
 //! Small verbs on the files of a spool, and their names.
 
-use crate::base::{Error, Result, TxId};
-use std::fs;
+use crate::base::{Error, Kind, Result, TxId, manners};
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
@@ -10,6 +11,26 @@ pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<O
         Err(e) if is_missing(&e) => Ok(None),
         Err(e) => Err(Error::io("read", path, e)),
     }
+}
+
+/// Replaces a record as a whole (I-SPOOL-1); `settle` sees the file before it has its name.
+pub(super) fn replace_json<T: serde::Serialize>(
+    path: &Path,
+    v: &T,
+    settle: impl FnOnce(&File) -> std::io::Result<()>,
+) -> Result<()> {
+    #[cfg(feature = "sim")]
+    crate::base::sim::disk(path)?;
+    let tmp = temp_beside(path);
+    let text = serde_json::to_vec(v)
+        .map_err(|e| Error::new(Kind::Bug, format!("cannot write {}", path.display())).because(e))?;
+    let done = manners::create(&tmp)
+        .and_then(|mut f| f.write_all(&text).and_then(|()| settle(&f)))
+        .and_then(|()| fs::rename(&tmp, path));
+    done.map_err(|e| {
+        drop(fs::remove_file(&tmp));
+        Error::io("write", path, e)
+    })
 }
 
 pub(super) fn is_missing(e: &std::io::Error) -> bool {

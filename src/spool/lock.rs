@@ -71,6 +71,11 @@ thread_local! {
 /// Between two tries of a thread that does not wait for ever.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 
+/// "process 17", or that there is one.
+pub fn process(pid: i32) -> String {
+    if pid > 0 { format!("process {pid}") } else { "another process".to_string() }
+}
+
 /// This thread waits for no lock longer than `patience` from now on (I-LOCK-4).
 pub fn wait_at_most(patience: Duration) {
     PATIENCE.set(Some(patience));
@@ -305,9 +310,7 @@ impl LockFile {
                 return Ok(held);
             }
             if clock::uptime() >= end {
-                let who = self.holder()?.map_or("another thread of this process".to_string(), |pid| {
-                    if pid > 0 { format!("process {pid}") } else { "another process".to_string() }
-                });
+                let who = self.holder()?.map_or("another thread of this process".to_string(), process);
                 let text = format!("{} is held by {who}, which does not let go of it", self.path.display());
                 return Err(Error::new(Kind::Retry, text));
             }

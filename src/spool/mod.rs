@@ -81,9 +81,9 @@ pub use files::remove_if_there;
 pub use held::{Change, SealHeld};
 #[cfg(feature = "sim")]
 pub use lock::forget_all;
-pub use lock::{Held, Keeper, Kept, LockFile, keep_with, wait_at_most};
+pub use lock::{Held, Keeper, Kept, LockFile, keep_with, process, wait_at_most};
 pub use moment::{LocalFile, Moment};
-pub use owner::{Owner, Shipping, holder_of, other_database, process, shipping_in};
+pub use owner::{Owner, Shipping, holder_of, other_database, shipping_in};
 pub use position::{FileStamp, Growth, Handoff, Identity, Position, Shipped, Ventured, WalPlace, WalPoint};
 pub use queue::{Queued, Shippable, Vouched};
 pub use sums::{FrozenSums, PageSums};

@@ -13,7 +13,7 @@
 
 use super::dir::{Spool, real_dir};
 use super::files::{is_missing, read_json, temp_beside};
-use super::lock::LockFile;
+use super::lock::{LockFile, process};
 use crate::base::{Error, Kind, Result, manners};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -278,11 +278,6 @@ fn shipper_of(dir: &Path) -> Result<Option<i32>> {
     }
     // (Not by a handle of its own: closing that would free the lock of this process.)
     LockFile::open(&lock)?.holder()
-}
-
-/// "process 17", or that there is one.
-pub fn process(pid: i32) -> String {
-    if pid > 0 { format!("process {pid}") } else { "another process".to_string() }
 }
 
 /// Who else holds a lock file, in words. One that is not there or cannot be opened tells nothing.

@@ -11,12 +11,12 @@
 //! Refused: a socket (a process of another container shares the spool, not the network); the asker's own upload (two processes would
 //! write one replica).
 
-use super::files::{read_json, remove_if_there, temp_beside};
+use super::dir::create_dir;
+use super::files::{read_json, remove_if_there, replace_json};
 use super::lock::LockFile;
-use crate::base::{Error, Kind, Manners, Result, clock, manners};
+use crate::base::{Error, Kind, Result, clock};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -95,16 +95,7 @@ impl Files {
     }
 
     fn write<T: Serialize>(&self, suffix: &str, value: &T) -> Result<()> {
-        let path = self.at(suffix);
-        let tmp = temp_beside(&path);
-        let text = serde_json::to_vec(value)
-            .map_err(|e| Error::new(Kind::Bug, format!("cannot write {}", path.display())).because(e))?;
-        let done =
-            manners::create(&tmp).and_then(|mut f| f.write_all(&text)).and_then(|()| fs::rename(&tmp, &path));
-        done.map_err(|e| {
-            drop(fs::remove_file(&tmp));
-            Error::io("write", &path, e)
-        })
+        replace_json(&self.at(suffix), value, |_| Ok(()))
     }
 }
 
@@ -112,13 +103,7 @@ impl Request {
     /// Asks whoever ships from the spool in `dir`. Errors with [`Kind::Io`] where that cannot be written.
     pub fn ask(dir: &Path, wanted: &Wanted) -> Result<Request> {
         let folder = dir.join(FOLDER);
-        if !folder.is_dir() {
-            let made = match Manners::beside(&folder) {
-                Some(manners) => manners.make_dir_all(&folder).map(drop),
-                None => fs::create_dir_all(&folder),
-            };
-            made.map_err(|e| Error::io("create spool directory", &folder, e))?;
-        }
+        create_dir(&folder, None).map_err(|e| Error::io("create spool directory", &folder, e))?;
         let files = Files { folder, number: format!("{:016x}", clock::random_u64()) };
         let lock = LockFile::open(&files.at("lock"))?;
         let request = Request { files, lock };

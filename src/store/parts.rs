@@ -54,6 +54,8 @@ const IN_FLIGHT_BYTES: u64 = 32 << 20;
 const PART: Retry = Retry::without_end(Duration::from_millis(200), Duration::from_secs(5)).at_most(8);
 /// How often running an upload is gone on with of which the store takes nothing and says that something is wrong with itself.
 const BARREN: usize = 3;
+/// Tries to abort one: the line may break over it, as over the parts that were on their way.
+const ABORTS: u32 = 3;
 /// How often an upload begins anew because the store gave it up or wants longer parts.
 const ROUNDS: usize = 12;
 /// What a note's file is called after its source.
@@ -398,7 +400,17 @@ impl Objects {
 
     /// Best effort: parts that stay behind are what a bucket's lifecycle rule is for.
     async fn abort(&self, client: &Arc<dyn MultipartStore>, path: &object_store::path::Path, id: &String) {
-        let _ = survived(tokio::time::timeout(ANSWER_TIMEOUT, client.abort_multipart(path, id))).await;
+        for failed in 0..ABORTS {
+            let asked =
+                survived(tokio::time::timeout(ANSWER_TIMEOUT, client.abort_multipart(path, id))).await;
+            match asked {
+                Ok(Ok(Err(e))) if !matches!(e, object_store::Error::NotFound { .. }) => {}
+                Ok(Ok(_)) => return,
+                // (A store that is away, or keys that make no request: a later try finds the same.)
+                Ok(Err(_)) | Err(_) => return,
+            }
+            tokio::time::sleep(PART.delay(failed, clock::random_u64(), None)).await;
+        }
     }
 
     /// Aborts the uploads whose notes lie in `dir` and whose sources are gone.

@@ -262,7 +262,7 @@ class Large(Road):
             return p.status()["replicated_txid"]
 
         self.eventually(there, timeout=120, what="the snapshot", every=0.05)
-        self.eventually(lambda: self.uploads() == [], 20, "nothing is left of any upload")
+        self.assertEqual(self.uploads(), [], "nothing is left of any upload")
         self.assertEqual([f for f in os.listdir(self.db + "-walrust/snapshot") if f.endswith(".upload")], [])
         out, _ = self.restore(self.s3.url(), env=self.s3.env())
         self.assertSameBytes(self.db, out)

@@ -8,7 +8,6 @@ use crate::failure::Failure;
 use crate::show::Table;
 use rusqlite::types::Value;
 use std::path::{Path, PathBuf};
-use walrust::config::default_spool;
 use walrust::session::{engine, request, same_replica};
 use walrust::spool::{FileStamp, Handoff, Owner, Position, Spool};
 
@@ -43,7 +42,7 @@ pub fn status(database: Option<&Path>) -> Result<Found, Failure> {
             let without = format!(
                 "{}: not streamed from here: {} is not there",
                 path.display(),
-                spool_dir(&real)?.display()
+                engine().spool_dir(&real)?.display()
             );
             (vec![real], without)
         }
@@ -64,13 +63,8 @@ pub fn status(database: Option<&Path>) -> Result<Found, Failure> {
     Ok(Found { table: Table { columns, rows }, without })
 }
 
-fn spool_dir(path: &Path) -> Result<PathBuf, Failure> {
-    let settings = engine().resolve(path, None)?.settings;
-    Ok(settings.spool_dir.unwrap_or_else(|| default_spool(path)))
-}
-
 fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
-    let dir = spool_dir(path)?;
+    let dir = engine().spool_dir(path)?;
     if !dir.is_dir() {
         return Ok(None);
     }

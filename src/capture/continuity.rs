@@ -47,14 +47,44 @@ pub(super) fn continues(p: &Position, h: &IndexHeader, stamp: impl FnOnce() -> O
 }
 
 /// Whether the generation of `h`, which `p` does not know, began on the file that the last close left: nobody has told of it, but each
-/// commit since is in its frames. (One before it would have been checkpointed, and the file would not be what it was.)
+/// commit since is in its frames. (One before it would have been checkpointed, and the file would not be what it was.) `h` must be of
+/// the generation that the WAL is in: one that was read before that close says nothing of what came after it.
 pub(super) fn begins_after(p: &Position, h: &IndexHeader, stamp: impl FnOnce() -> Option<FileStamp>) -> bool {
-    sealed_frame(p, h).is_none() && !p.wal.is_given_up() && is_all_in_wal(h) && is_as_left(p, stamp)
+    !is_generation_of(p, h) && !p.wal.is_given_up() && is_all_in_wal(h) && is_as_left(p, stamp)
 }
 
-/// The WAL holds frames, and nobody has begun to put them into the file.
+/// Whether `p` is in the generation of `h`, up to it or past it.
+fn is_generation_of(p: &Position, h: &IndexHeader) -> bool {
+    matches!(p.wal, WalPlace::Known(w) if (w.salt1, w.salt2) == (h.salt.salt1, h.salt.salt2))
+}
+
+/// The WAL holds frames, and none of them are known to be in the file. (That somebody was about to put them there,
+/// `nBackfillAttempted`, is no sign that it was done: who makes a wal-index anew after a crash says so of all frames, see
+/// `walIndexRecover` in SQLite's wal.c.)
 fn is_all_in_wal(h: &IndexHeader) -> bool {
-    h.max_frame > 0 && h.salt != Salt::default() && (h.backfilled, h.backfill_attempted) == (0, 0)
+    h.max_frame > 0 && h.salt != Salt::default() && h.backfilled == 0
+}
+
+/// What is left to be sealed under a header that was read a while ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Nothing: all of it is sealed, or its generation was ended by somebody who had to see to that.
+    Nothing,
+    /// The WAL still is in its generation.
+    Frames,
+    /// The generation is over, and what it held past the position is gone.
+    Missed,
+}
+
+/// Decides that. `now`: the generation that the WAL file is in, if there is one.
+pub(super) fn left_under(p: &Position, h: &IndexHeader, now: Option<Salt>) -> Left {
+    match p.wal {
+        WalPlace::GivenUp => Left::Missed,
+        WalPlace::Known(w) if is_generation_of(p, h) && w.frame >= h.max_frame => Left::Nothing,
+        _ if h.max_frame > 0 && now == Some(h.salt) => Left::Frames,
+        WalPlace::Known(_) if is_generation_of(p, h) => Left::Missed,
+        WalPlace::Known(_) | WalPlace::InFile => Left::Nothing,
+    }
 }
 
 fn is_as_left(p: &Position, stamp: impl FnOnce() -> Option<FileStamp>) -> bool {

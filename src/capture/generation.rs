@@ -4,7 +4,7 @@
 use super::continuity::{may_be_followed, sealed_frame};
 use super::error::{CHANGED, Gap, NO_POSITION, SealError};
 use super::seal::Prepared;
-use crate::base::{self, Error};
+use crate::base::{self, Error, crash};
 use crate::spool::{FileStamp, Handoff, Position, SealHeld, Spool, WalPlace, WalPoint};
 use crate::wal::IndexHeader;
 use std::path::Path;
@@ -22,6 +22,7 @@ pub(super) fn follow(spool: &Spool, before: &IndexHeader, h: &IndexHeader) -> Re
         return Err(Gap::from(format!("the WAL was restarted with frames up to {last} not sealed")));
     }
     let next = begun(p, h);
+    crash::point("follow.before-position");
     patiently(|| spool.set_position(&held, &next))?;
     Ok(next)
 }

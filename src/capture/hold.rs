@@ -1,7 +1,7 @@
 //! What holds frames in the WAL until they are sealed: whoever wants to reset it, to checkpoint it or to close it comes here, and
 //! the sealer does.
 
-use super::continuity::{Continuity, Noticed, begins_after, sealed_frame};
+use super::continuity::{Continuity, Left, Noticed, begins_after, left_under, sealed_frame};
 use super::error::{NO_POSITION, SealError};
 use super::generation::{self, AtClose, at_close};
 use super::resets::{Permit, Reset, Resetter, checkpoint_tail, may_checkpoint, may_reset, may_take_write};
@@ -182,6 +182,10 @@ impl Tracker {
             return Err(SealError::OutOfSync(NO_POSITION.into()));
         };
         if begins_after(&p, h, || FileStamp::of(&self.path).ok()) {
+            // (It was read before the position, which may be of a close that came after it.)
+            if self.generation()? != Some(h.salt) {
+                return Err(SealError::Again);
+            }
             p = generation::adopt(&self.spool, &held, &p, h)?;
         }
         let Some(from) = sealed_frame(&p, h) else {
@@ -221,6 +225,40 @@ impl Tracker {
             }
             Err(SealError::Failed(e)) if e.is_corrupt() => Err(self.damaged(&e, &wal, h)),
             Err(e) => Err(e),
+        }
+    }
+
+    /// The same up to the newest header that was noticed, where no handle has the wal-index mapped any more: what this process
+    /// committed before its last close. Others may have sealed it since, or have closed the database, too.
+    pub fn seal_noticed(&self, now: Timestamp) -> std::result::Result<(), SealError> {
+        let Some(h) = self.seen() else { return Ok(()) };
+        let Some(p) = self.spool.position()? else {
+            return Err(SealError::OutOfSync(NO_POSITION.into()));
+        };
+        match left_under(&p, &h, self.generation()?) {
+            Left::Nothing => {
+                self.lock().position = Some(p);
+                Ok(())
+            }
+            Left::Frames => self.seal(&h, Packing::Lz4, now).map(drop),
+            Left::Missed => {
+                Err(SealError::OutOfSync(format!("salt {} is not that of the position", h.salt).into()))
+            }
+        }
+    }
+
+    /// The generation that the WAL file is in; `None` if there is no such file, or it has none.
+    fn generation(&self) -> std::result::Result<Option<wal::Salt>, SealError> {
+        let file = match File::open(&self.wal_path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|e| Error::io("open", &self.wal_path, e))?,
+        };
+        match wal::current_salt(&file) {
+            Ok(salt) => Ok(Some(salt)),
+            // (SQLite, too, takes a WAL with a damaged header for an empty one.)
+            Err(wal::ReadError::Corrupt(_)) => Ok(None),
+            Err(wal::ReadError::Io(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The pure decisions, as tables.
 
-use super::continuity::{Continuity, begins_after, continues, is_at, may_be_followed, sealed_frame};
+use super::continuity::{
+    Continuity, Left, begins_after, continues, is_at, left_under, may_be_followed, sealed_frame,
+};
 use super::generation::{AtClose, at_close};
 use super::resets::{
     CHECKPOINT_STEP, LONG_TAIL, LONG_WAL, Permit, Reset, Resetter, SHORT_TAIL, checkpoint_tail,
@@ -90,18 +92,39 @@ fn what_goes_on_from_a_position() {
     for (what, place, handoff, salt, frames, now, want) in table {
         assert_eq!(continues(&position(place, handoff), &header(salt, frames), || now), want, "{what}");
     }
-    // Where a checkpoint has begun, the file may have been another one before.
-    for (backfilled, attempted) in [(1, 1), (0, 1)] {
+    // Where a checkpoint has put something into it, the file may have been another one before. A wal-index that was made anew after a
+    // crash has all frames attempted.
+    for (backfilled, attempted, want) in [(1, 1, false), (0, 1, true)] {
         let h = IndexHeader { backfilled, backfill_attempted: attempted, ..header((8, 9), 1) };
-        assert!(
-            !continues(&position(known(1, 2, 5), closed), &h, || Some(stamp(1))),
-            "{backfilled} of {attempted}"
-        );
+        let found = continues(&position(known(1, 2, 5), closed), &h, || Some(stamp(1)));
+        assert_eq!(found, want, "{backfilled} of {attempted}");
     }
-    assert!(
-        !begins_after(&position(known(8, 9, 1), closed), &header((8, 9), 2), || Some(stamp(1))),
-        "it is known"
-    );
+    for (what, sealed) in [("it is known", 1), ("it was read before the close", 3)] {
+        let p = position(known(8, 9, sealed), closed);
+        assert!(!begins_after(&p, &header((8, 9), 2), || Some(stamp(1))), "{what}");
+    }
+}
+
+#[test]
+fn what_is_left_under_a_header_of_a_while_ago() {
+    let closed = Handoff::Closed(stamp(1));
+    let salt = |salt1, salt2| Some(Salt { salt1, salt2 });
+    let table = [
+        ("all was sealed", known(1, 2, 7), LIVE, 7, salt(1, 2), Left::Nothing),
+        ("and more, and closed", known(1, 2, 9), closed, 7, None, Left::Nothing),
+        ("a part", known(1, 2, 5), LIVE, 7, salt(1, 2), Left::Frames),
+        ("a part, and the WAL is gone", known(1, 2, 5), LIVE, 7, None, Left::Missed),
+        ("a part, and the WAL was restarted", known(1, 2, 5), LIVE, 7, salt(8, 9), Left::Missed),
+        ("others went on", known(8, 9, 3), LIVE, 7, salt(8, 9), Left::Nothing),
+        ("others went on and closed", known(8, 9, 3), closed, 7, None, Left::Nothing),
+        ("nobody has told of its generation", known(8, 9, 3), closed, 7, salt(1, 2), Left::Frames),
+        ("the same, of no generation", WalPlace::InFile, closed, 7, salt(1, 2), Left::Frames),
+        ("an empty WAL", known(8, 9, 3), LIVE, 0, salt(1, 2), Left::Nothing),
+        ("given up", WalPlace::GivenUp, LIVE, 7, salt(1, 2), Left::Missed),
+    ];
+    for (what, place, handoff, frames, now, want) in table {
+        assert_eq!(left_under(&position(place, handoff), &header((1, 2), frames), now), want, "{what}");
+    }
 }
 
 /// I-CAP-2.

@@ -309,3 +309,26 @@ fn a_snapshot_refuses_a_checksum_that_is_not_the_databases() {
     assert!(!rig.spool.snapshot_path(TxId(9)).exists());
     let _ = PageSize::new(4096).unwrap();
 }
+
+/// This process closed the database, another one went on and was the last to close it: what this one remembers of the WAL is sealed, and
+/// the position stays that of the close.
+#[test]
+fn a_header_from_before_the_close_says_nothing_of_what_came_after() {
+    let rig = Rig::new(4096);
+    rig.conn.execute_batch("INSERT INTO t VALUES(1, 2)").unwrap();
+    assert_eq!(rig.tracker.look(header(&rig.path)), Noticed::Commit);
+    let other = Tracker::new(&rig.path, rig.spool.clone(), Arc::new(Files(rig.path.clone())), 1 << 40);
+    other.resume(rig.tracker.position().unwrap());
+    rig.conn.execute_batch("INSERT INTO t VALUES(3, 4); PRAGMA wal_checkpoint").unwrap();
+    assert_eq!(other.last_close(Some(&header(&rig.path))), Noticed::Commit);
+    let Rig { conn, spool, tracker, .. } = rig;
+    let closed = spool.position().unwrap();
+    for is_over in [false, true] {
+        tracker.seal_noticed(Timestamp(2)).unwrap();
+        assert_eq!(spool.position().unwrap(), closed, "the WAL is gone: {is_over}");
+        if !is_over {
+            // A generation of which nobody has told is another's to begin with, too.
+            conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        }
+    }
+}

@@ -142,11 +142,10 @@ impl Watched {
         if unseen || self.is_changed_past_us(header.as_ref()) {
             return Err(SealError::OutOfSync("the database was changed past walrust".into()));
         }
-        if let Some(h) = header.or_else(|| self.tracker.seen())
-            && h.max_frame > 0
-            && (self.handles.count_mapped() > 0 || self.tracker.wal_path().exists())
-        {
-            self.tracker.seal(&h, Packing::Lz4, clock::now())?;
+        match header {
+            Some(h) if h.max_frame > 0 => drop(self.tracker.seal(&h, Packing::Lz4, clock::now())?),
+            Some(_) => {}
+            None => self.tracker.seal_noticed(clock::now())?,
         }
         if let Some(p) = self.tracker.cut()? {
             lock(&self.waiting).cut(p.txid);

@@ -34,6 +34,26 @@ class Restart(door.DoorTest):
             self.assertGreater(now, last)
             last = now
 
+    @unittest.skipUnless(os.path.exists(door.CRASH_SO), "needs `make crash-lib`")
+    def test_killed_between_its_first_commit_and_the_note_of_it(self):
+        """The file is as the last close left it, and all that came after is in the WAL: nothing is missing."""
+        hook = door.Hook(self)
+        db, url = self.path("app.db"), self.path("replica")
+        p = self.peer().open(db)
+        p.watch(url)
+        p.sql("CREATE TABLE t(v)")
+        p.sync()
+        p.end()
+        p = self.peer(so=door.CRASH_SO, env={"WALRUST_CRASH": "follow.before-position"}).open(db)
+        p.watch(url)
+        with self.assertRaises(AssertionError):  # (the process is gone)
+            p.sql("INSERT INTO t VALUES('acknowledged by nobody, and in the WAL')")
+        p = self.again(db, url, webhooks=[{"url": hook.url}])
+        p.sql("INSERT INTO t VALUES('next')")
+        self.check(p, db, url)
+        self.assertEqual(p.sql("SELECT count(*) FROM t"), 2)
+        self.assertEqual([e["message"] for e in hook.events("history_gap")], [])
+
     def test_changes_that_are_alike_on_two_pages_are_no_proof_of_none(self):
         """A row put into two like tables, unseen: the XOR of the pages' CRCs, as LTX has it, stays the same."""
         p, db, url = self.watched(schema="CREATE TABLE a(x); CREATE TABLE b(x); INSERT INTO a VALUES(1); INSERT INTO b VALUES(1)")

@@ -289,6 +289,8 @@ fn sums_that_do_not_add_up_are_not_trusted() {
     assert!(rig.spool.recover(&rig.spool.hold_unsettled().unwrap()).unwrap().is_some());
     rig.spool.sums().store(&[(Pgno::ONE, 42)]).unwrap();
     assert!(rig.spool.recover(&rig.spool.hold_unsettled().unwrap()).unwrap().is_none());
+    // Nor does another process, which only follows, go on from there.
+    assert!(rig.spool.position().unwrap().unwrap().wal.is_given_up());
 }
 
 #[test]

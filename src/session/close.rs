@@ -11,8 +11,8 @@ use std::time::Duration;
 
 /// How long a last close waits for the replica.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long it does so where a store on the network has not said a word yet: one that is away holds no close up for longer, and none
-/// but one a minute ([`super::joined::Joined::is_worth_a_close`]).
+/// How long it does so where a store on the network has not said a word yet, in a process that has this one database: one that is away
+/// holds no close up for longer, and none but one a minute ([`super::joined::Joined::is_worth_a_close`]).
 const LIFE_PATIENCE: Duration = Duration::from_millis(250);
 /// The same where it has been reached from this spool before.
 const KNOWN_LIFE_PATIENCE: Duration = Duration::from_secs(1);
@@ -21,11 +21,20 @@ const LIFE_PATIENCE_AT_EXIT: Duration = Duration::from_millis(1500);
 /// How long a last close waits until the lease is given back.
 const LEASE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What a process watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watches {
+    /// One database: its last close may be all there is before the end.
+    One,
+    /// Several: it serves, its threads go on, and what is read at a close leaves later.
+    Several,
+}
+
 impl Watched {
     /// The last connection closes soon after the watch began: gives it the time it needs to be in the replica, if that answers. (A
     /// process that ends without `exit()` has no other moment. A database of which nothing is known is read by the close itself then,
     /// see [`super::reread::at_close`].)
-    pub(super) fn finish_beginning(&self) {
+    pub(super) fn finish_beginning(&self, process: Watches) {
         if self.role() != Role::Joining {
             return;
         }
@@ -37,7 +46,8 @@ impl Watched {
             false if has_shipped() => Some(KNOWN_LIFE_PATIENCE),
             false => Some(LIFE_PATIENCE),
         };
-        if !self.joined.is_worth_a_close(life.is_some()) {
+        let serves = process == Watches::Several;
+        if life.is_some() && serves || !self.joined.is_worth_a_close(life.is_some()) {
             return;
         }
         let end = clock::uptime() + patience;

@@ -482,7 +482,6 @@ impl DbObserver for Entry {
             self.wish.close();
             if let Some(w) = self.watched() {
                 self.above.closing(&w);
-                w.finish_beginning();
             }
         }
         self.handles.recall(f);

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// The spool directory of one database.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Spool {
     /// This process holds `ahead_lock`, which it can't see by asking.
     pub(super) ahead_here: AtomicBool,
     pub(super) sums: PageSums,
+    /// The lineage of which the records that name it are known to be on disk.
+    pub(super) identity_on_disk: Mutex<Option<Lineage>>,
 }
 
 /// Device and inode of a directory. Errors when it cannot be looked at ([`Kind::Io`](crate::base::Kind::Io)).
@@ -85,6 +87,7 @@ impl Spool {
             ahead_lock: OnceLock::new(),
             ahead_here: AtomicBool::new(false),
             sums: PageSums::open(&dir.join("pages.sum"))?,
+            identity_on_disk: Mutex::new(None),
         })
     }
 

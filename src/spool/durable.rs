@@ -12,11 +12,13 @@
 use super::dir::Spool;
 use super::files::is_missing;
 use super::held::{MARK_AT, MARK_BYTES, SealHeld};
+use super::owner::RECORD;
 use super::position::Position;
 use crate::base::{Error, Lineage, Result, TxId, durable};
 use crate::ltx::Crc;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 /// How much of a history is on disk: files up to `txid`, so many pieces of the next one, and a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +118,20 @@ impl Spool {
         sync(&self.snapshot_path(txid))?;
         let dir = self.dir.join("snapshot");
         durable::sync_dir(&dir).map_err(|e| Error::io("sync", &dir, e))
+    }
+
+    /// Forces to disk whose spool this is and that `lineage` is ours, once in the life of a process and a lineage. Errors as the file
+    /// system does.
+    pub(super) fn make_identity_durable(&self, lineage: Lineage) -> Result<()> {
+        let mut on_disk = self.identity_on_disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if *on_disk != Some(lineage) {
+            for record in [RECORD, "replica.json"] {
+                sync(&self.dir.join(record))?;
+            }
+            self.sync_names()?;
+            *on_disk = Some(lineage);
+        }
+        Ok(())
     }
 
     /// How much is known to be on disk.

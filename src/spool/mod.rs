@@ -9,10 +9,10 @@
 //! care.json              when the replica was last validated, by whatever process
 //! shipped.json           the newest TXID that is durable in the replica (Shipped)
 //! ventured.json          what may be in the replica although the position does not say so (Ventured)
-//! replica.json           which replica that is, and the lineages that are ours (Identity); synced when it changes
+//! replica.json           which replica that is, and the lineages that are ours (Identity); synced before anything leaves
 //! shipper.json           the process that ships, and where to (Shipping)
 //! writer                 the id under which this spool writes to replicas; synced when it is made
-//! database.json          whose spool this is (Owner); synced when it changes
+//! database.json          whose spool this is (Owner); synced before anything leaves
 //! open/<txid>.<k>.ltx    pieces: sealed WAL ranges of the TXID that is not cut yet
 //! pending/<txid>.ltx     cut level-0 files, not yet in the replica
 //! asked/<txid>.ltx       the pending files of COMMITs under sync durability, until those are known to have come to be
@@ -36,7 +36,8 @@
 //! * I-SPOOL-6: a process that dies, or fails, between two files leaves a mark in `lock.seal`; the next holder,
 //!   of whatever process, settles it first.
 //! * I-SPOOL-7: a lineage, and a TXID whose commit may never come to be, are written down before the shipper can see
-//!   their files, so that no crash makes this machine take its own files for another's or use the TXID again.
+//!   their files, and a lineage is on disk before the first of them leaves ([`Spool::vouch`]), so that no crash makes this
+//!   machine take its own files for another's or use the TXID again.
 //! * I-SPOOL-8: nothing leaves before the position counts it ([`Spool::shippable`]), except the file that a COMMIT under
 //!   sync durability waits for; that one is nobody else's to make again while its process lives.
 //! * I-SPOOL-9: whatever the replica may have of a COMMIT that failed, or died with its process, lies in `asked`: that is

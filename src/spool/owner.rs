@@ -23,7 +23,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-const RECORD: &str = "database.json";
+pub(super) const RECORD: &str = "database.json";
 const SHIPPING: &str = "shipper.json";
 /// How deep below a spool another one is looked for, and how many names are looked at.
 const DEPTH: u32 = 3;
@@ -169,8 +169,8 @@ impl Owner {
 }
 
 impl Spool {
-    /// From now on the spool is `me`'s: written down, on disk. Errors with [`Kind::Config`] if it is another database's, as
-    /// [`Owner::check`] does; then nothing is changed.
+    /// From now on the spool is `me`'s: written down, and on disk before anything leaves it ([`Spool::vouch`]). Errors with
+    /// [`Kind::Config`] if it is another database's, as [`Owner::check`] does; then nothing is changed.
     pub fn claim(&self, me: &Owner) -> Result<()> {
         let _held = self.hold_unsettled()?;
         let path = self.dir().join(RECORD);
@@ -195,10 +195,7 @@ impl Spool {
         let record = file.metadata().map_err(failed)?.ino();
         let text = serde_json::to_vec(&Owner { record, ..me.clone() })
             .map_err(|e| Error::new(Kind::Bug, "cannot write whose spool it is").because(e))?;
-        let done =
-            file.write_all(&text).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&tmp, &path));
-        done.map_err(failed)?;
-        self.sync_names()
+        file.write_all(&text).and_then(|()| fs::rename(&tmp, &path)).map_err(failed)
     }
 
     /// Errors with [`Kind::Config`] if the spool has become another database's.

@@ -69,13 +69,14 @@ pub(super) fn queued_in(dir: &Path) -> Result<Vec<Queued>> {
 }
 
 impl Spool {
-    /// Says that a file of this spool may go to `replica`. Errors with [`Kind::Corrupt`] for one of a lineage that is neither the
-    /// position's nor one of those begun or taken up here for that replica (I-SPOOL-10): it is another database's, or
-    /// damaged.
+    /// Says that a file of this spool may go to `replica`: what says that it is this machine's own is on disk then (I-SPOOL-7). Errors
+    /// with [`Kind::Corrupt`] for one of a lineage that is neither the position's nor one of those begun or taken up here for that
+    /// replica (I-SPOOL-10): it is another database's, or damaged; else as the file system does.
     pub fn vouch(&self, queued: &Queued, replica: &str) -> Result<Vouched> {
         let f = File::open(&queued.path).map_err(|e| Error::io("open", &queued.path, e))?;
         let lineage = ltx::Decoder::new(BufReader::with_capacity(4 << 10, f))?.header().lineage;
         if self.owns(replica, lineage)? || self.position()?.is_some_and(|p| p.lineage == lineage) {
+            self.make_identity_durable(lineage)?;
             return Ok(Vouched { queued: queued.clone(), lineage });
         }
         let path = queued.path.display();

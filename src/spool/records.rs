@@ -66,22 +66,20 @@ impl Spool {
         read_json(&self.dir.join("replica.json"))
     }
 
-    /// `lineage` of `replica` is ours: on disk, whatever happens next, before anything of it can be in the replica.
-    /// Records are small and not synced otherwise: what they say is proved again by content.
+    /// `lineage` of `replica` is ours. That is on disk before anything of it can be in the replica ([`Spool::vouch`]): a program's
+    /// thread that begins a lineage waits for no disk. Records are small and not synced otherwise: what they say is proved again by
+    /// content.
     pub fn own(&self, replica: &str, lineage: Lineage) -> Result<()> {
         let name = lineage.to_string();
         let old = self.identity()?.filter(|i| i.replica == replica);
         if old.as_ref().is_some_and(|i| i.lineages.last() == Some(&name)) {
-            // Written by a call whose sync of the names failed, perhaps.
-            return self.sync_names();
+            return Ok(());
         }
         let mut lineages = old.map(|i| i.lineages).unwrap_or_default();
         lineages.retain(|l| *l != name);
         lineages.push(name);
         lineages.drain(..lineages.len().saturating_sub(LINEAGES));
-        let identity = Identity { replica: replica.to_string(), lineages };
-        self.write_text("replica.json", &identity, |f| f.sync_data())?;
-        self.sync_names()
+        self.write_json("replica.json", &Identity { replica: replica.to_string(), lineages })
     }
 
     /// Forces the names of the records to disk, and that of the directory, which may be new, too.

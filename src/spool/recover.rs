@@ -46,12 +46,16 @@ impl Spool {
         Ok(held)
     }
 
-    /// Settles what a crash left (see the module header). Caller holds the ship lock, too. `None` when no
-    /// position can be vouched for: the caller compares content instead.
+    /// Settles what a crash left (see the module header). Caller holds the ship lock, too. `None` when no position can be vouched
+    /// for: then its place is given up, for every process, and content is compared instead.
     pub fn recover(&self, held: &SealHeld<'_>) -> Result<Option<Position>> {
         self.clear_litter();
         let live = self.is_ahead(held)? && self.is_ahead_alive()?;
         let settled = self.settle(held)?;
+        if settled.is_none() && !live {
+            // Nobody else is to go on from it either.
+            self.forget_place(held)?;
+        }
         if !live {
             self.end_change(held)?;
         }

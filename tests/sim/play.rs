@@ -522,6 +522,21 @@ impl Play {
         self.note_syncs(m);
     }
 
+    /// The database as its files have it: a process that died in the middle of a statement may have died after its COMMIT, and cannot be
+    /// asked; one that is still in the statement has not looked.
+    fn observe_files(&self, m: usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("app.db");
+        for (from, to) in [(self.db(m), copy.clone()), (beside(&self.db(m), "-wal"), beside(&copy, "-wal"))] {
+            if std::fs::copy(from, to).is_err() {
+                return;
+            }
+        }
+        if let Ok(c) = Connection::open(&copy) {
+            self.observe(m, &c);
+        }
+    }
+
     /// What SQLite has synced of the WAL: all of it when a checkpoint ran, nothing else at `synchronous=NORMAL`.
     fn note_syncs(&self, m: usize) {
         let db = self.db(m);
@@ -620,6 +635,9 @@ impl Play {
             }
             done
         });
+        if self.world.is_doomed(pid) {
+            self.observe_files(m);
+        }
         let text = match &done {
             None => "died".to_string(),
             Some(Ok(())) => "ok".to_string(),
@@ -724,6 +742,10 @@ impl Play {
             Some(Ok(txid)) if !self.world.is_doomed(pid) => {
                 self.count("syncs acknowledged");
                 self.say(format!("process {pid} syncs: TXID {txid}"));
+                // (Another process may be between its commit and what it does after that.)
+                if self.oracle.borrow().acknowledged(m, before, txid as u64).is_err() {
+                    self.observe_files(m);
+                }
                 let o = self.oracle.borrow();
                 if let Err(e) = o.acknowledged(m, before, txid as u64) {
                     let how =

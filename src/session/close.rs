@@ -11,8 +11,9 @@ use std::time::Duration;
 
 /// How long a last close waits for the replica.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long it does so where a store on the network has not said a word yet, in a process that has this one database: one that is away
-/// holds no close up for longer, and none but one a minute ([`super::joined::Joined::is_worth_a_close`]).
+/// How long it does so where a store on the network has not said a word yet: one that is away holds no close up for longer, and none
+/// but one a minute ([`super::joined::Joined::is_worth_a_close`]). (Not to wait in a program that has more databases, and goes on, was
+/// tried: its threads' first questions to the store then come all at once, and take descriptors that the program needs.)
 const LIFE_PATIENCE: Duration = Duration::from_millis(250);
 /// The same where it has been reached from this spool before.
 const KNOWN_LIFE_PATIENCE: Duration = Duration::from_secs(1);
@@ -21,33 +22,22 @@ const LIFE_PATIENCE_AT_EXIT: Duration = Duration::from_millis(1500);
 /// How long a last close waits until the lease is given back.
 const LEASE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a process watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Watches {
-    /// One database: its last close may be all there is before the end.
-    One,
-    /// Several: it serves, its threads go on, and what is read at a close leaves later.
-    Several,
-}
-
 impl Watched {
     /// The last connection closes soon after the watch began: gives it the time it needs to be in the replica, if that answers. (A
     /// process that ends without `exit()` has no other moment. A database of which nothing is known is read by the close itself then,
     /// see [`super::reread::at_close`].)
-    pub(super) fn finish_beginning(&self, process: Watches) {
+    pub(super) fn finish_beginning(&self) {
         if self.role() != Role::Joining {
             return;
         }
         let patience = self.settings().sync_timeout.min(CLOSE_PATIENCE);
         let has_shipped = || self.shipped().is_ok_and(|s| s.is_some_and(|s| s.txid.0 > 0));
-        // (A directory is never away.)
-        let life = match self.replica().starts_with("file:") {
-            true => None,
-            false if has_shipped() => Some(KNOWN_LIFE_PATIENCE),
-            false => Some(LIFE_PATIENCE),
+        let life = match self.may_be_away() {
+            false => None,
+            true if has_shipped() => Some(KNOWN_LIFE_PATIENCE),
+            true => Some(LIFE_PATIENCE),
         };
-        let serves = process == Watches::Several;
-        if life.is_some() && serves || !self.joined.is_worth_a_close(life.is_some()) {
+        if !self.joined.is_worth_a_close(life.is_some()) {
             return;
         }
         let end = clock::uptime() + patience;
@@ -78,6 +68,11 @@ impl Watched {
         self.link.give_lease_back(LEASE_PATIENCE);
     }
 
+    /// Whether the replica is on a network. (A directory is never away: it answers when this machine comes to it.)
+    fn may_be_away(&self) -> bool {
+        !self.replica().starts_with("file:")
+    }
+
     /// Whether the replica is known to answer.
     fn is_answered(&self) -> bool {
         let status = self.link.status();
@@ -105,7 +100,7 @@ impl Watched {
         let left = || left_until(end);
         let done = if self.role() == Role::Joining {
             self.join_soon();
-            let life = left_until(begun + LIFE_PATIENCE_AT_EXIT);
+            let life = if self.may_be_away() { left_until(begun + LIFE_PATIENCE_AT_EXIT) } else { left() };
             let joined = self.joined.wait_while_answered(life, left());
             joined.and_then(|_| self.sync_until(left(), Until::Deadline))
         } else if self.is_to_drain() {

@@ -4,7 +4,6 @@ use super::alone::{self, Alone};
 use super::begin;
 use super::bell::Bell;
 use super::care;
-use super::close::Watches;
 use super::entry::{Above, Entry};
 use super::follow::{self, Begun, FollowRequest, Follower, Followers};
 use super::join;
@@ -59,7 +58,6 @@ impl Above for FromAbove {
         if w.must_be_read_by_somebody() && w.take_over() {
             join::join(engine(), w);
         }
-        w.finish_beginning(if engine().only().is_ok() { Watches::One } else { Watches::Several });
     }
 
     fn is_followed(&self, path: &Path) -> bool {

@@ -482,6 +482,7 @@ impl DbObserver for Entry {
             self.wish.close();
             if let Some(w) = self.watched() {
                 self.above.closing(&w);
+                w.finish_beginning();
             }
         }
         self.handles.recall(f);

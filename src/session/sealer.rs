@@ -385,7 +385,9 @@ fn seal_failed(engine: &'static Engine, w: &Arc<Watched>, e: SealError) -> bool 
         SealError::OutOfSync(_) => w.look_again(),
         SealError::Failed(_) if w.spool.is_gone() => renew::restart(engine, w, SPOOL_GONE),
         SealError::Failed(e) => {
-            log::warn!("walrust: {}: cannot seal: {e}", w.path().display());
+            // (Where another has the spool's lock at the moment, the next look comes after that; what lasts is told.)
+            let level = if e.is_retry() { log::Level::Info } else { log::Level::Warn };
+            log::log!(level, "walrust: {}: cannot seal: {e}", w.path().display());
             w.look_again();
             w.spool_fails(&e);
         }

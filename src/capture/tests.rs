@@ -329,7 +329,7 @@ fn a_header_from_before_the_close_says_nothing_of_what_came_after() {
         tracker.seal_noticed(Timestamp(2)).unwrap();
         assert_eq!(spool.position().unwrap(), closed, "the WAL is gone: {is_over}");
         if !is_over {
-            // A generation of which nobody has told is another's to begin with, too.
+            // As after the last close.
             conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         }
     }

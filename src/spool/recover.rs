@@ -52,11 +52,11 @@ impl Spool {
         self.clear_litter();
         let live = self.is_ahead(held)? && self.is_ahead_alive()?;
         let settled = self.settle(held)?;
-        if settled.is_none() && !live {
-            // Nobody else is to go on from it either.
-            self.forget_place(held)?;
-        }
         if !live {
+            if settled.is_none() {
+                // Nobody else is to go on from it either.
+                self.forget_place(held)?;
+            }
             self.end_change(held)?;
         }
         Ok(settled)

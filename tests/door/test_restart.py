@@ -34,7 +34,6 @@ class Restart(door.DoorTest):
             self.assertGreater(now, last)
             last = now
 
-    @unittest.skipUnless(os.path.exists(door.CRASH_SO), "needs `make crash-lib`")
     def test_killed_between_its_first_commit_and_the_note_of_it(self):
         """The file is as the last close left it, and all that came after is in the WAL: nothing is missing."""
         hook = door.Hook(self)

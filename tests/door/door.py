@@ -8,6 +8,7 @@ WALRUST_ROUNDS  multiplies the counts of the campaigns (default 1; `make crash` 
 """
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import http.server
@@ -369,6 +370,26 @@ def tree(directory):
             except FileNotFoundError:
                 pass  # removed while we look, by retention: it is not there
     return found
+
+
+def remove_tree(directory):
+    """Removes a directory whose owner may go on writing there: as often as a file comes while it is being emptied."""
+    while os.path.exists(directory):
+        try:
+            return shutil.rmtree(directory)
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+
+
+def file_bytes(directory, wanted=lambda path: True):
+    """The sizes of the files below a directory, summed; what is removed while we look is not there."""
+    total = 0
+    for base, _, names in os.walk(directory):
+        for path in (os.path.join(base, n) for n in names):
+            with contextlib.suppress(FileNotFoundError):
+                total += os.path.getsize(path) if wanted(path) else 0
+    return total
 
 
 def ltx_files(replica, level=None):

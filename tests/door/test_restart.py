@@ -190,13 +190,11 @@ class Restart(door.DoorTest):
 
     def test_a_spool_deleted_while_the_database_was_closed(self):
         """What is in the replica is this process's own: it begins anew over it when the app opens the database again."""
-        import shutil
-
         p, db, url = self.watched()
         p.sync()
         p.open(":memory:", conn="aside")
         p.close()
-        shutil.rmtree(db + "-walrust")
+        door.remove_tree(db + "-walrust")
         time.sleep(1.5)
         p.open(db)
         p.sql("INSERT INTO t(v) VALUES('after')")
@@ -207,7 +205,6 @@ class Restart(door.DoorTest):
         """The lease was taken from another writer, and then the listing failed or the process was killed: the next try finds its
         own name in the lease, and what the other wrote is still not its own."""
         import json
-        import shutil
 
         p, db, url = self.watched()
         p.sync()
@@ -235,8 +232,6 @@ class Restart(door.DoorTest):
 
     def test_local_state_lost(self):
         """The spool directory is deleted between two runs: the database's checksum is attested by the replica."""
-        import shutil
-
         p, db, url = self.watched()
         p.many("INSERT INTO t(v) VALUES(?)", [("a" * 500,) for _ in range(100)])
         txid = p.sync()
@@ -248,8 +243,6 @@ class Restart(door.DoorTest):
 
     def test_replica_ahead_of_the_database(self):
         """Power loss at synchronous=NORMAL: the local file is older than the replica. TXIDs are never used twice."""
-        import shutil
-
         p, db, url = self.watched()
         p.sql("INSERT INTO t(v) VALUES('old')")
         p.sync()

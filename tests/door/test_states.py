@@ -222,7 +222,7 @@ class Calls(S3Test):
         self.insert(p, 1)
         p.sync()
         self.proxy.down = True
-        shutil.rmtree(self.db + "-walrust")
+        door.remove_tree(self.db + "-walrust")
         self.insert(p, 1)
         self.eventually(lambda: os.path.exists(self.db + "-walrust"), what="a new spool")
         self.assertIsNotNone(self.eventually(p.status, what="a row"))

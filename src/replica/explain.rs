@@ -145,6 +145,10 @@ pub struct ExplainDatabase {
     pub policy: Policy,
     /// Time between two renewals of the lease; zero: none.
     pub lease_interval: Duration,
+    /// How long a lease is still renewed by itself after an upload.
+    pub lease_rests_after: Duration,
+    /// How many leases of the process rest on one heart with this one, itself included; 1: it is renewed by itself always.
+    pub lease_sharers: usize,
     /// Instead of the list price.
     pub price_per_gb: Option<f64>,
     /// Instead of the list price.
@@ -285,7 +289,7 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
     let uploads = m.uploads_per_day.map_or(steady, |n| n as f64);
     let merges: f64 = d.levels.iter().filter(|l| !l.is_zero()).map(|l| per_day(*l).min(uploads)).sum();
     let snapshots = if d.snapshot_interval.is_zero() { 0.0 } else { snapshots_per_day(d) };
-    let lease = if d.lease_interval.is_zero() { 0.0 } else { per_day(d.lease_interval) };
+    let lease = lease_puts(d, uploads);
     // Each file is an object, and an entry in the manifest; under a lease (a directory has one that costs no request) the entries
     // of level 0 are made for many at once.
     let is_local = d.replica.as_ref().is_some_and(|r| r.kind() == StoreKind::Local);
@@ -304,6 +308,21 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
         puts: ((files + lease) * 30.0) as u64,
         lists: ((rounds + validations) * 11.0 * 30.0) as u64,
     }
+}
+
+/// PUTs a day that keep the lease: its own renewals while the database is busy, its share in a heart while that is idle, and one each way
+/// between the two.
+fn lease_puts(d: &ExplainDatabase, uploads: f64) -> f64 {
+    if d.lease_interval.is_zero() {
+        return 0.0;
+    }
+    let renewals = per_day(d.lease_interval);
+    let awake = (uploads / per_day(d.lease_rests_after.max(Duration::from_secs(1)))).min(1.0);
+    if d.lease_sharers < 2 || awake >= 1.0 {
+        return renewals;
+    }
+    let resting = (1.0 - awake) * renewals / d.lease_sharers as f64;
+    (awake * renewals + resting + 2.0 * uploads).min(renewals)
 }
 
 fn estimate(d: &ExplainDatabase, url: &ReplicaUrl, out: &mut String) {
@@ -453,10 +472,30 @@ mod tests {
             levels: [30, 300, 3600].map(Duration::from_secs).to_vec(),
             policy: Policy::default(),
             lease_interval: Duration::ZERO,
+            lease_rests_after: Duration::from_secs(120),
+            lease_sharers: 1,
             price_per_gb: None,
             price_per_1000_put: None,
             validation_interval: Duration::from_secs(3600),
             webhooks: vec!["https://hooks.example.com/services/T0/SECRET".into()],
+        }
+    }
+
+    #[test]
+    fn leases_of_idle_databases_are_paid_once() {
+        let d = |sharers| ExplainDatabase {
+            lease_interval: Duration::from_secs(25),
+            lease_sharers: sharers,
+            ..database("s3://bucket/tenants/app")
+        };
+        for (sharers, uploads, want) in [
+            (1, 0.0, 3456.0),
+            (1000, 0.0, 3.456),
+            (1000, 86_400.0, 3456.0),
+            (1000, 72.0, 345.6 + 3.1104 + 144.0),
+        ] {
+            let puts = lease_puts(&d(sharers), uploads);
+            assert!((puts - want).abs() < 0.01, "{sharers} {uploads}: {puts}");
         }
     }
 

@@ -6,8 +6,7 @@ use super::phase::Role;
 use super::watched::Watched;
 use super::whose::same_replica;
 use crate::base::{Error, Kind, Result, clock};
-use crate::replica::LEASE_KEY;
-use crate::ship::{Borrowed, LeaseState, lives_for};
+use crate::ship::{Borrowed, Observed, lives_for, observe};
 use crate::spool::requests::{Request, Wanted};
 use crate::spool::{Shipping, shipping_in};
 use crate::store::{Store, block_on};
@@ -69,14 +68,9 @@ fn streams_there(dir: &Path, replica: &str) -> bool {
 /// No lease is taken: an app that starts at this moment must not find the replica held by a passing visitor.
 async fn until_nobody_writes(store: &Store) -> Result<()> {
     let end = clock::uptime() + ONE_LIFE;
-    let mut first: Option<LeaseState> = None;
+    let mut first: Option<Observed> = None;
     loop {
-        let bytes = match store.get(LEASE_KEY).await {
-            Ok(bytes) => bytes,
-            Err(e) if e.is_missing() => return Ok(()),
-            Err(e) => return Err(e),
-        };
-        let Some(now) = LeaseState::decode(&bytes) else { return Ok(()) };
+        let Some(now) = observe(store).await? else { return Ok(()) };
         // By observation alone: two machines' clocks are not compared (I-LEASE-1).
         if lives_for(store.url(), &now).is_none() {
             return Ok(());
@@ -85,7 +79,10 @@ async fn until_nobody_writes(store: &Store) -> Result<()> {
         if renewed || clock::uptime() >= end {
             return Err(Error::new(
                 Kind::Fenced,
-                format!("{} streams to it; call it in that process, or stop that one first", now.holder),
+                format!(
+                    "{} streams to it; call it in that process, or stop that one first",
+                    now.lease.holder
+                ),
             ));
         }
         first.get_or_insert(now);

@@ -1,10 +1,11 @@
 //! A lease that is held: taken, kept, given back, at the store. What to do is decided by [`super::lease`].
 
+use super::heart::{self, Share};
 use super::lease::{
-    Age, Claim, Found, LeaseState, Me, Process, Rival, Seen, Sight, Upkeep, claim, due_in, held_by, seen,
-    taken_by, upkeep,
+    Age, Claim, Found, LeaseState, Me, Observed, Process, Pulse, Purpose, Rival, Seen, Sight, Upkeep, claim,
+    due_in, held_by, may_rest, renew_after, seen, taken_by, upkeep, wakes,
 };
-use crate::base::{Error, ForkSafe, Kind, Result, TxId, clock};
+use crate::base::{Error, ForkSafe, Kind, Result, TxId, clock, crash};
 use crate::replica::LEASE_KEY as KEY;
 use crate::store::{Store, Version};
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ thread_local! {
 }
 
 /// How long the lease of the replica at `url` has been as it was `found`.
-pub(super) fn unchanged_for(url: &str, found: &LeaseState) -> Duration {
+pub(super) fn unchanged_for(url: &str, found: &Observed) -> Duration {
     let now = clock::uptime();
     let look = |sights: &mut BTreeMap<String, Sight>| {
         if sights.len() >= REMEMBERED && !sights.contains_key(url) {
@@ -40,11 +41,31 @@ pub(super) fn unchanged_for(url: &str, found: &LeaseState) -> Duration {
     look(&mut SIGHTS.lock())
 }
 
+/// Reads a replica's lease, and the heart that it rests on. `None` where there is no lease. Errors as the store does.
+pub async fn observe(store: &Store) -> Result<Option<Observed>> {
+    let bytes = match store.get(KEY).await {
+        Ok(bytes) => bytes,
+        Err(e) if e.is_missing() => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let Some(lease) = LeaseState::decode(&bytes) else { return Ok(None) };
+    let beat = beat_of(store, &lease).await?;
+    Ok(Some(Observed { lease, beat }))
+}
+
+/// The last beat of the heart that a lease rests on, if it does. Errors as the store does.
+async fn beat_of(store: &Store, lease: &LeaseState) -> Result<Option<u64>> {
+    match &lease.heart {
+        Some(id) => heart::look(store.url(), id).await,
+        None => Ok(None),
+    }
+}
+
 /// Whether the lease that was `found` at `url` is another's and may be alive: how long it lasts if it is not renewed, or `None`
 /// when it has ended or was given back.
-pub fn lives_for(url: &str, found: &LeaseState) -> Option<Duration> {
-    let is_gone = found.process.as_ref().is_some_and(Process::is_gone);
-    let found = Found { state: found, unchanged: unchanged_for(url, found), is_gone };
+pub fn lives_for(url: &str, found: &Observed) -> Option<Duration> {
+    let is_gone = found.lease.process.as_ref().is_some_and(Process::is_gone);
+    let found = Found { state: &found.lease, unchanged: unchanged_for(url, found), is_gone };
     match claim(Some(found), "", Rival::Respect, TxId::ZERO) {
         Claim::Take { .. } => None,
         Claim::Wait(left) => Some(left),
@@ -67,6 +88,21 @@ pub struct Lease {
     found: Option<LeaseState>,
     /// Its object was gone, and was made again.
     remade: bool,
+    /// In the heart of this process, where there can be one.
+    share: Option<Share>,
+    /// Whether the object says that it rests on the heart.
+    rests: bool,
+}
+
+/// What is known of a lease that is there. Errors as the store does, unless the lease may be taken whatever its heart does.
+async fn find<'a>(store: &Store, me: &Me, state: &'a LeaseState, rival: Rival) -> Result<Found<'a>> {
+    let is_gone = state.process.as_ref().is_some_and(Process::is_gone);
+    let beat = match beat_of(store, state).await {
+        Err(e) if !is_gone && rival == Rival::Respect && state.writer != me.writer => return Err(e),
+        beat => beat.unwrap_or_default(),
+    };
+    let observed = Observed { lease: state.clone(), beat };
+    Ok(Found { state, unchanged: unchanged_for(store.url(), &observed), is_gone })
 }
 
 /// How the lease is after [`Lease::keep`].
@@ -95,11 +131,10 @@ impl Lease {
                 Err(e) => return Err(e),
             };
             let held = there.as_ref().and_then(|(held, _)| held.as_ref());
-            let found = held.map(|state| Found {
-                state,
-                unchanged: unchanged_for(store.url(), state),
-                is_gone: state.process.as_ref().is_some_and(Process::is_gone),
-            });
+            let found = match held {
+                Some(state) => Some(find(store, me, state, rival).await?),
+                None => None,
+            };
             let (base, after) = match claim(found, &me.writer, rival, newest) {
                 Claim::Take { base, after } => (base, after),
                 Claim::Wait(left) => {
@@ -112,6 +147,16 @@ impl Lease {
             match store.put_if(KEY, state.encode()?, there.as_ref().map(|(_, v)| v)).await {
                 Ok(version) => {
                     let found = there.and_then(|(held, _)| held);
+                    crash::point("heart.taken");
+                    if let Some(id) = found
+                        .as_ref()
+                        .filter(|held| held.session != me.session)
+                        .and_then(|held| held.heart.as_deref())
+                    {
+                        // (Who is not told finds out when he wakes: I-HEART-3.)
+                        drop(heart::tell(store.url(), id).await);
+                    }
+                    let share = Share::of(store.url(), &me.who, &me.session);
                     let (me, renewed, tried, known) = (me.clone(), sent, sent, sent);
                     return Ok(Lease {
                         me,
@@ -124,6 +169,8 @@ impl Lease {
                         beat,
                         found,
                         remade: false,
+                        share,
+                        rests: false,
                     });
                 }
                 Err(e) if e.kind() == Kind::Exists => {}
@@ -133,17 +180,27 @@ impl Lease {
         Err(Error::new(Kind::Retry, "the replica's lease keeps changing hands"))
     }
 
-    /// Does what is due for the lease to stay ours, before anything is done that wants it.
-    pub async fn keep(&mut self, store: &Store) -> Kept {
-        let mut why = None;
+    /// Does what is due for the lease to stay ours: before anything is done that wants it, or while nothing is.
+    pub(super) async fn keep(&mut self, store: &Store, purpose: Purpose) -> Kept {
+        let (mut why, mut is_woken) = (None, false);
+        if self.rests {
+            let beaten = self.beat().await;
+            if !wakes(purpose, self.pulse()) {
+                return beaten.map_or_else(Kept::Unrenewed, |()| Kept::Ours);
+            }
+            (self.rests, is_woken) = (false, true);
+            crash::point("heart.wakes");
+        }
         loop {
-            let is_read = match upkeep(self.age()) {
+            // (One that wakes is renewed at once, whenever that was done last.)
+            let next = if std::mem::take(&mut is_woken) { Upkeep::Renew } else { upkeep(self.age()) };
+            let is_read = match next {
                 Upkeep::GoOn => {
                     // (It may have been made again, after it was gone.)
                     return why.filter(|_| !self.is_fresh()).map_or(Kept::Ours, Kept::Unrenewed);
                 }
                 Upkeep::Look => self.look(store).await,
-                Upkeep::Renew => match self.renew(store).await {
+                Upkeep::Renew => match self.renew(store, purpose).await {
                     Ok(()) => Ok(false),
                     Err(e) if e.kind() == Kind::Exists || e.is_missing() => {
                         let first = why.replace(e).is_none();
@@ -180,13 +237,39 @@ impl Lease {
         Age { renewed: since(self.renewed), tried: since(self.tried), known: since(self.known) }
     }
 
-    async fn renew(&mut self, store: &Store) -> Result<()> {
+    async fn renew(&mut self, store: &Store, purpose: Purpose) -> Result<()> {
+        // (A heart that does not beat, or may not, is told by nobody: the lease is renewed by itself.)
+        let may_rest =
+            self.share.as_ref().is_some_and(|share| may_rest(purpose, share.sharers(), share.is_refused()));
+        let rests = may_rest && self.beat().await.is_ok() && !wakes(purpose, self.pulse());
+        let heart = self.share.as_ref().filter(|_| rests).map(|share| share.id().to_string());
         let sent = clock::uptime();
         self.tried = sent;
         self.beat = self.beat.wrapping_add(1);
-        let version = store.put_if(KEY, self.state().encode()?, Some(&self.version)).await?;
-        (self.version, self.renewed, self.known) = (version, sent, sent);
+        let state = LeaseState { heart, ..self.state() };
+        let version = store.put_if(KEY, state.encode()?, Some(&self.version)).await?;
+        (self.version, self.renewed, self.known, self.rests) = (version, sent, sent, rests);
+        if rests {
+            crash::point("heart.rests");
+        }
         Ok(())
+    }
+
+    /// Has the heart beat, if a beat is due. Errors as the store does.
+    async fn beat(&self) -> Result<()> {
+        match &self.share {
+            Some(share) => share.beat().await,
+            None => Ok(()),
+        }
+    }
+
+    fn pulse(&self) -> Pulse {
+        let share = self.share.as_ref();
+        let age = |at: Duration| clock::uptime().saturating_sub(at);
+        Pulse {
+            beaten: share.and_then(Share::beaten).map(age),
+            is_taken: share.is_some_and(Share::was_taken),
+        }
     }
 
     /// Reads whose it is, and takes it again where it is gone. Whether another version of ours was there than the last known.
@@ -208,7 +291,8 @@ impl Lease {
             }
             Seen::Nothing => {
                 let base = self.base;
-                *self = Lease::take(store, &self.me, false, base).await?;
+                // (Boxed: taking one and looking at one call each other's kin.)
+                *self = Box::pin(Lease::take(store, &self.me, false, base)).await?;
                 (self.base, self.remade) = (base, true);
                 Ok(false)
             }
@@ -248,7 +332,7 @@ impl Lease {
     /// It is decided, and on disk, how the history goes on from what that one wrote. Errors with what the store answers; then the
     /// next renewal says it.
     pub async fn settled(&mut self, store: &Store) -> Result<()> {
-        if self.after.take().is_some() { self.renew(store).await } else { Ok(()) }
+        if self.after.take().is_some() { self.renew(store, Purpose::Work).await } else { Ok(()) }
     }
 
     fn state(&self) -> LeaseState {
@@ -265,17 +349,32 @@ impl Lease {
 
     /// When to look again.
     pub fn due_in(&self) -> Duration {
+        if self.rests {
+            let age = self.pulse_age();
+            return renew_after().saturating_sub(age).max(super::lease::pause());
+        }
         due_in(self.age())
+    }
+
+    /// Since the last beat of the heart that it rests on.
+    fn pulse_age(&self) -> Duration {
+        let beaten = self.share.as_ref().and_then(Share::beaten);
+        clock::uptime().saturating_sub(beaten.unwrap_or_default())
     }
 
     /// The uptime until which it is ours, whatever happens at the store meanwhile (I-LEASE-4).
     pub fn ours_until(&self) -> Duration {
+        if self.rests {
+            // (It wakes first: I-HEART-3.)
+            return Duration::ZERO;
+        }
         (self.renewed + super::lease::life()).max(self.known + super::lease::pause())
     }
 
     /// Whether its last renewal is not old: nothing is wrong with it.
     pub fn is_fresh(&self) -> bool {
-        self.age().renewed < super::lease::renew_after()
+        let age = if self.rests { self.pulse_age() } else { self.age().renewed };
+        age < renew_after()
     }
 
     /// Gives it back: the next writer need not wait. `ahead`: the manifest lacks entries, still. Failing to is harmless, the lease
@@ -284,6 +383,9 @@ impl Lease {
         let ended = LeaseState { ends: 0, ahead, ..self.state() };
         if let Ok(bytes) = ended.encode() {
             let _ = store.put_if(KEY, bytes, Some(&self.version)).await;
+        }
+        if let Some(share) = self.share {
+            share.leave().await;
         }
     }
 }

@@ -104,7 +104,7 @@ impl Scene {
     }
 
     fn keep(&self, lease: &mut Lease) -> &'static str {
-        match block_on(lease.keep(&self.store)).unwrap() {
+        match block_on(lease.keep(&self.store, Purpose::Work)).unwrap() {
             Kept::Ours => "ours",
             Kept::Unrenewed(_) => "unrenewed",
             Kept::Unknown(_) => "unknown",
@@ -235,4 +235,168 @@ fn a_crashed_process_of_this_spool_need_not_wait_and_knows_what_was_not_settled(
     assert_eq!((b.taken_from(), b.evicted()), (Some("a's host"), true));
     block_on(b.settled(&s.store)).unwrap().unwrap();
     assert_eq!(s.take("b").unwrap().taken_from(), None);
+}
+
+/// Two databases of machine a in one folder of one bucket, and what another machine makes of it.
+struct Folder {
+    scene: Scene,
+    stores: [Store; 2],
+    leases: Vec<Lease>,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        Store::stand_in(None);
+    }
+}
+
+fn store_at(bucket: &Arc<object_store::memory::InMemory>, path: &str) -> Store {
+    let client = object_store::prefix::PrefixStore::new(bucket.clone(), path);
+    Store::over_client(Arc::new(client), &format!("s3://bucket/{path}")).with_retry(Retry::NONE)
+}
+
+fn folder() -> Folder {
+    let scene = scene();
+    let bucket = Arc::new(object_store::memory::InMemory::new());
+    Store::stand_in(Some(store_at(&bucket, "t").with_faults(scene.broken.clone())));
+    let stores = ["t/one", "t/two"].map(|path| store_at(&bucket, path));
+    let take = |store| block_on(Lease::take(store, &me("a"), false, TxId(10))).unwrap().unwrap();
+    let leases = stores.iter().map(take).collect();
+    Folder { scene, stores, leases }
+}
+
+fn me(who: &str) -> Me {
+    Me { writer: who.into(), session: format!("{who}'s"), who: format!("{who}'s host") }
+}
+
+impl Folder {
+    /// Both keepers look, time and again, while `s` seconds pass.
+    fn idle(&mut self, s: u64) -> [&'static str; 2] {
+        let (mut kept, mut due) = (["", ""], [Duration::ZERO; 2]);
+        for _ in 0..s {
+            self.scene.pass(1);
+            for n in [0, 1] {
+                if clock::uptime() >= due[n] {
+                    kept[n] = self.keep(n, Purpose::Rest);
+                    due[n] = clock::uptime() + self.leases[n].due_in();
+                }
+            }
+        }
+        kept
+    }
+
+    fn keep(&mut self, n: usize, purpose: Purpose) -> &'static str {
+        match block_on(self.leases[n].keep(&self.stores[n], purpose)).unwrap() {
+            Kept::Ours => "ours",
+            Kept::Unrenewed(_) => "unrenewed",
+            Kept::Unknown(_) => "unknown",
+            Kept::Lost(_) => "lost",
+        }
+    }
+
+    fn take(&self, n: usize, who: &str, evict: bool) -> Result<Lease> {
+        block_on(Lease::take(&self.stores[n], &me(who), evict, TxId(10))).unwrap()
+    }
+
+    fn there(&self, n: usize) -> LeaseState {
+        block_on(observe(&self.stores[n])).unwrap().unwrap().unwrap().lease
+    }
+
+    fn hearts(&self) -> Vec<String> {
+        let folder = Store::open(&crate::store::ReplicaUrl::parse("s3://bucket/t").unwrap()).unwrap();
+        block_on(folder.list("walrust/hearts/")).unwrap().unwrap().into_iter().map(|o| o.key).collect()
+    }
+}
+
+#[test]
+fn idle_leases_rest_on_one_heart_and_live_as_long_as_it_beats() {
+    let mut f = folder();
+    assert_eq!(f.there(0).heart, None);
+    assert_eq!(f.idle(30), ["ours", "ours"]);
+    let resting = f.there(0);
+    assert!(resting.heart.is_some() && f.leases.iter().all(|l| l.rests));
+    let written = f.there(0).beat;
+    assert_eq!(f.idle(1000), ["ours", "ours"]);
+    assert_eq!(f.there(0).beat, written, "its object is not written any more");
+    // A second machine is refused as before, however long it looks.
+    for _ in 0..10 {
+        assert_eq!(f.take(0, "b", false).unwrap_err().kind(), Kind::Fenced);
+        f.idle(20);
+    }
+    // The machine dies: after a life without a beat its leases have ended.
+    assert!(f.take(1, "b", false).is_err());
+    f.scene.pass(59);
+    assert!(f.take(1, "b", false).is_err());
+    f.scene.pass(1);
+    assert!(f.take(1, "b", false).is_ok());
+}
+
+#[test]
+fn a_lease_wakes_before_anything_is_written() {
+    let mut f = folder();
+    f.idle(40);
+    assert!(f.leases[0].rests && f.leases[0].ours_until().is_zero());
+    assert_eq!(f.keep(0, Purpose::Work), "ours");
+    assert!(!f.leases[0].rests && f.there(0).heart.is_none());
+    assert!(f.leases[1].rests);
+    // It was frozen; meanwhile its heart stood still and another took the lease.
+    f.idle(40);
+    assert!(f.leases[0].rests);
+    assert!(f.take(0, "b", false).is_err());
+    f.scene.pass(61);
+    f.take(0, "b", false).unwrap();
+    assert_eq!(f.keep(0, Purpose::Work), "lost");
+    assert_eq!(f.keep(1, Purpose::Work), "ours");
+}
+
+#[test]
+fn an_idle_holder_hears_that_its_lease_was_taken() {
+    let mut f = folder();
+    f.idle(40);
+    f.take(1, "b", true).unwrap();
+    assert_eq!(f.idle(60), ["ours", "lost"]);
+}
+
+#[test]
+fn a_heart_that_cannot_beat_gives_way_to_renewals() {
+    let mut f = folder();
+    f.scene.broken.puts.store(true, Ordering::Relaxed);
+    f.idle(100);
+    // None may be written in the folder: the leases are renewed by themselves.
+    assert!(f.leases.iter().all(|l| !l.rests && l.is_fresh()), "{:?}", f.leases);
+    f.scene.broken.puts.store(false, Ordering::Relaxed);
+    f.idle(3700);
+    assert!(f.leases.iter().all(|l| l.rests));
+    // It may no more: before anybody may take them they are awake.
+    f.scene.broken.puts.store(true, Ordering::Relaxed);
+    f.idle(50);
+    assert!(f.leases.iter().all(|l| !l.rests));
+    assert!(f.take(0, "b", false).is_err());
+}
+
+#[test]
+fn a_heart_that_cannot_be_read_proves_nothing() {
+    let mut f = folder();
+    f.idle(40);
+    f.scene.broken.gets.store(true, Ordering::Relaxed);
+    f.scene.pass(1000);
+    let e = f.take(0, "b", false).unwrap_err();
+    assert!(e.to_string().contains("walrust/hearts/"), "{e}");
+    assert!(f.take(0, "b", true).is_ok(), "a person has decided");
+}
+
+#[test]
+fn a_heart_that_was_deleted_beats_again_and_the_last_to_leave_removes_it() {
+    let mut f = folder();
+    f.idle(40);
+    let [key] = &f.hearts()[..] else { panic!("one heart") };
+    let folder = Store::open(&crate::store::ReplicaUrl::parse("s3://bucket/t").unwrap()).unwrap();
+    block_on(folder.delete(std::slice::from_ref(key))).unwrap().unwrap();
+    assert_eq!(f.idle(60), ["ours", "ours"]);
+    assert_eq!(f.hearts().len(), 1);
+    for n in [0, 1] {
+        let lease = f.leases.pop().unwrap();
+        block_on(lease.release(&f.stores[1 - n], false)).unwrap();
+        assert_eq!(f.hearts().len(), 1 - n);
+    }
 }

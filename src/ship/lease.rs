@@ -1,7 +1,7 @@
 //! The lease object, and every decision about it. Pure; what was read and observed is handed in.
 //!
 //! `walrust/lease.json` names the holder, its session, and the life of the lease. The holder renews it at 5/12 of that life, by
-//! conditional update only.
+//! conditional update only. One whose database is idle may rest on a heart instead ([`super::heart`]).
 //!
 //! # Rules
 //!
@@ -29,6 +29,9 @@ const LONGEST_LIFE_MS: u64 = 600_000;
 /// must not bear the TXID of a state of ours. More than it can ship in that time.
 const ROOM: u64 = 1 << 16;
 
+/// How many leases of one process share a heart at least: for one alone it costs as much as its own renewals.
+pub(super) const FEWEST_SHARERS: usize = 2;
+
 /// The longest lease object: far longer than ours are.
 const LONGEST: usize = 4096;
 /// The longest host name and process id that is shown.
@@ -42,6 +45,11 @@ pub(super) fn life() -> Duration {
 /// A lease is renewed when this much of its life has passed: 25 seconds.
 pub(super) fn renew_after() -> Duration {
     life() * 5 / 12
+}
+
+/// A lease may rest when its database has been idle for that long: two lives.
+pub(super) fn rest_after() -> Duration {
+    life() * 2
 }
 
 /// Between two tries of a renewal that fails, and how long a look at the lease is worth: 5 seconds.
@@ -133,6 +141,9 @@ pub struct LeaseState {
     /// Its holder may have put files whose entries in the manifest are still to come (I-MAN-4 of `replica`).
     #[serde(default)]
     pub ahead: bool,
+    /// The heart that it rests on: it lives as long as that one beats (I-HEART-2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heart: Option<String>,
 }
 
 impl LeaseState {
@@ -144,7 +155,8 @@ impl LeaseState {
             name.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_NAME).collect()
         };
         let after = state.after.as_deref().map(shown);
-        Some(LeaseState { holder: shown(&state.holder), after, ..state })
+        let heart = state.heart.filter(|id| super::heart::is_id(id));
+        Some(LeaseState { holder: shown(&state.holder), after, heart, ..state })
     }
 
     /// The object's bytes. Errors with [`Kind::Bug`].
@@ -167,15 +179,24 @@ impl LeaseState {
     }
 }
 
+/// A lease as it was read, and what it lives by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The object.
+    pub lease: LeaseState,
+    /// The last beat of the heart that it rests on, if it rests on one that is there.
+    pub beat: Option<u64>,
+}
+
 /// What one process has seen of one replica's lease.
 #[derive(Debug, Default)]
 pub(super) struct Sight {
-    last: Option<(LeaseState, Duration)>,
+    last: Option<(Observed, Duration)>,
 }
 
 impl Sight {
     /// Notes what was read at uptime `now`; how long it has been so.
-    pub(super) fn look(&mut self, found: &LeaseState, now: Duration) -> Duration {
+    pub(super) fn look(&mut self, found: &Observed, now: Duration) -> Duration {
         match &self.last {
             Some((state, since)) if state == found && *since <= now => now - *since,
             _ => {
@@ -288,6 +309,35 @@ pub(super) fn upkeep(age: Age) -> Upkeep {
     }
 }
 
+/// What a keeper asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To write to the replica, now or soon.
+    Work,
+    /// That it stays ours while the database is idle.
+    Rest,
+}
+
+/// What is known of the heart that a lease rests on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pulse {
+    /// Since its last acknowledged beat was sent; `None`: there was none.
+    pub(super) beaten: Option<Duration>,
+    /// Somebody has said in it that he took the lease.
+    pub(super) is_taken: bool,
+}
+
+/// Whether a lease that rests wakes (I-HEART-1, I-HEART-3, I-HEART-4).
+pub(super) fn wakes(purpose: Purpose, pulse: Pulse) -> bool {
+    let beats = pulse.beaten.is_some_and(|age| age < life() * 2 / 3);
+    purpose == Purpose::Work || pulse.is_taken || !beats
+}
+
+/// Whether a renewal that is due may be the last one, because the lease rests from then on.
+pub(super) fn may_rest(purpose: Purpose, sharers: usize, is_refused: bool) -> bool {
+    purpose == Purpose::Rest && sharers >= FEWEST_SHARERS && !is_refused
+}
+
 /// When a holder has to look again.
 pub(super) fn due_in(age: Age) -> Duration {
     renew_after().saturating_sub(age.renewed).max(pause().saturating_sub(age.tried))
@@ -308,6 +358,7 @@ impl Me {
             life_ms,
             process: Process::this(),
             ahead: true,
+            heart: None,
         }
     }
 }
@@ -395,14 +446,23 @@ mod tests {
     #[test]
     fn a_lease_ends_by_standing_still_and_lives_by_changing() {
         let mut sight = Sight::default();
-        let first = lease("b", "1");
+        let seen = |lease: LeaseState, beat| Observed { lease, beat };
+        let first = seen(lease("b", "1"), None);
         assert_eq!(sight.look(&first, s(10)), s(0));
         assert_eq!(sight.look(&first, s(69)), s(59));
-        let renewed = LeaseState { beat: 2, ..first.clone() };
+        let renewed = seen(LeaseState { beat: 2, ..first.lease.clone() }, None);
         assert_eq!(sight.look(&renewed, s(70)), s(0));
         assert_eq!(sight.look(&renewed, s(90)), s(20));
         assert_eq!(sight.look(&first, s(91)), s(0), "put back is a change, too");
         assert_eq!(sight.look(&first, s(5)), s(0), "another clock");
+        // It rests: its heart's beats are its life, and a heart that is gone is one that stands still.
+        let rests =
+            |beat| seen(LeaseState { heart: Some("0123456789abcdef".into()), ..first.lease.clone() }, beat);
+        for (now, beat, want) in
+            [(100, Some(1), 0), (130, Some(1), 30), (131, Some(2), 0), (150, None, 0), (210, None, 60)]
+        {
+            assert_eq!(sight.look(&rests(beat), s(now)), s(want), "{now}");
+        }
     }
 
     #[test]
@@ -439,6 +499,40 @@ mod tests {
         assert_eq!(due_in(age(10, 10, 10)), s(15));
         assert_eq!(due_in(age(40, 2, 40)), s(3));
         assert_eq!(due_in(age(40, 9, 40)), s(0));
+    }
+
+    #[test]
+    fn when_a_lease_rests_and_when_it_wakes() {
+        let pulse = |beaten: Option<u64>, is_taken| Pulse { beaten: beaten.map(s), is_taken };
+        for (purpose, at, want) in [
+            (Purpose::Rest, pulse(Some(0), false), false),
+            (Purpose::Rest, pulse(Some(39), false), false),
+            // Before anybody may take it, it is renewed by itself.
+            (Purpose::Rest, pulse(Some(40), false), true),
+            (Purpose::Rest, pulse(None, false), true),
+            (Purpose::Rest, pulse(Some(0), true), true),
+            (Purpose::Work, pulse(Some(0), false), true),
+        ] {
+            assert_eq!(wakes(purpose, at), want, "{purpose:?} {at:?}");
+        }
+        for (purpose, sharers, is_refused, want) in [
+            (Purpose::Rest, 2, false, true),
+            (Purpose::Rest, 1, false, false),
+            (Purpose::Rest, 1000, true, false),
+            (Purpose::Work, 1000, false, false),
+        ] {
+            assert_eq!(may_rest(purpose, sharers, is_refused), want, "{purpose:?} {sharers} {is_refused}");
+        }
+    }
+
+    #[test]
+    fn a_heart_is_named_by_its_id_alone() {
+        let named = |id: &str| LeaseState { heart: Some(id.into()), ..lease("a", "1") };
+        let read = |id| LeaseState::decode(&named(id).encode().unwrap()).unwrap().heart;
+        assert_eq!(read("0123456789abcdef").as_deref(), Some("0123456789abcdef"));
+        for id in ["", "../../secret", "0123456789ABCDEF", "0123456789abcdef0", "0123456789abcde/"] {
+            assert_eq!(read(id), None, "{id}");
+        }
     }
 
     #[test]

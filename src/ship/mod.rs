@@ -8,7 +8,7 @@
 //! stream     level 0, oldest first, and the snapshot that a lineage begins with     (stream.rs)
 //! snapshots  later snapshots                                                        (beside.rs)
 //! upkeep     merges; what a refused COMMIT left; lending the right to remove files  (beside.rs, lend.rs)
-//! keeper     the lease                                                              (beside.rs, holder.rs, lease.rs)
+//! keeper     the lease                                                              (beside.rs, holder.rs, heart.rs, lease.rs)
 //! clerk      the manifest's entries of level 0, many at once                        (name.rs, owed.rs)
 //! ```
 //!
@@ -49,6 +49,7 @@
 mod beside;
 mod desk;
 mod duty;
+mod heart;
 mod holder;
 #[cfg(test)]
 mod lanes_tests;
@@ -68,8 +69,8 @@ mod steady;
 mod stream;
 
 pub use duty::{Course, Duties, Duty};
-pub use holder::{Kept, Lease, lives_for};
-pub use lease::{LeaseState, Me, Process};
+pub use holder::{Kept, Lease, lives_for, observe};
+pub use lease::{LeaseState, Me, Observed, Process};
 pub use lend::Borrowed;
 pub use link::{Bells, Link};
 pub use run::{is_left_at_work, leave, start};

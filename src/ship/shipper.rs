@@ -2,7 +2,7 @@
 
 use super::duty::{Course, Duty};
 use super::holder::{Kept, Lease};
-use super::lease::Me;
+use super::lease::{Me, Purpose, rest_after};
 use super::link::{LeaseWish, Link};
 use super::merge::Merger;
 use super::owed::Owed;
@@ -178,6 +178,8 @@ pub(super) struct Shipper {
     /// The entries that it lacks.
     pub(super) owed: Mutex<Owed>,
     merger: Mutex<Merger>,
+    /// Uptime.
+    began: Duration,
 }
 
 impl Shipper {
@@ -204,6 +206,7 @@ impl Shipper {
             ours_until: Mutex::new(None),
             manifest: tokio::sync::Mutex::new(None),
             owed: Mutex::new(Owed::new(owed.as_deref())),
+            began: clock::uptime(),
             plan,
         }
     }
@@ -271,14 +274,14 @@ impl Shipper {
         if until.is_some_and(|t| clock::uptime() < t) {
             return Ok(Right::new(self));
         }
-        self.sit().await?;
+        self.sit(Purpose::Work).await?;
         Ok(Right::new(self))
     }
 
     /// Takes the lease, or does what is due for it to be kept.
-    async fn sit(&self) -> Step<()> {
+    async fn sit(&self, purpose: Purpose) -> Step<()> {
         let mut seat = self.seat.lock().await;
-        let sits = self.sit_at(&mut seat).await;
+        let sits = self.sit_at(&mut seat, purpose).await;
         *self.ours_until() = seat.lease.as_ref().filter(|_| sits.is_ok()).map(Lease::ours_until);
         sits
     }
@@ -287,9 +290,9 @@ impl Shipper {
         self.ours_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn sit_at(&self, seat: &mut Seat) -> Step<()> {
+    async fn sit_at(&self, seat: &mut Seat, purpose: Purpose) -> Step<()> {
         if let Some(lease) = &mut seat.lease {
-            match lease.keep(&self.plan.store).await {
+            match lease.keep(&self.plan.store, purpose).await {
                 Kept::Ours if lease.is_fresh() => self.fares_well(Duty::Lease),
                 Kept::Ours => {}
                 Kept::Unrenewed(e) => self.fares_ill(Duty::Lease, &e),
@@ -387,7 +390,7 @@ impl Shipper {
         if !rest.is_zero() && self.seat.lock().await.lease.is_none() {
             return Ok(rest);
         }
-        self.sit().await?;
+        self.sit(self.purpose()).await?;
         let (rest, remade) = match &mut self.seat.lock().await.lease {
             Some(lease) => (lease.due_in(), lease.take_remade()),
             None => (LONGEST_REST, false),
@@ -397,6 +400,14 @@ impl Shipper {
             self.still_there().await?;
         }
         Ok(rest)
+    }
+
+    /// Whether the database has been idle for so long that its lease may rest.
+    fn purpose(&self) -> Purpose {
+        let status = self.plan.link.status();
+        let idle = clock::uptime().saturating_sub(status.last_start.unwrap_or(self.began));
+        let works = status.uploading || self.rights.load(Ordering::Acquire) > 0 || idle < rest_after();
+        if works { Purpose::Work } else { Purpose::Rest }
     }
 
     /// Is what was shipped still in the replica? A bucket that was emptied, or a disk in its place, holds nothing, and files without

@@ -20,6 +20,9 @@ const PARALLEL: usize = 8;
 /// How often the holder of a lease renews it.
 const LEASE: Duration = Duration::from_secs(25);
 
+/// For how long after an upload it is renewed by itself, where idle ones share a heart.
+const LEASE_RESTS_AFTER: Duration = Duration::from_secs(120);
+
 /// The report over every database that is watched, configured, or this connection's own.
 pub(super) fn explain(conn: &Connection, args: &[Value]) -> Result<Value> {
     let options = Options::parse("options", common::text(args, 0, "options")?, &[], WithSettings::Yes)?;
@@ -32,6 +35,10 @@ pub(super) fn explain(conn: &Connection, args: &[Value]) -> Result<Value> {
         )?;
     for (d, seen) in shown.iter_mut().zip(seen) {
         d.seen = seen;
+    }
+    let folders: Vec<Option<String>> = shown.iter().map(folder).collect();
+    for (d, own) in shown.iter_mut().zip(&folders) {
+        d.lease_sharers = folders.iter().filter(|f| f.is_some() && *f == own).count().max(1);
     }
     Ok(Value::Text(preview(&shown).trim_end().to_string()))
 }
@@ -86,11 +93,19 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
         levels: s.levels.clone(),
         policy: session::policy(s),
         lease_interval: if has_lease { LEASE } else { Duration::ZERO },
+        lease_rests_after: LEASE_RESTS_AFTER,
+        lease_sharers: 1,
         price_per_gb: s.price_per_gb,
         price_per_1000_put: s.price_per_1000_put,
         validation_interval: s.validation_interval,
         webhooks: s.webhooks.iter().map(|h| h.url.clone()).collect(),
     })
+}
+
+/// The folder in a bucket whose heart its lease would rest on.
+fn folder(d: &ExplainDatabase) -> Option<String> {
+    let replica = d.replica.as_ref().filter(|_| !d.lease_interval.is_zero())?;
+    replica.parent().map(|folder| folder.to_string())
 }
 
 /// The size as of the newest commit that was captured: the file itself grows at a checkpoint only.

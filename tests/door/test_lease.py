@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 import unittest
@@ -130,6 +131,125 @@ class Long(door.DoorTest):
         a.sql("INSERT INTO t VALUES('after')")
         a.sync(30)
         self.assertEqual(a.status()["state"], "streaming")
+
+
+class Hearts(door.DoorTest):
+    """Idle databases of one program share one heartbeat; a second machine is kept out as before."""
+
+    DATABASES = 12
+    LIFE = 3  # seconds
+
+    def setUp(self):
+        super().setUp()
+        self.s3 = door.S3(self)
+        self.proxy = door.FaultProxy(self, self.s3.port)
+        self.env = self.s3.env(WALRUST_LEASE_MS=str(int(self.LIFE * 1000)))
+
+    def url(self, n):
+        return self.s3.url(f"tenants/{n}", self.proxy.endpoint)
+
+    def holder(self):
+        """A process that streams all databases, and has nothing to do."""
+        p = self.peer(so=door.CRASH_SO, env=self.env).open(":memory:")
+        for n in range(self.DATABASES):
+            p.open(self.path(f"{n}.db"), f"c{n}")
+            p.watch(self.url(n), conn=f"c{n}", interval="0s")
+            p.sql("CREATE TABLE t(v)", conn=f"c{n}")
+            p.sql("SELECT walrust_sync()", conn=f"c{n}")
+        return p
+
+    def rests(self, n):
+        return "heart" in json.loads(self.s3.get(f"tenants/{n}/walrust/lease.json"))
+
+    def all_rest(self):
+        self.eventually(lambda: all(self.rests(n) for n in range(self.DATABASES)), timeout=40, what="leases at rest")
+
+    def another(self, n):
+        """Another machine, with a copy of that database."""
+        copy = self.path("other", f"{n}.db")
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+        self.restore(self.url(n), copy, env=self.env)
+        return self.peer(so=door.CRASH_SO, env=self.env).open(copy)
+
+    def test_idle_databases_cost_one_request_for_all(self):
+        p = self.holder()
+        self.all_rest()
+        time.sleep(self.LIFE)
+        self.proxy.seen.clear()
+        beats = 8
+        time.sleep(self.LIFE * 5 / 12 * beats)
+        asked = [(method, path.split("?")[0]) for method, path, _ in self.proxy.seen]
+        # (Each database's own renewals were twelve times as many. A beat that is late makes them once.)
+        self.assertLessEqual(len(asked), beats + 2 + self.DATABASES, asked)
+        hearts = [path for method, path in asked if method == "PUT" and "/hearts/" in path]
+        self.assertGreaterEqual(len(hearts), 2)
+        self.assertEqual(len(set(hearts)), 1)
+        self.assertRegex(hearts[0], r"/tenants/walrust/hearts/[0-9a-f]{16}\.json$")
+        # It is no database, and nothing else that a listing shows.
+        self.assertEqual(sorted(r[0] for r in p.rows("SELECT name FROM walrust_list(?)", self.s3.url("tenants", self.proxy.endpoint))),
+                         sorted(str(n) for n in range(self.DATABASES)))
+        # A commit wakes its lease, which is renewed by itself until the database is idle again.
+        p.sql("INSERT INTO t VALUES('awake')", conn="c3")
+        p.sql("SELECT walrust_sync()", conn="c3")
+        self.assertFalse(self.rests(3))
+        self.all_rest()
+        out, _ = self.restore(self.url(3), env=self.env)
+        self.assertEqual(door.plain_rows(out, "SELECT v FROM t"), [("awake",)])
+        # Whoever ends last leaves no heart behind.
+        p.end()
+        self.assertEqual(self.s3.keys("tenants/walrust/"), [])
+
+    def test_a_second_machine_is_refused_until_the_heart_stands_still(self):
+        p = self.holder()
+        self.all_rest()
+        q = self.another(5)
+        end = time.monotonic() + 3 * self.LIFE
+        while time.monotonic() < end:
+            with self.assertRaises(door.SqlError) as caught:
+                q.watch(self.url(5), interval="0s")
+            self.assertNamesTheHolder(str(caught.exception), p)
+            time.sleep(0.1)
+        # The first machine stands still: after one life its lease has ended.
+        os.kill(p.pid, signal.SIGSTOP)
+        self.eventually(lambda: self.tries(q, 5), timeout=20, what="the lease ends")
+        q.sql("INSERT INTO t VALUES('of the second')")
+        q.sql("SELECT walrust_sync()")
+        # It goes on, and learns before it writes anything there; its other databases are its own as before.
+        os.kill(p.pid, signal.SIGCONT)
+        p.sql("INSERT INTO t VALUES('of the first')", conn="c5")
+        with self.assertRaises(door.SqlError) as caught:
+            p.sql("SELECT walrust_sync()", conn="c5")
+        self.assertErrorLine(str(caught.exception), "took its lease|held by")
+        p.sql("INSERT INTO t VALUES('own')", conn="c6")
+        p.sql("SELECT walrust_sync()", conn="c6")
+        out, _ = self.restore(self.url(5), env=self.env)
+        self.assertEqual(door.plain_rows(out, "SELECT v FROM t"), [("of the second",)])
+
+    def test_an_idle_program_is_told_that_its_lease_was_taken(self):
+        p = self.holder()
+        self.all_rest()
+        q = self.another(2)
+        q.watch(self.url(2), interval="0s", takeover=True)
+        row = self.eventually(lambda: (r := p.status(database=self.path("2.db"))) and r["state"] == "fenced" and r, timeout=20,
+                              what="the state of an idle database whose lease was taken")
+        self.assertErrorLine(row["last_error"], "took its lease|held by")
+        self.assertEqual({p.status(database=self.path(f"{n}.db"))["state"] for n in range(self.DATABASES) if n != 2}, {"streaming"})
+
+    def tries(self, q, n):
+        try:
+            return q.watch(self.url(n), interval="0s") or True
+        except door.SqlError:
+            return False
+
+    def test_where_none_may_be_written_above_leases_are_renewed_as_before(self):
+        self.proxy.fault = lambda method, path: ("status", 403) if "/walrust/hearts/" in path else None
+        p = self.holder()
+        time.sleep(5 * self.LIFE)
+        self.assertFalse(any(self.rests(n) for n in range(self.DATABASES)))
+        self.assertEqual({p.status(database=self.path(f"{n}.db"))["state"] for n in range(self.DATABASES)}, {"streaming"})
+        q = self.another(7)
+        with self.assertRaises(door.SqlError):
+            q.watch(self.url(7), interval="0s")
 
 
 if __name__ == "__main__":

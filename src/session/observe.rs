@@ -35,7 +35,8 @@ impl Engine {
     pub fn health(&self) -> Health {
         let mut status = HealthStatus::Healthy;
         let mut databases = BTreeMap::new();
-        for w in self.watched() {
+        let (watched, unwatched) = self.all();
+        for w in watched {
             let row = w.show();
             status = status.max(row.health);
             let name = series(&row.database);
@@ -52,7 +53,7 @@ impl Engine {
                 },
             );
         }
-        for row in self.unwatched() {
+        for row in unwatched {
             let state = row.state();
             if state == State::Failed {
                 status = HealthStatus::Unhealthy;

@@ -13,7 +13,7 @@ use crate::config::{Config, Layer, Resolved};
 use crate::metrics::Metrics;
 use crate::ship;
 use crate::spool::{Owner, dir_id, other_database, real_dir};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -38,8 +38,8 @@ pub struct Engine {
     pub(super) inherited: Mutex<Vec<Inherited>>,
     pub(super) care: care::Queue,
     pub(super) listening: Mutex<Listening>,
-    /// Databases whose watch has ended and is to begin again by itself.
-    renewals: Mutex<BTreeSet<PathBuf>>,
+    /// Databases whose watch has ended and is to begin again by itself, with why.
+    renewals: Mutex<BTreeMap<PathBuf, String>>,
     /// Spools that are being begun with: device and inode of the directory, and the database.
     spools: Mutex<Vec<((u64, u64), PathBuf)>>,
 }
@@ -206,19 +206,19 @@ impl Engine {
     }
 
     /// The watch of the database at `path` ends, and begins again by itself, until the mark that is returned is dropped.
-    pub(super) fn renewing(&self, path: &Path) -> Renewal<'_> {
-        lock(&self.renewals).insert(path.to_path_buf());
+    pub(super) fn renewing(&self, path: &Path, why: String) -> Renewal<'_> {
+        lock(&self.renewals).insert(path.to_path_buf(), why);
         Renewal { of: self, path: path.to_path_buf() }
     }
 
     /// Whether that is still wanted.
     pub(super) fn is_renewing(&self, path: &Path) -> bool {
-        lock(&self.renewals).contains(path)
+        lock(&self.renewals).contains_key(path)
     }
 
     /// It is not to begin again. Whether it was about to.
     pub fn cancel_renewal(&self, path: &Path) -> bool {
-        lock(&self.renewals).remove(path)
+        lock(&self.renewals).remove(path).is_some()
     }
 
     // -- settings ---------------------------------------------------------------------------------------------------
@@ -276,12 +276,27 @@ impl Engine {
         lock(&self.failures).remove(path);
     }
 
-    /// Configured databases that are not watched, with what is waited for, or wrong.
-    pub fn unwatched(&self) -> Vec<WishRow> {
-        let failures = lock(&self.failures).clone();
-        let failed = failures.into_iter().map(|(database, why)| WishRow { database, is_failed: true, why });
+    /// Every database that is watched; and every one that is not, and is configured or begins again by itself, with what is
+    /// waited for, or wrong. Each is there once, whatever begins and ends meanwhile.
+    pub fn all(&self) -> (Vec<Arc<Watched>>, Vec<WishRow>) {
+        // (What begins moves to the list of what is watched, what ends from there: a look before that one, and one after it.)
+        let before = self.unwatched();
+        let watched = self.watched();
+        let mut unwatched = BTreeMap::new();
+        for row in before.into_iter().chain(self.unwatched()) {
+            unwatched.insert(row.database.clone(), row);
+        }
+        unwatched.retain(|path, _| !watched.iter().any(|w| w.path() == path));
+        (watched, unwatched.into_values().collect())
+    }
+
+    /// The more important of two rows comes later.
+    fn unwatched(&self) -> Vec<WishRow> {
+        let row = |is_failed| move |(database, why)| WishRow { database, is_failed, why };
         let wished = self.all_entries().into_iter().filter_map(|e| e.wish.row(e.path())).collect::<Vec<_>>();
-        failed.chain(wished).collect()
+        let renewed = lock(&self.renewals).clone().into_iter().map(row(false));
+        let failed = lock(&self.failures).clone().into_iter().map(row(true));
+        wished.into_iter().chain(renewed).chain(failed).collect()
     }
 
     // -- whose spool ------------------------------------------------------------------------------------------------
@@ -375,6 +390,21 @@ mod tests {
         fn is_followed(&self, _: &Path) -> bool {
             false
         }
+    }
+
+    #[test]
+    fn a_database_that_begins_again_is_shown_with_why_until_it_has_begun_or_is_not_to() {
+        let engine = crate::session::engine();
+        let path = Path::new("/nowhere/renewed.db");
+        let shown = || engine.all().1.into_iter().find(|r| r.database == path).map(|r| (r.is_failed, r.why));
+        assert_eq!(shown(), None);
+        let renewal = engine.renewing(path, "its spool was deleted".into());
+        assert_eq!(shown(), Some((false, "its spool was deleted".into())));
+        engine.note_failure(path, &Error::config("no such directory"));
+        assert_eq!(shown(), Some((true, "no such directory".into())));
+        engine.clear_failure(path);
+        drop(renewal);
+        assert_eq!(shown(), None);
     }
 
     #[test]

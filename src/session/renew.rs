@@ -25,7 +25,7 @@ pub(super) fn restart(engine: &'static Engine, w: &Arc<Watched>, why: &str) {
         let context = json!({"reason": why});
         w.tell(EventKind::HistoryGap, format!("{why}; a new snapshot follows"), context);
     }
-    if begin_again(engine, w, Role::Shipper, claim) {
+    if begin_again(engine, w, Role::Shipper, claim, why) {
         log::warn!("walrust: {}: {why}; beginning anew", w.path().display());
     }
 }
@@ -33,7 +33,7 @@ pub(super) fn restart(engine: &'static Engine, w: &Arc<Watched>, why: &str) {
 /// Begins again after an internal error, as what it was.
 pub(super) fn recover(engine: &'static Engine, w: &Arc<Watched>) {
     let wish = if w.role() == Role::Standby { Role::Standby } else { Role::Shipper };
-    if begin_again(engine, w, wish, Claim::None) {
+    if begin_again(engine, w, wish, Claim::None, "watching it again after an internal error") {
         log::warn!("walrust: {}: watching it again after an internal error", w.path().display());
     }
 }
@@ -43,7 +43,7 @@ pub(super) fn recover(engine: &'static Engine, w: &Arc<Watched>) {
 pub(super) fn hand_over(engine: &'static Engine, w: &Arc<Watched>) {
     let replaced = w.handles.has_only_replaced();
     if w.spool.hold_seal().and_then(|held| w.spool.forget_place(&held)).is_err()
-        || !begin_again(engine, w, Role::Standby, Claim::None)
+        || !begin_again(engine, w, Role::Standby, Claim::None, UNREADABLE)
     {
         return;
     }
@@ -59,14 +59,15 @@ fn may_renew(w: &Watched) -> bool {
 }
 
 /// Whether it begins, on a thread of its own: not when one is at work.
-fn begin_again(engine: &'static Engine, w: &Arc<Watched>, wish: Role, claim: Claim) -> bool {
+fn begin_again(engine: &'static Engine, w: &Arc<Watched>, wish: Role, claim: Claim, why: &str) -> bool {
     if !may_renew(w) {
         return false;
     }
     let Some(ticket) = Work::take(w, Job::Renewing) else { return false };
+    let why = why.to_string();
     ticket.start("walrust-restart", move |ticket| {
         let mine = ticket.of();
-        let _renewal = engine.renewing(mine.path());
+        let _renewal = engine.renewing(mine.path(), why);
         engine.end(mine);
         while engine.is_renewing(mine.path()) {
             // Nobody else tries, nor shows in the status: a panic is an error like another here.

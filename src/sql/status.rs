@@ -10,7 +10,8 @@ use crate::sqlite::{Connection, Rows, Value};
 /// shows was captured at the source.
 pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows> {
     let mut rows: Vec<Result<Vec<Value>>> = Vec::new();
-    for w in engine().watched() {
+    let (watched, unwatched) = engine().all();
+    for w in watched {
         let r = w.row();
         rows.push(Ok(vec![
             Value::Text(r.database.display().to_string()),
@@ -43,9 +44,9 @@ pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows
             f.last_error.map_or(Value::Null, Value::Text),
         ]));
     }
-    for unwatched in engine().unwatched() {
-        let state = unwatched.state().as_str();
-        let (path, why) = (unwatched.database, unwatched.why);
+    for row in unwatched {
+        let state = row.state().as_str();
+        let (path, why) = (row.database, row.why);
         let mut row = vec![Value::Text(path.display().to_string()), Value::Null, Value::Text(state.into())];
         row.extend([Value::Integer(0), Value::Integer(0), Value::Null, Value::Integer(0), Value::Integer(0)]);
         row.extend([Value::Integer(0), Value::Text("closed".into()), Value::Null, Value::Text(why)]);

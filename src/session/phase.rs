@@ -24,6 +24,12 @@ pub(super) const LOOK: Duration = Duration::from_millis(250);
 const VAIN_LOOKS: u32 = 8;
 /// Of many closed databases, one is looked at in such a time at the most: a look takes a tenth of a millisecond.
 const EACH_CLOSED: Duration = Duration::from_millis(25);
+/// Of many idle databases that are open, one is looked at whole in such a time at the most, ...
+const EACH_OPEN: Duration = Duration::from_millis(8);
+/// ... but none more rarely than that.
+const LONGEST_REST_OF_OPEN: Duration = Duration::from_secs(25);
+/// The header of one of many is glanced at in such a time at the most: a glance takes a microsecond.
+const EACH_GLANCE: Duration = Duration::from_micros(250);
 /// Unsealed frames at which sealing does not wait for the upload slot: SQLite wants to reset at 1,000.
 const PRESSURE_FRAMES: u32 = 256;
 /// Pieces of one TXID at which they are folded into one.
@@ -360,6 +366,20 @@ pub(super) fn rest_of_closed(vain_looks: u32, watched: usize) -> Duration {
     (LOOK * (1 << times.min(4))).max(turn)
 }
 
+/// How long a database that is open, one of so many that are watched, is left alone after so many looks in vain, while a glance at the
+/// header of its wal-index shows what it showed then. A few are looked at each time.
+pub(super) fn rest_of_open(vain_looks: u32, watched: usize) -> Duration {
+    if vain_looks < VAIN_LOOKS {
+        return LOOK;
+    }
+    (EACH_OPEN * u32::try_from(watched).unwrap_or(u32::MAX)).clamp(LOOK, LONGEST_REST_OF_OPEN)
+}
+
+/// Between two glances at the header of one of so many, by which a commit of a program without the extension is noticed.
+pub(super) fn glance_after(watched: usize) -> Duration {
+    (EACH_GLANCE * u32::try_from(watched).unwrap_or(u32::MAX)).max(LOOK)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -560,5 +580,24 @@ mod tests {
             assert_eq!(rest_of_closed(u32::MAX, watched), Duration::from_secs(s), "one of {watched}");
         }
         assert_eq!(rest_of_closed(31, 5_000), 2 * SECOND, "just closed");
+    }
+
+    #[test]
+    fn an_idle_database_among_many_is_glanced_at() {
+        let ms = Duration::from_millis;
+        for (vain, watched, rest) in [
+            (0, 5_000, 250),
+            (7, 5_000, 250),
+            (8, 1, 250),
+            (8, 31, 250),
+            (8, 300, 2_400),
+            (8, 1_000, 8_000),
+            (8, 10_000, 25_000),
+        ] {
+            assert_eq!(rest_of_open(vain, watched), ms(rest), "{vain} looks, one of {watched}");
+        }
+        for (watched, after) in [(1, 250), (1_000, 250), (4_000, 1_000), (10_000, 2_500)] {
+            assert_eq!(glance_after(watched), ms(after), "one of {watched}");
+        }
     }
 }

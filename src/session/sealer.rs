@@ -3,7 +3,7 @@
 //!
 //! A woken sealer lingers: it looks again every couple of milliseconds while commits keep coming ([`super::bell`]). Besides, four times a
 //! second, it looks at every watched database for what no hook tells: commits of processes that have not loaded the extension, a lock
-//! that became free, a schedule that is due.
+//! that became free, a schedule that is due. Of many, those that are closed or idle are looked at more rarely, and glanced at meanwhile.
 
 use super::bell::Note;
 use super::changed::CHANGED;
@@ -124,13 +124,27 @@ fn is_due(w: &Watched, watched: usize) -> Option<bool> {
     let is_closed = w.handles.is_closed();
     let is_called = w.news.is_any();
     let mut rounds = lock(&w.rounds);
-    let every = if is_closed { phase::rest_of_closed(rounds.vain, watched) } else { LOOK };
-    let is_due = now.saturating_sub(rounds.looked_at) >= every;
+    let every = match is_closed {
+        true => phase::rest_of_closed(rounds.vain, watched),
+        false => phase::rest_of_open(rounds.vain, watched),
+    };
+    let mut is_due = now.saturating_sub(rounds.looked_at) >= every;
     if is_closed && !is_due && !is_called {
         return None;
     }
-    rounds.vain = if is_closed && !is_called { rounds.vain.saturating_add(1) } else { 0 };
+    if !is_due && every > LOOK && now.saturating_sub(rounds.glanced_at) >= phase::glance_after(watched) {
+        rounds.glanced_at = now;
+        is_due = w.handles.header() != rounds.header;
+    }
     let looks_fully = w.news.take(Note::LookFully) || is_due;
+    if is_closed {
+        rounds.vain = if is_called { 0 } else { rounds.vain.saturating_add(1) };
+    } else if looks_fully || is_called {
+        let header = w.handles.header();
+        let is_quiet = !is_called && header == rounds.header && w.is_at_rest();
+        rounds.vain = if is_quiet { rounds.vain.saturating_add(1) } else { 0 };
+        rounds.header = header;
+    }
     if looks_fully {
         rounds.looked_at = now;
     }

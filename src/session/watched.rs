@@ -16,7 +16,7 @@ use crate::capture::{Continuity, Noticed, Tracker};
 use crate::config::{Settings, replica_key};
 use crate::metrics::DatabaseMetrics;
 use crate::notify::{Event, Notifier};
-use crate::ship::{Aged, Link};
+use crate::ship::{Aged, Link, State};
 use crate::spool::{FileStamp, Spool};
 use crate::store::Store;
 use crate::wal::{IndexHeader, Salt};
@@ -44,8 +44,11 @@ pub(super) enum Origin {
 pub(super) struct Rounds {
     /// Uptime of the last look at what no hook tells.
     pub(super) looked_at: Duration,
-    /// How many looks at it, closed, have found nothing.
+    /// How many looks at it, closed or idle, have found nothing.
     pub(super) vain: u32,
+    /// Uptime of the last glance at the wal-index's header, and what it showed at the last look.
+    pub(super) glanced_at: Duration,
+    pub(super) header: Option<IndexHeader>,
     /// Uptime of the watch's beginning.
     pub(super) began_at: Duration,
     /// Uptime of the last scheduled snapshot attempt.
@@ -260,6 +263,15 @@ impl Watched {
     /// what a process that was killed left in the WAL waits to be noticed.)
     pub(super) fn header(&self) -> Option<IndexHeader> {
         self.handles.header().or_else(|| self.header_of_own())
+    }
+
+    /// Whether this process ships it, and has shipped all that it knows of: nothing is to be done before something new is told or seen.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let status = self.link.status();
+        self.role() == Role::Shipper
+            && self.tracker.sync_state() == Continuity::Kept
+            && matches!(status.state, State::Streaming | State::CatchingUp)
+            && self.tracker.position().is_some_and(|p| p.pieces == 0 && p.txid <= status.replicated)
     }
 
     /// Bytes in a page of the database; `None` where that is not known at the moment.

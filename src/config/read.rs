@@ -38,16 +38,22 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
         ValueKind::Levels => levels(raw),
         ValueKind::Count { min, max } => count(raw, min, max),
         ValueKind::Bytes { min } => {
-            let n = match &raw.what {
-                What::Int(n) => {
-                    u64::try_from(*n).map(ByteCount).map_err(|_| fault(raw, "must not be negative"))?
-                }
-                _ => ByteCount::parse(text_of(raw, "a size, e.g. \"1GB\"")?).map_err(|m| fault(raw, m))?,
-            };
+            let n = bytes(raw)?;
             if n.0 < min {
                 return Err(fault(raw, format!("must be {} or more", ByteCount(min))));
             }
             Ok((Value::Bytes(n), n.to_string()))
+        }
+        ValueKind::Rate { min } => {
+            let n = match &raw.what {
+                What::Text(t) if t.trim().is_empty() => ByteCount(0),
+                _ => bytes(raw)?,
+            };
+            if n.0 > 0 && n.0 < min {
+                let wanted = format!("must be {} or more (bytes a second), or 0 for no bound", ByteCount(min));
+                return Err(fault(raw, wanted));
+            }
+            Ok((Value::Bytes(n), if n.0 == 0 { "0".into() } else { n.to_string() }))
         }
         ValueKind::Durability => match text_of(raw, "\"async\" or \"sync\"")? {
             "async" => Ok((Value::Durability(Durability::Async), "async".into())),
@@ -69,6 +75,13 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
             let (hooks, shown) = webhook::webhooks(raw)?;
             Ok((Value::Webhooks(hooks), shown))
         }
+    }
+}
+
+fn bytes(raw: &Raw) -> Result<ByteCount, Fault> {
+    match &raw.what {
+        What::Int(n) => u64::try_from(*n).map(ByteCount).map_err(|_| fault(raw, "must not be negative")),
+        _ => ByteCount::parse(text_of(raw, "a size, e.g. \"1GB\"")?).map_err(|m| fault(raw, m)),
     }
 }
 

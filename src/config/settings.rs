@@ -54,6 +54,8 @@ pub struct Settings {
     pub webhooks: Vec<Webhook>,
     /// `None`: off.
     pub metrics_listen: Option<String>,
+    /// Bytes a second; 0: no bound.
+    pub bandwidth: ByteCount,
     pub functions: Functions,
     pub price_per_gb: Option<f64>,
     pub price_per_1000_put: Option<f64>,
@@ -131,6 +133,10 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
             _ => Vec::new(),
         },
         metrics_listen: text(Id::MetricsListen),
+        bandwidth: match all.get(&Id::Bandwidth) {
+            Some(Value::Bytes(n)) => *n,
+            _ => return Err(bug(Id::Bandwidth)),
+        },
         functions: match all.get(&Id::Functions) {
             Some(Value::Functions(f)) => *f,
             _ => return Err(bug(Id::Functions)),

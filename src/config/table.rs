@@ -28,6 +28,7 @@ pub enum Id {
     RetryBreakerCooldown,
     Webhooks,
     MetricsListen,
+    Bandwidth,
     Functions,
     PricePerGb,
     PricePer1000Put,
@@ -150,7 +151,7 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 23] = [
+pub static TABLE: [Setting; 24] = [
     top(
         Id::Replica,
         "replica",
@@ -312,6 +313,16 @@ pub static TABLE: [Setting; 23] = [
         "metrics_listen",
         ValueKind::Address,
         "Address (`127.0.0.1:9090`) that serves `/metrics` and `/health`. Empty: off.",
+    )),
+    process(default(
+        top(
+            Id::Bandwidth,
+            "bandwidth",
+            ValueKind::Rate { min: 64_000 },
+            "Bytes a second that all uploads together send at most (`5MB`); `0`: no bound. Commits (level 0), manifest and lease leave at \
+             once and are counted; snapshots and merges take what is left. Directories do not count.",
+        ),
+        "0",
     )),
     process(default(
         top(

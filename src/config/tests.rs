@@ -68,7 +68,7 @@ fn every_default_is_what_the_contract_says() {
     };
     assert_eq!(s.retry, retry);
     assert!(s.webhooks.is_empty());
-    assert_eq!(s.metrics_listen, None);
+    assert_eq!((s.metrics_listen, s.bandwidth), (None, ByteCount(0)));
     assert_eq!((s.price_per_gb, s.price_per_1000_put), (None, None));
     let r = Config::empty().resolve(Path::new("/data/app.db"), None, None).unwrap();
     assert_eq!(r.settings.spool_dir.as_deref(), Some(Path::new("/data/app.db-walrust")));
@@ -88,6 +88,7 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
             ValueKind::Levels => ("10s,20s", "[\"10s\", \"20s\"]"),
             ValueKind::Count { .. } => ("17", "17"),
             ValueKind::Bytes { .. } => ("2GiB", "\"2GiB\""),
+            ValueKind::Rate { .. } => ("5MB", "\"5MB\""),
             ValueKind::Durability => ("sync", "\"sync\""),
             ValueKind::Functions => ("read", "\"read\""),
             ValueKind::Dir => ("/spool/{name}", "\"/spool/{name}\""),
@@ -328,6 +329,10 @@ fn toml_errors_name_file_line_and_key() {
         ("durability = true", "is a boolean"),
         ("spool_limit = \"1XB\"", "is not a size"),
         ("spool_limit = 4096", "1MiB or more"),
+        ("bandwidth = \"63KB\"", ":1: bandwidth: must be 64KB or more (bytes a second), or 0 for no bound"),
+        ("bandwidth = -5", "must not be negative"),
+        ("bandwidth = \"5MB/s\"", "is not a size"),
+        ("[[databases]]\npath = \"/a.db\"\nbandwidth = \"5MB\"", ":3: "),
         ("[retention]\nhourly = -1", ":2: retention.hourly: must be a whole number"),
         ("[retention]\nhourly = 1.5", "must be a whole number"),
         ("retention = 5", ":1: retention: must be a table: [retention]"),
@@ -703,6 +708,17 @@ fn an_error_the_documentation_quotes_is_the_error() {
     for line in quoted {
         assert!(doc.contains(&line), "{line}");
     }
+}
+
+#[test]
+fn no_bandwidth_can_be_said_in_three_ways() {
+    for said in ["", "bandwidth = 0", "bandwidth = \"0\"", "bandwidth = \"\""] {
+        let process = toml(said).unwrap().process().unwrap();
+        assert_eq!(process.settings.bandwidth, ByteCount(0), "{said}");
+        assert!(process.rows().iter().any(|r| r.name == "bandwidth" && r.value == "0"), "{said}");
+    }
+    let process = toml("bandwidth = \"1.5MB\"").unwrap().process().unwrap();
+    assert_eq!(process.settings.bandwidth, ByteCount(1_500_000));
 }
 
 #[test]

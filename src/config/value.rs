@@ -33,6 +33,11 @@ pub enum ValueKind {
         /// The least allowed, in bytes.
         min: u64,
     },
+    /// Bytes a second, `min` at the least; 0 or nothing for no bound.
+    Rate {
+        /// The least allowed, in bytes a second.
+        min: u64,
+    },
     /// `async` or `sync`.
     Durability,
     /// `all` or `read`.

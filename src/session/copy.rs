@@ -19,7 +19,7 @@ use crate::replica::{self, Inventory, ManifestEntry, ManifestWriter};
 use crate::spool::Position;
 use crate::spool::requests::{Answer, Wanted};
 use crate::sqlite::despite_forks;
-use crate::store::{Body, PutMeta, ReplicaUrl, Store, block_on};
+use crate::store::{Body, Pace, PutMeta, ReplicaUrl, Store, block_on};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +104,8 @@ async fn send(store: &Store, path: &Path, position: &Position) -> Result<()> {
     }
     let entry = ManifestEntry::of_file(Level::SNAPSHOT, path)?;
     let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };
-    match store.put_new(&entry.id.key(store.layout()), Body::File(path.to_path_buf()), meta).await {
+    let measured = store.clone().with_pace(Pace::Measured);
+    match measured.put_new(&entry.id.key(store.layout()), Body::File(path.to_path_buf()), meta).await {
         Ok(_) => {}
         // This very state was copied there before.
         Err(e) if e.kind() == Kind::Exists && inventory.files.iter().any(|f| f.id() == entry.id) => {

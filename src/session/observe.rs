@@ -13,6 +13,7 @@ use crate::config::{Layer, Resolved};
 use crate::metrics::{self, DatabaseHealth, Health, HealthStatus};
 use crate::notify::{Event, Notifier};
 use crate::ship::State;
+use crate::store;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -81,11 +82,13 @@ impl Engine {
         self.use_process_settings()
     }
 
-    /// Takes up what the settings say of the process: the metrics address. One that cannot be listened at is
+    /// Takes up what the settings say of the process: the bandwidth and the metrics address. One that cannot be listened at is
     /// logged, and the sealer tries again: another worker of the same app may have it, and replication
     /// does not depend on it.
     pub(super) fn use_process_settings(&'static self) -> Result<()> {
-        let asked = self.config()?.process()?.settings.metrics_listen;
+        let settings = self.config()?.process()?.settings;
+        store::bandwidth::set(settings.bandwidth.0);
+        let asked = settings.metrics_listen;
         let Some(address) = asked.filter(|_| may_serve()) else { return Ok(()) };
         let mut at = lock(&self.listening);
         if let Listening::At { .. } = *at {

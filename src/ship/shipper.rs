@@ -13,7 +13,7 @@ use crate::ltx::{FileName, Level};
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::replica::{Inventory, blocks, layout};
 use crate::spool::{Growth, Queued, Shipped, Spool, Vouched, remove_if_there};
-use crate::store::{Body, Breaker, BreakerState, PutMeta, Retry, Store};
+use crate::store::{Body, Breaker, BreakerState, Pace, PutMeta, Retry, Store};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -475,7 +475,8 @@ impl Shipper {
         crash::point("ship.before-put");
         let key = entry.id.key(self.plan.store.layout());
         // (On the heap: it is the largest future of all.)
-        match Box::pin(self.plan.store.put_new(&key, Body::File(q.path.clone()), meta)).await {
+        let store = self.plan.store.clone().with_pace(pace(level));
+        match Box::pin(store.put_new(&key, Body::File(q.path.clone()), meta)).await {
             Ok(_) => {}
             Err(e) if e.kind() == Kind::Exists => {
                 let why = format!(
@@ -502,7 +503,8 @@ impl Shipper {
         let (path, of) = (q.path.clone(), *entry);
         let put = async {
             let object = panics::blocking(move || blocks::of_file(&path, &of)).await??;
-            self.plan.store.put_over(&layout::blocks_key(entry.id), object).await
+            let store = self.plan.store.clone().with_pace(pace(entry.id.level));
+            store.put_over(&layout::blocks_key(entry.id), object).await
         };
         if let Err(e) = Box::pin(put).await {
             log::debug!("walrust: no sums of the blocks of {}: {e}", entry.id);
@@ -589,6 +591,11 @@ impl Shipper {
 
 /// The rest of a lane that is woken when there is something to do.
 pub(super) const LONGEST_REST: Duration = Duration::from_secs(3600);
+
+/// Commits leave at once; snapshots and merges are copies of what is there already (`bandwidth`).
+fn pace(level: Level) -> Pace {
+    if level == Level::L0 { Pace::AtOnce } else { Pace::Measured }
+}
 
 /// Reads the whole file strictly before it leaves: what is damaged here must not become history there.
 pub(super) async fn check(q: &Queued, level: Level) -> Result<ManifestEntry> {

@@ -1,6 +1,7 @@
 //! The door: a replica's store, whatever its kind.
 
 use super::backend::{Backend, Opened};
+use super::bandwidth::{self, Pace};
 use super::conditions::{Conditions, Known};
 use super::directory::Directory;
 use super::env::Env;
@@ -34,6 +35,7 @@ pub struct Store {
     backend: Arc<dyn Backend>,
     url: Arc<str>,
     retry: Retry,
+    pace: Pace,
     faults: Option<Arc<dyn Faults>>,
     known: Arc<Mutex<Known>>,
     /// What [`Store::in_layout`] said.
@@ -103,6 +105,7 @@ impl Store {
             backend,
             url: url.into(),
             retry: Retry::BRIEF,
+            pace: Pace::AtOnce,
             faults: None,
             layout: None,
         }
@@ -112,6 +115,13 @@ impl Store {
     #[must_use]
     pub fn with_retry(mut self, retry: Retry) -> Store {
         self.retry = retry;
+        self
+    }
+
+    /// The same store, whose uploads are of another pace.
+    #[must_use]
+    pub fn with_pace(mut self, pace: Pace) -> Store {
+        self.pace = pace;
         self
     }
 
@@ -189,12 +199,15 @@ impl Store {
         Fut: Future<Output = Result<T>>,
     {
         let renewals = self.backend.renewals();
-        match self.retry.run(&mut operation).await {
-            Err(e) if e.kind() == Kind::Denied && self.backend.renewals() != renewals => {
-                self.retry.run(&mut operation).await
+        bandwidth::at(self.pace, async {
+            match self.retry.run(&mut operation).await {
+                Err(e) if e.kind() == Kind::Denied && self.backend.renewals() != renewals => {
+                    self.retry.run(&mut operation).await
+                }
+                done => done,
             }
-            done => done,
-        }
+        })
+        .await
     }
 
     /// The whole object, in memory. Errors with [`Kind::Corrupt`], having read nothing, if it is longer than

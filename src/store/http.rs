@@ -12,12 +12,15 @@
 //! error (`answer`): nothing else with HTTP 200 says that a replica is empty.
 
 use super::answer::{Asked, Protocol, is_page, not_a_listing};
+use super::bandwidth;
 use super::text::{one_line, root_cause};
 use super::xml;
 use crate::base::{Error, ForkSafe, Kind, Result, certificates, panics};
 use async_trait::async_trait;
+use http_body_util::BodyExt;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
+    HttpService,
 };
 use object_store::{ClientOptions, HeaderValue};
 use std::collections::HashMap;
@@ -165,7 +168,13 @@ impl HttpService for Witness {
         let client = client(&self.tls).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
         let turns = turns_at(uri.authority().map_or("", |a| a.as_str()));
         let _turn = turns.acquire_owned().await.ok();
-        let answer = match tokio::time::timeout(limit, client.call(request)).await {
+        let sent = async {
+            match bandwidth::is_sent_in_pieces(request.body().content_length()) {
+                true => call_in_pieces(&client, request).await,
+                false => client.call(request).await,
+            }
+        };
+        let answer = match tokio::time::timeout(limit, sent).await {
             Ok(answer) => answer,
             Err(_) => Err(HttpError::new(HttpErrorKind::Timeout, NoAnswer(limit))),
         };
@@ -209,6 +218,28 @@ impl HttpService for Witness {
             }
         }
     }
+}
+
+/// As object_store's own call, with a body that takes its time.
+async fn call_in_pieces(client: &reqwest::Client, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    let failed = |e: reqwest::Error| {
+        let kind = match () {
+            () if e.is_timeout() => HttpErrorKind::Timeout,
+            () if e.is_connect() => HttpErrorKind::Connect,
+            () => HttpErrorKind::Interrupted,
+        };
+        HttpError::new(kind, e)
+    };
+    let (parts, body) = request.into_parts();
+    let url = parts.uri.to_string().parse().map_err(|e| HttpError::new(HttpErrorKind::Request, e))?;
+    let body = body.collect().await?.to_bytes();
+    let mut request = reqwest::Request::new(parts.method, url);
+    *request.headers_mut() = parts.headers;
+    request.headers_mut().insert("content-length", HeaderValue::from(body.len()));
+    *request.body_mut() = Some(reqwest::Body::wrap_stream(bandwidth::pieces(body)));
+    let answer: http::Response<reqwest::Body> = client.execute(request).await.map_err(failed)?.into();
+    let (parts, body) = answer.into_parts();
+    Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body.map_err(failed))))
 }
 
 /// Requests of this process that are under way at one host. Each takes a descriptor, of which a program with many

@@ -27,6 +27,7 @@
 
 mod answer;
 mod backend;
+pub mod bandwidth;
 mod block;
 mod breaker;
 mod conditions;
@@ -58,6 +59,7 @@ mod tests;
 
 pub use crate::address::{BucketIn, Checksums, LayoutKind, ReplicaUrl, StoreKind};
 pub use crate::base::hex::Digest32;
+pub use bandwidth::Pace;
 pub use block::block_on;
 pub use breaker::{Breaker, BreakerState, Change, Permit};
 pub use conditions::Conditions;

@@ -5,6 +5,7 @@
 //! ([`Refusal::patience`]).
 
 use super::backend::{Backend, Create, Failure, Looked, Opened, Tags};
+use super::bandwidth;
 use super::conditions::Conditions;
 use super::error::{Place, Refusal, Verb, classify, may_have_happened, no_store, refusal};
 use super::http::{
@@ -167,6 +168,7 @@ impl Objects {
         limit: Duration,
         future: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, Failure> {
+        let _turn = if matches!(verb, Verb::Put) { bandwidth::turn().await } else { None };
         let limited = async {
             match tokio::time::timeout(limit, future).await {
                 Ok(r) => r,

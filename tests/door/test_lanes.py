@@ -132,6 +132,86 @@ class Lanes(door.DoorTest):
         self.assertEqual(door.plain_rows(out, "SELECT count(*) FROM t"), [(commits + 1,)])
 
 
+class Bandwidth(door.DoorTest):
+    """`bandwidth`: all uploads of a process together send so much a second, and commits wait for nothing of it."""
+
+    def setUp(self):
+        super().setUp()
+        self.s3 = door.S3(self)
+        self.proxy = door.FaultProxy(self, self.s3.port)
+        self.db = self.path("app.db")
+
+    def filled(self, megabytes, **env):
+        p = self.peer(env=self.s3.env(**env)).open(self.db)
+        p.sql("PRAGMA journal_mode=WAL")
+        p.sql("CREATE TABLE b(x)")
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        p.sql(f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {megabytes}) INSERT INTO b SELECT randomblob(1000000) FROM n")
+        p.watch(self.s3.url("app", self.proxy.endpoint), durability="sync", interval="0s", snapshot_interval="0s")
+        p.sync(60)
+        return p
+
+    def beside(self, p):
+        """A snapshot, and the commits that passed it: how long it took, the slowest COMMIT, how many arrived before it."""
+        start = len(self.proxy.seen)
+        took, slowest, _ = p.code(BESIDE, db=self.db)
+        seen = [path for method, path, _ in self.proxy.seen[start:] if method in ("PUT", "POST") and ".ltx" in path]
+        end = next(i for i in reversed(range(len(seen))) if "/0009/" in seen[i])
+        return took, slowest, sum("/0000/" in path for path in seen[:end])
+
+    def test_a_snapshot_takes_its_time_and_commits_do_not(self):
+        """6 MB in one request, and 24 MB in parts of 8, at 2 and 6 MB a second."""
+        for megabytes, rate in ((6, 2), (24, 6)):
+            with self.subTest(megabytes=megabytes):
+                self.db = self.path(f"{megabytes}.db")
+                p = self.filled(megabytes, WALRUST_BANDWIDTH=f"{rate}MB")
+                took, slowest, passed = self.beside(p)
+                print(f"\n  {megabytes} MB at {rate} MB/s: {took:.1f} s, {passed} commits passed, the slowest {slowest * 1000:.0f} ms", flush=True)
+                self.assertGreater(took, 0.9 * megabytes / rate)
+                self.assertGreaterEqual(passed, 5)
+                self.assertLess(slowest, 1)
+                p.sync(10)
+                out, _ = self.restore(self.s3.url(), self.path(f"{megabytes}-out.db"), env=self.s3.env())
+                self.assertSameBytes(self.db, out)
+                p.end()
+                for key in self.s3.keys("app/"):
+                    self.s3.s3.delete_object(Bucket=self.s3.bucket, Key=key)
+
+    def test_two_databases_share_it(self):
+        """It is the process's: two snapshots at once take as long as both together."""
+        p = self.filled(4, WALRUST_BANDWIDTH="2MB")
+        p.code("""
+other = sqlite3.connect(args["other"], isolation_level=None)
+other.execute("PRAGMA journal_mode=WAL")
+other.execute("CREATE TABLE b(x)")
+other.execute("INSERT INTO b SELECT randomblob(4000000)")
+other.execute("SELECT walrust_watch(?, json_object('snapshot_interval', '0s'))", (args["url"],))
+other.execute("SELECT walrust_sync(60)").fetchone()
+""", other=self.path("other.db"), url=self.s3.url("other", self.proxy.endpoint))
+        took = p.code("""
+def snapshot(path):
+    sqlite3.connect(path).execute("SELECT walrust_snapshot()").fetchone()
+for path in args["paths"]:
+    sqlite3.connect(path, isolation_level=None).execute("CREATE TABLE more(x)")
+all = [threading.Thread(target=snapshot, args=(path,)) for path in args["paths"]]
+began = time.monotonic()
+[t.start() for t in all]
+[t.join() for t in all]
+result = time.monotonic() - began
+""", paths=[self.db, self.path("other.db")])
+        self.assertGreater(took, 0.9 * 8 / 2)
+
+    def test_a_directory_does_not_count(self):
+        p = self.peer(env={"WALRUST_BANDWIDTH": "64KB"}).open(self.db)
+        p.sql("PRAGMA journal_mode=WAL")
+        p.sql("CREATE TABLE b(x)")
+        p.sql("INSERT INTO b SELECT randomblob(4000000)")
+        began = time.monotonic()
+        p.watch(self.path("r"))
+        p.sync(60)
+        self.assertLess(time.monotonic() - began, 30)
+
+
 class Short(door.DoorTest):
     """What is due is due by the clock of the wall: programs that live for a moment have it done, too."""
 

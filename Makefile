@@ -200,6 +200,10 @@ bench-200k: $(VENV)/.ready loadable ## 200,000 commits from 4 connections, resto
 bench-verify: $(VENV)/.ready loadable ## What a quick verify reads of a replica of 10,000 files, and how long it takes
 	$(PY) bench/verify.py --so dist/walrust.$(EXT)
 
+.PHONY: bench-restore
+bench-restore: $(VENV)/.ready loadable ## A restore of 500 MB beside cp and Litestream, and one that takes the difference
+	$(PY) bench/restore.py --so dist/walrust.$(EXT)
+
 .PHONY: bench-away
 bench-away: $(VENV)/.ready loadable ## What a store that is away costs a program: 100 databases opened, written, closed by 8 threads, with and without
 	$(PY) bench/away.py --so dist/walrust.$(EXT)

@@ -50,7 +50,8 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
                 _ => bytes(raw)?,
             };
             if n.0 > 0 && n.0 < min {
-                let wanted = format!("must be {} or more (bytes a second), or 0 for no bound", ByteCount(min));
+                let wanted =
+                    format!("must be {} or more (bytes a second), or 0 for no bound", ByteCount(min));
                 return Err(fault(raw, wanted));
             }
             Ok((Value::Bytes(n), if n.0 == 0 { "0".into() } else { n.to_string() }))

@@ -69,8 +69,17 @@ impl Applier {
     /// Starts with a new, empty file. Errors with `Io` if `path` exists.
     pub fn create(path: &Path) -> Result<Applier> {
         let file = manners::create_private(path).map_err(|e| Error::io("create", path, e))?;
+        // (Where a file system has no locks, nobody is kept away from it, and it is not taken up either.)
+        drop(file.try_lock());
         let state = State { page_size: None, commit: 0, txid: TxId::ZERO, sum: DbChecksum::EMPTY };
         Ok(Applier { out: Out { file: Arc::new(file), path: path.into() }, state })
+    }
+
+    /// One whose content is there: the state after the file of `header`, with that checksum. That it is, [`Applier::read_back`] says.
+    pub(super) fn of_content(file: Arc<File>, path: &Path, header: &Header, sum: DbChecksum) -> Applier {
+        let page_size = Some(header.page_size);
+        let state = State { page_size, commit: header.commit, txid: header.max, sum };
+        Applier { out: Out { file, path: path.into() }, state }
     }
 
     /// The TXID reached.

@@ -4,20 +4,30 @@
 //!
 //! ```text
 //! "walrust blocks 1" | level u8 | min, max, bytes u64 | SHA-256 of the file | first 8 bytes of SHA-256 of each block | SHA-256 of all this
+//! "walrust pages 1." | number of pages u32 | 4 bytes of each page's checksum | SHA-256 of the SHA-256 above and of this line
 //! ```
+//!
+//! The second line is for who has pages already and asks which of them are those of the file ([`super::reuse`]). Who reads blocks fetches the
+//! first line alone; older objects have no other.
 //!
 //! Rules
 //! * I-BLOCK-1 It is a help and nothing else: a file without one, or with a damaged one, is read another way. It is never the reason why
 //!   an upload fails.
 //! * I-BLOCK-2 It counts only for the file that it names: level, TXIDs, size, and the SHA-256 that the manifest has.
 //!
-//! Pure, but for [`of_file`]. Refused: a sum for each page (hundreds of times as many); sums in the manifest (each reader of it would
-//! fetch them all).
+//! * I-BLOCK-3 The sum of a page finds pages that differ; it proves none. A file of more than [`MOST_PAGES`] pages has no sums of them:
+//!   they are in memory while they are put, and while they are read.
+//!
+//! Pure, but for [`of_file`]. Refused: sums in the manifest (each reader of it would fetch them all); the sums of pages in an object of
+//! their own (one more PUT for each large file); to pack a page again and compare it with its block (that holds only while the packer stays
+//! the same, and one changed page hides fifteen others).
 
 use super::layout::FileId;
 use super::manifest::ManifestEntry;
-use crate::base::{Error, Result};
+use crate::base::{DbChecksum, Error, Kind, Pgno, Result};
+use crate::ltx::{Decoder, page_checksum};
 use sha2::{Digest, Sha256};
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
@@ -32,12 +42,25 @@ const SUM: usize = 8;
 const HEAD: usize = MAGIC.len() + 1 + 3 * 8 + 32;
 const CHECK: usize = 32;
 
+const PAGES_MAGIC: &[u8; 16] = b"walrust pages 1.";
+/// All that stands before the sums of pages.
+const PAGES_HEAD: usize = PAGES_MAGIC.len() + 4;
+const PAGE_SUM: usize = 4;
+/// A file of more pages has no sums of them: 8 MiB of sums.
+pub const MOST_PAGES: u32 = 2 << 20;
+
 /// The sums of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocks {
     bytes: u64,
     sums: Vec<[u8; SUM]>,
+    /// What stands behind them: the sums of pages are bound to it.
+    check: [u8; CHECK],
 }
+
+/// The sums of the pages of one file, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageSums(Vec<[u8; PAGE_SUM]>);
 
 /// Whether a file of this size has them.
 pub fn are_wanted(bytes: u64) -> bool {
@@ -51,19 +74,94 @@ fn sum(block: &[u8]) -> [u8; SUM] {
 /// The sums of a local LTX file of which the manifest will say `entry`, as they are put beside it. Errors with `Io` where the file cannot be
 /// read.
 pub fn of_file(path: &Path, entry: &ManifestEntry) -> Result<Vec<u8>> {
-    use std::io::Read;
-    let io = |e| Error::io("read", path, e);
-    let mut file = std::fs::File::open(path).map_err(io)?;
-    let (mut sums, mut block) = (Vec::new(), Vec::new());
-    loop {
-        block.clear();
-        (&mut file).take(BLOCK).read_to_end(&mut block).map_err(io)?;
-        if block.is_empty() {
-            break;
+    let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let mut summed = Summed { file, block: Sha256::new(), filled: 0, sums: Vec::new() };
+    let mut pages = Vec::new();
+    {
+        let mut decoder = Decoder::new(std::io::BufReader::with_capacity(128 * 1024, &mut summed))?;
+        let mut page = vec![0; decoder.header().page_size.len()];
+        while let Some(pgno) = decoder.next_page(&mut page)? {
+            if entry.pages <= MOST_PAGES {
+                pages.push(page_sum(pgno, &page));
+            }
         }
-        sums.push(sum(&block));
+        decoder.finish()?;
     }
-    Ok(encode(entry, &sums))
+    let mut object = encode(entry, &summed.finish());
+    if entry.pages <= MOST_PAGES {
+        encode_pages(&mut object, &pages);
+    }
+    Ok(object)
+}
+
+/// A file whose blocks are summed as it is read.
+struct Summed {
+    file: std::fs::File,
+    block: Sha256,
+    filled: u64,
+    sums: Vec<[u8; SUM]>,
+}
+
+impl Summed {
+    fn take(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = usize::try_from(BLOCK - self.filled).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.block.update(now);
+            self.filled += now.len() as u64;
+            bytes = later;
+            if self.filled == BLOCK {
+                self.end_block();
+            }
+        }
+    }
+
+    fn end_block(&mut self) {
+        let digest = std::mem::take(&mut self.block).finalize();
+        self.sums.push(digest.first_chunk().copied().unwrap_or_default());
+        self.filled = 0;
+    }
+
+    fn finish(mut self) -> Vec<[u8; SUM]> {
+        if self.filled > 0 {
+            self.end_block();
+        }
+        self.sums
+    }
+}
+
+impl Read for Summed {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read(buffer)?;
+        self.take(buffer.get(..n).unwrap_or_default());
+        Ok(n)
+    }
+}
+
+/// The sum of one page.
+pub fn page_sum(pgno: Pgno, page: &[u8]) -> [u8; PAGE_SUM] {
+    let spread = DbChecksum::scramble(page_checksum(pgno, page)).to_be_bytes();
+    spread.first_chunk().copied().unwrap_or_default()
+}
+
+/// Adds the sums of pages to those of blocks.
+fn encode_pages(object: &mut Vec<u8>, pages: &[[u8; PAGE_SUM]]) {
+    let bound_to = object.last_chunk::<CHECK>().copied().unwrap_or_default();
+    let begin = object.len();
+    object.extend_from_slice(PAGES_MAGIC);
+    object.extend_from_slice(&u32::try_from(pages.len()).unwrap_or(u32::MAX).to_be_bytes());
+    pages.iter().for_each(|s| object.extend_from_slice(s));
+    let check = check_of_pages(&bound_to, object.get(begin..).unwrap_or_default());
+    object.extend_from_slice(&check);
+}
+
+fn check_of_pages(bound_to: &[u8; CHECK], said: &[u8]) -> [u8; CHECK] {
+    Sha256::new().chain_update(bound_to).chain_update(said).finalize().into()
+}
+
+/// Where the sums of the blocks of a file of `bytes` bytes end in their object; those of its pages follow.
+pub fn blocks_end(bytes: u64) -> u64 {
+    (HEAD + CHECK) as u64 + bytes.div_ceil(BLOCK) * SUM as u64
 }
 
 fn encode(entry: &ManifestEntry, sums: &[[u8; SUM]]) -> Vec<u8> {
@@ -100,7 +198,22 @@ impl Blocks {
         }
         let (sums, rest) = sums.as_chunks::<SUM>();
         let whole = rest.is_empty() && sums.len() as u64 == bytes.div_ceil(BLOCK);
-        whole.then(|| Blocks { bytes, sums: sums.to_vec() })
+        whole.then(|| Blocks { bytes, sums: sums.to_vec(), check: *check })
+    }
+
+    /// Where the sums of the file's pages, of which there are so many, lie in the object.
+    pub fn pages_range(&self, pages: u32) -> Range<u64> {
+        let begin = blocks_end(self.bytes);
+        begin..begin + (PAGES_HEAD + CHECK) as u64 + u64::from(pages) * PAGE_SUM as u64
+    }
+
+    /// Reads what lies there. `None` if it is damaged, of another file, or of another number of pages.
+    pub fn decode_pages(&self, section: &[u8], pages: u32) -> Option<PageSums> {
+        let (said, check) = section.split_last_chunk::<CHECK>()?;
+        let sums = said.strip_prefix(PAGES_MAGIC)?.strip_prefix(&pages.to_be_bytes())?;
+        let (sums, rest) = sums.as_chunks::<PAGE_SUM>();
+        let whole = rest.is_empty() && sums.len() as u64 == u64::from(pages);
+        (whole && check_of_pages(&self.check, said) == *check).then(|| PageSums(sums.to_vec()))
     }
 
     /// The smallest range of whole blocks around `range`.
@@ -124,34 +237,108 @@ impl Blocks {
     }
 }
 
+impl PageSums {
+    /// Whether the `n`-th page of the file (the first is 0) may be this one; if not, it is another.
+    pub fn may_be(&self, n: usize, pgno: Pgno, page: &[u8]) -> bool {
+        self.0.get(n) == Some(&page_sum(pgno, page))
+    }
+
+    /// The same, of a page that was fetched. Errors with `Corrupt`.
+    pub fn hold(&self, n: usize, pgno: Pgno, page: &[u8]) -> Result<()> {
+        match self.0.get(n) {
+            None => Err(Error::new(Kind::Bug, format!("page {pgno} has no sum"))),
+            Some(_) if self.may_be(n, pgno, page) => Ok(()),
+            Some(_) => Err(Error::corrupt(format!(
+                "page {pgno} is not the one that was uploaded (checksum mismatch)"
+            ))),
+        }
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::base::{Timestamp, TxId};
-    use crate::ltx::Level;
+    use crate::base::clock::random_u64;
+    use crate::base::{PageSize, Timestamp, TxId};
+    use crate::ltx::{Encoder, Header, Level};
+
+    /// A snapshot of 70 pages that cannot be packed, as a file, its bytes, and what the manifest would say of it.
+    fn noise() -> (tempfile::TempDir, Vec<u8>, ManifestEntry) {
+        let dir = tempfile::tempdir().unwrap();
+        let header = Header::new(PageSize::new(4096).unwrap(), 70, TxId(1), TxId(9), Timestamp(0));
+        let mut encoder = Encoder::new(Vec::new(), header).unwrap();
+        for n in 1..=70 {
+            let page: Vec<u8> = (0..512).flat_map(|_| random_u64().to_be_bytes()).collect();
+            encoder.page(Pgno::new(n).unwrap(), &page).unwrap();
+        }
+        let data = encoder.finish().unwrap().1;
+        let path = dir.path().join("x.ltx");
+        std::fs::write(&path, &data).unwrap();
+        let entry = ManifestEntry::of_file(Level::SNAPSHOT, &path).unwrap();
+        (dir, data, entry)
+    }
+
+    /// The object of a file with another sum of its `n`-th page.
+    pub(in crate::replica) fn with_page_sum(
+        object: &[u8],
+        entry: &ManifestEntry,
+        n: usize,
+        sum: [u8; PAGE_SUM],
+    ) -> Vec<u8> {
+        let (first, section) = object.split_at(blocks_end(entry.bytes) as usize);
+        let blocks = Blocks::decode(first, entry.id, entry.bytes, Some(entry)).unwrap();
+        let mut sums = blocks.decode_pages(section, entry.pages).unwrap().0;
+        sums[n] = sum;
+        let mut out = first.to_vec();
+        encode_pages(&mut out, &sums);
+        out
+    }
+
+    #[test]
+    fn each_page_has_its_sum_and_each_changed_byte_of_the_sums_is_found() {
+        let (dir, data, entry) = noise();
+        let all = of_file(&dir.path().join("x.ltx"), &entry).unwrap();
+        let blocks =
+            Blocks::decode(&all[..blocks_end(entry.bytes) as usize], entry.id, entry.bytes, Some(&entry));
+        let blocks = blocks.unwrap();
+        let range = blocks.pages_range(70);
+        assert_eq!(range.end, all.len() as u64);
+        let section = &all[range.start as usize..];
+        let sums = blocks.decode_pages(section, 70).unwrap();
+        let mut decoder = Decoder::new(data.as_slice()).unwrap();
+        let (mut page, mut n) = (vec![0; 4096], 0);
+        while let Some(pgno) = decoder.next_page(&mut page).unwrap() {
+            assert!(sums.may_be(n, pgno, &page) && sums.hold(n, pgno, &page).is_ok());
+            assert!(!sums.may_be((n + 1) % 70, pgno, &page) && !sums.may_be(70, pgno, &page));
+            page[n * 50] ^= 1;
+            assert!(!sums.may_be(n, pgno, &page) && sums.hold(n, pgno, &page).unwrap_err().is_corrupt());
+            n += 1;
+        }
+        assert_eq!(n, 70);
+        for at in 0..section.len() {
+            let mut broken = section.to_vec();
+            broken[at] ^= 1;
+            assert_eq!(blocks.decode_pages(&broken, 70), None, "byte {at}");
+        }
+        assert_eq!(blocks.decode_pages(section, 69), None);
+        assert_eq!(blocks.decode_pages(&section[1..], 70), None);
+        // They are this file's alone.
+        let (dir, _, other) = noise();
+        let others = of_file(&dir.path().join("x.ltx"), &other).unwrap();
+        assert_eq!(blocks.decode_pages(&others[range.start as usize..], 70), None);
+    }
 
     #[test]
     fn each_changed_byte_is_found_and_only_its_own_file_counts() {
-        let data: Vec<u8> = (0..300_000u32).map(|n| (n * 7 % 251) as u8).collect();
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, data, entry) = noise();
         let path = dir.path().join("x.ltx");
-        std::fs::write(&path, &data).unwrap();
-        let entry = ManifestEntry {
-            id: FileId { level: Level::SNAPSHOT, min: TxId(1), max: TxId(9) },
-            bytes: data.len() as u64,
-            pages: 1,
-            commit: 1,
-            crc: 0,
-            edge: 0,
-            sha256: Sha256::digest(&data).into(),
-            time: Timestamp(0),
-            after: None,
-        };
-        let object = of_file(&path, &entry).unwrap();
+        let all = of_file(&path, &entry).unwrap();
+        let object = all[..blocks_end(entry.bytes) as usize].to_vec();
         let decode = |o: &[u8], e: &ManifestEntry| Blocks::decode(o, e.id, e.bytes, Some(e));
         let blocks = decode(&object, &entry).unwrap();
         assert_eq!(blocks.sums.len(), 5);
-        for range in [0..1, 65_535..65_537, 200_000..200_010, 299_999..300_000, 0..300_000] {
+        let end = data.len() as u64;
+        for range in [0..1, 65_535..65_537, 200_000..200_010, end - 1..end, 0..end] {
             let around = blocks.around(&range);
             assert!(
                 around.start <= range.start && around.end >= range.end && around.start.is_multiple_of(BLOCK)

@@ -13,13 +13,13 @@
 //! Refused: to believe a frame because it unpacks (a changed byte in what LZ4 copies does not show).
 
 use super::apply::agrees_with_manifest;
-use super::blocks::{BLOCK, Blocks, WHOLE};
+use super::blocks::{BLOCK, Blocks, MOST_PAGES, PageSums, WHOLE, blocks_end};
 use super::edge::{END_OF_PAGES, SMALLEST, edge};
 use super::inventory::FileInfo;
 use super::layout::{FileId, blocks_key};
 use super::manifest::ManifestEntry;
 use super::probe::tail_bound;
-use crate::base::{Error, Kind, Result, clock};
+use crate::base::{Error, Kind, Pgno, Result, clock};
 use crate::ltx::{
     Decoder, HEADER_LEN, Header, IndexEntry, PackedIndex, PageIndex, TAIL_LEN, Tail, Trailer, decode_frame,
 };
@@ -68,6 +68,32 @@ impl Contents {
         read(store, file, entry).await.map_err(|e| e.context(file.id()))
     }
 
+    /// What `file` holds, if single pages of it can be read and told from others: a large one with sums of its blocks and pages beside it.
+    /// Errors as [`Contents::read`].
+    pub async fn in_place(
+        store: &Store,
+        file: &FileInfo,
+        entry: Option<&ManifestEntry>,
+    ) -> Result<Option<(Contents, PageSums)>> {
+        let (id, size) = (file.id(), file.bytes);
+        if size <= WHOLE || entry.is_none_or(|e| e.bytes != size || e.pages > MOST_PAGES) {
+            return Ok(None);
+        }
+        let Some(found) = by_blocks(store, file, entry).await.map_err(|e| e.context(id))? else {
+            return Ok(None);
+        };
+        let Body::Remote { blocks, .. } = &found.body else { return Ok(None) };
+        let pages = u32::try_from(found.index.len()).unwrap_or(u32::MAX);
+        let section = match store.get_range(&blocks_key(id), blocks.pages_range(pages)).await {
+            Ok(section) => section,
+            // (An object of before ends where they would begin.)
+            Err(e) if e.is_missing() || e.is_corrupt() => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let sums = blocks.decode_pages(&section, pages);
+        Ok(sums.map(|sums| (found, sums)))
+    }
+
     /// Reads what a copy of `file` on this machine holds, all of it proved as a restore does. Errors with `Corrupt` where it is not that
     /// file, and as reading a file does.
     pub async fn of_copy(file: &FileInfo, copy: File, entry: Option<&ManifestEntry>) -> Result<Contents> {
@@ -89,6 +115,11 @@ impl Contents {
             return whole(file.id(), bytes.into(), entry);
         }
         in_file(file.id(), copy, size, entry).await
+    }
+
+    /// Where its pages lie, in the order of the file, counted from 0.
+    pub fn pages(&self) -> impl Iterator<Item = (usize, IndexEntry)> + '_ {
+        Pgno::new(1).into_iter().flat_map(|first| self.index.from(first)).enumerate()
     }
 
     /// The frame at `entry`, if it need not be fetched. Errors with `Io` where the local copy cannot be read.
@@ -253,9 +284,9 @@ async fn by_blocks(
     let head_len = if id.name().is_snapshot() { BLOCK } else { HEADER_LEN as u64 };
     let from = size.saturating_sub(tail_bound(Some(entry))).max(head_len);
     let sums = async {
-        match store.get(&blocks_key(id)).await {
+        match store.get_range(&blocks_key(id), 0..blocks_end(size)).await {
             Ok(object) => Ok(Blocks::decode(&object, id, size, Some(entry))),
-            Err(e) if e.is_missing() => Ok(None),
+            Err(e) if e.is_missing() || e.is_corrupt() => Ok(None),
             Err(e) => Err(e),
         }
     };

@@ -7,7 +7,8 @@
 //!   one request. Pieces are handed out in the order of files and bytes. Nothing of them is proved here.
 //!
 //! A request costs the time of its way there and back, whatever it brings: for small files as many are under way as `parallel` says; large
-//! ones are bounded by the memory, which is that of ten ranges. From a directory smaller ranges come, and fewer: what one thread has read,
+//! ones are bounded by the memory, which is that of ten ranges. The ranges of a small replica are smaller, so that little is fetched in vain
+//! by a restore that is interrupted. From a directory smaller ranges come, and fewer: what one thread has read,
 //! the next finds in the processor's cache. Refused: one stream for each large file (a store gives one connection a
 //! fraction of what the line carries, and what breaks off begins anew); ranges that are used as they come (SHA-256 wants them in order,
 //! and a window of ranges gives nearly the same).
@@ -41,12 +42,20 @@ struct Window {
 }
 
 impl Window {
-    fn of(store: &Store) -> Window {
-        match store.is_near() {
-            true => Window { range: RANGE / 4, memory: 2 * RANGE },
-            false => Window { range: RANGE, memory: 10 * RANGE },
+    /// For so many bytes in all.
+    fn of(is_near: bool, bytes: u64) -> Window {
+        if is_near {
+            return Window { range: RANGE / 4, memory: 2 * RANGE };
         }
+        let range = range_bytes(bytes);
+        Window { range, memory: 10 * range }
     }
+}
+
+/// Bytes of a large file that are one request to a store that is far, where `bytes` are fetched in all: what is under way when a restore is
+/// interrupted is fetched again, and is about a tenth of it all, from 24 MiB on. Pure.
+pub(super) fn range_bytes(bytes: u64) -> u64 {
+    (bytes / 96).next_multiple_of(16 * UNIT).clamp(RANGE / 16, RANGE)
 }
 
 /// Buffers of ranges that were used.
@@ -128,7 +137,7 @@ pub struct Ahead {
 impl Ahead {
     /// Asks for nothing yet. `parallel`: requests at once.
     pub fn new(store: &Store, files: Vec<FileInfo>, parallel: usize) -> Ahead {
-        let window = Window::of(store);
+        let window = Window::of(store.is_near(), files.iter().map(|f| f.bytes).sum());
         Ahead {
             store: store.clone(),
             rest: files.into(),
@@ -220,6 +229,27 @@ impl Drop for Ahead {
     fn drop(&mut self) {
         for u in &self.under_way {
             u.task.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_as_large_as_what_is_fetched_allows() {
+        const MIB: u64 = 1 << 20;
+        for (bytes, range) in [
+            (0, RANGE / 16),
+            (2 * MIB, RANGE / 16),
+            (24 * MIB, RANGE / 16),
+            (60 * MIB, 640 << 10),
+            (384 * MIB, RANGE),
+            (5_000 * MIB, RANGE),
+        ] {
+            assert_eq!(range_bytes(bytes), range, "{bytes}");
+            assert!(bytes < 24 * MIB || 10 * range * 9 <= bytes, "{bytes}: a ninth of it all at most");
         }
     }
 }

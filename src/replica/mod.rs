@@ -35,6 +35,7 @@ pub mod point;
 pub mod probe;
 pub mod restore;
 pub mod retention;
+pub mod reuse;
 pub mod target;
 #[cfg(test)]
 mod testkit;
@@ -50,5 +51,6 @@ pub use plan::{Plan, plan, restorable};
 pub use point::Point;
 pub use restore::{Check, Progress, RestoreOptions, Restored, Structure, restore, txid_at};
 pub use retention::{Policy, Retention, retention};
+pub use reuse::Reuse;
 pub use target::{Occupied, Occupier, Overwrite};
 pub use verify::{Finding, Mode, Report, Rule, Severity, VerifyOptions, verify};

@@ -13,16 +13,17 @@
 //! * I-RES-4 Memory is bounded, however large the database and its files are: what is fetched ahead (I-FETCH-1), and a few buffers of
 //!   the threads that unpack it.
 //! * I-RES-5 What SQLite cannot read without a key is not called damaged: its checksums are checked, its structure is not.
+//! * I-RES-6 What was built of pages at hand is proved as a whole, or built anew without them (I-REUSE-2): nothing at hand makes a restore
+//!   fail, or its result another one.
 //!
 //! Runs inside a tokio runtime (`store::block_on` gives one); files are applied on its blocking threads, so downloads go on
-//! meanwhile. A crash leaves what `target` says, and a restore that was interrupted begins anew; a request that fails does not interrupt it.
-//! (Not done: to go on with what an interrupted one left. Nothing in a database file tells which of its pages are right; they could be proved
-//! by the sums of blocks of the file that they came from, which are of packed pages, so that each page would be packed again.)
+//! meanwhile. A crash, or a store that is away for longer than the tries of a request last, leaves the temporary file, and the next restore to
+//! that target goes on in it ([`super::reuse`]) where its caller lets it ([`Reuse`]).
 //!
 //! Refused: merging all files first and writing each page once (Litestream):
 //! it needs all objects open at once, and a slow reader then holds as many connections as there are files.
 
-use super::apply::{Applied, Applier, Placing};
+use super::apply::{Applier, Placing};
 use super::encrypted::is_encrypted;
 use super::fetch::{Ahead, Arrived, PARALLEL};
 use super::inventory::Inventory;
@@ -32,14 +33,17 @@ use super::manifest::Manifest;
 use super::place::{self, Found};
 use super::plan::{Plan, plan};
 use super::point::Point;
+use super::reuse::{self, AtHand, Reuse};
 use super::target::{Occupier, Overwrite, Target};
 use crate::base::{
     DbChecksum, Error, Kind, Lineage, PageSize, Result, Timestamp, TxId, clock, crash, panics, thread,
 };
+use crate::ltx::Header;
 use crate::store::Store;
 use futures_util::{StreamExt, TryStreamExt};
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How often a way is planned anew because a file was damaged or merged away.
 const REPLANS: usize = 8;
@@ -95,6 +99,8 @@ pub struct RestoreOptions<'a> {
     pub check: Check,
     /// Called with the temporary file, unless `check` is `None`.
     pub checker: Option<Checker<'a>>,
+    /// What may be taken from this machine.
+    pub reuse: Reuse,
     /// Asked for leave to replace the target: before anything is fetched, and again when it is replaced.
     pub occupier: Option<Occupier<'a>>,
     /// Requests at once, 1 or more.
@@ -109,6 +115,7 @@ impl Default for RestoreOptions<'_> {
             overwrite: Overwrite::Refuse,
             check: Check::None,
             checker: None,
+            reuse: Reuse::Nothing,
             occupier: None,
             parallel: PARALLEL,
             progress: None,
@@ -135,9 +142,9 @@ pub struct Restored {
     pub pages: u32,
     /// What SQLite found in it.
     pub structure: Structure,
-    /// Objects fetched.
+    /// Files of the plan.
     pub files: usize,
-    /// Their bytes.
+    /// Bytes of them that were fetched.
     pub bytes: u64,
     /// Files that were found damaged and gone around (I-RES-2), one line each.
     pub notes: Vec<String>,
@@ -154,41 +161,21 @@ pub async fn restore(
     path: &Path,
     options: &RestoreOptions<'_>,
 ) -> Result<Restored> {
-    let target = Target::prepare(path, options.overwrite)?;
+    let mut target = Target::prepare(path, options.overwrite)?;
     target.refuse_used(options.occupier)?;
-    let Found { store, mut inventory, manifest } = place::find(store).await?;
-    let store = &store;
-    if matches!(point, Point::Time(_)) {
-        inventory.learn_times(store).await?;
-    }
-    if point == Point::Latest {
-        refuse_lost_tail(store, &inventory, &manifest).await?;
-    }
-    let plan = plan(&inventory.files, point, clock::now())?;
-    let mut notes = Vec::new();
-    let built = build(store, inventory, manifest, (point, plan), &target, options, &mut notes).await?;
-    built.applier.sync()?;
-    crash::point("restore.built");
-    // `apply` held the content against what the last file attests; reading it back holds the disk against the content.
-    let encrypted = is_encrypted(target.temp())?;
-    let (checksum, structure) = std::thread::scope(|s| {
-        let reading = thread::spawn_scoped(s, "walrust-prove", || built.applier.read_back());
-        let structure = match options.checker {
-            Some(_) if options.check == Check::None => Ok(Structure::NotAsked),
-            None => Ok(Structure::NotAsked),
-            Some(_) if encrypted => Ok(Structure::Encrypted),
-            Some(checker) => checker(target.temp(), options.check).map(|()| Structure::Sound),
-        };
-        let read = match reading {
-            Ok(t) => t.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a panic while reading"))),
-            Err(_) => built.applier.read_back(),
-        };
-        (read, structure)
-    });
-    let (checksum, structure) = (checksum?, structure?);
+    let (built, store) = match into_temp(store, point, &mut target, options).await {
+        Ok(done) => done,
+        Err(e) => {
+            if e.is_retry() && options.reuse != Reuse::Nothing {
+                target.leave();
+            }
+            return Err(e);
+        }
+    };
     crash::point("restore.checked");
     target.commit(options.occupier, store.manners())?;
-    let header = built.last.header;
+    let Proved { built, checksum, structure, notes } = built;
+    let header = built.last;
     Ok(Restored {
         txid: header.max,
         time: header.timestamp,
@@ -201,6 +188,113 @@ pub async fn restore(
         files: built.files,
         bytes: built.bytes,
         notes,
+    })
+}
+
+/// What lies in the temporary file, proved.
+struct Proved {
+    built: Built,
+    checksum: DbChecksum,
+    structure: Structure,
+    notes: Vec<String>,
+}
+
+/// Everything up to the moment when the target changes.
+async fn into_temp(
+    store: &Store,
+    point: Point,
+    target: &mut Target,
+    options: &RestoreOptions<'_>,
+) -> Result<(Proved, Store)> {
+    let Found { store, mut inventory, manifest } = place::find(store).await?;
+    if matches!(point, Point::Time(_)) {
+        inventory.learn_times(&store).await?;
+    }
+    if point == Point::Latest {
+        refuse_lost_tail(&store, &inventory, &manifest).await?;
+    }
+    let plan = plan(&inventory.files, point, clock::now())?;
+    if let Some(built) = of_what_is_at_hand(&store, &manifest, &plan, target, options).await? {
+        built.applier.sync()?;
+        crash::point("restore.built");
+        let (checksum, structure) = prove(&built.applier, target.temp(), options);
+        match checksum {
+            Ok(checksum) => {
+                let proved = Proved { built, checksum, structure: structure?, notes: Vec::new() };
+                return Ok((proved, store));
+            }
+            Err(e) => log::info!(
+                "walrust: {}: restored anew, without what was at hand: {e}",
+                target.path().display()
+            ),
+        }
+    }
+    target.discard()?;
+    let mut notes = Vec::new();
+    let built = build(&store, inventory, manifest, (point, plan), target, options, &mut notes).await?;
+    built.applier.sync()?;
+    crash::point("restore.built");
+    let (checksum, structure) = prove(&built.applier, target.temp(), options);
+    Ok((Proved { built, checksum: checksum?, structure: structure?, notes }, store))
+}
+
+/// The temporary file, out of what is at hand and what is fetched; `None` if nothing is, or nothing came of it (I-RES-6).
+async fn of_what_is_at_hand(
+    store: &Store,
+    manifest: &Manifest,
+    plan: &Plan,
+    target: &mut Target,
+    options: &RestoreOptions<'_>,
+) -> Result<Option<Built>> {
+    let at_hand = AtHand::find(options.reuse, target, options.occupier)?;
+    target.sweep();
+    let Some(at_hand) = at_hand else { return Ok(None) };
+    let (settled, of_bytes, of_files) = (AtomicU64::new(0), plan.bytes(), plan.files.len());
+    let tell = |bytes: u64| {
+        let bytes = settled.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if let Some(progress) = options.progress {
+            let files = if bytes >= of_bytes { of_files } else { 0 };
+            progress(Progress { files, of_files, bytes: bytes.min(of_bytes), of_bytes });
+        }
+    };
+    match reuse::build(store, manifest, plan, target, at_hand, options.parallel, &tell).await {
+        Ok(Some(reused)) => Ok(Some(Built {
+            applier: reused.applier,
+            last: reused.header,
+            files: of_files,
+            bytes: reused.bytes,
+        })),
+        Ok(None) => Ok(None),
+        Err(e) if e.is_corrupt() || e.is_missing() => {
+            log::info!("walrust: {}: restored anew, without what was at hand: {e}", target.path().display());
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// `apply` held the content against what the last file attests; reading it back holds the disk against the content. Meanwhile the caller's check.
+fn prove(
+    applier: &Applier,
+    temp: &Path,
+    options: &RestoreOptions<'_>,
+) -> (Result<DbChecksum>, Result<Structure>) {
+    std::thread::scope(|s| {
+        let reading = thread::spawn_scoped(s, "walrust-prove", || applier.read_back());
+        let structure = match options.checker {
+            None => Ok(Structure::NotAsked),
+            Some(_) if options.check == Check::None => Ok(Structure::NotAsked),
+            Some(checker) => match is_encrypted(temp) {
+                Ok(true) => Ok(Structure::Encrypted),
+                Ok(false) => checker(temp, options.check).map(|()| Structure::Sound),
+                Err(e) => Err(e),
+            },
+        };
+        let read = match reading {
+            Ok(t) => t.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a panic while reading"))),
+            Err(_) => applier.read_back(),
+        };
+        (read, structure)
     })
 }
 
@@ -255,7 +349,7 @@ pub(super) async fn confirm_lost(store: &Store, ids: &[FileId]) -> Result<BTreeS
 
 struct Built {
     applier: Applier,
-    last: Applied,
+    last: Header,
     files: usize,
     bytes: u64,
 }
@@ -278,15 +372,14 @@ async fn build(
             Ok(built) => return Ok(built),
             Err(failed) => failed,
         };
-        let _ = std::fs::remove_file(target.temp());
-        let Some(id) = id else { return Err(error) };
+        // (What may pass leaves the file to whoever goes on in it.)
+        let Some(id) = id.filter(|_| error.is_missing() || error.is_corrupt()) else { return Err(error) };
+        target.discard()?;
         if error.is_missing() {
             (inventory, manifest) = Inventory::read_with_manifest(store).await?;
-        } else if error.is_corrupt() {
+        } else {
             notes.push(error.to_string());
             bad.insert(id);
-        } else {
-            return Err(error);
         }
         inventory.files.retain(|f| !bad.contains(&f.id()) && (f.id() != id || !error.is_missing()));
         let again = |p| plan(&inventory.files, p, clock::now());
@@ -329,7 +422,7 @@ async fn attempt(
             .await
             .map_err(plain)?;
             applier = back;
-            last = Some(applied.map_err(about)?);
+            last = Some(applied.map_err(about)?.header);
         } else {
             let about = |e: Error| (Some(id), if e.is_corrupt() { e.context(id) } else { e });
             let mut coming = large.take().unwrap_or_else(|| Large::new(applier.placing(id)));
@@ -343,7 +436,7 @@ async fn attempt(
                 .await
                 .map_err(plain)?;
                 applier = back;
-                last = Some(applied.map_err(|e| (Some(id), e))?);
+                last = Some(applied.map_err(|e| (Some(id), e))?.header);
             } else {
                 large = Some(coming);
             }

@@ -14,13 +14,18 @@
 //! * I-TGT-6 The new file has mode and owner of the one it replaces; else those of the replica's files, which are the database's; else,
 //!   as SQLite makes a new database, a mode by the umask. What root makes in a user's directory is that user's.
 //!
-//! A crash leaves `<target>.walrust-restore-<id>*` (garbage; swept by the next restore to that target once an hour old) or the
-//! complete old pair (kept, for a person to look at). Refused: removing the `-wal` after the rename (a crash between poisons the
+//! * I-TGT-7 The temporary file of a restore that was interrupted, by a kill or since the store was away, stays for the next one to the same
+//!   target ([`Target::take_up`]), which proves each page that it takes from it ([`super::reuse`]). Whoever builds one holds its lock, so
+//!   nobody takes up what another is at work on. One that is another user's, or has a second name, is not believed.
+//!
+//! A crash leaves `<target>.walrust-restore-<id>` (taken up by the next restore to that target; swept by one that takes up nothing, once an
+//! hour old, as is what lies beside it) or the complete old pair (kept, for a person to look at). Refused: removing the `-wal` after the rename (a crash between poisons the
 //! new database), and checkpointing it away (a restore must not need the old database to be sound).
 
 use crate::base::{Error, Kind, Manners, Result, clock, crash, durable};
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -50,6 +55,8 @@ pub type Occupier<'a> = &'a (dyn Fn(&Path) -> Result<Box<dyn Occupied>> + Sync);
 
 /// What SQLite keeps beside a database file.
 const SIDECARS: [&str; 3] = ["-wal", "-journal", "-shm"];
+/// What a temporary file is called after its target, before its id.
+const TEMP: &str = ".walrust-restore-";
 /// A second name of the old database while it loses its own.
 const OLD: &str = ".old";
 /// Temporary files of ours older than this belong to nobody alive.
@@ -62,7 +69,8 @@ pub struct Target {
     temp: PathBuf,
     id: String,
     overwrite: Overwrite,
-    committed: bool,
+    /// Whether the temporary file stays when this is dropped.
+    stays: bool,
 }
 
 impl Target {
@@ -112,9 +120,44 @@ impl Target {
         }
         let id = format!("{:016x}", clock::random_u64());
         let mut temp_name = name.to_os_string();
-        temp_name.push(format!(".walrust-restore-{id}"));
-        sweep(&dir, &name.to_string_lossy());
-        Ok(Target { path: path.to_path_buf(), temp: dir.join(temp_name), id, overwrite, committed: false })
+        temp_name.push(format!("{TEMP}{id}"));
+        Ok(Target { path: path.to_path_buf(), temp: dir.join(temp_name), id, overwrite, stays: false })
+    }
+
+    /// Removes what crashed restores to the same target left an hour ago or earlier.
+    pub fn sweep(&self) {
+        let name = self.path.file_name().unwrap_or_default();
+        sweep(&parent(&self.path), &name.to_string_lossy(), &self.temp);
+    }
+
+    /// Goes on in the temporary file that an interrupted restore to the same target left (I-TGT-7): the newest, and locked. `None` if there
+    /// is none.
+    pub fn take_up(&mut self) -> Option<File> {
+        let name = self.path.file_name()?.to_string_lossy().into_owned();
+        let prefix = format!("{name}{TEMP}");
+        let mut left: Vec<(PathBuf, String)> = fs::read_dir(parent(&self.path))
+            .ok()?
+            .flatten()
+            .filter_map(|e| {
+                let id = e.file_name().to_str()?.strip_prefix(&prefix)?.to_string();
+                is_id(&id).then(|| (e.path(), id))
+            })
+            .collect();
+        left.sort_by_key(|(path, _)| std::cmp::Reverse(fs::metadata(path).and_then(|m| m.modified()).ok()));
+        let (path, id, file) =
+            left.into_iter().find_map(|(path, id)| own_and_free(&path).map(|file| (path, id, file)))?;
+        (self.temp, self.id) = (path, id);
+        Some(file)
+    }
+
+    /// Removes the temporary file: what is in it does not fit. Errors with `Io`.
+    pub fn discard(&self) -> Result<()> {
+        remove(&self.temp)
+    }
+
+    /// The temporary file stays for the next restore to this target, if there is anything in it.
+    pub fn leave(&mut self) {
+        self.stays = is_filled(&self.temp);
     }
 
     /// I-TGT-4, before the work.
@@ -152,7 +195,7 @@ impl Target {
             old.put_back();
             return Err(e);
         }
-        self.committed = true;
+        self.stays = true;
         crash::point("restore.renamed");
         let durable = sync_dir(&parent(&self.path)).and_then(|()| old.forget());
         if let Some(o) = &mut occupied {
@@ -260,10 +303,9 @@ fn is_filled(path: &Path) -> bool {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if self.committed {
-            return;
-        }
-        for s in ["", "-wal", "-journal", "-shm", ".mode", OLD] {
+        // (What stays is the file alone: a committed one has its name, and nothing lies beside it.)
+        let first = usize::from(self.stays);
+        for s in ["", "-wal", "-journal", "-shm", ".mode", OLD].into_iter().skip(first) {
             if let Err(e) = remove(&with_suffix(&self.temp, s)) {
                 log::warn!("walrust: {e}");
             }
@@ -293,13 +335,29 @@ impl Aside {
     }
 }
 
+fn is_id(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// A file of this user's with one name, that nobody is at work on; locked.
+fn own_and_free(path: &Path) -> Option<File> {
+    let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let file = File::options().read(true).write(true).custom_flags(no_link).open(path).ok()?;
+    file.try_lock().ok()?;
+    let (opened, named) = (file.metadata().ok()?, fs::symlink_metadata(path).ok()?);
+    let is_own =
+        opened.is_file() && opened.nlink() == 1 && opened.uid() == rustix::process::geteuid().as_raw();
+    // (Until it was locked, it may have been given the target's name.)
+    (is_own && (opened.dev(), opened.ino()) == (named.dev(), named.ino())).then_some(file)
+}
+
 /// Removes temporary files that a crashed restore to the same target left.
-fn sweep(dir: &Path, name: &str) {
+fn sweep(dir: &Path, name: &str, but: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
-    let prefix = format!("{name}.walrust-restore-");
+    let prefix = format!("{name}{TEMP}");
     let now = Duration::from_millis(u64::try_from(clock::now().0).unwrap_or(0));
     for e in entries.flatten() {
-        let ours = e.file_name().to_string_lossy().starts_with(&prefix);
+        let ours = e.file_name().to_string_lossy().starts_with(&prefix) && e.path() != but;
         let age = e
             .metadata()
             .and_then(|m| m.modified())

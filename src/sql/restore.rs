@@ -4,7 +4,7 @@ use super::common;
 use super::once::{Done, Written};
 use crate::base::{Error, Kind, Result, clock};
 use crate::config::{OptionSpec, Options, WithSettings, whole};
-use crate::replica::{self, Check, Overwrite, Point, Progress, RestoreOptions, Structure};
+use crate::replica::{self, Check, Overwrite, Point, Progress, RestoreOptions, Reuse, Structure};
 use crate::session::{engine, occupy};
 use crate::sqlite::{Connection, SqlConnection, SqlMode, Value, despite_forks};
 use crate::store::{ReplicaUrl, Store, block_on};
@@ -20,6 +20,7 @@ pub fn on_restore_progress(tell: fn(Progress)) {
 
 const OPTIONS: &[OptionSpec] = &[
     OptionSpec::flag("overwrite"),
+    OptionSpec::flag("delta"),
     OptionSpec::one_of("check", &["none", "quick", "full"]),
     OptionSpec::count("parallel", 1, 64),
 ];
@@ -30,7 +31,12 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     let path = common::file(args, 1, "the target path")?;
     let point = point(args.get(2))?;
     let options = Options::parse("options", common::text(args, 3, "options")?, OPTIONS, WithSettings::No)?;
-    let overwrite = if options.flag("overwrite") { Overwrite::Replace } else { Overwrite::Refuse };
+    // (Who wants the target's pages taken wants another file in its place.)
+    let (overwrite, reuse) = match (options.flag("overwrite"), options.flag("delta")) {
+        (_, true) => (Overwrite::Replace, Reuse::LeftAndTarget),
+        (true, false) => (Overwrite::Replace, Reuse::Left),
+        (false, false) => (Overwrite::Refuse, Reuse::Left),
+    };
     let check = match options.text("check") {
         Some("none") => Check::None,
         Some("full") => Check::Full,
@@ -50,6 +56,7 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
         overwrite,
         check,
         checker: Some(&checker),
+        reuse,
         occupier: Some(&occupy),
         parallel,
         progress,

@@ -181,6 +181,7 @@ class Bandwidth(door.DoorTest):
         """It is the process's: two snapshots at once take as long as both together."""
         p = self.filled(4, WALRUST_BANDWIDTH="2MB")
         p.code("""
+import sqlite3
 other = sqlite3.connect(args["other"], isolation_level=None)
 other.execute("PRAGMA journal_mode=WAL")
 other.execute("CREATE TABLE b(x)")
@@ -189,6 +190,7 @@ other.execute("SELECT walrust_watch(?, json_object('snapshot_interval', '0s'))",
 other.execute("SELECT walrust_sync(60)").fetchone()
 """, other=self.path("other.db"), url=self.s3.url("other", self.proxy.endpoint))
         took = p.code("""
+import sqlite3
 def snapshot(path):
     sqlite3.connect(path).execute("SELECT walrust_snapshot()").fetchone()
 for path in args["paths"]:

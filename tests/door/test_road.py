@@ -400,5 +400,179 @@ class Large(Road):
         self.assertLessEqual(self.parts_sent(), self.PARTS + 44)
 
 
+class Again(Road):
+    """A restore that was interrupted is gone on with; one with `delta` fetches what differs."""
+
+    MEGABYTES = 30
+
+    def setUp(self):
+        super().setUp()
+        with contextlib.closing(door.plain_connect(self.db)) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE b(id INTEGER PRIMARY KEY, x)")
+            db.execute(f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {self.MEGABYTES * 300}) "
+                       "INSERT INTO b(x) SELECT randomblob(3300) FROM n")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.p = self.peer(env=self.s3.env()).open(self.db)
+        self.p.watch(self.url, interval="0s", levels=["1h"], snapshot_interval="0s")
+        self.p.sync(120)
+        os.mkdir(self.path("to"))
+        self.out = self.path("to/out.db")
+        self.fetched, self.lock, self.carry = 0, threading.Lock(), self.proxy.forward
+        self.after, self.then = None, None
+        self.proxy.forward = self.forward
+
+    def forward(self, method, path, headers, body):
+        """Counts the bytes that come, and does `then` when there are as many as `after`."""
+        answer = self.carry(method, path, headers, body)
+        if method == "GET":
+            with self.lock:
+                self.fetched += len(answer[2])
+                due, self.after = (True, None) if self.after is not None and self.fetched >= self.after else (False, self.after)
+            if due:
+                self.then()
+        return answer
+
+    def sized(self, wanted):
+        """The bytes that come while `wanted` runs."""
+        self.fetched = 0
+        wanted()
+        return self.fetched
+
+    def full(self, **options):
+        return self.sized(lambda: self.restore(self.url, self.out, env=self.s3.env(), **options))
+
+    def change(self, where):
+        """About 1 % of the pages, here and there."""
+        return f"UPDATE b SET x = randomblob(3300) WHERE id % 100 = {where}"
+
+    def test_delta_fetches_what_differs(self):
+        size = self.full()
+        self.assertGreater(size, os.path.getsize(self.db) * 0.8)
+        self.p.sql(self.change(7))
+        self.p.sync(60)
+        told = {"the source changed": self.full(delta=True)}
+        self.assertSameBytes(self.db, self.out)
+        with contextlib.closing(door.plain_connect(self.out)) as db:
+            db.execute("PRAGMA journal_mode=DELETE")
+            db.execute(self.change(31))
+            db.commit()
+        told["the target changed"] = self.full(delta=True)
+        self.assertSameBytes(self.db, self.out)
+        told["nothing changed"] = self.full(delta=True)
+        self.assertSameBytes(self.db, self.out)
+        # A new snapshot, and a target of long ago.
+        self.p.sql(self.change(55))
+        self.p.sql("SELECT walrust_snapshot()")
+        told["a snapshot since"] = self.full(delta=True, overwrite=True)
+        self.assertSameBytes(self.db, self.out)
+        print(f"\n  of {size} bytes: {told}", flush=True)
+        for what, fetched in told.items():
+            self.assertLessEqual(fetched, size * 0.1, what)
+        self.assertEqual(os.listdir(self.path("to")), ["out.db"])
+
+    def test_delta_with_a_target_that_is_damaged_foreign_or_absent(self):
+        self.full(delta=True)
+        self.assertSameBytes(self.db, self.out)
+        with open(self.out, "rb") as f:
+            whole = f.read()
+        for name, content in (("half of it", whole[:len(whole) // 2 + 100]), ("another file", os.urandom(100_000)), ("empty", b""),
+                              ("shifted", whole[4096:]), ("longer", whole + b"x" * 5000)):
+            with self.subTest(name):
+                with open(self.out, "wb") as f:
+                    f.write(content)
+                self.full(delta=True)
+                self.assertSameBytes(self.db, self.out)
+                self.assertEqual(os.listdir(self.path("to")), ["out.db"])
+
+    def test_delta_refuses_a_target_that_is_in_use(self):
+        self.full()
+        with contextlib.closing(door.plain_connect(self.out)) as db:
+            db.execute("SELECT count(*) FROM b").fetchone()
+            with self.assertRaises(door.SqlError) as caught:
+                self.full(delta=True)
+            self.assertErrorLine(str(caught.exception), "walrust_restore", "open in")
+        self.assertEqual([n for n in os.listdir(self.path("to")) if "walrust" in n], [])
+
+    def restoring(self, **options):
+        """A process that restores; it is killed, or the line is gone, when half of all has come."""
+        p = self.peer(env=self.s3.env()).open(":memory:")
+        return p, lambda: p.sql("SELECT walrust_restore(?, ?, NULL, ?)", self.url, self.out, json.dumps(options))
+
+    def test_a_restore_that_was_killed_goes_on(self):
+        size = os.path.getsize(self.db)
+        for when in (0.3, 0.7):
+            with self.subTest(when=when):
+                p, restore = self.restoring()
+                self.after, self.then = int(size * when), p.proc.kill
+                self.fetched = 0
+                with self.assertRaises(AssertionError):
+                    restore()
+                time.sleep(0.5)
+                self.assertRegex(" ".join(os.listdir(self.path("to"))), r"^out\.db\.walrust-restore-[0-9a-f]{16}$")
+                p, restore = self.restoring()
+                restore()
+                print(f"\n  killed at {when}: {self.fetched / size:.2f} of the size in all", flush=True)
+                self.assertLessEqual(self.fetched, size * 1.2)
+                self.assertSameBytes(self.db, self.out)
+                self.assertEqual(os.listdir(self.path("to")), ["out.db"])
+                os.unlink(self.out)
+
+    def test_a_restore_whose_line_is_gone_goes_on(self):
+        size = os.path.getsize(self.db)
+        p, restore = self.restoring()
+        self.after, self.then = size // 2, lambda: setattr(self.proxy, "down", True)
+        self.fetched = 0
+        with self.assertRaises(door.SqlError):
+            restore()
+        self.assertEqual(len(os.listdir(self.path("to"))), 1)
+        self.proxy.down = False
+        # Meanwhile there is more to restore, and another snapshot.
+        self.p.sql(self.change(3))
+        self.p.sql("SELECT walrust_snapshot()")
+        restore()
+        self.assertLessEqual(self.fetched, size * 1.25)
+        self.assertSameBytes(self.db, self.out)
+        self.assertEqual(os.listdir(self.path("to")), ["out.db"])
+
+    def test_a_delta_that_was_killed_leaves_the_target_whole(self):
+        self.full()
+        with open(self.out, "rb") as f:
+            before = f.read()
+        self.p.sql(f"UPDATE b SET x = randomblob(3300) WHERE id <= {self.MEGABYTES * 150}")
+        self.p.sql("SELECT walrust_snapshot()")
+        size = os.path.getsize(self.db)
+        p, restore = self.restoring(delta=True)
+        self.after, self.then = int(size * 0.2), p.proc.kill
+        self.fetched = 0
+        with self.assertRaises(AssertionError):
+            restore()
+        time.sleep(0.5)
+        with open(self.out, "rb") as f:
+            self.assertTrue(f.read() == before, "the target is what it was")
+        p, restore = self.restoring(delta=True)
+        restore()
+        self.assertLessEqual(self.fetched, size * 0.75)
+        self.assertSameBytes(self.db, self.out)
+        self.assertEqual(os.listdir(self.path("to")), ["out.db"])
+
+    def test_what_was_left_is_proved(self):
+        """Somebody, or a power cut, changed what lies there: those pages are fetched again."""
+        size = os.path.getsize(self.db)
+        p, restore = self.restoring()
+        self.after, self.then = size // 2, p.proc.kill
+        with self.assertRaises(AssertionError):
+            restore()
+        time.sleep(0.5)
+        [left] = os.listdir(self.path("to"))
+        with open(self.path(f"to/{left}"), "r+b") as f:
+            for page in range(0, size // 4096 // 4, 40):
+                f.seek(page * 4096 + 100)
+                f.write(os.urandom(8))
+        p, restore = self.restoring()
+        restore()
+        self.assertSameBytes(self.db, self.out)
+
+
 if __name__ == "__main__":
     unittest.main()

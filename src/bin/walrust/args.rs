@@ -359,17 +359,20 @@ pub struct Restore {
     /// Replace an existing file
     #[arg(long)]
     pub overwrite: bool,
+    /// Replace an existing file, and fetch only the pages that it does not have yet
+    #[arg(long)]
+    pub delta: bool,
     /// SQLite's own check before the file gets its name (walrust's checksums are always checked)
     #[arg(long, value_enum)]
     pub check: Option<Check>,
-    /// Downloads at once (default 8)
+    /// Downloads at once (default 32)
     #[arg(long, value_name = "N")]
     pub parallel: Option<u16>,
     /// Do nothing, successfully, if the replica holds nothing
     #[arg(long)]
     pub if_replica_exists: bool,
     /// Do nothing, successfully, if there is a file at PATH already
-    #[arg(long, conflicts_with = "overwrite")]
+    #[arg(long, conflicts_with_all = ["overwrite", "delta"])]
     pub if_db_not_exists: bool,
 }
 
@@ -379,6 +382,9 @@ impl Restore {
         let mut all = Map::new();
         if self.overwrite {
             all.insert("overwrite".into(), Value::Bool(true));
+        }
+        if self.delta {
+            all.insert("delta".into(), Value::Bool(true));
         }
         if let Some(c) = self.check {
             let name = match c {

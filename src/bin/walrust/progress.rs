@@ -1,7 +1,8 @@
 //! Progress of long work, on stderr, if that is a terminal.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use walrust::replica::Progress;
 
@@ -25,11 +26,15 @@ pub fn spinner(what: &'static str) -> Shown {
 }
 
 static RESTORE: OnceLock<ProgressBar> = OnceLock::new();
+static SHOWN: AtomicBool = AtomicBool::new(false);
 
-/// Bytes and files of the restore that follows.
+/// A restore that takes no longer shows nothing.
+const SHOWN_AFTER: Duration = Duration::from_secs(2);
+
+/// Bytes, rate and time left of the restore that follows.
 pub fn restore() -> Shown {
     let bar = RESTORE.get_or_init(|| {
-        let bar = ProgressBar::new(0);
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
         let template = "{wide_bar} {bytes} of {total_bytes}, {msg}, {bytes_per_sec}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
@@ -38,6 +43,9 @@ pub fn restore() -> Shown {
     });
     walrust::sql::on_restore_progress(|p: Progress| {
         if let Some(bar) = RESTORE.get() {
+            if bar.elapsed() >= SHOWN_AFTER && !SHOWN.swap(true, Ordering::Relaxed) {
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
             bar.set_length(p.of_bytes);
             bar.set_position(p.bytes);
             bar.set_message(format!("file {} of {}", p.files, p.of_files));

@@ -406,7 +406,8 @@ fn one_range_that_fails_is_fetched_again_by_itself() {
     let asked = std::sync::Arc::new(Third(AtomicUsize::new(0), b.key(b.files[0].id)));
     let store = b.store.clone().with_faults(asked.clone());
     let options = RestoreOptions { overwrite: Overwrite::Replace, ..RestoreOptions::default() };
-    let ranges = b.files[0].bytes.len().div_ceil(4 << 20);
+    let bytes = b.files[0].bytes.len() as u64;
+    let ranges = usize::try_from(bytes.div_ceil(crate::replica::fetch::range_bytes(bytes))).unwrap();
     block(restore(&store, Point::TxId(b.files[0].id.max), &b.out(), &options)).unwrap();
     assert_eq!(asked.0.load(Ordering::SeqCst), ranges + 1, "each range once, and one twice");
 }

@@ -14,6 +14,7 @@ use crate::replica::plan::restorable;
 use crate::replica::point::Point;
 use crate::replica::probe::Probed;
 use crate::replica::restore::{Check, RestoreOptions, Restored, Structure, restore};
+use crate::replica::reuse::Reuse;
 use crate::replica::target::Overwrite;
 use crate::store::{Store, hex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -233,6 +234,7 @@ async fn rebuild(
         overwrite: Overwrite::Refuse,
         check: Check::Full,
         checker: Some(&check),
+        reuse: Reuse::Nothing,
         occupier: None,
         parallel: PARALLEL,
         progress: None,

@@ -61,7 +61,7 @@ def main():
         env = door.clean_env(work)
         subprocess.run([door.SHELL, db], input=FILL.format(rows=args.megabytes * 240), text=True, check=True, env=env)
         begin = f'.load "{so}"\n.open {door.quote(db)}\nSELECT walrust_watch({door.quote(replica)});\nSELECT walrust_sync(600);\n'
-        timed([door.SHELL, "-batch", "-bail", ":memory:", begin], env)
+        subprocess.run([door.SHELL, "-batch", "-bail", ":memory:"], input=begin, text=True, capture_output=True, check=True, env=env)
         call = f"SELECT walrust_restore({door.quote(replica)}, {door.quote(out)}, NULL, '%s')"
         ways = {
             "cp": lambda: timed(["cp", db, out], env),

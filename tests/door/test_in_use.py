@@ -151,7 +151,7 @@ class InUse(door.DoorTest):
             with self.subTest(wal=wal):
                 path = self.target(f"moment-{wal}.db", wal)
                 before = self.seen(path)
-                env = {"LD_PRELOAD": shim, "FAILFS_DIR": path, "FAILFS_LOG": log, "FAILFS_RENAME": "5000"}
+                env = {"LD_PRELOAD": shim, "FAILFS_DIR": path, "FAILFS_LOG": log, "FAILFS_RENAME": "2000"}
                 outcome, p = [], self.peer(so=None)
                 restore = lambda: outcome.append(self.run_cli("restore", "--overwrite", "file://" + self.url, path, env=env))
                 t = threading.Thread(target=restore)

@@ -1,11 +1,13 @@
-//! Counters and gauges, and how they are read: `walrust_metrics()`, and `/metrics` and `/health` over HTTP.
+//! Counters and gauges, and how they are read: `walrust_metrics()`, and over HTTP `/metrics`, `/health` and a page for people.
 //!
 //! Rules
 //! * I-METRICS-1: updating a handle is one atomic operation. Handles are taken once per database and kept;
 //!   only taking and dropping them, and rendering, lock a table.
 //! * I-METRICS-2: every series of a database bears its `database` label, and goes when the database goes.
-//! * I-METRICS-3: a request, however hostile, costs bounded time and memory, and reaches nothing but the
-//!   two pages ([`serve`]).
+//! * I-METRICS-3: a request, however hostile, costs bounded time and memory, changes nothing, and waits for no store ([`serve`]): what
+//!   a page wants of a replica is asked by a thread of its own.
+//! * I-METRICS-4: what a browser shows is given under no name that a stranger can let point here, holds no secret, and asks nobody else.
+//! * I-METRICS-5: the page costs nothing while nobody looks: no sample is taken before the first look, none an hour after the last.
 //!
 //! Anybody may call it, from any thread. Nothing here is durable: counters start at 0 with the process, as
 //! Prometheus expects.
@@ -13,7 +15,11 @@
 //! Refused: a global registry (a test, or a forked child, wants its own); computing lag from
 //! timestamps while rendering (the renderer would have to know what a commit is: `session` sets the gauge).
 
+mod answer;
+mod face;
+mod health;
 mod server;
+mod trail;
 
 use crate::base::{Kind, Timestamp, clock};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -31,7 +37,10 @@ use std::time::Duration;
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;
-pub use server::{DatabaseHealth, Health, HealthStatus, Pages, Server, serve};
+pub use answer::Pages;
+pub use face::{DatabaseFace, Face, PointFace, Points, ReplicaFace, RowKind};
+pub use health::{DatabaseHealth, Health, HealthStatus};
+pub use server::{Server, serve};
 
 /// A gauge of seconds.
 pub type Seconds = Gauge<f64, AtomicU64>;
@@ -146,6 +155,7 @@ families! {
     database: Gauge, "database", Some(Unit::Bytes), "Size of the database";
     breaker: Gauge, "breaker_state", None, "Circuit breaker: 0 closed, 1 half open, 2 open";
     last_upload: Seconds, "last_upload_timestamp", Some(Unit::Seconds), "When the last upload succeeded, Unix time, 0 if none has";
+    last_validation: Seconds, "last_validation_timestamp", Some(Unit::Seconds), "When a periodic check last found the replica good, Unix time, 0 if none has";
     commits: Counter, "commits", None, "Commits noticed";
     uploads: Counter, "uploads", None, "Uploads that succeeded";
     uploaded: Counter, "uploaded", Some(Unit::Bytes), "Uploaded";
@@ -192,6 +202,7 @@ impl DatabaseMetrics {
     pub fn validation_success(&self) {
         let [success, _] = &self.validations;
         success.inc();
+        self.last_validation.set(clock::now().0 as f64 / 1000.0);
     }
 
     /// Counts a periodic validation that found something wrong.

@@ -1,23 +1,34 @@
-//! `/metrics` and `/health` over HTTP/1.1, on a thread of its own.
+//! The pages over HTTP/1.1, on a thread of its own.
 //!
-//! No TLS and no login: it is for the loopback address or a private network, as exporters are.
-//! Refused: an HTTP library. Two pages without parameters need a request line; what a library would
-//! add in a guest's process is attack surface.
+//! No TLS and no login: it is for the loopback address or a private network, as exporters are. What strangers send is parsed by hyper,
+//! which is in the tree already; what a connection may cost is bounded here.
+//! Refused: keep-alive (a seat would be kept by whoever looks now and then; a page asks once in two seconds).
 
-use crate::base::{Error, Kind, Result, Timestamp, clock, panics, thread};
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use super::answer::{Answer, Desk, Pages, answer};
+use super::trail::{STEP, Trail};
+use crate::base::{Error, Kind, Result, clock, lock, panics, thread};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
-/// A scraper's request has a few hundred bytes.
+/// A request's head, in bytes: a scraper's has a few hundred.
 const LONGEST_REQUEST: usize = 8 * 1024;
+
+/// Header lines of a request.
+const MOST_HEADERS: usize = 100;
 
 /// Of one connection, from accept to close: a scraper answers in milliseconds, a slow-loris never.
 const LONGEST_TIME: Duration = Duration::from_secs(5);
@@ -27,79 +38,6 @@ const STACK: usize = 2 << 20;
 
 /// Connections at once; more wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 32;
-
-/// Whether all is well.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum HealthStatus {
-    /// Every database is in its replica, or on the way.
-    Healthy,
-    /// Something lags or is paused, and heals by itself.
-    Degraded,
-    /// A database is not being replicated. Answered with status 503.
-    Unhealthy,
-}
-
-/// One database on the health page.
-#[derive(Clone, PartialEq, Debug)]
-pub struct DatabaseHealth {
-    /// As in `walrust_status`.
-    pub state: String,
-    /// Age of the oldest commit the replica does not have.
-    pub lag_seconds: f64,
-    /// Bytes captured but not in the replica.
-    pub pending_bytes: u64,
-    /// The newest transaction.
-    pub txid: u64,
-    /// The newest transaction in the replica.
-    pub replicated_txid: u64,
-    /// When the last upload succeeded.
-    pub last_upload: Option<Timestamp>,
-    /// The last error, if it still holds.
-    pub last_error: Option<String>,
-}
-
-/// The health page.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Health {
-    /// The worst of the databases.
-    pub status: HealthStatus,
-    /// Since walrust was loaded.
-    pub uptime: Duration,
-    /// By name.
-    pub databases: BTreeMap<String, DatabaseHealth>,
-}
-
-impl Health {
-    fn json(&self) -> String {
-        let status = match self.status {
-            HealthStatus::Healthy => "healthy",
-            HealthStatus::Degraded => "degraded",
-            HealthStatus::Unhealthy => "unhealthy",
-        };
-        let one = |d: &DatabaseHealth| {
-            json!({
-                "state": d.state,
-                "lag_seconds": d.lag_seconds,
-                "pending_bytes": d.pending_bytes,
-                "txid": d.txid,
-                "replicated_txid": d.replicated_txid,
-                "last_upload": d.last_upload.map(Timestamp::rfc3339),
-                "last_error": d.last_error,
-            })
-        };
-        let databases: Map<String, Value> = self.databases.iter().map(|(n, d)| (n.clone(), one(d))).collect();
-        let uptime = self.uptime.as_secs_f64();
-        format!("{}\n", json!({ "status": status, "uptime_seconds": uptime, "databases": databases }))
-    }
-}
-
-/// What the server shows. Called on its thread; may take locks, should not wait for the network.
-pub trait Pages: Send + Sync + 'static {
-    /// The exposition, with gauges brought up to date.
-    fn metrics(&self) -> String;
-    /// The health page.
-    fn health(&self) -> Health;
-}
 
 /// A running server; dropping it stops it.
 #[derive(Debug)]
@@ -146,13 +84,14 @@ pub fn serve(address: &str, pages: Arc<dyn Pages>) -> Result<Server> {
     let no_thread = |e| Error::new(Kind::Io, "metrics_listen: cannot start its thread").because(e);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(no_thread)?;
+    let desk = Arc::new(Desk { pages, host: address.to_string(), trail: Mutex::new(Trail::default()) });
     let stop = Arc::new(Notify::new());
     let stopped = Arc::clone(&stop);
     let thread = thread::spawn_joined("walrust-metrics", STACK, move || {
         while let Err(said) = panics::caught(|| {
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept(listener.try_clone(), &pages) => {}
+                    () = accept(listener.try_clone(), &desk) => {}
                     () = stopped.notified() => {}
                 }
             });
@@ -166,7 +105,7 @@ pub fn serve(address: &str, pages: Arc<dyn Pages>) -> Result<Server> {
     Ok(Server { address: bound, stop, thread, process: std::process::id() })
 }
 
-async fn accept(listener: std::io::Result<std::net::TcpListener>, pages: &Arc<dyn Pages>) {
+async fn accept(listener: std::io::Result<std::net::TcpListener>, desk: &Arc<Desk>) {
     let listener = match listener.and_then(tokio::net::TcpListener::from_std) {
         Ok(listener) => listener,
         Err(e) => return log::warn!("metrics_listen: {e}"),
@@ -176,10 +115,10 @@ async fn accept(listener: std::io::Result<std::net::TcpListener>, pages: &Arc<dy
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let pages = Arc::clone(pages);
+                let desk = Arc::clone(desk);
                 tokio::spawn(async move {
                     // Too slow, or gone: either way the connection ends here.
-                    let _ = timeout(LONGEST_TIME, connection(stream, pages)).await;
+                    let _ = timeout(LONGEST_TIME, connection(stream, desk)).await;
                     drop(seat);
                 });
             }
@@ -189,15 +128,29 @@ async fn accept(listener: std::io::Result<std::net::TcpListener>, pages: &Arc<dy
     }
 }
 
-async fn connection(mut stream: TcpStream, pages: Arc<dyn Pages>) -> std::io::Result<()> {
-    let head = read_head(&mut stream).await?;
-    let answer = answer(&head, pages.as_ref());
-    stream.write_all(&answer).await?;
-    stream.shutdown().await?;
+/// One request and its answer. Errors when the connection fails.
+async fn connection(stream: TcpStream, desk: Arc<Desk>) -> std::io::Result<()> {
+    let stream = stream.into_std()?;
+    let rest = stream.try_clone()?;
+    let stream = TokioIo::new(TcpStream::from_std(stream)?);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let desk = Arc::clone(&desk);
+        async move { Ok::<_, Infallible>(respond(&desk, request)) }
+    });
+    let _ = http1::Builder::new()
+        .keep_alive(false)
+        .half_close(true)
+        .title_case_headers(true)
+        .auto_date_header(false)
+        .max_buf_size(LONGEST_REQUEST)
+        .max_headers(MOST_HEADERS)
+        .serve_connection(stream, service)
+        .await;
     // Closing with bytes unread would reset the connection and may take the answer back.
-    let mut rest = [0; 4096];
+    let mut rest = TcpStream::from_std(rest)?;
+    let mut chunk = [0; 4096];
     for _ in 0..16 {
-        match timeout(Duration::from_millis(500), stream.read(&mut rest)).await {
+        match timeout(Duration::from_millis(500), rest.read(&mut chunk)).await {
             Ok(Ok(n)) if n > 0 => {}
             _ => break,
         }
@@ -205,80 +158,43 @@ async fn connection(mut stream: TcpStream, pages: Arc<dyn Pages>) -> std::io::Re
     Ok(())
 }
 
-/// What was sent up to the blank line, the limit, or the end.
-async fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    let mut chunk = [0; 1024];
-    while !is_complete(&head) && head.len() <= LONGEST_REQUEST {
-        let n = stream.read(&mut chunk).await?;
-        match chunk.get(..n) {
-            Some(bytes) if n > 0 => head.extend_from_slice(bytes),
-            _ => break,
+fn respond(desk: &Arc<Desk>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (parts, _) = request.into_parts();
+    let said = answer(desk, &parts);
+    if said.begins_trail {
+        tokio::spawn(keep_trail(Arc::clone(desk)));
+    }
+    response(said)
+}
+
+fn response(said: Answer) -> Response<Full<Bytes>> {
+    let body = Bytes::from(said.text);
+    let length = HeaderValue::from(body.len());
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = said.status;
+    let headers = response.headers_mut();
+    headers.extend(said.headers.into_iter().map(|(name, value)| (Some(name), value)));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(said.media_type));
+    headers.insert(CONTENT_LENGTH, length);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Takes samples for as long as somebody looks.
+async fn keep_trail(desk: Arc<Desk>) {
+    loop {
+        tokio::time::sleep(STEP).await;
+        let uptime = clock::uptime();
+        let due = lock(&desk.trail).is_due(uptime);
+        match due {
+            None => return,
+            Some(false) => {}
+            Some(true) => {
+                // (A panic in it ends the samples, not the server.)
+                let face = desk.pages.face();
+                lock(&desk.trail).note(&face, uptime);
+            }
         }
     }
-    Ok(head)
-}
-
-fn is_complete(head: &[u8]) -> bool {
-    head.windows(4).any(|w| w == b"\r\n\r\n") || head.windows(2).any(|w| w == b"\n\n")
-}
-
-/// The whole answer to a request.
-fn answer(head: &[u8], pages: &dyn Pages) -> Vec<u8> {
-    const TEXT: &str = "text/plain; charset=utf-8";
-    if !is_complete(head) {
-        return match head.len() > LONGEST_REQUEST {
-            true => response("431 Request Header Fields Too Large", TEXT, "request too long\n", Body::Sent),
-            false => response("400 Bad Request", TEXT, "incomplete request\n", Body::Sent),
-        };
-    }
-    let line = head.split(|b| *b == b'\n').next().unwrap_or_default();
-    let line = std::str::from_utf8(line).unwrap_or_default().trim_end();
-    let mut words = line.split(' ');
-    let (method, target, version) = (words.next(), words.next(), words.next());
-    let known = version.is_some_and(|v| v.starts_with("HTTP/1.")) && words.next().is_none();
-    let (Some(method), Some(target), true) = (method, target, known) else {
-        return response("400 Bad Request", TEXT, "not an HTTP/1 request\n", Body::Sent);
-    };
-    let body = match method {
-        "GET" => Body::Sent,
-        "HEAD" => Body::Withheld,
-        _ => {
-            return response(
-                "405 Method Not Allowed\r\nAllow: GET, HEAD",
-                TEXT,
-                "only GET and HEAD\n",
-                Body::Sent,
-            );
-        }
-    };
-    match target.split('?').next().unwrap_or_default() {
-        "/metrics" => response("200 OK", super::CONTENT_TYPE, &pages.metrics(), body),
-        "/health" => {
-            let health = pages.health();
-            let status = match health.status {
-                HealthStatus::Unhealthy => "503 Service Unavailable",
-                HealthStatus::Healthy | HealthStatus::Degraded => "200 OK",
-            };
-            response(status, "application/json", &health.json(), body)
-        }
-        _ => response("404 Not Found", TEXT, "there are /metrics and /health\n", body),
-    }
-}
-
-/// HEAD is answered like GET, without the body.
-#[derive(Clone, Copy, PartialEq)]
-enum Body {
-    Sent,
-    Withheld,
-}
-
-fn response(status: &str, content_type: &str, text: &str, body: Body) -> Vec<u8> {
-    let shown = if body == Body::Sent { text } else { "" };
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-         X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{shown}",
-        text.len()
-    )
-    .into_bytes()
 }

@@ -157,8 +157,24 @@ pub struct PointRow {
     pub commit_pages: Option<u32>,
 }
 
+/// What a replica holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holdings {
+    /// The points that can be restored, oldest first.
+    pub points: Vec<PointRow>,
+    /// LTX files in it.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// The points of a replica that can be restored, oldest first. Errors as [`files`].
 pub async fn points(store: &Store) -> Result<Vec<PointRow>> {
+    Ok(holdings(store).await?.points)
+}
+
+/// The points of a replica, and its size. Errors as [`files`].
+pub async fn holdings(store: &Store) -> Result<Holdings> {
     let Found { store, mut inventory, manifest } = place::find(store).await?;
     inventory.learn_times(&store).await?;
     let states = restorable(&inventory.files);
@@ -178,7 +194,11 @@ pub async fn points(store: &Store) -> Result<Vec<PointRow>> {
             commit_pages: entry.map(|e| e.commit),
         }
     };
-    Ok(ends.into_values().map(row).collect())
+    Ok(Holdings {
+        points: ends.into_values().map(row).collect(),
+        files: inventory.files.len(),
+        bytes: inventory.files.iter().map(|f| f.bytes).sum(),
+    })
 }
 
 /// `None` if the file vanished since it was listed.

@@ -17,7 +17,7 @@
 //! | the top: what SQLite and SQL call | `host`, `exit`, `past`, `engine`, `occupy` |
 //! | the thread that moves databases from state to state | `sealer`, `answer` |
 //! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `join` |
-//! | the lists of the process | `observe`, `registry`, `follow`, `care` |
+//! | the lists of the process | `observe`, `face`, `registry`, `follow`, `care`, `points` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
 //! | verbs on one watched database | `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
 //! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `trouble`, `since` |
@@ -36,7 +36,7 @@
 //! `walrust-seal` (plain) seals, cuts, polls and starts resyncs; `walrust-ship` (the runtime) uploads; a
 //! resync or snapshot has a thread for as long as it runs, and so has a request of another process (`walrust-answer`); `walrust-care` validates and applies retention while
 //! there is something to do; `walrust-follow` polls for followed files while there are any; `walrust-metrics` serves
-//! the two pages. SQL functions run on the app's threads.
+//! `metrics_listen`; `walrust-points` asks replicas what the page wants to know, while somebody looks. SQL functions run on the app's threads.
 
 mod access;
 mod alone;
@@ -53,6 +53,7 @@ mod entry;
 mod events;
 mod exclusive;
 mod exit;
+mod face;
 mod follow;
 mod gate;
 mod handles;
@@ -68,6 +69,7 @@ mod observe;
 mod occupy;
 mod past;
 mod phase;
+mod points;
 mod prove;
 mod registry;
 mod renew;

@@ -10,7 +10,7 @@ use super::watched::series;
 use crate::base::event::EventKind;
 use crate::base::{Error, Result, clock, lock};
 use crate::config::{Layer, Resolved};
-use crate::metrics::{self, DatabaseHealth, Health, HealthStatus};
+use crate::metrics::{self, DatabaseHealth, Face, Health, HealthStatus, Points};
 use crate::notify::{Event, Notifier};
 use crate::ship::State;
 use crate::store;
@@ -164,5 +164,13 @@ impl metrics::Pages for Pages {
 
     fn health(&self) -> Health {
         self.0.health()
+    }
+
+    fn face(&self) -> Face {
+        self.0.face()
+    }
+
+    fn points(&self, database: &str) -> Points {
+        self.0.points_of(database)
     }
 }

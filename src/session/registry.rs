@@ -5,6 +5,7 @@ use super::entry::{Above, Entry};
 use super::follow::Followers;
 use super::listening::Listening;
 use super::phase::Role;
+use super::points::Asker;
 use super::services::Services;
 use super::watched::{Watched, ended, series};
 use super::wish::{Inherited, WishRow};
@@ -38,6 +39,7 @@ pub struct Engine {
     pub(super) inherited: Mutex<Vec<Inherited>>,
     pub(super) care: care::Queue,
     pub(super) listening: Mutex<Listening>,
+    pub(super) points: Asker,
     /// Databases whose watch has ended and is to begin again by itself, with why.
     renewals: Mutex<BTreeMap<PathBuf, String>>,
     /// Spools that are being begun with: device and inode of the directory, and the database.
@@ -75,6 +77,7 @@ impl Engine {
             inherited: Mutex::default(),
             care: care::Queue::default(),
             listening: Mutex::default(),
+            points: Asker::default(),
             renewals: Mutex::default(),
             spools: Mutex::default(),
         }

@@ -69,6 +69,39 @@ pub(super) fn tell(f: &Facts) -> Told {
     Told { state: state(f), error: error(f) }
 }
 
+/// What a state means, in one sentence, for somebody who sees its name for the first time.
+pub(super) fn sentence(state: State) -> &'static str {
+    match state {
+        State::Streaming => "The replica has every commit, and new ones leave as they come.",
+        State::CatchingUp => "There are commits that the replica does not have yet; they are on their way.",
+        State::Snapshotting => "The database is being read whole, and a full copy goes to the replica.",
+        State::Paused => "The store failed several times in a row: uploads pause for a moment and go on by themselves.",
+        State::Standby => "Another process of this machine uploads; this one takes over when that one ends.",
+        State::Fenced => "Another machine owns the replica: nothing more leaves from here until somebody decides.",
+        State::Failed => "Nothing is replicated until what the error says is put right.",
+    }
+}
+
+/// The same of a file that is kept up to date from a replica.
+pub(super) fn sentence_of_copy(state: State) -> &'static str {
+    match state {
+        State::Streaming => "This copy shows the newest state that the replica is known to hold.",
+        State::CatchingUp => "This copy is behind its replica and is being brought up to date.",
+        State::Snapshotting => "This copy is being rebuilt from a full copy in the replica.",
+        State::Paused | State::Standby => "This copy is not brought up to date at the moment.",
+        State::Fenced | State::Failed => "This copy is not brought up to date until what the error says is put right.",
+    }
+}
+
+/// What the page says of such a file.
+pub(super) fn health_of_copy(state: State) -> HealthStatus {
+    match state {
+        State::Streaming | State::CatchingUp | State::Snapshotting | State::Standby => HealthStatus::Healthy,
+        State::Paused => HealthStatus::Degraded,
+        State::Fenced | State::Failed => HealthStatus::Unhealthy,
+    }
+}
+
 fn state(f: &Facts) -> State {
     let by_part = match &f.part {
         Part::Failed { .. } | Part::Standby { refused: Some(_), .. } => return State::Failed,

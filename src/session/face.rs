@@ -1,0 +1,128 @@
+//! What the page at `metrics_listen` shows of this process: every watched database, every followed file, and every configured database
+//! that is not watched yet.
+
+use super::follow::FollowerRow;
+use super::registry::Engine;
+use super::told;
+use super::watched::{Watched, series};
+use super::wish::WishRow;
+use crate::base::{Result, Timestamp, TxId, clock};
+use crate::metrics::{DatabaseFace, Face, HealthStatus, Points, RowKind};
+use crate::ship::State;
+use crate::store::{ReplicaUrl, Store};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Engine {
+    /// What the page shows.
+    pub(super) fn face(&self) -> Face {
+        let mut databases: Vec<DatabaseFace> = self.watched().iter().map(|w| of_watched(w)).collect();
+        databases.extend(self.followers().into_iter().map(of_follower));
+        databases.extend(self.unwatched().into_iter().map(of_unwatched));
+        databases.sort_by(|a, b| a.database.cmp(&b.database));
+        Face { now: clock::now(), uptime: self.metrics().uptime(), databases }
+    }
+
+    /// The points of the replica of a database of the page. Does not wait for the store.
+    pub(super) fn points_of(&'static self, database: &str) -> Points {
+        match self.source_of(database) {
+            Some(open) => self.points.look(database, open),
+            None => Points::Unknown,
+        }
+    }
+
+    /// How to come by the replica of a database of the page.
+    fn source_of(&self, database: &str) -> Option<super::points::Open> {
+        if let Some(w) = self.watched().into_iter().find(|w| series(w.path()) == database) {
+            let w = Arc::downgrade(&w);
+            return Some(Box::new(move || {
+                let w = w.upgrade().ok_or_else(super::watched::ended)?;
+                w.have_named();
+                Ok(w.store.clone())
+            }));
+        }
+        let followed = self.followers().into_iter().find(|f| series(&f.path) == database)?;
+        Some(Box::new(move || open(&followed.replica)))
+    }
+}
+
+fn open(replica: &str) -> Result<Store> {
+    Store::open(&ReplicaUrl::parse(replica)?)
+}
+
+fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |f| f.len())
+}
+
+fn of_watched(w: &Watched) -> DatabaseFace {
+    let row = w.row();
+    let verified = w.metrics.last_validation.get();
+    DatabaseFace {
+        database: series(&row.database),
+        kind: RowKind::Source,
+        replica: Some(row.replica),
+        state: row.state.as_str(),
+        explained: told::sentence(row.state),
+        health: row.health,
+        lag: Some(row.lag),
+        pending_bytes: row.pending_bytes,
+        txid: row.txid,
+        replicated: row.replicated,
+        database_bytes: size(&row.database),
+        wal_bytes: row.wal_bytes,
+        spool_bytes: row.spool_bytes,
+        breaker: row.breaker.as_str(),
+        last_upload: row.last_upload,
+        last_verified: (verified > 0.0).then_some(Timestamp((verified * 1000.0) as i64)),
+        verify_every: w.settings().validation_interval,
+        last_error: row.last_error,
+    }
+}
+
+fn of_follower(f: FollowerRow) -> DatabaseFace {
+    DatabaseFace {
+        database: series(&f.path),
+        kind: RowKind::Copy,
+        replica: Some(f.replica),
+        state: f.state.as_str(),
+        explained: told::sentence_of_copy(f.state),
+        health: told::health_of_copy(f.state),
+        lag: Some(f.lag),
+        pending_bytes: f.pending_bytes,
+        txid: f.txid,
+        replicated: f.newest,
+        database_bytes: size(&f.path),
+        wal_bytes: 0,
+        spool_bytes: 0,
+        breaker: "closed",
+        last_upload: f.time,
+        last_verified: None,
+        verify_every: Duration::ZERO,
+        last_error: f.last_error,
+    }
+}
+
+fn of_unwatched(wish: WishRow) -> DatabaseFace {
+    let state = wish.state();
+    DatabaseFace {
+        database: series(&wish.database),
+        kind: RowKind::Source,
+        replica: None,
+        state: state.as_str(),
+        explained: told::sentence(state),
+        health: if state == State::Failed { HealthStatus::Unhealthy } else { HealthStatus::Degraded },
+        lag: None,
+        pending_bytes: 0,
+        txid: TxId::ZERO,
+        replicated: TxId::ZERO,
+        database_bytes: size(&wish.database),
+        wal_bytes: 0,
+        spool_bytes: 0,
+        breaker: "closed",
+        last_upload: None,
+        last_verified: None,
+        verify_every: Duration::ZERO,
+        last_error: Some(wish.why),
+    }
+}

@@ -64,13 +64,13 @@ system: # Debian packages, only those missing
 	@tests/setup sqlite3 python3-venv build-essential
 
 $(VENV)/.ready: tests/door/requirements.txt tests/door/ciphers.txt
-	@tests/setup sqlite3 libsqlite3-dev python3-venv build-essential
+	@tests/setup sqlite3 libsqlite3-dev python3-venv build-essential chromium
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/door/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/ciphers -r tests/door/ciphers.txt
-	@# Where there is no npm, the tests of this package are skipped; where there is one, they fail without it.
+	@# Where there is no npm, the tests of the driver are skipped, and that of the page fails; where there is one, both fail without theirs.
 	if command -v npm >/dev/null; then \
-	  npm install --silent --no-audit --no-fund --prefix $(VENV)/npm $$(sed -n 's/^# npm: //p' tests/door/ciphers.txt); fi
+	  npm install --silent --no-audit --no-fund --prefix $(VENV)/npm $$(sed -n 's/^# npm: //p' tests/door/requirements.txt tests/door/ciphers.txt); fi
 	@touch $@
 
 # -- testing ------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 use super::raw::{Fault, Raw, What, fault, text_of};
 use super::value::{ByteCount, Durability, Functions, Value, ValueKind, parse_duration};
 use super::webhook;
-use crate::base::quoted;
+use crate::base::{Webhook, quoted};
 use std::time::Duration;
 
 fn duration_of(raw: &Raw) -> Result<Duration, Fault> {
@@ -75,6 +75,11 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
         ValueKind::Webhooks => {
             let (hooks, shown) = webhook::webhooks(raw)?;
             Ok((Value::Webhooks(hooks), shown))
+        }
+        ValueKind::Endpoint => {
+            let hook = webhook::endpoint(raw)?;
+            let shown = hook.as_ref().map(Webhook::host).unwrap_or_default();
+            Ok((Value::Webhooks(hook.into_iter().collect()), shown))
         }
     }
 }

@@ -54,6 +54,9 @@ pub struct Settings {
     pub webhooks: Vec<Webhook>,
     /// `None`: off.
     pub metrics_listen: Option<String>,
+    /// `None`: off.
+    pub heartbeat_url: Option<Webhook>,
+    pub heartbeat_interval: Duration,
     /// Bytes a second; 0: no bound.
     pub bandwidth: ByteCount,
     pub functions: Functions,
@@ -133,6 +136,11 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
             _ => Vec::new(),
         },
         metrics_listen: text(Id::MetricsListen),
+        heartbeat_url: match all.get(&Id::HeartbeatUrl) {
+            Some(Value::Webhooks(w)) => w.first().cloned(),
+            _ => None,
+        },
+        heartbeat_interval: duration(Id::HeartbeatInterval)?,
         bandwidth: match all.get(&Id::Bandwidth) {
             Some(Value::Bytes(n)) => *n,
             _ => return Err(bug(Id::Bandwidth)),

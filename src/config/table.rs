@@ -28,6 +28,8 @@ pub enum Id {
     RetryBreakerCooldown,
     Webhooks,
     MetricsListen,
+    HeartbeatUrl,
+    HeartbeatInterval,
     Bandwidth,
     Functions,
     PricePerGb,
@@ -151,7 +153,7 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 24] = [
+pub static TABLE: [Setting; 26] = [
     top(
         Id::Replica,
         "replica",
@@ -312,7 +314,23 @@ pub static TABLE: [Setting; 24] = [
         Id::MetricsListen,
         "metrics_listen",
         ValueKind::Address,
-        "Address (`127.0.0.1:9090`) that serves `/metrics` and `/health`. Empty: off.",
+        "Address (`127.0.0.1:9090`) that serves a page for people at `/`, and `/metrics` and `/health` for programs. Empty: off.",
+    )),
+    process(top(
+        Id::HeartbeatUrl,
+        "heartbeat_url",
+        ValueKind::Endpoint,
+        "URL that is asked with GET each `heartbeat_interval`, as long as what was committed is in the replicas and nothing is wrong: a \
+         service that is not asked any more tells somebody. Empty: off.",
+    )),
+    process(default(
+        top(
+            Id::HeartbeatInterval,
+            "heartbeat_interval",
+            some_duration(100),
+            "Time between two requests to `heartbeat_url`.",
+        ),
+        "60s",
     )),
     process(default(
         top(

@@ -69,6 +69,7 @@ fn every_default_is_what_the_contract_says() {
     assert_eq!(s.retry, retry);
     assert!(s.webhooks.is_empty());
     assert_eq!((s.metrics_listen, s.bandwidth), (None, ByteCount(0)));
+    assert_eq!((s.heartbeat_url, s.heartbeat_interval), (None, secs(60)));
     assert_eq!((s.price_per_gb, s.price_per_1000_put), (None, None));
     let r = Config::empty().resolve(Path::new("/data/app.db"), None, None).unwrap();
     assert_eq!(r.settings.spool_dir.as_deref(), Some(Path::new("/data/app.db-walrust")));
@@ -95,9 +96,10 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
             ValueKind::Address => ("127.0.0.1:9090", "\"127.0.0.1:9090\""),
             ValueKind::Price => ("0.5", "0.5"),
             ValueKind::Webhooks => ("https://h.example/x", "[{ url = \"https://h.example/x\" }]"),
+            ValueKind::Endpoint => ("https://h.example/x", "\"https://h.example/x\""),
         };
         let shown = match s.kind {
-            ValueKind::Webhooks => "https://h.example".to_string(),
+            ValueKind::Webhooks | ValueKind::Endpoint => "https://h.example".to_string(),
             _ => text.replace("{name}", "app"),
         };
         // retry.base beyond retry.max would be refused
@@ -356,6 +358,10 @@ fn toml_errors_name_file_line_and_key() {
             ":3: metrics_listen: is for the whole process",
         ),
         ("metrics_listen = \":9090\"", "127.0.0.1:9090"),
+        ("heartbeat_url = \"ping.example\"", "url is unreadable"),
+        ("heartbeat_url = \"ftp://ping.example/x\"", "must be http or https"),
+        ("heartbeat_url = 5", "a URL as text"),
+        ("heartbeat_interval = \"0\"", "must be from 100ms"),
         ("metrics_listen = \"localhost\"", "is not an address"),
         ("metrics_listen = \"127.0.0.1:99999\"", "is not an address"),
         ("price_per_gb = -1", "must be a price"),
@@ -667,7 +673,7 @@ fn the_example_loads_and_shows_every_key() {
     for row in process
         .rows()
         .iter()
-        .filter(|r| !["validation_interval", "spool_dir", "metrics_listen", "webhooks"].contains(&r.name))
+        .filter(|r| !["validation_interval", "spool_dir", "metrics_listen", "heartbeat_url", "webhooks"].contains(&r.name))
     {
         assert_eq!(row.value, row.default_value, "{}", row.name);
     }

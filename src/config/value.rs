@@ -50,6 +50,8 @@ pub enum ValueKind {
     Price,
     /// Webhook endpoints.
     Webhooks,
+    /// One HTTP URL, or empty for off.
+    Endpoint,
 }
 
 /// A value that was read.

@@ -69,6 +69,14 @@ fn webhook(item: &Raw) -> Result<Webhook, Fault> {
     Ok(hook)
 }
 
+/// One URL that is asked with GET: empty for none.
+pub(super) fn endpoint(given: &Raw) -> Result<Option<Webhook>, Fault> {
+    match text_of(given, "a URL as text, e.g. \"https://hc-ping.com/…\"")?.trim() {
+        "" => Ok(None),
+        url => webhook_url(given, url).map(Some),
+    }
+}
+
 fn webhook_url(at: &Raw, url: &str) -> Result<Webhook, Fault> {
     // Never repeated in the error: the path may be a capability.
     let parsed = url::Url::parse(url.trim()).map_err(|e| fault(at, format!("url is unreadable: {e}")))?;

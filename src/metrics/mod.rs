@@ -40,7 +40,7 @@ pub use prometheus_client::metrics::histogram::Histogram;
 pub use answer::Pages;
 pub use face::{DatabaseFace, Face, PointFace, Points, ReplicaFace, RowKind};
 pub use health::{DatabaseHealth, Health, HealthStatus};
-pub use server::{Server, serve};
+pub use server::{Server, in_child, serve};
 
 /// A gauge of seconds.
 pub type Seconds = Gauge<f64, AtomicU64>;

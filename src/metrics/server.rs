@@ -16,6 +16,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -85,13 +87,17 @@ pub fn serve(address: &str, pages: Arc<dyn Pages>) -> Result<Server> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(no_thread)?;
     let desk = Arc::new(Desk { pages, host: address.to_string(), trail: Mutex::new(Trail::default()) });
+    let listener = {
+        let _inside = runtime.enter();
+        Listener::new(tokio::net::TcpListener::from_std(listener).map_err(refused)?)
+    };
     let stop = Arc::new(Notify::new());
     let stopped = Arc::clone(&stop);
     let thread = thread::spawn_joined("walrust-metrics", STACK, move || {
         while let Err(said) = panics::caught(|| {
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept(listener.try_clone(), &desk) => {}
+                    () = accept(&listener.socket, &desk) => {}
                     () = stopped.notified() => {}
                 }
             });
@@ -99,17 +105,45 @@ pub fn serve(address: &str, pages: Arc<dyn Pages>) -> Result<Server> {
             log::error!("metrics_listen: internal error: {said}; goes on");
             clock::sleep(Duration::from_millis(100));
         }
+        drop(listener);
         runtime.shutdown_background();
     });
     let thread = Some(thread.map_err(no_thread)?);
     Ok(Server { address: bound, stop, thread, process: std::process::id() })
 }
 
-async fn accept(listener: std::io::Result<std::net::TcpListener>, desk: &Arc<Desk>) {
-    let listener = match listener.and_then(tokio::net::TcpListener::from_std) {
-        Ok(listener) => listener,
-        Err(e) => return log::warn!("metrics_listen: {e}"),
-    };
+/// The descriptor of the process's listening socket; -1: there is none.
+static LISTENING: AtomicI32 = AtomicI32::new(-1);
+
+/// The one socket that is listened at.
+struct Listener {
+    socket: tokio::net::TcpListener,
+}
+
+impl Listener {
+    fn new(socket: tokio::net::TcpListener) -> Listener {
+        LISTENING.store(socket.as_raw_fd(), Ordering::Relaxed);
+        Listener { socket }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = LISTENING.compare_exchange(self.socket.as_raw_fd(), -1, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// In a forked child: lets go of the parent's listening socket, which has no thread here and would keep the address from whoever comes
+/// after the parent.
+pub fn in_child() {
+    let socket = LISTENING.swap(-1, Ordering::Relaxed);
+    if socket >= 0 {
+        // (It fails where the program has closed it itself.)
+        let _ = nix::unistd::close(socket);
+    }
+}
+
+async fn accept(listener: &tokio::net::TcpListener, desk: &Arc<Desk>) {
     let seats = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };

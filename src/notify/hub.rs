@@ -41,6 +41,9 @@ struct State {
     threads: u64,
     endpoints: HashMap<Webhook, Endpoint>,
     tests: Vec<TestJob>,
+    /// Heartbeats to be sent, and whether the last one failed.
+    beats: Vec<Webhook>,
+    is_beat_failing: bool,
     /// Callers of `flush` that wait.
     flushing: usize,
 }
@@ -150,6 +153,33 @@ impl Hub {
         answers.into_iter().zip(hooks).map(|(a, h)| a.unwrap_or_else(|| silent(h))).collect()
     }
 
+    /// Has a heartbeat sent. One that has not left yet is not sent twice.
+    pub(super) fn beat(self: &Arc<Self>, hook: &Webhook) {
+        let mut state = self.lock();
+        if !state.beats.contains(hook) {
+            state.beats.push(hook.clone());
+            self.start(&mut state);
+        }
+    }
+
+    /// Says in the log when heartbeats begin to fail, and when they arrive again.
+    fn note_beat(&self, hook: &Webhook, outcome: &Outcome) {
+        let why = match outcome {
+            Outcome::Delivered(_) => None,
+            Outcome::Refused(status @ 300..=399) => Some(format!("answered {status}; {}", post::REDIRECT)),
+            Outcome::Refused(status) | Outcome::Later(status, _) => Some(format!("answered {status}")),
+            Outcome::Nothing(why) => Some(why.clone()),
+        };
+        let was_failing = std::mem::replace(&mut self.lock().is_beat_failing, why.is_some());
+        match why {
+            Some(why) if !was_failing => {
+                log::warn!("heartbeat_url {}: {why}; the next one is tried at its time", hook.host());
+            }
+            None if was_failing => log::info!("heartbeat_url {}: arrives again", hook.host()),
+            _ => {}
+        }
+    }
+
     /// Wakes the thread, or starts it.
     fn start(self: &Arc<Self>, state: &mut State) {
         self.wake.notify_one();
@@ -209,6 +239,14 @@ impl Hub {
             tokio::spawn(async move {
                 let told = answer.send((number, try_once(&clients, &hook, timeout).await));
                 drop(told); // the caller may have gone
+            });
+        }
+        for hook in std::mem::take(&mut state.beats) {
+            *last_work = now;
+            let (hub, clients, timeout) = (Arc::clone(self), Arc::clone(clients), self.policy.tries.timeout);
+            tokio::spawn(async move {
+                let outcome = post::ask(&clients, &hook, timeout).await;
+                hub.note_beat(&hook, &outcome);
             });
         }
         let hurry = if state.flushing > 0 { Hurry::Yes } else { Hurry::No };

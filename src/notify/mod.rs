@@ -36,6 +36,11 @@ use hub::Hub;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Sends a heartbeat: one GET, never repeated, that nobody waits for (I-NOTIFY-1). What comes of it is logged when it changes.
+pub fn beat(hook: &Webhook) {
+    hub::of_this_process().beat(hook);
+}
+
 /// Tells a set of endpoints. Cheap to make and to clone: all share one thread.
 #[derive(Clone)]
 pub struct Notifier {

@@ -1,4 +1,4 @@
-//! One POST, and what its answer means.
+//! One request, and what its answer means.
 
 use super::payload;
 use crate::base::{Webhook, backoff, certificates, clock};
@@ -108,7 +108,19 @@ pub(super) async fn once(
     if let Some(tag) = hook.secret.as_ref().and_then(|s| payload::signature(s, &body)) {
         request = request.header("X-Walrust-Signature", tag);
     }
-    match request.body(body).send().await {
+    outcome(request.body(body).send().await, timeout)
+}
+
+/// Asks an endpoint with GET, once. What it answers is not read.
+pub(super) async fn ask(clients: &Clients, hook: &Webhook, timeout: Duration) -> Outcome {
+    match clients.of(&hook.url) {
+        Ok(client) => outcome(client.get(&hook.url).timeout(timeout).send().await, timeout),
+        Err(why) => Outcome::Nothing(why),
+    }
+}
+
+fn outcome(answer: Result<reqwest::Response, reqwest::Error>, timeout: Duration) -> Outcome {
+    match answer {
         Ok(answer) => {
             let status = answer.status().as_u16();
             match status {

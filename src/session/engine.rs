@@ -15,6 +15,7 @@ use super::whose::same_replica;
 use super::wish::{Inherited, Moment};
 use crate::base::{Error, ForkSafe, Result, TxId, fork, lock};
 use crate::config::default_spool;
+use crate::metrics;
 use crate::replica::retention::Policy;
 use crate::replica::{
     self,
@@ -93,6 +94,7 @@ fn before_fork() {
 }
 
 fn in_child() {
+    metrics::in_child();
     *lock(&engine().inherited) = AT_FORK.take();
 }
 

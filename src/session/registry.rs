@@ -3,6 +3,7 @@
 use super::care;
 use super::entry::{Above, Entry};
 use super::follow::Followers;
+use super::heartbeat::Heart;
 use super::listening::Listening;
 use super::phase::Role;
 use super::points::Asker;
@@ -40,6 +41,7 @@ pub struct Engine {
     pub(super) care: care::Queue,
     pub(super) listening: Mutex<Listening>,
     pub(super) points: Asker,
+    pub(super) heart: Heart,
     /// Databases whose watch has ended and is to begin again by itself, with why.
     renewals: Mutex<BTreeMap<PathBuf, String>>,
     /// Spools that are being begun with: device and inode of the directory, and the database.
@@ -78,6 +80,7 @@ impl Engine {
             care: care::Queue::default(),
             listening: Mutex::default(),
             points: Asker::default(),
+            heart: Heart::default(),
             renewals: Mutex::default(),
             spools: Mutex::default(),
         }

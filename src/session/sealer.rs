@@ -49,6 +49,7 @@ fn rounds(engine: &'static Engine, rx: &Receiver<()>) {
         let mut soonest = LOOK;
         let all = engine.watched();
         engine.listen_again();
+        engine.beat();
         for w in &all {
             let (did, next) = look_at(engine, w, all.len());
             news |= did;

@@ -112,7 +112,7 @@ class Cli(door.DoorTest):
                 answer = self.json(*args)
                 self.assertIsInstance(answer, kind)
                 self.assertIn(key, answer[0] if kind is list else answer)
-        for table, columns in (("status", door.STATUS_COLUMNS), ("files", door.FILES_COLUMNS), ("list", door.LIST_COLUMNS)):
+        for table, columns in (("status", door.STATUS_LINE_COLUMNS), ("files", door.FILES_COLUMNS), ("list", door.LIST_COLUMNS)):
             row = self.json(table, self.db if table == "status" else self.url)[0]
             self.assertEqual(list(row), columns, table)
 
@@ -251,13 +251,59 @@ class Cli(door.DoorTest):
 
     def test_status_of_a_database_that_another_process_streams(self):
         row, = self.json("status", self.db)
-        self.assertEqual(list(row), door.STATUS_COLUMNS)
+        self.assertEqual(list(row), door.STATUS_LINE_COLUMNS)
+        self.assertEqual((row["health"], row["told_by"]), ("healthy", "the spool"))
         self.assertEqual((row["state"], row["txid"], row["replicated_txid"]), ("streaming", self.txid, self.txid))
         self.assertIn(f"{self.txid:016x}", self.ok("status", self.db))
         self.p.end()
-        self.assertEqual(self.json("status", self.db)[0]["state"], "stopped")
-        self.assertEqual(self.json("status", self.plain("other.db")), [])
+        row, = self.json("status", self.db)
+        self.assertEqual((row["state"], row["health"]), ("stopped", "healthy"), "nobody streams it, and the replica has all of it")
+        # Where what was committed may not be in the replica, whoever asks by the exit status learns it.
+        q = door.plain_connect(self.db)
+        q.execute("INSERT INTO t VALUES(500, 'unseen')")
+        q.close()
+        done = self.run_cli("status", self.db, "--json")
+        self.assertEqual((done.returncode, json.loads(done.stdout)[0]["health"]), (1, "unhealthy"))
+        self.assertErrorLine(done.stderr, "stopped", "changed since")
+        done = self.run_cli("status", self.plain("other.db"), "--json")
+        self.assertEqual((done.returncode, json.loads(done.stdout)), (1, []))
+        self.assertErrorLine(done.stderr, "not streamed from here")
         self.assertFalse(os.path.exists(self.path("other.db-walrust")))
+
+    def test_status_asks_the_process_and_its_exit_status_says_whether_all_is_well(self):
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        port = door.free_port()
+        env = s3.env(WALRUST_METRICS_LISTEN=f"127.0.0.1:{port}")
+        names = [self.path("one.db"), self.path("two.db")]
+        p = self.peer(env=env)
+        for i, name in enumerate(names):
+            p.open(name, conn=name)
+            p.watch(s3.url(f"db{i}", proxy.endpoint), conn=name, interval="0s", retry={"breaker_threshold": 1000, "max": "200ms"})
+            p.sql("CREATE TABLE t(v)", conn=name)
+            p.sync(conn=name)
+        asked = {"WALRUST_METRICS_LISTEN": f"127.0.0.1:{port}"}
+        done = self.run_cli("status", *names, "--max-lag", "5", "--json", env=asked)
+        rows = json.loads(done.stdout)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual([(r["database"], r["state"], r["health"], r["lag_seconds"], r["told_by"]) for r in rows],
+                         [(n, "streaming", "healthy", 0, f"process {p.pid} at 127.0.0.1:{port}") for n in names])
+        # Asked by nothing but the spool, it cannot say how late it is.
+        done = self.run_cli("status", names[0], "--json")
+        self.assertEqual((done.returncode, json.loads(done.stdout)[0]["told_by"]), (0, "the spool"))
+        proxy.down = True
+        p.sql("INSERT INTO t VALUES(1)", conn=names[1])
+        time.sleep(1.2)
+        done = self.run_cli("status", *names, "--max-lag", "1", "--json", env=asked)
+        self.assertEqual((done.returncode, [r["lag_seconds"] > 1 for r in json.loads(done.stdout)]), (1, [False, True]))
+        self.assertErrorLine(done.stderr, r"two\.db: ")
+        self.assertEqual(self.run_cli("status", names[0], "--max-lag", "1", env=asked).returncode, 0)
+        done = self.run_cli("status", names[0], "--max-lag", "-3", env=asked)
+        self.assertNotEqual(done.returncode, 0)
+        # The process has ended: the spool tells, and that it was left with something.
+        p.kill()
+        done = self.run_cli("status", *names, "--json", env=asked)
+        self.assertEqual((done.returncode, [r["state"] for r in json.loads(done.stdout)]), (1, ["stopped", "stopped"]))
 
     def test_looking_starts_nothing(self):
         db = self.plain("conf.db", mode="delete")

@@ -340,8 +340,9 @@ class Replicas(Whose):
 
         def status(name, **env):
             done = self.run_cli("status", self.path(f"{name}.db"), "--json", env=env)
-            self.assertEqual(done.returncode, 0, done.stderr)
-            return json.loads(done.stdout)[0]
+            row = json.loads(done.stdout)[0]
+            self.assertEqual(done.returncode, 0 if row["health"] == "healthy" else 1, done.stderr)
+            return row
 
         row = status("a")
         self.assertEqual((row["replica"], row["state"], row["last_error"]), (f"file://{self.path('a-replica')}", "streaming", None))

@@ -20,8 +20,9 @@ Settings:
   WALRUST_* variables. `walrust config` shows them all.
 
 Exit status:
-  0 done, 1 failed, 2 wrong usage. Only `verify` differs: 0 all good, 1 issues
-  found, 2 critical, 3 it could not be done.
+  0 done, 1 failed, 2 wrong usage. `status`: 1 also where a database is not
+  safe. Only `verify` differs: 0 all good, 1 issues found, 2 critical, 3 it
+  could not be done.
 
 Examples:
   walrust watch app.db s3://bucket/app
@@ -121,10 +122,15 @@ pub enum Command {
     /// Ship every commit made so far, and end
     #[command(after_long_help = "Example:\n  walrust sync app.db s3://bucket/app --timeout 60")]
     Sync(Sync),
-    /// Show how far the streaming of a database is, as its spool says
+    /// Show whether databases are safe; exit status 1 if one is not
     ///
-    /// Without DB: of every database in walrust.toml. `state` is "stopped" if no process of this machine ships it.
-    Status(Database),
+    /// Asks the process that streams, at the metrics_listen of the configuration; else the spool tells, and `told_by` says so.
+    /// Without DB: of every database in walrust.toml. `state` is "stopped" if no process of this machine ships it,
+    /// which is well as long as the replica has all that the last program left.
+    #[command(
+        after_long_help = "Examples:\n  walrust status app.db\n  walrust status --max-lag 60 || alert\n  walrust status app.db orders.db --json"
+    )]
+    Status(Status),
     /// Show every setting, its value, and where that comes from
     Config(Database),
     /// Print metrics as Prometheus reads them
@@ -190,6 +196,17 @@ pub struct Database {
     /// The database file
     #[arg(value_name = "DB")]
     pub database: Option<PathBuf>,
+}
+
+/// `status`
+#[derive(Args, Debug)]
+pub struct Status {
+    /// The database files; without one, every database in walrust.toml
+    #[arg(value_name = "DB")]
+    pub databases: Vec<PathBuf>,
+    /// Also fail where the replica is more than this many seconds behind, or nobody can say how many
+    #[arg(long, value_name = "SECONDS")]
+    pub max_lag: Option<f64>,
 }
 
 /// How thorough `verify` is.

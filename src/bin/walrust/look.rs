@@ -1,6 +1,6 @@
 //! Commands that look at a replica, or write what they got from one, and end. None touches a database (I-CLI-3).
 
-use crate::args::{Compact, Diff, Explain, Mode, Query, Restore, Verify};
+use crate::args::{Compact, Diff, Explain, Mode, Query, Restore, Status, Verify};
 use crate::failure::{Failure, Outcome};
 use crate::show::{self, Form, Object, Table};
 use crate::{host, outside, progress};
@@ -250,16 +250,24 @@ pub fn version(form: Form) -> Outcome {
     Ok(0)
 }
 
-/// `status`: this process streams nothing; what others do is read from their spools.
-pub fn status(database: Option<&Path>, form: Form) -> Outcome {
+/// `status`: this process streams nothing; what others do they are asked, or it is read from their spools.
+pub fn status(a: &Status, form: Form) -> Outcome {
+    if a.max_lag.is_some_and(|s| !(0.0..=1e9).contains(&s)) {
+        return Err(Failure::new("--max-lag takes seconds, 0 or more, as in --max-lag 60"));
+    }
     host::start(host::Hooks::None)?;
-    let found = outside::status(database)?;
+    let found = outside::status(&a.databases)?;
     match form {
         Form::Json => show::json(&found.table.objects())?,
-        Form::Text if found.table.rows.is_empty() => show::text(&found.without)?,
+        Form::Text if found.table.rows.is_empty() => {}
         Form::Text => show::text(&found.table.blocks())?,
     }
-    Ok(0)
+    let mut wrong = found.without.clone();
+    wrong.extend(found.table.rows.iter().filter_map(|r| outside::complaint(r, a.max_lag)));
+    for line in &wrong {
+        show::complain(line);
+    }
+    Ok(u8::from(!wrong.is_empty()))
 }
 
 #[cfg(test)]

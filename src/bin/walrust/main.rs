@@ -5,7 +5,7 @@
 //!
 //! * I-CLI-1: stdout is the answer (with `--json`: one JSON document, or one a line for commands that stay); stderr
 //!   is one line for each thing that went wrong, and progress if it is a terminal.
-//! * I-CLI-2: exit status 0 done, 1 failed, 2 wrong usage. `verify`: 0 all good, 1 issues found, 2 critical, and 3 if
+//! * I-CLI-2: exit status 0 done, 1 failed, 2 wrong usage. `status`: 1 also where a database is not well. `verify`: 0 all good, 1 issues found, 2 critical, and 3 if
 //!   it could not be done, wrong usage included: an outage must not read as a broken backup, nor as a good one.
 //! * I-CLI-3: a command that only looks leaves the database alone: it opens it read-only, without the hooks, and
 //!   does not start the streaming that a `walrust.toml` asks for.
@@ -15,6 +15,7 @@
 //! (`watch` is a process that has the database open, like any other that loaded the extension).
 
 mod args;
+mod ask;
 mod failure;
 mod host;
 mod look;
@@ -85,7 +86,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Metrics => look::metrics(form),
         Command::NotifyTest(a) => look::notify_test(a.database.as_deref(), form),
         Command::Version => look::version(form),
-        Command::Status(a) => look::status(a.database.as_deref(), form),
+        Command::Status(a) => look::status(&a, form),
         Command::Watch(a) => stream::watch(&a, form),
         Command::Snapshot(a) => stream::snapshot(&a, form),
         Command::Sync(a) => stream::sync(&a, form),

@@ -1,0 +1,316 @@
+"""The page at `/` of metrics_listen, in Debian's Chromium: what it says in each state, that its commands do what they say, that it asks
+nobody else, and that a keyboard, a screen reader and a telephone do.
+
+WALRUST_SCREENSHOTS=docs  writes docs/page-*.png
+"""
+
+import atexit
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import door
+
+AXE = os.path.join(os.path.dirname(door.BIN), "npm", "node_modules", "axe-core", "axe.min.js")
+SHOTS = os.environ.get("WALRUST_SCREENSHOTS")
+BROWSER = []
+
+
+def browser():
+    """One Chromium for the tests of this process."""
+    if not BROWSER:
+        from playwright.sync_api import sync_playwright
+
+        play = sync_playwright().start()
+        atexit.register(play.stop)
+        # (A name that a stranger lets point here.)
+        args = ["--no-sandbox", "--host-resolver-rules=MAP rebound.example 127.0.0.1"]
+        BROWSER.append(play.chromium.launch(executable_path=shutil.which("chromium"), args=args))
+        atexit.register(BROWSER[0].close)
+    return BROWSER[0]
+
+
+class Face(door.DoorTest):
+    def setUp(self):
+        super().setUp()
+        if not shutil.which("chromium"):
+            if not os.path.exists("/etc/debian_version"):
+                self.skipTest("not Debian: no chromium package")
+            self.fail("there is no chromium: run `make target/venv/.ready`")
+        self.port = door.free_port()
+        self.env = {"WALRUST_METRICS_LISTEN": f"127.0.0.1:{self.port}", "TZ": "UTC"}
+        self.home = f"http://127.0.0.1:{self.port}/"
+
+    def view(self, width=1000, scheme="light", url=None):
+        """A new tab at the page. Every console error, and every request to another server, fails the test at its end."""
+        context = browser().new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, timezone_id="UTC", locale="en-GB")
+        self.addCleanup(context.close)
+        page = context.new_page()
+        page.set_default_timeout(15000)
+        page.errors, page.asked = [], []
+        page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: page.errors.append(str(e)))
+        page.on("request", lambda r: page.asked.append(r.url))
+        page.goto(url or self.home)
+        page.wait_for_function("document.querySelector('#overall').textContent !== 'Asking …'")
+        return page
+
+    def judge(self, page, name=None):
+        """Nothing of it is wrong: no error, no stranger asked, accessible in light and dark, no wider than a telephone."""
+        self.assertEqual(page.errors, [])
+        self.assertEqual([u for u in page.asked if not u.startswith((self.home, "data:"))], [])
+        if not os.path.exists(AXE):
+            self.fail(f"{AXE} does not exist: install npm, then `make target/venv/.ready`")
+        with open(AXE) as f:
+            axe = f.read()
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            page.evaluate(axe)
+            found = page.evaluate("axe.run(document, {resultTypes: ['violations', 'incomplete']})")
+            said = [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found["violations"]]
+            self.assertEqual(said, [], f"axe, {scheme}")
+        page.emulate_media(color_scheme="light")
+        self.shoot(page, name)
+        size = page.viewport_size
+        page.set_viewport_size({"width": 320, "height": 700})
+        self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth"), 320)
+        page.set_viewport_size(size)
+
+    def shoot(self, page, name):
+        if SHOTS and name:
+            path = os.path.join(door.ROOT, SHOTS, f"page-{name}.png")
+            page.screenshot(path=path)
+            self.assertLessEqual(os.path.getsize(path), 150_000, path)
+
+    def overall(self, page, pattern, timeout=30):
+        """Waits until the page says so, by itself."""
+        end = time.monotonic() + timeout
+        while not re.search(pattern, page.locator("#overall").inner_text()):
+            if time.monotonic() > end:
+                self.fail(f"{pattern}: {page.locator('#overall').inner_text()}; {page.locator('#rows').inner_text()[:400]}")
+            page.wait_for_timeout(50)
+
+    def field(self, page, label):
+        return page.locator(f"dl > div:has(dt:text-is('{label}')) dd").inner_text()
+
+    def get(self, path, host=None):
+        request = urllib.request.Request(self.home.rstrip("/") + path, headers={"Host": host} if host else {})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as e:
+            return e.code, e.read().decode()
+
+    # -- states
+
+    def test_a_newcomers_questions_are_answered_within_one_click(self):
+        p, db, url = self.watched(env=self.env, replica=self.path("the replica"), interval="0s")
+        for n in range(6):
+            p.sql("INSERT INTO t(v) VALUES(?)", n)
+            p.sync()
+            time.sleep(1.1 if n in (2, 3) else 0.05)
+        points = p.rows("SELECT txid, time FROM walrust_points ORDER BY txid")
+        page = self.view()
+        # Is it safe now? Since when? (No click.)
+        self.overall(page, "Safe: the replica has every commit of the database")
+        self.assertIn("Safe now", page.locator(".safe").inner_text())
+        self.assertRegex(self.field(page, "In this state since"), r"^\d\d:\d\d:\d\d")
+        self.assertRegex(self.field(page, "Last upload"), r"^\d\d:\d\d:\d\d \([\d.]+ s ago\)")
+        self.assertEqual(self.field(page, "Newest TXID in the replica"), f"{points[-1][0]:016x}")
+        # How much is there? (Where nothing is clicked, the newest point is picked.)
+        page.wait_for_function("document.querySelector('.picked-point').textContent.startsWith('Picked')")
+        self.assertIn(f"{len(points)} points from ", page.locator(".told").inner_text())
+        self.assertRegex(self.field(page, "Replica holds"), r"^\d+ files, ")
+        self.assertEqual(page.locator("select option").count(), len(points))
+        # Which point is before that time? One click.
+        wanted = [t for t, at in points if at[:19] < points[-1][1][:19]][-1]
+        at = [at for t, at in points if t == wanted][0]
+        page.get_by_label("The newest point at or before").fill(at[:19].replace(" ", "T"))
+        # (To the second: whatever came within the rest of it is later.)
+        whole = [t for t, a in points if a[:19] < at[:19] or a[:23] == at[:19] + ".000"][-1]
+        page.get_by_role("button", name="Find").click()
+        page.wait_for_function(f"document.querySelector('.picked-point').textContent.includes('{whole:016x}')")
+        # What do I type? It is typed as it stands there.
+        restore, attach, rewind = (page.locator("pre").nth(i).inner_text() for i in range(3))
+        bin_dir = self.path("bin")
+        os.mkdir(bin_dir)
+        os.symlink(door.CLI, os.path.join(bin_dir, "walrust"))
+        env = door.clean_env(self.dir, {"PATH": bin_dir + ":" + os.environ["PATH"]})
+        done = subprocess.run(["sh", "-c", restore], env=env, cwd=self.dir, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, restore + done.stderr)
+        restored = self.path("app.restored.db")
+        want = door.plain_rows(restored, "SELECT v FROM t ORDER BY id")
+        self.assertTrue(0 < len(want) < 6, want)
+        self.assertEqual(self.shell(f"{attach}\nSELECT v FROM past.t ORDER BY id;").split(), [str(v) for v, in want])
+        p.rows(rewind)
+        self.assertEqual(p.rows("SELECT v FROM t ORDER BY id"), want)
+        # Another point, by the keyboard and by the mouse.
+        page.locator("select").focus()
+        page.keyboard.press("End")
+        page.wait_for_function(f"document.querySelector('.picked-point').textContent.includes('{points[0][0]:016x}')")
+        box = page.locator(".timeline").bounding_box()
+        page.mouse.click(box["x"] + box["width"] - 4, box["y"] + 10)
+        page.wait_for_function(f"document.querySelector('.picked-point').textContent.includes('{points[-1][0]:016x}')")
+        page.get_by_role("button", name="Copy: Restore it").click()
+        page.wait_for_function("/Copied|Marked/.test(document.querySelector('#said').textContent)")
+        # A time before everything.
+        page.get_by_label("The newest point at or before").fill("2001-01-01T00:00:00")
+        page.get_by_role("button", name="Find").click()
+        page.wait_for_function("document.querySelector('.picked-point').textContent.includes('No point is as old as 2001-01-01')")
+        page.locator("select").press("Home")
+        self.judge(page, "healthy")
+
+    def test_lagging_and_well_again_without_a_reload(self):
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        db = self.path("orders.db")
+        p = self.peer(env=s3.env(**self.env)).open(db)
+        p.watch(s3.url("orders", proxy.endpoint), interval="0s", retry={"base": "5ms", "max": "50ms", "breaker_threshold": 3, "breaker_cooldown": "1s"})
+        p.sql("CREATE TABLE t(v)")
+        p.sync()
+        page = self.view()
+        self.overall(page, "Safe")
+        begun = len(page.asked)
+        proxy.down = True
+        for n in range(20):
+            p.sql("INSERT INTO t VALUES(?)", "x" * 5000)
+        self.overall(page, "Not safe: 1 of 1")
+        self.assertRegex(page.locator(".safe").inner_text(), r"Not safe: what was committed since \d\d:\d\d:\d\d is not in the replica")
+        self.assertRegex(page.locator(".wrong").inner_text(), "orders")
+        self.assertRegex(page.locator(".brief").inner_text(), r"[\d.]+ s behind, [\d.]+ kB pending")
+        # The store does not answer: that is said, and nobody hangs.
+        page.get_by_role("button", name="Ask the replica again").click()
+        page.wait_for_timeout(10_500)
+        self.judge(page, "lagging")
+        self.assertEqual(self.get("/metrics")[0], 200)
+        proxy.down = False
+        self.overall(page, "Safe: the replica has every commit", timeout=60)
+        self.assertGreater(len(page.asked), begun)
+        self.assertNotIn("/ HTTP", page.asked[begun:])
+        self.assertEqual(page.locator(".chart polyline").count(), 2, "an hour's lag and pending, begun")
+        self.assertRegex(page.locator(".chart").first.get_attribute("aria-label"), r"at most [\d.]+ s; kept since")
+
+    def test_fenced(self):
+        s3 = door.S3(self)
+        p = self.peer(env=s3.env(**self.env)).open(self.path("app.db"))
+        p.watch(s3.url("app"), interval="0s")
+        p.sql("CREATE TABLE t(v)")
+        p.sync()
+        other = self.peer(env=s3.env()).open(self.path("other.db"))
+        other.watch(s3.url("app"), takeover=True)
+        other.sql("CREATE TABLE mine(v)")
+        other.sync()
+        p.sql("INSERT INTO t VALUES(1)")
+        page = self.view()
+        self.overall(page, "Not safe")
+        self.eventually(lambda: "fenced" in page.locator(".badge").inner_text(), what="fenced", every=0.2)
+        self.assertIn("Another machine owns the replica", page.locator(".body").inner_text())
+        self.judge(page, "fenced")
+
+    def test_empty(self):
+        p, _, _ = self.watched(env=self.env)
+        p.sync()
+        p.sql("SELECT walrust_unwatch()")
+        page = self.view()
+        self.overall(page, "No database is watched here")
+        self.assertIn("walrust_watch", page.locator("#empty").inner_text())
+        self.judge(page, "empty")
+
+    def test_two_hundred_databases(self):
+        p = self.peer(env=self.env)
+        names = [f"{n:03d}" for n in range(199)] + ["<img src=x onerror='document.title=1'>&amp;"]
+        for name in names:
+            p.open(self.path(f"{name}.db"), conn=name)
+            p.watch(self.path("replicas", name), conn=name)
+            p.sql("CREATE TABLE t(v)", conn=name)
+        for name in names:
+            p.sync(conn=name)
+        for _ in range(3):
+            self.get("/health"), self.get("/metrics")
+        before = p.rss_kb()
+        page = self.view()
+        paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        shown = page.evaluate("performance.now()")
+        size = sum(page.evaluate("performance.getEntries().map(e => e.transferSize || 0)"))
+        self.overall(page, "Safe: the replica has every commit of all 200 databases")
+        self.assertEqual(page.locator("#rows > li").count(), 200)
+        self.assertLess(paint, 1000, "ms to the first paint")
+        self.assertLess(size, 300_000, "bytes")
+        page.wait_for_timeout(5000)
+        grown = p.rss_kb() - before
+        self.assertLess(grown, 2048, f"KiB more while somebody looks ({paint:.0f} ms, {shown:.0f} ms, {size} bytes)")
+        self.assertIn(names[-1], page.locator("#rows").inner_text())
+        self.shoot(page, "many")
+        page.get_by_label("Filter").fill("17")
+        self.assertEqual(page.locator("#rows > li:visible").count(), sum("17" in self.path(f"{n}.db") + self.path("replicas", n) for n in names))
+        self.assertRegex(page.locator("#count").inner_text(), "of 200 shown")
+        # By the keyboard alone: to the row, open it, close it.
+        page.get_by_label("Filter").fill("117.db")
+        page.get_by_label("Filter").press("Tab")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        self.assertEqual(page.locator(".body:visible").count(), 1)
+        page.wait_for_function("[...document.querySelectorAll('.picked-point')].some(p => p.textContent.startsWith('Picked'))")
+        self.judge(page)
+        page.keyboard.press("Enter")
+        self.assertEqual(page.locator(".body:visible").count(), 0)
+
+    # -- manners
+
+    def test_it_asks_while_it_is_seen_and_says_when_nobody_answers(self):
+        p, _, _ = self.watched(env=self.env)
+        p.sync()
+        page = self.view()
+        self.overall(page, "Safe")
+        hide = "Object.defineProperty(document, 'hidden', {get: () => %s, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))"
+        page.evaluate(hide % "true")
+        page.wait_for_timeout(300)
+        seen = len(page.asked)
+        page.wait_for_timeout(4500)
+        self.assertEqual(len(page.asked), seen, "hidden, it asks nothing")
+        page.evaluate(hide % "false")
+        self.eventually(lambda: page.wait_for_timeout(50) or len(page.asked) > seen, what="it asks again")
+        p.kill()
+        self.overall(page, r"No answer since \d\d:\d\d:\d\d: the process may have ended")
+
+    def test_no_name_of_a_strangers_leads_to_it(self):
+        p, db, _ = self.watched(env=self.env)
+        p.sync()
+        context = browser().new_context()
+        self.addCleanup(context.close)
+        page = context.new_page()
+        for path in ("", "status.json", "history.json?database=x", "points.json?database=x"):
+            answer = page.goto(f"http://rebound.example:{self.port}/{path}")
+            self.assertEqual(answer.status, 403)
+            self.assertNotIn(db, answer.text())
+        self.assertEqual(page.goto(f"http://localhost:{self.port}/status.json").status, 200)
+        # What machines ask for is given under every name.
+        self.assertEqual(page.goto(f"http://rebound.example:{self.port}/metrics").status, 200)
+        # And the address that only a proxy knows.
+        self.assertEqual(self.get("/status.json", host="evil.example")[0], 403)
+        self.assertEqual(self.get("/status.json", host="192.0.2.1:80")[0], 200)
+
+    def test_what_it_asks_for_holds_no_secret_and_bad_questions_have_an_answer(self):
+        s3 = door.S3(self)
+        p = self.peer(env=s3.env(**self.env)).open(self.path("app.db"))
+        p.watch(s3.url("app"))
+        p.sql("CREATE TABLE t(v)")
+        p.sync()
+        status, text = self.get("/status.json")
+        row, = json.loads(text)["databases"]
+        self.assertEqual((status, row["state"], row["health"], row["lag_seconds"]), (200, "streaming", "healthy", 0))
+        for secret in door.SECRETS:
+            self.assertNotIn(secret, text)
+        question = "/points.json?database=" + urllib.request.quote(row["database"])
+        said = self.eventually(lambda: (lambda a: None if a["asking"] else a)(json.loads(self.get(question)[1])), what="points")
+        self.assertEqual([t["txid"] for t in said["points"]], [t for t, in p.rows("SELECT txid FROM walrust_points ORDER BY txid")])
+        for path, status, said in (("/points.json", 400, "name a database"), ("/points.json?database=none", 404, "no such database"),
+                                   (question + "&from=now", 400, "milliseconds"), ("/history.json?x=1", 400, "no others"), ("/x", 404, "/metrics")):
+            got, text = self.get(path)
+            self.assertEqual(got, status, path)
+            self.assertErrorLine(text, said)

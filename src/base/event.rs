@@ -44,11 +44,13 @@ pub enum EventKind {
     HistoryGap,
     /// Another machine owns the replica.
     Fenced,
+    /// What an upload error, a refusal or damage told of is over.
+    Recovered,
 }
 
 impl EventKind {
     /// Every event, in the order the documentation lists them.
-    pub const ALL: [EventKind; 8] = [
+    pub const ALL: [EventKind; 9] = [
         EventKind::SnapshotComplete,
         EventKind::UploadError,
         EventKind::AuthFailure,
@@ -57,6 +59,7 @@ impl EventKind {
         EventKind::HistoryGap,
         EventKind::Fenced,
         EventKind::CircuitBreakerClosed,
+        EventKind::Recovered,
     ];
 
     /// As it stands in the payload and in `events = [...]`.
@@ -70,6 +73,7 @@ impl EventKind {
             EventKind::CircuitBreakerClosed => "circuit_breaker_closed",
             EventKind::HistoryGap => "history_gap",
             EventKind::Fenced => "fenced",
+            EventKind::Recovered => "recovered",
         }
     }
 
@@ -81,7 +85,7 @@ impl EventKind {
     /// How urgent it is.
     pub fn severity(self) -> Severity {
         match self {
-            EventKind::SnapshotComplete | EventKind::CircuitBreakerClosed => Severity::Info,
+            EventKind::SnapshotComplete | EventKind::CircuitBreakerClosed | EventKind::Recovered => Severity::Info,
             EventKind::UploadError => Severity::Warning,
             EventKind::AuthFailure
             | EventKind::CorruptionDetected

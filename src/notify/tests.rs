@@ -172,6 +172,7 @@ fn every_event_has_the_severity_of_the_contract() {
         (EventKind::HistoryGap, Severity::Critical),
         (EventKind::Fenced, Severity::Critical),
         (EventKind::CircuitBreakerClosed, Severity::Info),
+        (EventKind::Recovered, Severity::Info),
     ] {
         assert_eq!(kind.severity(), severity);
     }

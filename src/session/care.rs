@@ -159,6 +159,10 @@ fn validate(w: &Arc<Watched>) {
     match report {
         Ok(r) if r.severity() == Severity::Ok => {
             w.metrics.validation_success();
+            if lock(&w.finding).is_some() {
+                let message = "the replica was checked, and found good again".to_string();
+                w.tell(EventKind::Recovered, message, json!({}));
+            }
             w.set_finding(None);
         }
         Ok(r) => {

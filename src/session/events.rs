@@ -7,13 +7,19 @@ use crate::base::event::EventKind;
 use crate::ship;
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Called on the runtime's thread: never waits.
 pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
     use ship::Event as E;
     let m = &w.metrics;
     match e {
-        E::Uploaded { bytes, took, .. } => m.uploaded(*bytes, *took, clock::now()),
+        E::Uploaded { bytes, took, .. } => {
+            m.uploaded(*bytes, *took, clock::now());
+            if w.is_failure_told.swap(false, Ordering::Relaxed) {
+                w.tell(EventKind::Recovered, "uploads succeed again".to_string(), json!({}));
+            }
+        }
         E::ReplicaLost => w.ask(Ask::Restart("the replica lost what was shipped")),
         E::Merged { .. } => drop(m.merges.inc()),
         E::Snapshot { txid, bytes } => {
@@ -35,6 +41,7 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
             }
             let event = if *kind == Kind::Denied { EventKind::AuthFailure } else { EventKind::UploadError };
             w.tell(event, error.clone(), json!({"attempts": attempts}));
+            w.is_failure_told.store(true, Ordering::Relaxed);
         }
         E::Trouble { duty, kind, error, attempts } => note_trouble(w, *duty, *kind, error, *attempts),
         E::BreakerOpen { error } => w.tell(EventKind::CircuitBreakerOpen, error.clone(), json!({})),

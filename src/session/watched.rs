@@ -24,6 +24,7 @@ use arc_swap::{ArcSwap, Guard};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -125,6 +126,8 @@ pub struct Watched {
     notifier: Mutex<Option<Notifier>>,
     /// Validation and retention: what the last found wrong, or why it could not be done.
     pub(super) finding: Mutex<Option<String>>,
+    /// That uploads fail was told, and not yet that they succeed again.
+    pub(super) is_failure_told: AtomicBool,
     /// How long ago the replica was last validated, or begun to be by this process; `None`: not looked up yet.
     pub(super) validated: Mutex<Option<Aged>>,
     /// What the file was, between two checkpoints, at the last look.
@@ -202,6 +205,7 @@ impl Watched {
             held_failed: Since::default(),
             metrics: services.metrics.database(&series(path)),
             finding: Mutex::default(),
+            is_failure_told: AtomicBool::new(false),
             validated: Mutex::new(None),
             at_rest: Mutex::new(None),
             own_look: Mutex::new(None),

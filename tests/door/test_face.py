@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -181,18 +182,17 @@ class Face(door.DoorTest):
             p.sql("INSERT INTO t VALUES(?)", "x" * 5000)
         self.overall(page, "Not safe: 1 of 1")
         self.assertRegex(page.locator(".safe").inner_text(), r"Not safe: what was committed since \d\d:\d\d:\d\d is not in the replica")
-        self.assertRegex(page.locator(".wrong").inner_text(), "orders")
+        self.assertRegex(page.locator(".wrong").inner_text(), "cannot (put|reach)")
         self.assertRegex(page.locator(".brief").inner_text(), r"[\d.]+ s behind, [\d.]+ kB pending")
         # The store does not answer: that is said, and nobody hangs.
         page.get_by_role("button", name="Ask the replica again").click()
-        page.wait_for_timeout(10_500)
         self.judge(page, "lagging")
         self.assertEqual(self.get("/metrics")[0], 200)
         proxy.down = False
         self.overall(page, "Safe: the replica has every commit", timeout=60)
         self.assertGreater(len(page.asked), begun)
         self.assertNotIn("/ HTTP", page.asked[begun:])
-        self.assertEqual(page.locator(".chart polyline").count(), 2, "an hour's lag and pending, begun")
+        self.eventually(lambda: page.wait_for_timeout(200) or page.locator(".chart polyline").count() == 2, what="lag and pending, drawn")
         self.assertRegex(page.locator(".chart").first.get_attribute("aria-label"), r"at most [\d.]+ s; kept since")
 
     def test_fenced(self):
@@ -201,6 +201,8 @@ class Face(door.DoorTest):
         p.watch(s3.url("app"), interval="0s")
         p.sql("CREATE TABLE t(v)")
         p.sync()
+        # (Its lease is gone, so that the other need not wait for the end of it.)
+        s3.s3.delete_object(Bucket=s3.bucket, Key="app/walrust/lease.json")
         other = self.peer(env=s3.env()).open(self.path("other.db"))
         other.watch(s3.url("app"), takeover=True)
         other.sql("CREATE TABLE mine(v)")
@@ -222,11 +224,14 @@ class Face(door.DoorTest):
         self.judge(page, "empty")
 
     def test_two_hundred_databases(self):
-        p = self.peer(env=self.env)
+        # (In memory: 200 databases wait for 2000 syncs of a disk, and it is not the disk that is looked at.)
+        if os.path.isdir("/dev/shm"):
+            self.dir = tempfile.mkdtemp(prefix="door-", dir="/dev/shm")
+            self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
+        p = self.peer(env={**self.env, "WALRUST_REPLICA": self.path("replicas", "{name}")})
         names = [f"{n:03d}" for n in range(199)] + ["<img src=x onerror='document.title=1'>&amp;"]
         for name in names:
             p.open(self.path(f"{name}.db"), conn=name)
-            p.watch(self.path("replicas", name), conn=name)
             p.sql("CREATE TABLE t(v)", conn=name)
         for name in names:
             p.sync(conn=name)

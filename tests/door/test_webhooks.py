@@ -43,6 +43,23 @@ class Webhooks(door.DoorTest):
             self.assertEqual(headers["x-walrust-signature"], expected)
         self.assertEqual(hook.events("snapshot_complete")[0]["severity"], "info")
 
+    def test_what_failed_is_told_to_be_over_once(self):
+        s3, hook = door.S3(self), door.Hook(self)
+        proxy = door.FaultProxy(self, s3.port)
+        p = self.watched_with({"url": hook.url}, s3=s3, proxy=proxy)
+        failures = [("status", 500), ("status", 500)]
+        proxy.fault = lambda method, path: failures.pop() if method == "PUT" and ".ltx" in path and failures else None
+        p.sql("INSERT INTO t(v) VALUES(1)")
+        p.sync()
+        event = self.eventually(lambda: hook.events("recovered"), what="recovered")[0]
+        self.assertEqual(event["severity"], "info")
+        self.assertEqual([e["event"] for e in hook.events() if e["event"] in ("upload_error", "recovered")][-1], "recovered")
+        for n in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", n)
+            p.sync()
+        time.sleep(0.5)
+        self.assertEqual(len(hook.events("recovered")), 1, "what did not fail is not over")
+
     def test_no_secret_no_signature(self):
         hook = door.Hook(self)
         p = self.watched_with({"url": hook.url})

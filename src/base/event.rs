@@ -85,7 +85,9 @@ impl EventKind {
     /// How urgent it is.
     pub fn severity(self) -> Severity {
         match self {
-            EventKind::SnapshotComplete | EventKind::CircuitBreakerClosed | EventKind::Recovered => Severity::Info,
+            EventKind::SnapshotComplete | EventKind::CircuitBreakerClosed | EventKind::Recovered => {
+                Severity::Info
+            }
             EventKind::UploadError => Severity::Warning,
             EventKind::AuthFailure
             | EventKind::CorruptionDetected

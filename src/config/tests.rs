@@ -670,11 +670,9 @@ fn the_example_loads_and_shows_every_key() {
         process.rows().into_iter().filter(|r| r.source == "default").map(|r| r.name).collect();
     assert_eq!(by_default, ["replica", "price_per_gb", "price_per_1000_put"]);
     // Where it claims a default, it is the default.
-    for row in process
-        .rows()
-        .iter()
-        .filter(|r| !["validation_interval", "spool_dir", "metrics_listen", "heartbeat_url", "webhooks"].contains(&r.name))
-    {
+    for row in process.rows().iter().filter(|r| {
+        !["validation_interval", "spool_dir", "metrics_listen", "heartbeat_url", "webhooks"].contains(&r.name)
+    }) {
         assert_eq!(row.value, row.default_value, "{}", row.name);
     }
 }

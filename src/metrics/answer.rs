@@ -159,7 +159,9 @@ impl Query {
             let time = || {
                 let ms = value.parse().map(Timestamp);
                 ms.map(Some).map_err(|_| {
-                    format!("{name} is not a time; give whole milliseconds since 1970, as in {name}=1800000000000")
+                    format!(
+                        "{name} is not a time; give whole milliseconds since 1970, as in {name}=1800000000000"
+                    )
                 })
             };
             match name.as_ref() {
@@ -168,7 +170,9 @@ impl Query {
                 "to" => q.span.to = time()?,
                 "before" => q.span.before = time()?,
                 _ => {
-                    return Err("there are the parameters database, from, to and before, and no others".to_string());
+                    return Err(
+                        "there are the parameters database, from, to and before, and no others".to_string()
+                    );
                 }
             }
         }
@@ -233,7 +237,10 @@ mod tests {
     fn parameters_are_read_strictly() {
         let q = Query::parse("database=%2Fdata%2Fa+b%26c.db&before=1800000000000&from=-5").unwrap();
         assert_eq!(q.database, "/data/a b&c.db");
-        assert_eq!(q.span, Span { from: Some(Timestamp(-5)), to: None, before: Some(Timestamp(1_800_000_000_000)) });
+        assert_eq!(
+            q.span,
+            Span { from: Some(Timestamp(-5)), to: None, before: Some(Timestamp(1_800_000_000_000)) }
+        );
         for (text, said) in [
             ("", "name a database"),
             ("database=", "name a database"),

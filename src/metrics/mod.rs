@@ -34,12 +34,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use prometheus_client::metrics::counter::Counter;
-pub use prometheus_client::metrics::gauge::Gauge;
-pub use prometheus_client::metrics::histogram::Histogram;
 pub use answer::Pages;
 pub use face::{DatabaseFace, Face, PointFace, Points, ReplicaFace, RowKind};
 pub use health::{DatabaseHealth, Health, HealthStatus};
+pub use prometheus_client::metrics::counter::Counter;
+pub use prometheus_client::metrics::gauge::Gauge;
+pub use prometheus_client::metrics::histogram::Histogram;
 pub use server::{Server, in_child, serve};
 
 /// A gauge of seconds.

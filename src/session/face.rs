@@ -17,9 +17,10 @@ use std::time::Duration;
 impl Engine {
     /// What the page shows.
     pub(super) fn face(&self) -> Face {
-        let mut databases: Vec<DatabaseFace> = self.watched().iter().map(|w| of_watched(w)).collect();
+        let (watched, unwatched) = self.all();
+        let mut databases: Vec<DatabaseFace> = watched.iter().map(|w| of_watched(w)).collect();
         databases.extend(self.followers().into_iter().map(of_follower));
-        databases.extend(self.unwatched().into_iter().map(of_unwatched));
+        databases.extend(unwatched.into_iter().map(of_unwatched));
         databases.sort_by(|a, b| a.database.cmp(&b.database));
         Face { now: clock::now(), uptime: self.metrics().uptime(), databases }
     }

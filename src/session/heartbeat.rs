@@ -73,10 +73,10 @@ impl Engine {
 
     /// Whether there is something to replicate, and all of it is.
     fn is_all_well(&self) -> bool {
-        let watched = self.watched();
+        let (watched, unwatched) = self.all();
         !watched.is_empty()
             && watched.iter().all(|w| is_well(&w.row(), w.settings().interval))
-            && self.unwatched().iter().all(|wish| wish.state() != State::Failed)
+            && unwatched.iter().all(|wish| wish.state() != State::Failed)
             && self.followers().iter().all(|f| !matches!(f.state, State::Failed | State::Fenced))
     }
 }
@@ -114,7 +114,11 @@ mod tests {
             (Degraded, 0, 1, false),
             (Unhealthy, 0, 1, false),
         ] {
-            assert_eq!(is_well(&row(health, lag_s), Duration::from_secs(interval_s)), well, "{health:?} {lag_s} {interval_s}");
+            assert_eq!(
+                is_well(&row(health, lag_s), Duration::from_secs(interval_s)),
+                well,
+                "{health:?} {lag_s} {interval_s}"
+            );
         }
     }
 }

@@ -112,7 +112,8 @@ impl Asker {
             };
             desk.asking = Some(database.clone());
             drop(desk);
-            let said = panics::caught(|| ask(open)).unwrap_or_else(|said| Err(format!("internal error: {said}")));
+            let said =
+                panics::caught(|| ask(open)).unwrap_or_else(|said| Err(format!("internal error: {said}")));
             let mut desk = lock(&self.at);
             desk.asking = None;
             desk.keep(Kept { database, at: clock::uptime(), said: said.map(Arc::new) });
@@ -128,7 +129,9 @@ fn ask(open: Open) -> Result<ReplicaFace, String> {
     match held {
         Ok(Ok(Ok(held))) => Ok(face(held, asked)),
         Ok(Ok(Err(e))) | Err(e) => Err(e.to_string()),
-        Ok(Err(_)) => Err(format!("the store has not answered within {} seconds; ask again", PATIENCE.as_secs())),
+        Ok(Err(_)) => {
+            Err(format!("the store has not answered within {} seconds; ask again", PATIENCE.as_secs()))
+        }
     }
 }
 
@@ -140,7 +143,12 @@ fn face(held: Holdings, asked: crate::base::Timestamp) -> ReplicaFace {
         bytes: p.bytes,
         pages: p.pages,
     };
-    ReplicaFace { asked, points: held.points.iter().map(point).collect(), files: held.files, bytes: held.bytes }
+    ReplicaFace {
+        asked,
+        points: held.points.iter().map(point).collect(),
+        files: held.files,
+        bytes: held.bytes,
+    }
 }
 
 #[cfg(test)]

@@ -75,9 +75,13 @@ pub(super) fn sentence(state: State) -> &'static str {
         State::Streaming => "The replica has every commit, and new ones leave as they come.",
         State::CatchingUp => "There are commits that the replica does not have yet; they are on their way.",
         State::Snapshotting => "The database is being read whole, and a full copy goes to the replica.",
-        State::Paused => "The store failed several times in a row: uploads pause for a moment and go on by themselves.",
+        State::Paused => {
+            "The store failed several times in a row: uploads pause for a moment and go on by themselves."
+        }
         State::Standby => "Another process of this machine uploads; this one takes over when that one ends.",
-        State::Fenced => "Another machine owns the replica: nothing more leaves from here until somebody decides.",
+        State::Fenced => {
+            "Another machine owns the replica: nothing more leaves from here until somebody decides."
+        }
         State::Failed => "Nothing is replicated until what the error says is put right.",
     }
 }
@@ -89,7 +93,9 @@ pub(super) fn sentence_of_copy(state: State) -> &'static str {
         State::CatchingUp => "This copy is behind its replica and is being brought up to date.",
         State::Snapshotting => "This copy is being rebuilt from a full copy in the replica.",
         State::Paused | State::Standby => "This copy is not brought up to date at the moment.",
-        State::Fenced | State::Failed => "This copy is not brought up to date until what the error says is put right.",
+        State::Fenced | State::Failed => {
+            "This copy is not brought up to date until what the error says is put right."
+        }
     }
 }
 

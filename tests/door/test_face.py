@@ -82,10 +82,10 @@ class Face(door.DoorTest):
         self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth"), 320)
         page.set_viewport_size(size)
 
-    def shoot(self, page, name):
+    def shoot(self, page, name, whole=False):
         if SHOTS and name:
             path = os.path.join(door.ROOT, SHOTS, f"page-{name}.png")
-            page.screenshot(path=path)
+            page.screenshot(path=path, full_page=whole)
             self.assertLessEqual(os.path.getsize(path), 150_000, path)
 
     def overall(self, page, pattern, timeout=30):
@@ -136,6 +136,7 @@ class Face(door.DoorTest):
         whole = [t for t, a in points if a[:19] < at[:19] or a[:23] == at[:19] + ".000"][-1]
         page.get_by_role("button", name="Find").click()
         page.wait_for_function(f"document.querySelector('.picked-point').textContent.includes('{whole:016x}')")
+        self.shoot(page, "healthy", whole=True)
         # What do I type? It is typed as it stands there.
         restore, attach, rewind = (page.locator("pre").nth(i).inner_text() for i in range(3))
         bin_dir = self.path("bin")
@@ -164,7 +165,7 @@ class Face(door.DoorTest):
         page.get_by_role("button", name="Find").click()
         page.wait_for_function("document.querySelector('.picked-point').textContent.includes('No point is as old as 2001-01-01')")
         page.locator("select").press("Home")
-        self.judge(page, "healthy")
+        self.judge(page)
 
     def test_lagging_and_well_again_without_a_reload(self):
         s3 = door.S3(self)

@@ -84,7 +84,9 @@ fn told(said: &Said, path: &Path) -> Option<Vec<Value>> {
         "as_of" => Value::Text(said.now.clone()),
         name => match &d[name] {
             serde_json::Value::String(t) => Value::Text(t.clone()),
-            serde_json::Value::Number(n) => n.as_i64().map_or(Value::Real(n.as_f64().unwrap_or(0.0)), Value::Integer),
+            serde_json::Value::Number(n) => {
+                n.as_i64().map_or(Value::Real(n.as_f64().unwrap_or(0.0)), Value::Integer)
+            }
             _ => Value::Null,
         },
     };
@@ -109,7 +111,9 @@ pub fn complaint(row: &[Value], max_lag_s: Option<f64>) -> Option<String> {
         (Some("healthy"), None) => None,
         (Some("healthy"), Some(most)) => match lag_s {
             Some(lag) if lag <= most => None,
-            Some(lag) => Some(format!("{database}: the replica is {lag:.1} s behind, and --max-lag allows {most} s")),
+            Some(lag) => {
+                Some(format!("{database}: the replica is {lag:.1} s behind, and --max-lag allows {most} s"))
+            }
             None => Some(format!(
                 "{database}: how far the replica is behind is not known (told by {}); set metrics_listen, so that the process can be asked",
                 text("told_by").unwrap_or("nobody")
@@ -244,9 +248,17 @@ mod tests {
             (row("catching up", "healthy", some(61.0), none.clone()), None, None),
             (row("catching up", "healthy", some(61.0), none.clone()), Some(60.0), Some("61.0 s behind")),
             (row("catching up", "healthy", none.clone(), none.clone()), None, None),
-            (row("catching up", "healthy", none.clone(), none.clone()), Some(60.0), Some("told by the spool")),
+            (
+                row("catching up", "healthy", none.clone(), none.clone()),
+                Some(60.0),
+                Some("told by the spool"),
+            ),
             (row("stopped", "unhealthy", some(0.0), none.clone()), None, Some("/x.db: stopped")),
-            (row("paused", "unhealthy", some(0.0), Value::Text("no store".into())), None, Some("paused: no store")),
+            (
+                row("paused", "unhealthy", some(0.0), Value::Text("no store".into())),
+                None,
+                Some("paused: no store"),
+            ),
             (row("streaming", "degraded", some(0.0), none.clone()), Some(9.0), Some("streaming")),
         ] {
             let got = complaint(&row, max_lag_s);

@@ -3,36 +3,20 @@
 //!
 //! The sealer asks for each beat, so that a process whose sealer hangs has none. A beat that is due and not deserved waits until it is.
 
+use super::heart::Beat;
 use super::listening::may_serve;
 use super::registry::Engine;
 use super::status::Row;
-use crate::base::{Webhook, clock, lock};
+use crate::base::{clock, lock};
 use crate::metrics::HealthStatus;
 use crate::notify;
 use crate::ship::State;
-use std::sync::Mutex;
 use std::time::Duration;
 
 /// Commits that are younger are on their way.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// Between two looks at what keeps a beat from being deserved.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Whether there is one.
-#[derive(Default)]
-enum Beat {
-    /// The configuration was not looked at yet.
-    #[default]
-    Unknown,
-    /// None is asked for.
-    Off,
-    /// To this endpoint.
-    To { hook: Webhook, every: Duration, due: Duration },
-}
-
-/// The heartbeat of a process.
-#[derive(Default)]
-pub(super) struct Heart(Mutex<Beat>);
 
 /// Whether a database does nothing to stop the heartbeat. `interval`: between its uploads.
 fn is_well(row: &Row, interval: Duration) -> bool {

@@ -17,10 +17,10 @@
 //! | the top: what SQLite and SQL call | `host`, `exit`, `past`, `engine`, `occupy` |
 //! | the thread that moves databases from state to state | `sealer`, `answer` |
 //! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `join` |
-//! | the lists of the process | `observe`, `face`, `heartbeat`, `registry`, `follow`, `care`, `points` |
+//! | the lists of the process | `observe`, `face`, `heartbeat`, `registry`, `follow`, `care` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
 //! | verbs on one watched database | `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
-//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `trouble`, `since` |
+//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `heart`, `points`, `trouble`, `since` |
 //! | pure decisions | `phase`, `told`, `identity`, `wish`, `settings`, `waiting` |
 //!
 //! # Rules
@@ -57,6 +57,7 @@ mod face;
 mod follow;
 mod gate;
 mod handles;
+mod heart;
 mod heartbeat;
 mod host;
 mod identity;

@@ -3,7 +3,7 @@
 use super::care;
 use super::entry::{Above, Entry};
 use super::follow::Followers;
-use super::heartbeat::Heart;
+use super::heart::Heart;
 use super::listening::Listening;
 use super::phase::Role;
 use super::points::Asker;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::base::TxId;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};

@@ -136,6 +136,7 @@ class Face(door.DoorTest):
         whole = [t for t, a in points if a[:19] < at[:19] or a[:23] == at[:19] + ".000"][-1]
         page.get_by_role("button", name="Find").click()
         page.wait_for_function(f"document.querySelector('.picked-point').textContent.includes('{whole:016x}')")
+        page.set_viewport_size({"width": 800, "height": 900})
         self.shoot(page, "healthy", whole=True)
         # What do I type? It is typed as it stands there.
         restore, attach, rewind = (page.locator("pre").nth(i).inner_text() for i in range(3))

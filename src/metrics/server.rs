@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -114,6 +114,8 @@ pub fn serve(address: &str, pages: Arc<dyn Pages>) -> Result<Server> {
 
 /// The descriptor of the process's listening socket; -1: there is none.
 static LISTENING: AtomicI32 = AtomicI32::new(-1);
+/// That socket's inode, by which it is known again: a program may close descriptors that are not its own, and the number comes again.
+static INODE: AtomicU64 = AtomicU64::new(0);
 
 /// The one socket that is listened at.
 struct Listener {
@@ -122,6 +124,7 @@ struct Listener {
 
 impl Listener {
     fn new(socket: tokio::net::TcpListener) -> Listener {
+        INODE.store(rustix::fs::fstat(&socket).map_or(0, |s| s.st_ino), Ordering::Relaxed);
         LISTENING.store(socket.as_raw_fd(), Ordering::Relaxed);
         Listener { socket }
     }
@@ -137,8 +140,13 @@ impl Drop for Listener {
 /// after the parent.
 pub fn in_child() {
     let socket = LISTENING.swap(-1, Ordering::Relaxed);
-    if socket >= 0 {
-        // (It fails where the program has closed it itself.)
+    if socket < 0 {
+        return;
+    }
+    // (Where the system does not tell what it is, it stays: better an address that is taken than a file of the program that is closed.)
+    let ours = format!("socket:[{}]", INODE.load(Ordering::Relaxed));
+    let link = std::fs::read_link(format!("/proc/self/fd/{socket}"));
+    if link.is_ok_and(|link| link.as_os_str() == ours.as_str()) {
         let _ = nix::unistd::close(socket);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The sealer asks for each beat, so that a process whose sealer hangs has none. A beat that is due and not deserved waits until it is.
 
-use super::heart::Beat;
+use super::dead_man::Switch;
 use super::listening::may_serve;
 use super::registry::Engine;
 use super::status::Row;
@@ -27,11 +27,11 @@ impl Engine {
     /// Has a beat sent, if one is due and deserved. (By the sealer: never waits.)
     pub(super) fn beat(&self) {
         let now = clock::uptime();
-        let mut beat = lock(&self.heart.0);
-        if let Beat::Unknown = *beat {
+        let mut beat = lock(&self.dead_man.0);
+        if let Switch::Unknown = *beat {
             *beat = self.asked_for(now);
         }
-        let Beat::To { hook, every, due } = &mut *beat else { return };
+        let Switch::To { hook, every, due } = &mut *beat else { return };
         if now < *due {
             return;
         }
@@ -43,15 +43,15 @@ impl Engine {
         }
     }
 
-    fn asked_for(&self, now: Duration) -> Beat {
+    fn asked_for(&self, now: Duration) -> Switch {
         // (What is wrong in the configuration is told by whoever uses it.)
         let settings = self.config().and_then(|c| c.process()).map(|r| r.settings);
         match settings {
             Ok(s) if may_serve() => match s.heartbeat_url {
-                Some(hook) => Beat::To { hook, every: s.heartbeat_interval, due: now },
-                None => Beat::Off,
+                Some(hook) => Switch::To { hook, every: s.heartbeat_interval, due: now },
+                None => Switch::Off,
             },
-            _ => Beat::Off,
+            _ => Switch::Off,
         }
     }
 

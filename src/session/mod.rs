@@ -20,7 +20,7 @@
 //! | the lists of the process | `observe`, `face`, `heartbeat`, `registry`, `follow`, `care` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
 //! | verbs on one watched database | `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
-//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `heart`, `points`, `trouble`, `since` |
+//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `dead_man`, `points`, `trouble`, `since` |
 //! | pure decisions | `phase`, `told`, `identity`, `wish`, `settings`, `waiting` |
 //!
 //! # Rules
@@ -48,6 +48,7 @@ mod care;
 mod changed;
 mod close;
 mod copy;
+mod dead_man;
 mod engine;
 mod entry;
 mod events;
@@ -57,7 +58,6 @@ mod face;
 mod follow;
 mod gate;
 mod handles;
-mod heart;
 mod heartbeat;
 mod host;
 mod identity;

@@ -1,9 +1,9 @@
 //! The engine's lists: which files are open here, which are watched, with which settings, and what could not be watched.
 
 use super::care;
+use super::dead_man::DeadMan;
 use super::entry::{Above, Entry};
 use super::follow::Followers;
-use super::heart::Heart;
 use super::listening::Listening;
 use super::phase::Role;
 use super::points::Asker;
@@ -41,7 +41,7 @@ pub struct Engine {
     pub(super) care: care::Queue,
     pub(super) listening: Mutex<Listening>,
     pub(super) points: Asker,
-    pub(super) heart: Heart,
+    pub(super) dead_man: DeadMan,
     /// Databases whose watch has ended and is to begin again by itself, with why.
     renewals: Mutex<BTreeMap<PathBuf, String>>,
     /// Spools that are being begun with: device and inode of the directory, and the database.
@@ -80,7 +80,7 @@ impl Engine {
             care: care::Queue::default(),
             listening: Mutex::default(),
             points: Asker::default(),
-            heart: Heart::default(),
+            dead_man: DeadMan::default(),
             renewals: Mutex::default(),
             spools: Mutex::default(),
         }
@@ -283,7 +283,7 @@ impl Engine {
     }
 
     /// Every database that is watched; and every one that is not, and is configured or begins again by itself, with what is
-    /// waited for, or wrong. Each is there once, whatever begins and ends meanwhile.
+    /// waited for, or wrong. None is missing, whatever begins and ends meanwhile.
     pub fn all(&self) -> (Vec<Arc<Watched>>, Vec<WishRow>) {
         // (What begins moves to the list of what is watched, what ends from there: a look before that one, and one after it.)
         let before = self.unwatched();
@@ -292,7 +292,9 @@ impl Engine {
         for row in before.into_iter().chain(self.unwatched()) {
             unwatched.insert(row.database.clone(), row);
         }
-        unwatched.retain(|path, _| !watched.iter().any(|w| w.path() == path));
+        // (What is wrong is said beside a watch, too: another connection may have asked for another replica.)
+        unwatched
+            .retain(|path, row: &mut WishRow| row.is_failed || !watched.iter().any(|w| w.path() == path));
         (watched, unwatched.into_values().collect())
     }
 

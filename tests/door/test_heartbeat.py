@@ -138,9 +138,38 @@ result = pid
         os.kill(child, 0)
         q = self.peer(env=env).open(self.path("next.db"))
         q.watch(self.path("r2"))
-        self.eventually(lambda: self.answers(port), timeout=3, what="the next process listens")
+        self.eventually(lambda: self.answers(port), timeout=4.5, what="the next process listens, and not with its second try")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/status.json", timeout=5) as answer:
             self.assertRegex(answer.read().decode(), re.escape(f'"pid":{q.pid}'))
+
+    def test_a_descriptor_that_the_program_uses_again_is_left_alone(self):
+        """A daemon closes all descriptors that it does not know, ours among them, and opens files: a fork closes none of those."""
+        port = door.free_port()
+        p = self.peer(env={"WALRUST_METRICS_LISTEN": f"127.0.0.1:{port}"}).open(self.path("app.db"))
+        p.watch(self.path("r"))
+        self.assertTrue(self.answers(port))
+        left = p.code("""
+import os, socket, time
+def is_listening(fd):
+    try:
+        s = socket.socket(fileno=os.dup(fd))
+        return s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    except OSError:
+        return False
+[fd] = [int(n) for n in os.listdir('/proc/self/fd') if is_listening(int(n))]
+mine = os.open(args['path'], os.O_CREAT | os.O_RDWR)
+os.dup2(mine, fd)
+pid = os.fork()
+if pid == 0:
+    try:
+        os.fstat(fd)
+        os._exit(0)
+    except OSError:
+        os._exit(1)
+result = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+""", path=self.path("mine"))
+        self.assertEqual(left, 0, "the program's file is open in the child")
+        p.kill()
 
     def answers(self, port):
         try:

@@ -148,21 +148,21 @@ class Hearts(door.DoorTest):
     def url(self, n):
         return self.s3.url(f"tenants/{n}", self.proxy.endpoint)
 
-    def holder(self):
-        """A process that streams all databases, and has nothing to do."""
-        p = self.peer(so=door.CRASH_SO, env=self.env).open(":memory:")
-        for n in range(self.DATABASES):
+    def holder(self, databases=DATABASES, **env):
+        """A process that streams that many databases, and has nothing to do."""
+        p = self.peer(so=door.CRASH_SO, env={**self.env, **env}).open(":memory:")
+        for n in range(databases):
             p.open(self.path(f"{n}.db"), f"c{n}")
             p.watch(self.url(n), conn=f"c{n}", interval="0s")
-            p.sql("CREATE TABLE t(v)", conn=f"c{n}")
+            p.sql("CREATE TABLE IF NOT EXISTS t(v)", conn=f"c{n}")
             p.sql("SELECT walrust_sync()", conn=f"c{n}")
         return p
 
     def rests(self, n):
         return "heart" in json.loads(self.s3.get(f"tenants/{n}/walrust/lease.json"))
 
-    def all_rest(self):
-        self.eventually(lambda: all(self.rests(n) for n in range(self.DATABASES)), timeout=40, what="leases at rest")
+    def all_rest(self, databases=DATABASES):
+        self.eventually(lambda: all(self.rests(n) for n in range(databases)), timeout=40, what="leases at rest")
 
     def another(self, n):
         """Another machine, with a copy of that database."""
@@ -234,6 +234,47 @@ class Hearts(door.DoorTest):
                               what="the state of an idle database whose lease was taken")
         self.assertErrorLine(row["last_error"], "took its lease|held by")
         self.assertEqual({p.status(database=self.path(f"{n}.db"))["state"] for n in range(self.DATABASES) if n != 2}, {"streaming"})
+
+    def test_killed_at_each_step(self):
+        """Whatever a death leaves of hearts and leases: the next process of this machine goes on, and all that was committed is there."""
+        for n, point in enumerate(("heart.made", "heart.rests", "heart.wakes")):
+            with self.subTest(point=point):
+                p = self.holder(2, WALRUST_CRASH=point)
+                if point == "heart.wakes":
+                    self.all_rest(2)
+                    with self.assertRaises(AssertionError):  # it dies over the call
+                        p.sql("INSERT INTO t VALUES(?)", point, conn="c0")
+                        p.sql("SELECT walrust_sync()", conn="c0")
+                self.eventually(lambda: p.proc.poll() is not None, timeout=40, what="killed")
+                q = self.holder(2)
+                for m in (0, 1):
+                    q.sql("INSERT INTO t VALUES(?)", f"after {point}", conn=f"c{m}")
+                    q.sql("SELECT walrust_sync()", conn=f"c{m}")
+                    out, _ = self.restore(self.url(m), env=self.env)
+                    rows = [v for v, in door.plain_rows(out, "SELECT v FROM t")]
+                    self.assertEqual(rows, [v for v, in door.plain_rows(self.path(f"{m}.db"), "SELECT v FROM t")])
+                    self.assertEqual(sum(r.startswith("after") for r in rows), n + 1)
+                q.end()
+        # Who takes a lease dies before the heart is told: the holder learns when its lease wakes.
+        p = self.holder(2)
+        self.all_rest(2)
+        os.makedirs(self.path("other"))
+        copy = self.path("other", "0.db")
+        self.restore(self.url(0), copy, env=self.env)
+        dies = self.peer(so=door.CRASH_SO, env={**self.env, "WALRUST_CRASH": "heart.taken"}).open(copy)
+        with self.assertRaises(AssertionError):
+            dies.watch(self.url(0), interval="0s", takeover=True)
+
+        def refusal():
+            try:
+                p.sql("INSERT INTO t VALUES('too late')", conn="c0")
+                p.sql("SELECT walrust_sync()", conn="c0")
+            except door.SqlError as e:
+                return str(e)
+
+        # (A beat that was late may just have woken it: then it is its own for what is left of its life.)
+        said = self.eventually(refusal, timeout=20, what="the holder learns it", every=0.2)
+        self.assertErrorLine(said, "took its lease|held by")
 
     def tries(self, q, n):
         try:

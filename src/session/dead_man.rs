@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Whether there is one.
 #[derive(Default)]
-pub(super) enum Beat {
+pub(super) enum Switch {
     /// The configuration was not looked at yet.
     #[default]
     Unknown,
@@ -23,6 +23,6 @@ pub(super) enum Beat {
     },
 }
 
-/// The heartbeat of a process.
+/// The dead man's switch of a process.
 #[derive(Default)]
-pub(super) struct Heart(pub(super) Mutex<Beat>);
+pub(super) struct DeadMan(pub(super) Mutex<Switch>);

@@ -32,7 +32,6 @@
 use super::lease::{pause, renew_after};
 use crate::base::{Error, ForkSafe, Kind, Result, clock, crash};
 use crate::store::{ReplicaUrl, Store, StoreKind, Version};
-
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -75,11 +74,6 @@ impl HeartState {
             .map(Into::into)
             .map_err(|e| Error::new(Kind::Bug, "cannot write the heart").because(e))
     }
-}
-
-/// Whether `id` can be one of a heart: what another wrote into a lease leads nowhere else.
-pub(super) fn is_id(id: &str) -> bool {
-    id.len() == 16 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn key(id: &str) -> String {

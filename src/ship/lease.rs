@@ -155,7 +155,7 @@ impl LeaseState {
             name.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_NAME).collect()
         };
         let after = state.after.as_deref().map(shown);
-        let heart = state.heart.filter(|id| super::heart::is_id(id));
+        let heart = state.heart.filter(|id| is_heart(id));
         Some(LeaseState { holder: shown(&state.holder), after, heart, ..state })
     }
 
@@ -177,6 +177,11 @@ impl LeaseState {
     fn was_given_back(&self) -> bool {
         self.ends == 0
     }
+}
+
+/// Whether `id` can be one of a heart: what another wrote into a lease leads nowhere else.
+fn is_heart(id: &str) -> bool {
+    id.len() == 16 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// A lease as it was read, and what it lives by.

@@ -56,7 +56,8 @@ pub async fn observe(store: &Store) -> Result<Option<Observed>> {
 /// The last beat of the heart that a lease rests on, if it does. Errors as the store does.
 async fn beat_of(store: &Store, lease: &LeaseState) -> Result<Option<u64>> {
     match &lease.heart {
-        Some(id) => heart::look(store.url(), id).await,
+        // (On the heap, as all that hearts ask: few leases rest, and a program's thread may have a small stack.)
+        Some(id) => Box::pin(heart::look(store.url(), id)).await,
         None => Ok(None),
     }
 }
@@ -132,7 +133,7 @@ impl Lease {
             };
             let held = there.as_ref().and_then(|(held, _)| held.as_ref());
             let found = match held {
-                Some(state) => Some(find(store, me, state, rival).await?),
+                Some(state) => Some(Box::pin(find(store, me, state, rival)).await?),
                 None => None,
             };
             let (base, after) = match claim(found, &me.writer, rival, newest) {
@@ -154,7 +155,7 @@ impl Lease {
                         .and_then(|held| held.heart.as_deref())
                     {
                         // (Who is not told finds out when he wakes: I-HEART-3.)
-                        drop(heart::tell(store.url(), id).await);
+                        drop(Box::pin(heart::tell(store.url(), id)).await);
                     }
                     let share = Share::of(store.url(), &me.who, &me.session);
                     let (me, renewed, tried, known) = (me.clone(), sent, sent, sent);
@@ -258,7 +259,7 @@ impl Lease {
     /// Has the heart beat, if a beat is due. Errors as the store does.
     async fn beat(&self) -> Result<()> {
         match &self.share {
-            Some(share) => share.beat().await,
+            Some(share) => Box::pin(share.beat()).await,
             None => Ok(()),
         }
     }
@@ -385,7 +386,7 @@ impl Lease {
             let _ = store.put_if(KEY, bytes, Some(&self.version)).await;
         }
         if let Some(share) = self.share {
-            share.leave().await;
+            Box::pin(share.leave()).await;
         }
     }
 }

@@ -17,6 +17,8 @@ where
     if is_ours() && tokio::runtime::Handle::try_current().is_err() {
         return on_this_thread(future);
     }
+    // (On the heap before it is handed on: the calling thread's stack may be a small one.)
+    let future = Box::pin(future);
     std::thread::scope(|scope| {
         let thread = thread::spawn_scoped(scope, "walrust-call", || on_this_thread(future))
             .map_err(|e| Error::new(Kind::Io, "cannot start a thread").because(e))?;

@@ -1,7 +1,14 @@
+//! TLS for every HTTP client of ours: who provides its cryptography, and which certificates it finds.
+//!
 //! `SSL_CERT_FILE` that is set and empty is not set, as every variable. The TLS library would look for certificates in
 //! a file without a name, and find none.
 
 use std::ffi::OsString;
+
+/// Sees to it that a client can be made: reqwest has no provider built in and would panic. One that is installed already stays.
+pub fn install_provider() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
 
 /// The system's certificates (DER), where the variables would keep the TLS library from finding them; else `None`.
 pub fn hidden_by_an_empty_variable() -> Option<Vec<Vec<u8>>> {

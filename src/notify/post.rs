@@ -55,8 +55,7 @@ impl Clients {
 }
 
 fn builder() -> reqwest::ClientBuilder {
-    // Ours is a private copy of rustls; if another room came first, its provider is the same one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    certificates::install_provider();
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("walrust/", env!("CARGO_PKG_VERSION")))

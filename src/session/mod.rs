@@ -91,6 +91,7 @@ mod whose;
 mod wish;
 mod work;
 
+pub use crate::ship::{lease_renewed_after, lease_rests_after};
 pub use alone::Alone;
 pub use begin::request;
 pub use care::{damage, details, policy};

@@ -15,7 +15,7 @@ use crate::config::{Config, Layer, Resolved};
 use crate::metrics::Metrics;
 use crate::ship;
 use crate::spool::{Owner, dir_id, other_database, real_dir};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -288,13 +288,12 @@ impl Engine {
         // (What begins moves to the list of what is watched, what ends from there: a look before that one, and one after it.)
         let before = self.unwatched();
         let watched = self.watched();
-        let mut unwatched = BTreeMap::new();
-        for row in before.into_iter().chain(self.unwatched()) {
-            unwatched.insert(row.database.clone(), row);
-        }
+        let paths: HashSet<&Path> = watched.iter().map(|w| w.path()).collect();
+        let is_watched = |row: &WishRow| paths.contains(row.database.as_path());
+        let before = before.into_iter().filter(|row| !is_watched(row));
         // (What is wrong is said beside a watch, too: another connection may have asked for another replica.)
-        unwatched
-            .retain(|path, row: &mut WishRow| row.is_failed || !watched.iter().any(|w| w.path() == path));
+        let after = self.unwatched().into_iter().filter(|row| row.is_failed || !is_watched(row));
+        let unwatched: BTreeMap<_, _> = before.chain(after).map(|row| (row.database.clone(), row)).collect();
         (watched, unwatched.into_values().collect())
     }
 

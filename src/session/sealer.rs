@@ -140,9 +140,11 @@ fn is_due(w: &Watched, watched: usize) -> Option<bool> {
     let looks_fully = w.news.take(Note::LookFully) || is_due;
     if is_closed {
         rounds.vain = if is_called { 0 } else { rounds.vain.saturating_add(1) };
-    } else if looks_fully || is_called {
+    } else if is_called {
+        rounds.vain = 0;
+    } else if looks_fully {
         let header = w.handles.header();
-        let is_quiet = !is_called && header == rounds.header && w.is_at_rest();
+        let is_quiet = header == rounds.header && w.is_at_rest();
         rounds.vain = if is_quiet { rounds.vain.saturating_add(1) } else { 0 };
         rounds.header = header;
     }

@@ -1,7 +1,7 @@
 //! The heartbeat that the resting leases of one process share.
 //!
-//! A lease at work is renewed by a PUT of its own each 25 seconds. A thousand idle databases would pay for that with four million
-//! requests a month and more each. So a lease whose database has been idle for two lives *rests*: its object names a heart, and it lives as long
+//! A lease at work is renewed by a PUT of its own each 25 seconds. A thousand idle databases would pay for that with a hundred million
+//! requests a month. So a lease whose database has been idle for two lives *rests*: its object names a heart, and it lives as long
 //! as that one beats. The heart is one object in the folder above the replicas (`walrust/hearts/<id>.json`), rewritten each
 //! 25 seconds by whichever keeper comes first. Object stores only: in a directory a renewal costs no request.
 //!

@@ -43,12 +43,12 @@ pub(super) fn life() -> Duration {
 }
 
 /// A lease is renewed when this much of its life has passed: 25 seconds.
-pub(super) fn renew_after() -> Duration {
+pub fn renew_after() -> Duration {
     life() * 5 / 12
 }
 
 /// A lease may rest when its database has been idle for that long: two lives.
-pub(super) fn rest_after() -> Duration {
+pub fn rest_after() -> Duration {
     life() * 2
 }
 

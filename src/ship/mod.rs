@@ -70,7 +70,9 @@ mod stream;
 
 pub use duty::{Course, Duties, Duty};
 pub use holder::{Kept, Lease, lives_for, observe};
-pub use lease::{LeaseState, Me, Observed, Process};
+pub use lease::{
+    LeaseState, Me, Observed, Process, renew_after as lease_renewed_after, rest_after as lease_rests_after,
+};
 pub use lend::Borrowed;
 pub use link::{Bells, Link};
 pub use run::{is_left_at_work, leave, start};

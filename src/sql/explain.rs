@@ -17,12 +17,6 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Replicas listed at once.
 const PARALLEL: usize = 8;
-/// How often the holder of a lease renews it.
-const LEASE: Duration = Duration::from_secs(25);
-
-/// For how long after an upload it is renewed by itself, where idle ones share a heart.
-const LEASE_RESTS_AFTER: Duration = Duration::from_secs(120);
-
 /// The report over every database that is watched, configured, or this connection's own.
 pub(super) fn explain(conn: &Connection, args: &[Value]) -> Result<Value> {
     let options = Options::parse("options", common::text(args, 0, "options")?, &[], WithSettings::Yes)?;
@@ -92,8 +86,8 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
         snapshot_interval: s.snapshot_interval,
         levels: s.levels.clone(),
         policy: session::policy(s),
-        lease_interval: if has_lease { LEASE } else { Duration::ZERO },
-        lease_rests_after: LEASE_RESTS_AFTER,
+        lease_interval: if has_lease { session::lease_renewed_after() } else { Duration::ZERO },
+        lease_rests_after: session::lease_rests_after(),
         lease_sharers: 1,
         price_per_gb: s.price_per_gb,
         price_per_1000_put: s.price_per_1000_put,

@@ -403,8 +403,7 @@ pub(super) fn forget(runtime: tokio::runtime::Id) {
 }
 
 fn build(tls: &Tls) -> Result<reqwest::Client> {
-    // reqwest has no provider built in and would panic; a provider that the host installed stays.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    certificates::install_provider();
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("walrust/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())

@@ -3,6 +3,7 @@
 use super::fake_s3::{Cut, FakeS3, Quirk, Rule};
 use super::object::rfc3339_nano;
 use super::*;
+use crate::base::certificates;
 use crate::base::{Kind, Result, Timestamp};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -1100,7 +1101,7 @@ fn moto() {
 }
 
 async fn against_moto(endpoint: &str) {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    certificates::install_provider();
     let http = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
     let iam = async |body: &str| {
         let scope = "AWS4-HMAC-SHA256 Credential=x/20200101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=x";

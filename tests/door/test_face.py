@@ -220,7 +220,7 @@ class Face(door.DoorTest):
         proxy.down = False
         self.overall(page, "Safe: the replica has every commit", timeout=60)
         self.assertGreater(len(page.asked), begun)
-        self.assertNotIn("/ HTTP", page.asked[begun:])
+        self.assertNotIn(self.home, page.asked[begun:], "without a reload")
         self.eventually(lambda: page.wait_for_timeout(200) or page.locator(".chart polyline").count() == 2, what="lag and pending, drawn")
         self.assertRegex(page.locator(".chart").first.get_attribute("aria-label"), r"at most [\d.]+ s; kept since")
 

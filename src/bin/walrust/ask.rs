@@ -3,6 +3,7 @@
 use reqwest::Client;
 use serde_json::Value;
 use std::time::Duration;
+use walrust::base::certificates;
 use walrust::session::engine;
 use walrust::store::block_on;
 
@@ -32,8 +33,7 @@ impl Said {
 pub fn process() -> Option<Said> {
     let address = engine().config().ok()?.process().ok()?.settings.metrics_listen?;
     let url = format!("http://{}/status.json", reachable(&address));
-    // (A client wants one, whatever it asks; if another came first, it is the same.)
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    certificates::install_provider();
     let said: Value = block_on(async move {
         let client = Client::builder().tls_certs_only([]).no_proxy().timeout(PATIENCE).build().ok()?;
         let answer = client.get(url).send().await.ok()?;

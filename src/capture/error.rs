@@ -1,6 +1,6 @@
 //! Why something is not sealed, or continuity is lost.
 
-use crate::base::{Error, Kind};
+use crate::base::Error;
 use std::fmt;
 
 /// Why continuity is lost: something was, or may have been, missed. One line, for the log and the webhook.
@@ -67,9 +67,4 @@ impl From<Error> for SealError {
     fn from(e: Error) -> Self {
         SealError::Failed(e)
     }
-}
-
-/// "Busy" as an error, for callers that must report it.
-pub fn busy(what: &str) -> Error {
-    Error::new(Kind::Retry, format!("{what}: the database is being resynchronised, try again"))
 }

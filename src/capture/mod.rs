@@ -50,7 +50,7 @@ mod tracker;
 
 pub use continuity::{Continuity, Noticed, is_at};
 pub use database::{Database, Pinned};
-pub use error::{Gap, SealError, busy};
+pub use error::{Gap, SealError};
 pub use resets::{CHECKPOINT_STEP, Permit, Resetter};
 pub use resync::Attested;
 pub use seal::{Sealed, Uncommitted};

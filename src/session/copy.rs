@@ -8,7 +8,7 @@ use super::alone::alone;
 use super::asked::{self, Asking};
 use super::job::Job;
 use super::phase::Role;
-use super::reread::{self, at_a_txid};
+use super::reread::{self, at_a_txid, where_it_is_known};
 use super::watched::Watched;
 use super::work::Work;
 use crate::base::{Error, Kind, Manners, Result, TxId, clock};
@@ -28,14 +28,20 @@ impl Watched {
     /// A full snapshot now; returns its TXID when it is in the replica. Where another process ships, that one takes it. Writers go on
     /// meanwhile. Errors with [`Kind::Timeout`] after `timeout`, and with what keeps it from being taken or shipped.
     pub(super) fn snapshot_now(self: &Arc<Self>, timeout: Duration) -> Result<TxId> {
-        if self.role() == Role::Joining {
-            self.join_soon();
-            self.joined.wait(timeout)?;
-        }
+        self.wait_until_joined(timeout)?;
         match self.ask_for_snapshot(None, timeout)? {
             Some(txid) => Ok(txid),
             None => reread::snapshot_now(self, timeout),
         }
+    }
+
+    /// Nothing has a TXID until it is known whose replica it is, and whoever finds that out must be able to read. Errors as that ended.
+    fn wait_until_joined(self: &Arc<Self>, timeout: Duration) -> Result<()> {
+        if self.role() == Role::Joining {
+            self.join_soon();
+            self.joined.wait(timeout)?;
+        }
+        Ok(())
     }
 
     /// Has the process that ships take it, where that is another one. Errors as that one does, and as [`asked::ask`].
@@ -58,6 +64,7 @@ impl Watched {
         shipping: Option<&Arc<Watched>>,
         timeout: Duration,
     ) -> Result<TxId> {
+        self.wait_until_joined(timeout)?;
         if let Some(txid) = self.ask_for_snapshot(Some(url.to_string()), timeout)? {
             return Ok(txid);
         }
@@ -80,10 +87,12 @@ impl Watched {
     }
 
     fn write_copy(self: &Arc<Watched>, path: &Path) -> Result<Position> {
-        despite_forks(|| {
-            let (view, p) = at_a_txid(self)?;
-            view.snapshot_at(path, &self.spool, &Attested::from(&p), |_, _| {})?;
-            Ok(p)
+        where_it_is_known(self, || {
+            despite_forks(|| {
+                let (view, p) = at_a_txid(self)?;
+                view.snapshot_at(path, &self.spool, &Attested::from(&p), |_, _| {})?;
+                Ok(p)
+            })
         })
     }
 }

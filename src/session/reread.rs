@@ -26,6 +26,8 @@ const REST_AFTER_FAILURE: Duration = Duration::from_millis(300);
 const PIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a snapshot waits for a moment at which the database is exactly a TXID.
 const TXID_PATIENCE: Duration = Duration::from_secs(30);
+/// How often the database is read anew for one snapshot: others may write between the two readings.
+const REREADS: u32 = 3;
 /// How long a connection that has the database for itself waits for a thread of ours to let go of it.
 const HELD_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -377,9 +379,35 @@ pub(super) fn start_snapshot(w: &Arc<Watched>, unless: Unless) {
     }
 }
 
-/// A full snapshot of the database at a TXID of its own making; writers go on. Returns the TXID it holds.
-pub(super) fn snapshot(w: &Arc<Watched>, unless: Unless) -> Result<TxId> {
-    despite_forks(|| snapshot_once(w, unless))
+/// A full snapshot of the database at a TXID of its own making; writers go on. Returns the TXID it holds. The caller has the
+/// ticket of [`Job::Reading`].
+fn snapshot(w: &Arc<Watched>, unless: Unless) -> Result<TxId> {
+    where_it_is_known(w, || despite_forks(|| snapshot_once(w, unless)))
+}
+
+/// Does `copying`, which needs the database at a TXID. Where its place in the history was lost there is none until the database has
+/// been read anew; nobody else can read it while the caller has the ticket of [`Job::Reading`], so that is done first.
+/// Errors as `copying`, and with what keeps the database from being read.
+pub(super) fn where_it_is_known<T>(w: &Arc<Watched>, mut copying: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut tries = 0;
+    loop {
+        find_again(w)?;
+        tries += 1;
+        match copying() {
+            Err(_) if tries < REREADS && matches!(w.tracker.sync_state(), Continuity::Lost(_)) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Reads the database anew if its place in the history was lost.
+fn find_again(w: &Arc<Watched>) -> Result<()> {
+    let Continuity::Lost(why) = w.tracker.sync_state() else { return Ok(()) };
+    let found = run(w, newest_here(w), reason(w, why.to_string()));
+    if let Err(e) = &found {
+        w.tracker.lose(e.to_string());
+    }
+    found
 }
 
 fn snapshot_once(w: &Arc<Watched>, unless: Unless) -> Result<TxId> {
@@ -400,6 +428,7 @@ fn snapshot_once(w: &Arc<Watched>, unless: Unless) -> Result<TxId> {
 }
 
 /// A view of the database that is exactly a TXID, and which one; what was cut for that is on its way.
+/// Errs with [`Kind::Retry`] at once where the place in the history is lost, and after [`TXID_PATIENCE`].
 pub(super) fn at_a_txid(w: &Arc<Watched>) -> Result<(View, Position)> {
     w.handles.reading_begins();
     let access = Access::new(&w.handles);
@@ -412,11 +441,23 @@ pub(super) fn at_a_txid(w: &Arc<Watched>) -> Result<(View, Position)> {
                 return Ok((view, p));
             }
             Err(SealError::Failed(e)) => return Err(e),
-            Err(_) if clock::uptime() < end => clock::sleep(Duration::from_millis(2)),
-            Err(_) => return Err(crate::capture::busy("snapshot")),
+            Err(_) => {}
         }
+        if let Continuity::Lost(why) = w.tracker.sync_state() {
+            return Err(Error::new(
+                Kind::Retry,
+                format!("the database must be read anew first: {why}; try again"),
+            ));
+        }
+        if clock::uptime() >= end {
+            return Err(Error::new(Kind::Retry, NO_MOMENT));
+        }
+        clock::sleep(Duration::from_millis(2));
     }
 }
+
+const NO_MOMENT: &str =
+    "for 30 s there was no moment at which the database was exactly what had been read of it; try again";
 
 /// Seals and cuts exactly up to the view's header; errs when something later is sealed already.
 fn place_at(w: &Watched, view: &View) -> std::result::Result<Position, SealError> {

@@ -284,6 +284,30 @@ class Told(door.DoorTest):
         out, _ = self.restore(replica)
         self.assertSameBytes(db, out)
 
+    def test_a_snapshot_of_what_must_be_read_first(self):
+        """A program without walrust wrote while the database was closed, and a snapshot is the first thing that is asked for: the database
+        is read anew for it. (The call held the place of the reading that it waited for, and failed after 30 s.)"""
+        db = self.path("app.db")
+        hook = door.Hook(self)
+        p = self.peer().open(":memory:", conn="aside").open(db)
+        p.watch(self.path("replica"), webhooks=[{"url": hook.url, "secret": "x"}], snapshot_interval="0")
+        p.sql("CREATE TABLE t(v)")
+        for to in (None, self.path("copy")):
+            p.sync()
+            p.close()
+            c = door.plain_connect(db)
+            c.execute("INSERT INTO t VALUES('a stranger')")
+            c.commit()
+            c.close()
+            row = lambda: p.status(conn="aside", database=db)
+            self.eventually(lambda: "not open in this process" in (row()["last_error"] or ""), what="that it must be read anew")
+            p.open(db)
+            txid = p.sql("SELECT walrust_snapshot(?)", to) if to else p.sql("SELECT walrust_snapshot()")
+            out, at = self.restore(to or self.path("replica"))
+            self.assertEqual(at, txid)
+            self.assertSameBytes(db, out)
+        self.assertEqual(hook.events("corruption_detected"), [])
+
     def test_a_metrics_port_that_becomes_free(self):
         """Another program has it when this one starts: replication goes on, and when it is free it is listened at without another open."""
         taken = socket.create_server(("127.0.0.1", 0))

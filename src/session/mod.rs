@@ -16,7 +16,7 @@
 //! |---|---|
 //! | the top: what SQLite and SQL call | `host`, `exit`, `past`, `engine`, `occupy` |
 //! | the thread that moves databases from state to state | `sealer`, `answer` |
-//! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `join` |
+//! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `renewals`, `join` |
 //! | the lists of the process | `observe`, `face`, `heartbeat`, `registry`, `follow`, `care` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
 //! | verbs on one watched database | `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
@@ -75,6 +75,7 @@ mod points;
 mod prove;
 mod registry;
 mod renew;
+mod renewals;
 mod reread;
 mod sealer;
 mod services;

@@ -7,6 +7,7 @@ use super::follow::Followers;
 use super::listening::Listening;
 use super::phase::Role;
 use super::points::Asker;
+use super::renewals::Renewals;
 use super::services::Services;
 use super::watched::{Watched, ended, series};
 use super::wish::{Inherited, WishRow};
@@ -43,7 +44,7 @@ pub struct Engine {
     pub(super) points: Asker,
     pub(super) dead_man: DeadMan,
     /// Databases whose watch has ended and is to begin again by itself, with why.
-    renewals: Mutex<BTreeMap<PathBuf, String>>,
+    pub(super) renewals: Renewals,
     /// Spools that are being begun with: device and inode of the directory, and the database.
     spools: Mutex<Vec<((u64, u64), PathBuf)>>,
 }
@@ -81,7 +82,7 @@ impl Engine {
             listening: Mutex::default(),
             points: Asker::default(),
             dead_man: DeadMan::default(),
-            renewals: Mutex::default(),
+            renewals: Renewals::default(),
             spools: Mutex::default(),
         }
     }
@@ -137,6 +138,9 @@ impl Engine {
 
     /// The one database, for functions that are called without saying which. Errors when there is none, or more than one.
     pub fn only(&self) -> Result<Arc<Watched>> {
+        if let (true, [(path, why)]) = (lock(&self.watched).is_empty(), self.renewals.all().as_slice()) {
+            return Err(begins_again(path, why));
+        }
         match lock(&self.watched).as_slice() {
             [(one, _)] => Ok(one.clone()),
             [] => Err(Error::new(Kind::Config, "no database is watched; call walrust_watch() first")),
@@ -211,20 +215,21 @@ impl Engine {
         }
     }
 
-    /// The watch of the database at `path` ends, and begins again by itself, until the mark that is returned is dropped.
-    pub(super) fn renewing(&self, path: &Path, why: String) -> Renewal<'_> {
-        lock(&self.renewals).insert(path.to_path_buf(), why);
-        Renewal { of: self, path: path.to_path_buf() }
-    }
-
-    /// Whether that is still wanted.
-    pub(super) fn is_renewing(&self, path: &Path) -> bool {
-        lock(&self.renewals).contains_key(path)
-    }
-
-    /// It is not to begin again. Whether it was about to.
+    /// The watch of the database at `path` is not to begin again by itself. Whether it was about to.
     pub fn cancel_renewal(&self, path: &Path) -> bool {
-        lock(&self.renewals).remove(path).is_some()
+        self.renewals.end(path)
+    }
+
+    /// The watched database at `path`; of one whose watch begins again by itself, as soon as it has begun. Errors with
+    /// [`Kind::Retry`], and why it begins again, when that takes longer than `patience`.
+    pub fn find_or_await(&self, path: &Path, patience: Duration) -> Result<Option<Arc<Watched>>> {
+        match self.find(path) {
+            Some(w) => Ok(Some(w)),
+            None => match self.renewals.wait(path, patience) {
+                None => Ok(self.find(path)),
+                Some(why) => Err(begins_again(path, &why)),
+            },
+        }
     }
 
     // -- settings ---------------------------------------------------------------------------------------------------
@@ -301,7 +306,7 @@ impl Engine {
     fn unwatched(&self) -> Vec<WishRow> {
         let row = |is_failed| move |(database, why)| WishRow { database, is_failed, why };
         let wished = self.all_entries().into_iter().filter_map(|e| e.wish.row(e.path())).collect::<Vec<_>>();
-        let renewed = lock(&self.renewals).clone().into_iter().map(row(false));
+        let renewed = self.renewals.all().into_iter().map(row(false));
         let failed = lock(&self.failures).clone().into_iter().map(row(true));
         wished.into_iter().chain(renewed).chain(failed).collect()
     }
@@ -363,16 +368,9 @@ impl Drop for ReservedSpool<'_> {
     }
 }
 
-/// A watch that begins again by itself.
-pub(super) struct Renewal<'a> {
-    of: &'a Engine,
-    path: PathBuf,
-}
-
-impl Drop for Renewal<'_> {
-    fn drop(&mut self) {
-        self.of.cancel_renewal(&self.path);
-    }
+fn begins_again(path: &Path, why: &str) -> Error {
+    let text = format!("{}: its watch begins again at the moment ({why}); try again", path.display());
+    Error::new(Kind::Retry, text)
 }
 
 fn shares_replica(a: &Path, b: &Path, replica: &str) -> Error {
@@ -405,7 +403,7 @@ mod tests {
         let path = Path::new("/nowhere/renewed.db");
         let shown = || engine.all().1.into_iter().find(|r| r.database == path).map(|r| (r.is_failed, r.why));
         assert_eq!(shown(), None);
-        let renewal = engine.renewing(path, "its spool was deleted".into());
+        let renewal = engine.renewals.begin(path, "its spool was deleted".into());
         assert_eq!(shown(), Some((false, "its spool was deleted".into())));
         engine.note_failure(path, &Error::config("no such directory"));
         assert_eq!(shown(), Some((true, "no such directory".into())));

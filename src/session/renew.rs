@@ -67,9 +67,9 @@ fn begin_again(engine: &'static Engine, w: &Arc<Watched>, wish: Role, claim: Cla
     let why = why.to_string();
     ticket.start("walrust-restart", move |ticket| {
         let mine = ticket.of();
-        let _renewal = engine.renewing(mine.path(), why);
+        let _renewal = engine.renewals.begin(mine.path(), why);
         engine.end(mine);
-        while engine.is_renewing(mine.path()) {
+        while engine.renewals.why(mine.path()).is_some() {
             // Nobody else tries, nor shows in the status: a panic is an error like another here.
             let begun = panics::caught(|| engine.watch_again(mine, wish, claim));
             match begun.unwrap_or_else(|said| Err(panics::error(&said))) {

@@ -55,6 +55,9 @@ pub(super) fn main_path(conn: &Connection) -> Result<PathBuf> {
     })
 }
 
+/// How long a call waits for a watch that begins again by itself.
+const RENEWAL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The watched database of this connection, if it is watched; nothing is begun.
 fn found(conn: &Connection) -> Option<Arc<Watched>> {
     match conn.main_db_path() {
@@ -66,7 +69,7 @@ fn found(conn: &Connection) -> Option<Arc<Watched>> {
 /// The watched database of this connection, or the one that is configured for it and begins now. Of one whose own database is no file: the only one there is.
 pub(super) fn watched(conn: &Connection) -> Result<Arc<Watched>> {
     let Some(path) = conn.main_db_path() else { return engine().only() };
-    if let Some(w) = engine().find(&path) {
+    if let Some(w) = engine().find_or_await(&path, RENEWAL_PATIENCE)? {
         return Ok(w);
     }
     // One that is configured and waits for its first use: this is one.

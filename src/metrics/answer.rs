@@ -4,8 +4,8 @@
 //! browsers, in which any web page may send a request to a name of its own that it lets point here (DNS rebinding): those are given
 //! under an IP address, a loopback name, and the name that `metrics_listen` has, and no other.
 
-use super::face::{Face, Points, Span};
-use super::health::{Health, HealthStatus};
+use super::face::{Face, HealthStatus, Points, Span};
+use super::health;
 use super::trail::Trail;
 use crate::base::{Timestamp, clock, lock};
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -26,9 +26,7 @@ const NONCE: &str = "{{nonce}}";
 pub trait Pages: Send + Sync + 'static {
     /// The exposition, with gauges brought up to date.
     fn metrics(&self) -> String;
-    /// The health page.
-    fn health(&self) -> Health;
-    /// What the page shows.
+    /// What the page and the health page show.
     fn face(&self) -> Face;
     /// The points of a database's replica. Does not wait for the store.
     fn points(&self, database: &str) -> Points;
@@ -81,12 +79,12 @@ pub(super) fn answer(desk: &Desk, request: &Parts) -> Answer {
     match request.uri.path() {
         "/metrics" => Answer::new(StatusCode::OK, super::CONTENT_TYPE, desk.pages.metrics()),
         "/health" => {
-            let health = desk.pages.health();
-            let status = match health.status {
+            let (health, line) = health::line(&desk.pages.face());
+            let status = match health {
                 HealthStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
                 HealthStatus::Healthy | HealthStatus::Degraded => StatusCode::OK,
             };
-            Answer::new(status, JSON, health.json())
+            Answer::new(status, JSON, line)
         }
         "/" | "/status.json" | "/history.json" | "/points.json" if !is_host_known(desk, request) => {
             let text = "This page is given under an IP address, localhost, or the host that metrics_listen names, and no other name.\n";

@@ -1,12 +1,33 @@
 //! What the page shows: the state of the process and of each of its databases, and the points that a replica can be restored to.
 
-use super::health::HealthStatus;
 use crate::base::{Timestamp, TxId};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Points in one answer. A page cannot show more, and a replica may have a hundred thousand.
 pub const MOST_POINTS: usize = 400;
+
+/// Whether all is well.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum HealthStatus {
+    /// Every database is in its replica, or on the way.
+    Healthy,
+    /// Something lags or is paused, and heals by itself.
+    Degraded,
+    /// A database is not being replicated. Answered with status 503.
+    Unhealthy,
+}
+
+impl HealthStatus {
+    /// As the pages spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HealthStatus::Healthy => "healthy",
+            HealthStatus::Degraded => "degraded",
+            HealthStatus::Unhealthy => "unhealthy",
+        }
+    }
+}
 
 /// What a row of the page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +51,7 @@ pub struct DatabaseFace {
     pub state: &'static str,
     /// One sentence: what that state means.
     pub explained: &'static str,
-    /// What the health page says of it.
+    /// Whether it is well.
     pub health: HealthStatus,
     /// Age of the oldest commit that the replica does not have; `None` where it is not known.
     pub lag: Option<Duration>,

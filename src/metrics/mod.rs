@@ -35,8 +35,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use answer::Pages;
-pub use face::{DatabaseFace, Face, PointFace, Points, ReplicaFace, RowKind};
-pub use health::{DatabaseHealth, Health, HealthStatus};
+pub use face::{DatabaseFace, Face, HealthStatus, PointFace, Points, ReplicaFace, RowKind};
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;

@@ -240,21 +240,37 @@ impl Pages for Fixed {
     fn metrics(&self) -> String {
         self.metrics.render()
     }
-    fn health(&self) -> Health {
-        let app = DatabaseHealth {
-            state: "streaming".into(),
-            lag_seconds: 0.25,
+    fn face(&self) -> Face {
+        let app = DatabaseFace {
+            database: "/data/\"app\".db".to_string(),
+            kind: RowKind::Source,
+            replica: None,
+            state: "streaming",
+            explained: "",
+            health: self.status,
+            lag: Some(Duration::from_millis(250)),
             pending_bytes: 10,
-            txid: 7,
-            replicated_txid: 6,
+            txid: TxId(7),
+            replicated: TxId(6),
+            database_bytes: 0,
+            wal_bytes: 0,
+            spool_bytes: 0,
+            breaker: "closed",
             last_upload: Some(Timestamp(0)),
+            last_verified: None,
+            verify_every: Duration::ZERO,
             last_error: None,
         };
-        let databases = BTreeMap::from([("/data/\"app\".db".to_string(), app)]);
-        Health { status: self.status, uptime: Duration::from_secs(2), databases }
-    }
-    fn face(&self) -> Face {
-        Face { now: Timestamp(1_800_000_000_000), uptime: Duration::from_secs(2), databases: Vec::new() }
+        let copy = DatabaseFace {
+            database: "/data/copy.db".to_string(),
+            kind: RowKind::Copy,
+            health: HealthStatus::Healthy,
+            lag: None,
+            last_upload: None,
+            ..app.clone()
+        };
+        let databases = vec![app, copy];
+        Face { now: Timestamp(1_800_000_000_000), uptime: Duration::from_secs(2), databases }
     }
     fn points(&self, database: &str) -> Points {
         let point = PointFace { txid: TxId(7), time: Timestamp(1000), level: 0, bytes: 9, pages: Some(1) };
@@ -309,8 +325,13 @@ fn both_pages_are_served() {
         "state": "streaming", "lag_seconds": 0.25, "pending_bytes": 10, "txid": 7, "replicated_txid": 6,
         "last_upload": "1970-01-01T00:00:00.000Z", "last_error": null,
     });
+    let copy = serde_json::json!({
+        "state": "streaming", "lag_seconds": null, "pending_bytes": 10, "txid": 7, "replicated_txid": 6,
+        "last_upload": null, "last_error": null,
+    });
     let wanted = serde_json::json!({
-        "status": "degraded", "uptime_seconds": 2.0, "databases": { "/data/\"app\".db": app },
+        "status": "degraded", "uptime_seconds": 2.0,
+        "databases": { "/data/\"app\".db": app, "/data/copy.db": copy },
     });
     assert_eq!(json, wanted);
     assert!(get(&server(HealthStatus::Unhealthy), "/health").0.starts_with("HTTP/1.1 503 "));
@@ -440,9 +461,6 @@ fn a_page_that_panics_costs_one_connection() {
     impl Pages for Panics {
         fn metrics(&self) -> String {
             panic!("on purpose")
-        }
-        fn health(&self) -> Health {
-            Health { status: HealthStatus::Healthy, uptime: Duration::ZERO, databases: BTreeMap::new() }
         }
         fn face(&self) -> Face {
             Face { now: Timestamp(0), uptime: Duration::ZERO, databases: Vec::new() }

@@ -102,8 +102,7 @@ impl Trail {
 
 #[cfg(test)]
 mod tests {
-    use super::super::face::{DatabaseFace, RowKind};
-    use super::super::health::HealthStatus;
+    use super::super::face::{DatabaseFace, HealthStatus, RowKind};
     use super::*;
     use crate::base::TxId;
 

@@ -1,4 +1,4 @@
-//! What the page at `metrics_listen` shows of this process: every watched database, every followed file, and every configured database
+//! What the pages at `metrics_listen` show of this process: every watched database, every followed file, and every configured database
 //! that is not watched yet.
 
 use super::follow::FollowerRow;
@@ -7,15 +7,14 @@ use super::told;
 use super::watched::{Watched, series};
 use super::wish::WishRow;
 use crate::base::{Result, Timestamp, TxId, clock};
-use crate::metrics::{DatabaseFace, Face, HealthStatus, Points, RowKind};
-use crate::ship::State;
+use crate::metrics::{DatabaseFace, Face, Points, RowKind};
 use crate::store::{ReplicaUrl, Store};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 impl Engine {
-    /// What the page shows.
+    /// What the pages show: the one place that says whether this process is well.
     pub(super) fn face(&self) -> Face {
         let (watched, unwatched) = self.all();
         let mut databases: Vec<DatabaseFace> = watched.iter().map(|w| of_watched(w)).collect();
@@ -112,7 +111,7 @@ fn of_unwatched(wish: WishRow) -> DatabaseFace {
         replica: None,
         state: state.as_str(),
         explained: told::sentence(state),
-        health: if state == State::Failed { HealthStatus::Unhealthy } else { HealthStatus::Degraded },
+        health: told::health_of_unwatched(state),
         lag: None,
         pending_bytes: 0,
         txid: TxId::ZERO,

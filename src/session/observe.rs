@@ -10,12 +10,10 @@ use super::watched::series;
 use crate::base::event::EventKind;
 use crate::base::{Error, Result, clock, lock};
 use crate::config::{Layer, Resolved};
-use crate::metrics::{self, DatabaseHealth, Face, Health, HealthStatus, Points};
+use crate::metrics::{self, Face, Points};
 use crate::notify::{Event, Notifier};
-use crate::ship::State;
 use crate::store;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,49 +28,6 @@ impl Engine {
             w.show();
         }
         self.metrics().render()
-    }
-
-    /// The health page. Databases that are configured and could not be watched are on it, too.
-    pub fn health(&self) -> Health {
-        let mut status = HealthStatus::Healthy;
-        let mut databases = BTreeMap::new();
-        let (watched, unwatched) = self.all();
-        for w in watched {
-            let row = w.show();
-            status = status.max(row.health);
-            let name = series(&row.database);
-            databases.insert(
-                name,
-                DatabaseHealth {
-                    state: row.state.as_str().to_string(),
-                    lag_seconds: row.lag.as_secs_f64(),
-                    pending_bytes: row.pending_bytes,
-                    txid: row.txid.0,
-                    replicated_txid: row.replicated.0,
-                    last_upload: row.last_upload,
-                    last_error: row.last_error,
-                },
-            );
-        }
-        for row in unwatched {
-            let state = row.state();
-            if state == State::Failed {
-                status = HealthStatus::Unhealthy;
-            }
-            databases.insert(
-                series(&row.database),
-                DatabaseHealth {
-                    state: state.as_str().to_string(),
-                    lag_seconds: 0.0,
-                    pending_bytes: 0,
-                    txid: 0,
-                    replicated_txid: 0,
-                    last_upload: None,
-                    last_error: Some(row.why),
-                },
-            );
-        }
-        Health { status, uptime: self.metrics().uptime(), databases }
     }
 
     /// Remembers the settings that a watch was made with and what calls said of them, and takes up those of the process. Errors with
@@ -160,10 +115,6 @@ struct Pages(&'static Engine);
 impl metrics::Pages for Pages {
     fn metrics(&self) -> String {
         self.0.metrics_text()
-    }
-
-    fn health(&self) -> Health {
-        self.0.health()
     }
 
     fn face(&self) -> Face {

@@ -99,12 +99,20 @@ pub(super) fn sentence_of_copy(state: State) -> &'static str {
     }
 }
 
-/// What the page says of such a file.
+/// Whether a followed file is well.
 pub(super) fn health_of_copy(state: State) -> HealthStatus {
     match state {
         State::Streaming | State::CatchingUp | State::Snapshotting | State::Standby => HealthStatus::Healthy,
         State::Paused => HealthStatus::Degraded,
         State::Fenced | State::Failed => HealthStatus::Unhealthy,
+    }
+}
+
+/// Whether a configured database that is not watched yet is well.
+pub(super) fn health_of_unwatched(state: State) -> HealthStatus {
+    match state {
+        State::Failed => HealthStatus::Unhealthy,
+        _ => HealthStatus::Degraded,
     }
 }
 
@@ -312,6 +320,24 @@ mod tests {
         ];
         for (told, elsewhere, lag, interval, is) in table {
             assert_eq!(health(&told, elsewhere, s(lag), s(interval)), is, "{told:?} {lag} s");
+        }
+    }
+    #[test]
+    fn health_of_what_is_not_streamed_follows_the_state() {
+        use HealthStatus::{Degraded, Healthy, Unhealthy};
+        let table = [
+            (State::Streaming, Healthy),
+            (State::CatchingUp, Healthy),
+            (State::Snapshotting, Healthy),
+            (State::Standby, Healthy),
+            (State::Paused, Degraded),
+            (State::Fenced, Unhealthy),
+            (State::Failed, Unhealthy),
+        ];
+        for (state, copy) in table {
+            assert_eq!(health_of_copy(state), copy, "{state:?}");
+            let waits = if state == State::Failed { Unhealthy } else { Degraded };
+            assert_eq!(health_of_unwatched(state), waits, "{state:?}: nothing of it is in a replica");
         }
     }
 }

@@ -6,10 +6,10 @@ use super::error::{NO_POSITION, SealError};
 use super::generation::{self, AtClose, at_close};
 use super::resets::{Permit, Reset, Resetter, checkpoint_tail, may_checkpoint, may_reset, may_take_write};
 use super::seal::{self, Sealed, Sealing};
-use super::tracker::Tracker;
+use super::tracker::{Alone, Tracker};
 use crate::base::{Error, Result, Timestamp, clock};
 use crate::ltx::Packing;
-use crate::spool::{FileStamp, Position};
+use crate::spool::{FileStamp, Position, Spool};
 use crate::wal::{self, IndexHeader};
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -18,12 +18,17 @@ impl Tracker {
     /// This process has the database for itself, and SQLite takes no wal-index locks until it gives it back: from now on a
     /// commit is told by [`Tracker::exclusive_commit`], and a reset cannot be refused. App's thread.
     pub fn exclusive_begins(&self, h: IndexHeader) {
+        self.lock().alone = Alone::MayClose;
         self.write_begins(Some(h));
-        self.seal_before_reset(&h);
+        self.seal_alone(&h, |_| Ok(()));
     }
 
     /// A transaction was committed, up to `h`. Nobody else can write before the next one.
     pub fn exclusive_commit(&self, h: IndexHeader) -> Noticed {
+        if std::mem::replace(&mut self.lock().alone, Alone::Commits) == Alone::MayClose {
+            // (What was sealed at its EXCLUSIVE lock waited to see whether this is a last close.)
+            self.settle_alone(self.spool.make_durable().map_err(SealError::from));
+        }
         let noticed = self.write_ends(Some(h));
         self.write_begins(Some(h));
         noticed
@@ -33,18 +38,28 @@ impl Tracker {
     /// and before another commit: so with the first of them, whatever is not sealed is.
     pub fn exclusive_checkpoint(&self, h: &IndexHeader) {
         let place = Some((h.salt, h.max_frame));
-        if std::mem::replace(&mut self.lock().checkpointing, place) != place {
-            self.seal_before_reset(h);
+        let (is_new, alone) = {
+            let mut s = self.lock();
+            (std::mem::replace(&mut s.checkpointing, place) != place, s.alone)
+        };
+        match alone {
+            _ if !is_new => {}
+            Alone::MayClose => self.seal_alone(h, |_| Ok(())),
+            Alone::Commits => self.seal_alone(h, Spool::make_durable),
         }
     }
 
     /// What fails here is in the WAL until it is reset: the sealer tries again, and [`Tracker::follow`] tells.
-    fn seal_before_reset(&self, h: &IndexHeader) {
+    fn seal_alone(&self, h: &IndexHeader, then: impl FnOnce(&Spool) -> Result<()>) {
         if self.sync_state() != Continuity::Kept || h.max_frame == 0 {
             return;
         }
         let sealed = self.seal(h, Packing::Literal, clock::now()).map(drop);
-        let error = match sealed.and_then(|()| Ok(self.spool.make_durable()?)) {
+        self.settle_alone(sealed.and_then(|()| Ok(then(&self.spool)?)));
+    }
+
+    fn settle_alone(&self, done: std::result::Result<(), SealError>) {
+        let error = match done {
             Ok(()) | Err(SealError::Again) => None,
             Err(SealError::OutOfSync(why)) => return self.lose(why),
             Err(SealError::Failed(e)) => Some(e.to_string()),
@@ -128,8 +143,8 @@ impl Tracker {
         permit
     }
 
-    /// The last connection closes (or WAL mode ends): everything is in the database file and the WAL is about
-    /// to go. App's thread, under SQLite's EXCLUSIVE lock.
+    /// The last connection closes (or WAL mode ends): everything is in the database file, synced, and the WAL is about
+    /// to go. App's thread, under SQLite's EXCLUSIVE lock. What was sealed is not forced to disk here: see I-SPOOL-2.
     pub fn last_close(&self, h: Option<&IndexHeader>) -> Noticed {
         if self.sync_state() != Continuity::Kept {
             return Noticed::Nothing;
@@ -143,16 +158,11 @@ impl Tracker {
             Some(h) => self.seal(h, Packing::Literal, clock::now()).map(drop),
             None => wanted.check(),
         };
-        let closed = sealed
-            .and_then(|()| Ok(self.spool.make_durable()?))
-            .and_then(|()| generation::mark_closed(&self.spool, &self.path, h));
-        // (Once more: the position has changed, and the WAL, which could tell as much, is about to go.)
-        let done = closed.and_then(|p| {
-            self.lock().position = Some(p);
-            Ok(self.spool.make_durable()?)
-        });
-        match done {
-            Ok(()) => Noticed::Commit,
+        match sealed.and_then(|()| generation::mark_closed(&self.spool, &self.path, h)) {
+            Ok(p) => {
+                self.lock().position = Some(p);
+                Noticed::Commit
+            }
             Err(SealError::OutOfSync(why)) => {
                 self.lose(why);
                 Noticed::Lost

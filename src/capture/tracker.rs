@@ -28,8 +28,19 @@ pub(super) struct State {
     pub(super) seal_error: Option<String>,
     /// Where the WAL ended when a checkpoint under EXCLUSIVE was last seen.
     pub(super) checkpointing: Option<(wal::Salt, u32)>,
+    /// What a connection that has the database for itself, or had it last, has it for.
+    pub(super) alone: Alone,
     /// A transaction that the replica has, or is about to have, before SQLite commits it here.
     pub(super) ahead: Option<Ahead>,
+}
+
+/// What is known of a connection's reason to have the database for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alone {
+    /// It has committed nothing since: it may be about to close, after which nothing is overwritten.
+    MayClose,
+    /// It goes on to commit (`locking_mode=EXCLUSIVE`), and resets the WAL without asking.
+    Commits,
 }
 
 /// Synchronous durability: where the transaction is.
@@ -74,6 +85,7 @@ impl Tracker {
                 position: None,
                 seal_error: None,
                 checkpointing: None,
+                alone: Alone::MayClose,
                 ahead: None,
             }),
             active: AtomicBool::new(false),

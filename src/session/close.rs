@@ -19,6 +19,9 @@ const LIFE_PATIENCE: Duration = Duration::from_millis(250);
 const KNOWN_LIFE_PATIENCE: Duration = Duration::from_secs(1);
 /// The same at the end of the process, all databases together.
 const LIFE_PATIENCE_AT_EXIT: Duration = Duration::from_millis(1500);
+/// How long what a last close left in the spool may lie there before it is forced to disk (I-SPOOL-2). Closes that come one after the
+/// other are served together.
+const SYNC_AFTER: Duration = Duration::from_millis(500);
 /// How long a last close waits until the lease is given back.
 const LEASE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,37 @@ impl Watched {
         if self.handles.count_mapped() == 0 {
             drop(remove_unused_wal(self.path()));
         }
+    }
+
+    /// SQLite has closed the database file for good, or left WAL mode: what is sealed is to be forced to disk soon.
+    pub(super) fn sync_soon(&self) {
+        self.unsynced.goes_on(clock::uptime());
+    }
+
+    /// Forces to disk what a last close has left `after` ago or longer. A failure is tried again.
+    pub(super) fn sync_closed(&self, after: Duration) {
+        let now = clock::uptime();
+        if self.unsynced.elapsed(now).is_none_or(|since| since < after) {
+            return;
+        }
+        self.unsynced.ends();
+        match self.spool.make_durable() {
+            Err(e) if !e.is_missing() => {
+                let level = if e.is_retry() { log::Level::Info } else { log::Level::Warn };
+                log::log!(
+                    level,
+                    "walrust: {}: what the close left is not on disk yet: {e}",
+                    self.path().display()
+                );
+                self.unsynced.begins(now);
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// The sealer's look.
+    pub(super) fn sync_closed_in_time(&self) {
+        self.sync_closed(SYNC_AFTER);
     }
 
     /// The last connection of this process closed: what is pending leaves, if the replica is known to answer.

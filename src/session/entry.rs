@@ -467,6 +467,7 @@ impl DbObserver for Entry {
         w.follow_as_standby();
         if w.tracker.is_active() {
             let noticed = w.tracker.last_close(header(f).as_ref());
+            w.sync_soon();
             w.noticed(noticed);
         }
         if self.handles.is_at_path(f) {

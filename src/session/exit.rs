@@ -51,6 +51,7 @@ fn finish(all: &[Arc<Watched>]) {
     let end = begun + DRAIN;
     // All at once, then one after the other is waited for.
     all.iter().for_each(|w| w.cut_at_exit());
+    all.iter().take_while(|_| clock::uptime() < end).for_each(|w| w.sync_closed(Duration::ZERO));
     all.iter().for_each(|w| w.drain_at_exit(begun, end));
     give_leases_back(all);
 }

@@ -156,8 +156,7 @@ impl Watched {
         takeover: bool,
         make_wal: &dyn Fn() -> Result<()>,
     ) -> std::result::Result<Identity, NotJoined> {
-        let me = self.me()?;
-        let found = self.ask_store(&me, patience, takeover).map_err(NotJoined::Store)?;
+        let (found, me) = self.ask_store(patience, takeover).map_err(NotJoined::Store)?;
         make_wal()?;
         // (A last close may read it at this moment, which then is to be seen here.)
         let reading = Work::take_within(self, Job::Reading, READING_PATIENCE)
@@ -194,8 +193,8 @@ impl Watched {
         Ok(identity)
     }
 
-    /// Asks the store what it holds, and for the lease.
-    fn ask_store(&self, me: &Me, patience: Patience, takeover: bool) -> Result<Findings<'_>> {
+    /// Asks the store what it holds, and for the lease: as who is written down, and synced, once the store has answered.
+    fn ask_store(&self, patience: Patience, takeover: bool) -> Result<(Findings<'_>, Me)> {
         let recorded = self.shipped()?;
         let is_recorded = recorded.is_some();
         // (A record may have been made before the store was heard.)
@@ -210,9 +209,14 @@ impl Watched {
             }
             Ok(remote)
         });
+        let looked = match looked {
+            Err(e) if e.is_retry() && has_shipped && self.local_place()?.is_some() => Err(e),
+            looked => Ok(looked?),
+        };
+        let me = self.me()?;
         let (remote, lease) = match looked {
             Ok(remote) => {
-                let lease = self.take_lease(me, patience, takeover, remote)?;
+                let lease = self.take_lease(&me, patience, takeover, remote)?;
                 let lease = LeaseTaken { lease, store: &self.store };
                 // Its last holder may have added to it meanwhile.
                 let remote =
@@ -220,20 +224,21 @@ impl Watched {
                 (remote, lease)
             }
             // Known and continuing: an outage at start is no reason not to capture.
-            Err(e) if e.is_retry() && has_shipped && self.local_place()?.is_some() => {
+            Err(e) => {
                 log::warn!("walrust: {}: starting without its replica: {e}", self.path().display());
                 (known.as_ref().and_then(remembered), no_lease)
             }
-            Err(e) => return Err(e),
         };
         let found = Findings { remote, lease, known, is_recorded };
-        match (&found.known, &found.remote) {
-            (None, Some(r)) => match self.respelled(r)? {
-                Some(known) => Ok(Findings { known: Some(known), is_recorded: true, ..found }),
-                None => Ok(found),
-            },
-            _ => Ok(found),
-        }
+        let respelled = match (&found.known, &found.remote) {
+            (None, Some(r)) => self.respelled(r)?,
+            _ => None,
+        };
+        let found = match respelled {
+            Some(known) => Findings { known: Some(known), is_recorded: true, ..found },
+            None => found,
+        };
+        Ok((found, me))
     }
 
     /// What this machine knows, for the decision.

@@ -93,6 +93,7 @@ fn look_at(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, 
 }
 
 fn look(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, Duration) {
+    w.sync_closed_in_time();
     let Some(is_due) = is_due(w, watched) else { return (false, LOOK) };
     let asks = std::mem::take(&mut *lock(&w.asks));
     for ask in asks.into_iter().filter(|_| !w.link.is_stopped()) {

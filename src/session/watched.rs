@@ -118,6 +118,8 @@ pub struct Watched {
     pub(super) behind: Since,
     /// The spool has been gone.
     pub(super) spool_gone: Since,
+    /// Since when what a last close left in the spool has not been forced to disk (I-SPOOL-2).
+    pub(super) unsynced: Since,
     /// It could not be read anew for a connection that has it for itself.
     pub(super) held_failed: Since,
     /// Counters and gauges.
@@ -202,6 +204,7 @@ impl Watched {
             astray: SinceSame::default(),
             behind: Since::default(),
             spool_gone: Since::default(),
+            unsynced: Since::default(),
             held_failed: Since::default(),
             metrics: services.metrics.database(&series(path)),
             finding: Mutex::default(),

@@ -29,7 +29,10 @@
 //!
 //! * I-SPOOL-1: files appear under their final name by rename, complete; a file named `.tmp-*` is litter.
 //! * I-SPOOL-2: a piece exists before the position that counts it, and the position counts it before the
-//!   WAL frames it holds may be overwritten (and after [`Spool::make_durable`]).
+//!   WAL frames it holds may be overwritten (and after [`Spool::make_durable`]). A last close removes the WAL before that: it syncs the
+//!   database file, and what it left here is forced to disk within a second, by a thread of ours: a program that opens and closes a
+//!   database for each request would wait for more syncs of ours than of SQLite's. Power that fails in that second
+//!   costs the proof that nothing is missing, and so a snapshot.
 //! * I-SPOOL-3: positions are written under the seal lock only.
 //! * I-SPOOL-4: the spool is a diode: it cannot name the store. Shipping reads it and removes from it.
 //! * I-SPOOL-5: the page sums are trusted only if their XOR equals the position's checksum.

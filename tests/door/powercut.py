@@ -25,6 +25,19 @@ def build(directory):
     return out
 
 
+def syncs(log):
+    """The threads that synced something, in their order."""
+    with open(log, "rb") as f:
+        notes = f.read()
+    at, threads = 0, []
+    while at + HEAD.size <= len(notes):
+        op, n1, n2, thread, _, _, length = HEAD.unpack_from(notes, at)
+        at += HEAD.size + n1 + n2 + (length if chr(op) == "W" else 0)
+        if chr(op) == "S":
+            threads.append(thread)
+    return threads
+
+
 def environment(shim, directory, log):
     return {"LD_PRELOAD": shim, "POWERCUT_DIR": directory, "POWERCUT_LOG": log}
 

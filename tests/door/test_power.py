@@ -38,12 +38,50 @@ while now() < end:
     time.sleep(args["pause"])
 """
 
+REQUESTS = """
+for _ in range(args["n"]):
+    c = connect(args["db"])
+    c.execute("PRAGMA journal_mode = WAL")
+    c.execute("CREATE TABLE IF NOT EXISTS t(v)")
+    c.execute("INSERT INTO t VALUES(1)")
+    c.close()
+"""
+
 
 @unittest.skipUnless(os.path.exists(door.SO), "needs `make quick`")
 class Power(door.DoorTest):
     def setUp(self):
         super().setUp()
         self.shim = powercut.build(self.dir)
+
+    def test_a_close_waits_for_no_sync_of_ours(self):
+        """A program that opens and closes its database for each request, the store away: its thread syncs what SQLite does, and what the
+        closes left in the spool is synced by a thread of ours soon after."""
+        counts = {}
+        for so in (None, door.SO):
+            home, log = self.path(f"home-{bool(so)}"), self.path(f"log-{bool(so)}")
+            os.mkdir(home)
+            env = powercut.environment(self.shim, home, log)
+            if so:
+                env |= {"WALRUST_REPLICA": "s3://bucket/app?endpoint=http://127.0.0.1:9&region=us-east-1&path_style=true",
+                        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+            p = self.peer(env=env, so=so)
+            requests = lambda n: p.code(REQUESTS, db=os.path.join(home, "app.db"), n=n)
+            requests(1)
+            if so:
+                self.eventually(lambda: os.path.exists(os.path.join(home, "app.db-walrust", "position.json")), what="a position")
+            time.sleep(1.5)
+            before = len(powercut.syncs(log))
+            requests(10)
+            mine = lambda: [t for t in powercut.syncs(log)[before:] if t == p.proc.pid]
+            counts[bool(so)] = len(mine())
+            if so:
+                others = lambda: len(powercut.syncs(log)) - before - len(mine())
+                self.eventually(lambda: others() >= 2, what="syncs of a thread of ours")
+                # (A piece, its directory, the position and its own, once for closes that come one after the other.)
+                self.assertLessEqual(others(), 40)
+        self.assertGreaterEqual(counts[False], 30)
+        self.assertEqual(counts[True], counts[False])
 
     def write(self, home, url, epoch, mode, env, options, seconds):
         """A process that writes until it is killed. Gives what it said it had done."""

@@ -44,10 +44,10 @@ static int ours(const char *path) {
 
 static int known(int fd) { return fd >= 0 && fd < FDS && inode_of[fd] != 0; }
 
-struct head { uint32_t op, path, path2, pad; uint64_t inode, offset, length; };
+struct head { uint32_t op, path, path2, thread; uint64_t inode, offset, length; };
 
 static void note(char op, uint64_t inode, const char *path, const char *path2, uint64_t offset, uint64_t length, const void *data) {
-    struct head h = {(uint32_t)op, path ? strlen(path) : 0, path2 ? strlen(path2) : 0, 0, inode, offset, length};
+    struct head h = {(uint32_t)op, path ? strlen(path) : 0, path2 ? strlen(path2) : 0, syscall(SYS_gettid), inode, offset, length};
     struct iovec v[4] = {
         {&h, sizeof h}, {(void *)path, h.path}, {(void *)path2, h.path2}, {(void *)data, data ? length : 0},
     };

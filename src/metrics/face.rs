@@ -38,6 +38,16 @@ pub enum RowKind {
     Copy,
 }
 
+impl RowKind {
+    /// As the pages and the series spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RowKind::Source => "source",
+            RowKind::Copy => "copy",
+        }
+    }
+}
+
 /// One row of the page.
 #[derive(Clone, Debug)]
 pub struct DatabaseFace {
@@ -117,7 +127,7 @@ impl DatabaseFace {
         let safe_until = lag_ms.map(|ms| Timestamp(now.0.saturating_sub(ms)).rfc3339());
         json!({
             "database": self.database,
-            "kind": match self.kind { RowKind::Source => "source", RowKind::Copy => "copy" },
+            "kind": self.kind.as_str(),
             "replica": self.replica,
             "state": self.state,
             "explained": self.explained,

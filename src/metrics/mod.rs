@@ -70,6 +70,12 @@ struct DatabaseState {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Row {
+    database: String,
+    kind: &'static str,
+}
+
 /// What `walrust_status` calls the state of a database.
 pub const STATES: [&str; 7] =
     ["streaming", "catching up", "snapshotting", "paused", "standby", "fenced", "failed"];
@@ -232,6 +238,9 @@ pub struct Metrics {
     upload_errors: Family<DatabaseAnd, Counter>,
     validations: Family<DatabaseResult, Counter>,
     states: Family<DatabaseState, Gauge>,
+    health: Family<Row, Gauge>,
+    copy_lag: Family<Database, Seconds>,
+    copy_txid: Family<Database, Gauge>,
     names: Mutex<HashSet<String>>,
     databases: Gauge,
     uptime: Seconds,
@@ -259,6 +268,9 @@ impl Metrics {
             upload_errors: Family::default(),
             validations: Family::default(),
             states: Family::default(),
+            health: Family::default(),
+            copy_lag: Family::default(),
+            copy_txid: Family::default(),
             names: Mutex::default(),
             databases: Gauge::default(),
             uptime: Seconds::default(),
@@ -271,6 +283,11 @@ impl Metrics {
         r.register("upload_errors", "Uploads that failed, by what went wrong", metrics.upload_errors.clone());
         r.register("validations", "Periodic checks of the replica, by result", metrics.validations.clone());
         r.register("state", "1 for the state the database is in, else 0", metrics.states.clone());
+        let help = "0 healthy, 1 degraded, 2 unhealthy: databases that are watched or configured to be, and followed files";
+        r.register("health", help, metrics.health.clone());
+        let help = "Time by which a followed file is behind its replica";
+        r.register_with_unit("copy_lag", help, Unit::Seconds, metrics.copy_lag.clone());
+        r.register("copy_txid", "Transaction id of a followed file", metrics.copy_txid.clone());
         r.register("databases", "Databases that are watched", metrics.databases.clone());
         r.register_with_unit(
             "uptime",
@@ -283,6 +300,25 @@ impl Metrics {
         let help = "When walrust was loaded, Unix time";
         r.register_with_unit("start_timestamp", help, Unit::Seconds, ConstGauge::new(start));
         metrics
+    }
+
+    /// Brings up to date what is shown of every row of the page, also of databases that are not watched yet, and of followed files.
+    pub fn show(&self, face: &Face) {
+        self.health.clear();
+        self.copy_lag.clear();
+        self.copy_txid.clear();
+        for row in &face.databases {
+            let database = || row.database.clone();
+            let label = Row { database: database(), kind: row.kind.as_str() };
+            self.health.get_or_create_owned(&label).set(row.health as i64);
+            if row.kind == RowKind::Copy {
+                let label = Database { database: database() };
+                self.copy_txid.get_or_create_owned(&label).set(row.txid.as_i64());
+                if let Some(lag) = row.lag {
+                    self.copy_lag.get_or_create_owned(&label).set(lag.as_secs_f64());
+                }
+            }
+        }
     }
 
     fn names(&self) -> MutexGuard<'_, HashSet<String>> {

@@ -229,6 +229,25 @@ proptest! {
     }
 }
 
+#[test]
+fn each_row_of_the_page_has_its_health_for_as_long_as_it_is_there() {
+    let fixed = Fixed { metrics: Metrics::new(), status: HealthStatus::Unhealthy };
+    fixed.metrics.show(&fixed.face());
+    let samples = lint(&fixed.metrics.render());
+    let app = "/data/\"app\".db";
+    assert_eq!(value(&samples, "walrust_health", &[("database", app), ("kind", "source")]), Some(2.0));
+    let copy = [("database", "/data/copy.db")];
+    assert_eq!(value(&samples, "walrust_health", &[copy[0], ("kind", "copy")]), Some(0.0));
+    assert_eq!(value(&samples, "walrust_copy_txid", &copy), Some(7.0));
+    assert_eq!(value(&samples, "walrust_copy_lag_seconds", &copy), None, "it is not known");
+    assert_eq!(value(&samples, "walrust_copy_txid", &[("database", app)]), None);
+    fixed.metrics.show(&Face { databases: Vec::new(), ..fixed.face() });
+    assert_eq!(
+        value(&lint(&fixed.metrics.render()), "walrust_health", &[("database", app), ("kind", "source")]),
+        None
+    );
+}
+
 // ---- the server
 
 struct Fixed {

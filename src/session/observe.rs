@@ -24,6 +24,7 @@ const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(3);
 impl Engine {
     /// The exposition, brought up to date.
     pub fn metrics_text(&self) -> String {
+        self.metrics().show(&self.face());
         for w in self.watched() {
             w.show();
         }

@@ -535,7 +535,10 @@ class Metrics(door.DoorTest):
     def test_the_dashboard_and_the_document_name_series_that_exist(self):
         p, db, url = self.watched()
         p.sync()
-        text = p.sql("SELECT walrust_metrics()")
+        copy = self.path("copy.db")
+        p.sql("SELECT walrust_replicate(?, ?, ?)", url, copy, '{"interval":"50ms"}')
+        text = self.eventually(lambda: (lambda t: t if "walrust_copy_lag_seconds{" in t else None)(p.sql("SELECT walrust_metrics()")),
+                               what="the series of the followed file")
         series = set(re.findall(r"(?m)^(walrust_\w+)[{ ]", text))
         known = series | {re.sub("_(bucket|sum|count)$", "", n) for n in series}
         with open(os.path.join(door.ROOT, "docs", "grafana-dashboard.json")) as f:
@@ -582,9 +585,12 @@ class Metrics(door.DoorTest):
         self.assertIn("walrust_txid", body)
         self.assertRegex(headers["Content-Type"], "^(text/plain|application/openmetrics-text)")
         self.assertEqual(get("/elsewhere")[0], 404)
+        row = 'walrust_health{database="%s",kind="source"}' % self.path("a.db")
+        self.assertIn(f"{row} 0", body)
         proxy.fault = lambda method, path: ("status", 503)
         p.sql("INSERT INTO t VALUES(1)")
         self.eventually(lambda: get("/health")[0] == 503, what="unhealthy")
+        self.assertIn(f"{row} 2", get("/metrics")[1])
 
 
     def test_series_end_with_the_watch(self):

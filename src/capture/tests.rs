@@ -5,7 +5,7 @@ use super::resync::{Attested, View};
 use super::*;
 use crate::base::{DbChecksum, Lineage, PageSize, Pgno, Result, Timestamp, TxId};
 use crate::ltx;
-use crate::spool::{Position, Spool};
+use crate::spool::{Position, Shipped, Spool};
 use crate::wal::IndexHeader;
 use rusqlite::Connection;
 use std::fs::File;
@@ -204,6 +204,34 @@ fn pieces_fold_into_one_file() {
         }
     }
     rig.cut_and_compare();
+}
+
+/// A power cut has taken back what was shipped (I-SPOOL-12).
+#[test]
+fn no_file_is_made_of_a_txid_that_the_replica_has() {
+    for (shipped, is_cut) in [(0, true), (1, true), (2, false), (9, false)] {
+        let rig = Rig::new(4096);
+        rig.conn.execute_batch("INSERT INTO t VALUES(1, 2)").unwrap();
+        rig.seal();
+        let p = rig.tracker.position().unwrap();
+        assert_eq!((p.txid, p.pieces), (TxId(1), 1));
+        let shipped = Shipped {
+            replica: "file:///r".into(),
+            lineage: p.lineage,
+            txid: TxId(shipped),
+            snapshot: TxId(1),
+            snapshot_time: None,
+            time: Timestamp(0),
+            change: Default::default(),
+        };
+        rig.spool.set_shipped(&shipped).unwrap();
+        let last = rig.tracker.forget_place().unwrap().unwrap();
+        assert_eq!((last.txid, last.pieces), if is_cut { (TxId(2), 0) } else { (TxId(1), 1) });
+        assert_eq!(rig.spool.pending().unwrap().iter().any(|q| q.txid == TxId(2)), is_cut);
+        let held = rig.spool.hold_seal().unwrap();
+        rig.spool.drop_shipped(&held, TxId(2)).unwrap();
+        assert_eq!(rig.spool.pending().unwrap(), []);
+    }
 }
 
 #[test]

@@ -277,6 +277,9 @@ impl Watched {
                 self.tell_given_up();
                 self.spool.clear(&held)?;
             }
+            if let Some(r) = found.remote {
+                self.spool.drop_shipped(&held, r.txid)?;
+            }
         }
         if let Some(s) = &found.known {
             self.spool.respell(&s.replica, self.replica())?;

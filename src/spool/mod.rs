@@ -48,6 +48,8 @@
 //! * I-SPOOL-10: a spool is one database's ([`Spool::claim`]), and only files of a lineage that was begun or taken up
 //!   here leave it ([`Spool::vouch`]).
 //! * I-SPOOL-11: who may read the database may read the spool, and nobody else: what is made takes the database's mode and owner.
+//! * I-SPOOL-12: where a place is given up, no file is made, or kept, of a TXID that the replica has: a power cut may have taken back what
+//!   was shipped, and what is left of it is less.
 //!
 //! # After a crash
 //!

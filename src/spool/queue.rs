@@ -166,6 +166,15 @@ impl Spool {
         Ok((self.position()?.map(|p| p.txid).unwrap_or_default(), mark))
     }
 
+    /// Removes the cut files up to `txid`, which the replica has: where a history is not gone on from, they need not be what it has under
+    /// their TXIDs (I-SPOOL-12). Errors as the file system does.
+    pub fn drop_shipped(&self, _held: &SealHeld<'_>, txid: TxId) -> Result<()> {
+        for q in self.pending()?.into_iter().filter(|q| q.txid <= txid) {
+            remove_if_there(&q.path)?;
+        }
+        Ok(())
+    }
+
     /// Snapshot files not yet in the replica, oldest first.
     pub fn snapshots(&self) -> Result<Vec<Queued>> {
         let mut out = Vec::new();

@@ -61,6 +61,14 @@ impl Spool {
         self.write_json("ventured.json", &Ventured { txid: old.txid.max(txid) })
     }
 
+    /// Whether the replica has, or may have, a file of that TXID: then another must not be made (I-SPOOL-12). Errors as the file system
+    /// does.
+    pub fn may_have_left(&self, txid: TxId) -> Result<bool> {
+        let shipped = self.shipped()?.map(|s| s.txid).unwrap_or_default();
+        let ventured = self.ventured()?.map(|v| v.txid).unwrap_or_default();
+        Ok(txid <= shipped.max(ventured))
+    }
+
     /// Whose spool this is.
     pub fn identity(&self) -> Result<Option<Identity>> {
         read_json(&self.dir.join("replica.json"))

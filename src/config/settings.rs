@@ -4,7 +4,7 @@ use super::layer::Entries;
 use super::raw::Raw;
 use super::read::read;
 use super::table::{Id, Setting, TABLE};
-use super::value::{ByteCount, Durability, Functions, Value};
+use super::value::{AutoLabel, ByteCount, Durability, Functions, Value};
 use crate::base::{Error, Kind, Result, Webhook};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,6 +47,7 @@ pub struct Settings {
     pub retention: Retention,
     /// Zero: off.
     pub validation_interval: Duration,
+    pub auto_label: AutoLabel,
     /// `None` where there is no database; else the given one or `<database file>-walrust`.
     pub spool_dir: Option<PathBuf>,
     pub spool_limit: ByteCount,
@@ -120,6 +121,10 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
             monthly: count(Id::RetentionMonthly)?,
         },
         validation_interval: duration(Id::ValidationInterval)?,
+        auto_label: match all.get(&Id::AutoLabel) {
+            Some(Value::AutoLabel(a)) => *a,
+            _ => return Err(bug(Id::AutoLabel)),
+        },
         spool_dir: text(Id::SpoolDir).map(PathBuf::from),
         spool_limit: match all.get(&Id::SpoolLimit) {
             Some(Value::Bytes(n)) => *n,

@@ -20,6 +20,7 @@ pub enum Id {
     RetentionWeekly,
     RetentionMonthly,
     ValidationInterval,
+    AutoLabel,
     SpoolDir,
     SpoolLimit,
     RetryBase,
@@ -153,7 +154,7 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 26] = [
+pub static TABLE: [Setting; 27] = [
     top(
         Id::Replica,
         "replica",
@@ -236,6 +237,16 @@ pub static TABLE: [Setting; 26] = [
             "Time between checks of the replica (`walrust_verify`, quick). `0`: off.",
         ),
         "0",
+    ),
+    default(
+        top(
+            Id::AutoLabel,
+            "auto_label",
+            ValueKind::AutoLabel,
+            "`ddl`: the point before each change of the schema gets a label by itself, `ddl-` and its TXID, which keeps it as `walrust_label` \
+             does: all those of a day, then the first of each of 30 days. `off`: none.",
+        ),
+        "off",
     ),
     unset(
         top(

@@ -42,6 +42,8 @@ pub enum ValueKind {
     Durability,
     /// `all` or `read`.
     Functions,
+    /// `off` or `ddl`.
+    AutoLabel,
     /// A local directory, with placeholders.
     Dir,
     /// `host:port`, or empty for off.
@@ -64,6 +66,7 @@ pub(super) enum Value {
     Bytes(ByteCount),
     Durability(Durability),
     Functions(Functions),
+    AutoLabel(AutoLabel),
     Price(f64),
     Webhooks(Vec<Webhook>),
 }
@@ -86,6 +89,16 @@ impl Durability {
             Durability::Sync => "sync",
         }
     }
+}
+
+/// Which points get a label by themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AutoLabel {
+    /// None.
+    #[default]
+    Off,
+    /// The one before each change of the schema.
+    Ddl,
 }
 
 /// Which SQL functions there are.

@@ -1,4 +1,4 @@
-//! Looking after the replica: periodic validation, and retention after each snapshot.
+//! Looking after the replica: periodic validation, retention after each snapshot, and the labels that `auto_label` makes.
 //!
 //! # Rules
 //!
@@ -43,6 +43,17 @@ const RETENTION_RESTS: Duration = Duration::from_secs(300);
 enum Task {
     Validate,
     Retain,
+    Label,
+}
+
+impl Task {
+    fn as_str(self) -> &'static str {
+        match self {
+            Task::Validate => "validation",
+            Task::Retain => "retention",
+            Task::Label => "labelling",
+        }
+    }
 }
 
 /// What is to be done, for all databases of an engine: a forked child begins with an empty one.
@@ -69,6 +80,9 @@ impl Queue {
         let retention = w.link.course(Duty::Retention);
         if retention != Course::Well && retention.is_due(clock::uptime()) {
             self.add(w, Task::Retain);
+        }
+        if w.owes_labels() {
+            self.add(w, Task::Label);
         }
         let every = w.settings().validation_interval;
         // Before the first snapshot is there, a validation could only say so.
@@ -122,9 +136,10 @@ impl Queue {
             let work = || match task {
                 Task::Validate => validate(&w),
                 Task::Retain => retain(&w),
+                Task::Label => w.make_labels(),
             };
             if let Err(said) = panics::caught(work) {
-                let what = if task == Task::Validate { "validation" } else { "retention" };
+                let what = task.as_str();
                 log::error!("walrust: {}: an internal error stopped {what}: {said}", w.path().display());
                 w.set_finding(Some(format!("an internal error stopped {what}: {said}")));
             }

@@ -101,6 +101,7 @@ fn look(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, Dur
             Ask::Restart(why) => renew::restart(engine, w, why),
             Ask::ClearQueue(why) => renew::clear_queue(w, why),
             Ask::Retain => engine.care.after_snapshot(w),
+            Ask::Label => engine.care.schedule(w),
             Ask::Snapshot => reread::start_snapshot(w, reread::Unless::Never),
         }
     }

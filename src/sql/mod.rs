@@ -5,6 +5,7 @@ mod common;
 mod compact;
 mod config;
 mod explain;
+mod label;
 mod list;
 mod metrics;
 mod notify;
@@ -45,6 +46,7 @@ pub static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_url", args: 1..=2, call: read::url },
     ScalarFunction { name: "walrust_past", args: 1..=1, call: read::past },
     ScalarFunction { name: "walrust_rewind", args: 1..=1, call: rewind::rewind },
+    ScalarFunction { name: "walrust_label", args: 1..=4, call: label::label },
     ScalarFunction { name: "walrust_last_error", args: 0..=0, call: read::last_error },
     ScalarFunction { name: "walrust_verify", args: 0..=2, call: verify::report },
     ScalarFunction { name: "walrust_explain", args: 0..=1, call: explain::explain },
@@ -114,6 +116,7 @@ pub static TABLES: &[TableFunction] = &[
             ("level", "INTEGER"),
             ("bytes", "INTEGER"),
             ("pages", "INTEGER"),
+            ("label", "TEXT"),
             ("commit_pages", "INTEGER"),
         ],
         args: &["url"],

@@ -80,6 +80,13 @@ pub enum Command {
     /// List the points of a replica that can be restored, or read in place
     #[command(after_long_help = "Example:\n  walrust points s3://bucket/app")]
     Points(Target),
+    /// Give a point of a replica a name, which keeps it from retention until it is dropped
+    ///
+    /// The newest point that the replica has (`walrust sync` first), or another one. The name can be used wherever a point is given.
+    #[command(
+        after_long_help = "Examples:\n  walrust label s3://bucket/app before-migration-42\n  walrust label s3://bucket/app last-good --point '2 hours ago'\n  walrust label app.db before-migration-42 --drop"
+    )]
+    Label(Label),
     /// Run one SELECT on a replica, in place: nothing is restored, and only the pages that it reads are fetched
     #[command(
         after_long_help = "Examples:\n  walrust query s3://bucket/app 'SELECT count(*) FROM orders'\n  walrust query s3://bucket/app --at '10 minutes ago' 'SELECT * FROM orders WHERE id = 7' --json"
@@ -164,13 +171,29 @@ pub struct Target {
     pub target: String,
 }
 
+/// `label`
+#[derive(Args, Debug)]
+pub struct Label {
+    /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
+    #[arg(value_name = "URL_OR_DB")]
+    pub target: String,
+    /// The label: letters, digits, '-', '_' and '.', a letter first
+    pub name: String,
+    /// The point that gets it; without it the newest that the replica has
+    #[arg(long, visible_alias = "at", value_name = "POINT", conflicts_with = "drop")]
+    pub point: Option<String>,
+    /// Drop the label: retention may remove what only it kept
+    #[arg(long)]
+    pub drop: bool,
+}
+
 /// `diff`
 #[derive(Args, Debug)]
 pub struct Diff {
     /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
     #[arg(value_name = "URL_OR_DB")]
     pub target: String,
-    /// The earlier point: a TXID (decimal, or 16 hex digits), a time (RFC 3339), or e.g. '5 minutes ago'
+    /// The earlier point: a TXID (decimal, or 16 hex digits), a time (RFC 3339), e.g. '5 minutes ago', or a label
     #[arg(long, value_name = "POINT")]
     pub from: String,
     /// The later point; without it the newest state
@@ -185,7 +208,7 @@ pub struct Query {
     pub url: String,
     /// The statement
     pub sql: String,
-    /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), or e.g. '5 minutes ago'; without it the newest state
+    /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), e.g. '5 minutes ago', or a label; without it the newest state
     #[arg(long, visible_alias = "point", value_name = "POINT")]
     pub at: Option<String>,
 }
@@ -370,7 +393,7 @@ pub struct Restore {
     pub url: String,
     /// Where the database is written
     pub path: PathBuf,
-    /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), or e.g. '5 minutes ago'; without it the newest state
+    /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), e.g. '5 minutes ago', or a label; without it the newest state
     #[arg(long, visible_aliases = ["txid", "timestamp"], value_name = "POINT")]
     pub point: Option<String>,
     /// Replace an existing file

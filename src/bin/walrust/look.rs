@@ -1,6 +1,6 @@
 //! Commands that look at a replica, or write what they got from one, and end. None touches a database (I-CLI-3).
 
-use crate::args::{Compact, Diff, Explain, Mode, Query, Restore, Status, Verify};
+use crate::args::{Compact, Diff, Explain, Label, Mode, Query, Restore, Status, Verify};
 use crate::failure::{Failure, Outcome};
 use crate::show::{self, Form, Object, Table};
 use crate::{host, outside, progress};
@@ -122,6 +122,22 @@ pub fn points(target: &str, form: Form) -> Outcome {
     Ok(0)
 }
 
+/// `label`
+pub fn label(a: &Label, form: Form) -> Outcome {
+    let conn = on(None)?;
+    let txid: Option<i64> =
+        scalar(&conn, "SELECT walrust_label(?1, ?2, ?3, ?4)", (&a.name, !a.drop, &a.target, &a.point))?;
+    match form {
+        Form::Text => {
+            let what = if a.drop { "dropped" } else { "labelled" };
+            let txid = txid.map_or_else(|| "a TXID that cannot be read".to_string(), |t| format!("TXID {}", show::txid(t)));
+            show::text(&format!("{}: {what}, {txid}", a.name))?;
+        }
+        Form::Json => show::json(&Object(vec![("label", json!(a.name)), ("txid", json!(txid))]))?,
+    }
+    Ok(0)
+}
+
 /// `diff`
 pub fn diff(a: &Diff, form: Form) -> Outcome {
     let Asked { conn, url } = ask(&a.target)?;
@@ -185,7 +201,7 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
     let done: Result<i64, Failure> = scalar(
         &conn,
         "SELECT walrust_restore(?1, ?2, ?3, ?4)",
-        (&a.url, path, a.point.as_deref().map(point), a.options()),
+        (&a.url, path, &a.point, a.options()),
     );
     drop(shown);
     let txid = done?;
@@ -210,16 +226,6 @@ fn holds_anything(url: &str) -> Result<bool, Failure> {
     let store = Store::open(&ReplicaUrl::parse(url)?)?;
     let found = block_on(async move { place::find(&store).await })??;
     Ok(!found.inventory.is_empty())
-}
-
-/// 16 hex digits are a TXID as file names have it, other digits a TXID, everything else a time.
-fn point(text: &str) -> rusqlite::types::Value {
-    let text = text.trim();
-    let number = match text.len() {
-        16 => i64::from_str_radix(text, 16),
-        _ => text.parse::<i64>(),
-    };
-    number.map_or_else(|_| rusqlite::types::Value::Text(text.to_string()), rusqlite::types::Value::Integer)
 }
 
 /// `config`
@@ -294,13 +300,5 @@ mod tests {
         assert_eq!(exit_of_findings(&found(&["warning", "critical"])), 2);
         assert_eq!(exit_of_findings(&found(&["a word to come"])), 2);
         assert_eq!(exit_of_findings(&found(&[])), 2);
-    }
-
-    #[test]
-    fn points() {
-        assert_eq!(point("17"), Value::Integer(17));
-        assert_eq!(point("0000000000000011"), Value::Integer(17));
-        assert_eq!(point("5 minutes ago"), Value::Text("5 minutes ago".into()));
-        assert_eq!(point("2026-11-22T18:00"), Value::Text("2026-11-22T18:00".into()));
     }
 }

@@ -78,6 +78,7 @@ fn run(cli: Cli) -> Outcome {
         Command::List(a) => look::list(&a.url, form),
         Command::Files(a) => look::files(&a.target, form),
         Command::Points(a) => look::points(&a.target, form),
+        Command::Label(a) => look::label(&a, form),
         Command::Query(a) => look::query(&a, form),
         Command::Diff(a) => look::diff(&a, form),
         Command::Compact(a) => look::compact(&a, form),

@@ -47,6 +47,8 @@ pub struct Settings {
     pub retention: Retention,
     /// Zero: off.
     pub validation_interval: Duration,
+    /// Zero: off.
+    pub drill_interval: Duration,
     pub auto_label: AutoLabel,
     /// `None` where there is no database; else the given one or `<database file>-walrust`.
     pub spool_dir: Option<PathBuf>,
@@ -121,6 +123,7 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
             monthly: count(Id::RetentionMonthly)?,
         },
         validation_interval: duration(Id::ValidationInterval)?,
+        drill_interval: duration(Id::DrillInterval)?,
         auto_label: match all.get(&Id::AutoLabel) {
             Some(Value::AutoLabel(a)) => *a,
             _ => return Err(bug(Id::AutoLabel)),

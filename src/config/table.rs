@@ -20,6 +20,7 @@ pub enum Id {
     RetentionWeekly,
     RetentionMonthly,
     ValidationInterval,
+    DrillInterval,
     AutoLabel,
     SpoolDir,
     SpoolLimit,
@@ -154,7 +155,7 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 27] = [
+pub static TABLE: [Setting; 28] = [
     top(
         Id::Replica,
         "replica",
@@ -235,6 +236,16 @@ pub static TABLE: [Setting; 27] = [
             "validation_interval",
             any_duration(),
             "Time between checks of the replica (`walrust_verify`, quick). `0`: off.",
+        ),
+        "0",
+    ),
+    default(
+        top(
+            Id::DrillInterval,
+            "drill_interval",
+            any_duration(),
+            "Time between drills of the replica (`walrust_drill`): the newest state, and one drawn by chance, in turn, is restored to a \
+             temporary file in the spool and checked. `0`: off.",
         ),
         "0",
     ),

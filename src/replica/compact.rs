@@ -3,9 +3,9 @@
 //! Rules
 //! * I-CMP-1 The manifest forgets a file before the store does (I-MAN-2), so a reader never takes what we removed for lost.
 //! * I-CMP-2 Newest first, in batches: after a crash the next run goes on, and everything kept restores at every moment.
+//! * I-CMP-3 Dry run and removal decide by the same code; the dry run only stops before the first write.
 //! * I-CMP-4 Labels are looked for once more when the manifest has forgotten what is to go: what one of them needs by then is named again, and
 //!   stays. (Who makes a label looks at the manifest after it has put the label.) A label that cannot be read keeps everything.
-//! * I-CMP-3 Dry run and removal decide by the same code; the dry run only stops before the first write.
 //!
 //! A crash between manifest and store leaves objects without entry: sound files, removed by the next run. Refused: trusting the store's
 //! lifecycle rules with this (they know ages, not chains).
@@ -48,6 +48,10 @@ pub struct Compacted {
     pub removed: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// Whether a full copy is among them.
+    pub removes_full: bool,
+    /// The states that stay restorable.
+    pub left: BTreeSet<TxId>,
 }
 
 impl Compacted {
@@ -106,6 +110,8 @@ pub async fn compact(
         kept,
         removed,
         bytes,
+        removes_full: decided.remove.iter().any(|(f, _)| f.min == TxId(1)),
+        left: decided.states.keys().copied().collect(),
     })
 }
 

@@ -17,6 +17,7 @@ pub mod apply;
 pub mod blocks;
 pub mod compact;
 pub mod contents;
+pub mod drill;
 pub mod due;
 pub mod edge;
 pub mod encrypted;
@@ -38,6 +39,7 @@ pub mod probe;
 pub mod restore;
 pub mod retention;
 pub mod reuse;
+mod scratch;
 pub mod target;
 #[cfg(test)]
 mod testkit;

@@ -234,7 +234,7 @@ mod tests {
         for text in ["", " a", "a ", "2026-13-01", "a b", "-x", "0", "\u{e9}t\u{e9}"] {
             assert!(Named::label(text, NOW).is_err(), "{text}");
         }
-        for text in ["", "5 parsecs ago", "2026-13-01", "0", "a/b"] {
+        for text in ["", "5 parsecs ago", "2026-13-01", "a/b"] {
             let e = Named::parse(text, NOW).unwrap_err().to_string();
             assert!(e.contains("a label's name"), "{e}");
         }

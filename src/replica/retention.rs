@@ -7,12 +7,12 @@
 //! * I-RET-2 Level 0 within `pitr_window` stays, so each upload there stays separately restorable, and the newest level-0 file
 //!   always (`litestream replicate` needs one to take over). Levels 1..8 stay while they are within the window or newer than the
 //!   newest snapshot.
-//! * I-RET-5 The points that are labelled ([`super::label`]) stay restorable, each by the files of its plan: a full copy, and the way from it.
-//!   So the labelled TXID stays the end of a file, though merged files across it have been put beside that. One that nothing leads to any
-//!   more (somebody else removed it) keeps nothing.
 //! * I-RET-3 Whatever the plan of a kept state needs stays, too. The result is proved, not believed: every state kept is planned on what
 //!   remains, or nothing is removed at all.
 //! * I-RET-4 Files go newest first, so a crash in between leaves no file that cannot be reached from the ones before it.
+//! * I-RET-5 The points that are labelled ([`super::label`]) stay restorable, each by the files of its plan: a full copy, and the way from it.
+//!   So the labelled TXID stays the end of a file, though merged files across it have been put beside that. One that nothing leads to any
+//!   more (somebody else removed it) keeps nothing.
 //!
 //! Refused: age by the store's modification time (a bucket that was copied is then all new); deleting snapshots only (the
 //! increments are most of the objects).

@@ -64,9 +64,11 @@ pub async fn verify(store: &Store, options: &VerifyOptions<'_>) -> Result<Report
         (_, findings) = settled(store, options.pause).await?;
     }
     let mut named = judge_labels(store, &facts, &findings, labelled).await?;
-    if options.mode == Mode::Deep {
-        findings = deep::check(store, facts, options).await?;
-    }
+    findings = match options.mode {
+        Mode::Deep => deep::check(store, facts, options).await?,
+        Mode::Sample(share) => deep::sample(store, facts, share, options).await?,
+        Mode::Quick | Mode::Fix => findings,
+    };
     findings.append(&mut named);
     let name = if options.name.is_empty() { name_of(store.url()) } else { options.name.clone() };
     Ok(Report { name, url: store.url().to_string(), findings, removed })

@@ -108,6 +108,7 @@ fn look(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, Dur
     let phase = phase_of(w);
     if is_due && matches!(phase, Phase::Following | Phase::Rereading(_) | Phase::Blocked(_)) {
         engine.care.schedule(w);
+        engine.drills.schedule_drill(w);
         if w.role() == phase::Role::Shipper {
             answer::answer_all(engine, w);
         }

@@ -135,6 +135,10 @@ pub struct Watched {
     pub(super) is_failure_told: AtomicBool,
     /// How long ago the replica was last validated, or begun to be by this process; `None`: not looked up yet.
     pub(super) validated: Mutex<Option<Aged>>,
+    /// Why the last drill failed, until one passes.
+    pub(super) drill_finding: Mutex<Option<String>>,
+    /// How long ago the replica was last drilled, or begun to be counted; `None`: not looked up yet.
+    pub(super) drilled: Mutex<Option<Aged>>,
     /// What `auto_label` has to do.
     pub(super) labelling: Labelling,
     /// What the file was, between two checkpoints, at the last look.
@@ -215,6 +219,8 @@ impl Watched {
             finding: Mutex::default(),
             is_failure_told: AtomicBool::new(false),
             validated: Mutex::new(None),
+            drill_finding: Mutex::default(),
+            drilled: Mutex::new(None),
             labelling: Labelling::default(),
             at_rest: Mutex::new(None),
             own_look: Mutex::new(None),

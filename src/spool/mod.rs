@@ -6,6 +6,8 @@
 //! position.json          how far the WAL is sealed, and what the database then is (Position); synced by make_durable
 //! owed                   what the replica's manifest will say of files that are there and that it does not name yet
 //! store.json             what the store was found to be able to do, so that the next process need not ask
+//! drills                 the history of drills
+//! sound.json             the newest snapshot of which it is known that its database was sound
 //! labels.json            schema cookies that were seen on their way, for `auto_label` to look at
 //! care.json              when the replica was last validated, by whatever process
 //! shipped.json           the newest TXID that is durable in the replica (Shipped)
@@ -64,6 +66,7 @@
 //! to disk thousands of times; a piece holds its newest version once.
 
 mod dir;
+mod drills;
 mod durable;
 mod files;
 mod held;
@@ -81,6 +84,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
+pub use drills::DrillNote;
 pub use dir::{Spool, dir_id, page_sums_of, real_dir};
 pub use files::remove_if_there;
 pub use held::{Change, SealHeld};

@@ -38,6 +38,13 @@ pub struct SchemaSeen {
     pub cookie: u32,
 }
 
+/// What is known to be sound.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct SoundNote {
+    replica: String,
+    txid: u64,
+}
+
 /// What is to be looked at for a replica.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct SchemaNote {
@@ -169,6 +176,17 @@ impl Spool {
     /// Writes that down. Errors as the file system does.
     pub fn note_schema_seen(&self, replica: &str, seen: &[SchemaSeen]) -> Result<()> {
         self.write_json("labels.json", &SchemaNote { replica: replica.to_string(), seen: seen.to_vec() })
+    }
+
+    /// The newest snapshot in `replica` of which it is known that its database was sound. Errors as the file system does.
+    pub fn sound(&self, replica: &str) -> Result<Option<TxId>> {
+        let noted: Option<SoundNote> = read_json(&self.dir.join("sound.json"))?;
+        Ok(noted.filter(|n| n.replica == replica).map(|n| TxId(n.txid)))
+    }
+
+    /// Writes that down. Errors as the file system does.
+    pub fn note_sound(&self, replica: &str, txid: TxId) -> Result<()> {
+        self.write_json("sound.json", &SoundNote { replica: replica.to_string(), txid: txid.0 })
     }
 
     /// The id under which this spool writes to replicas. It names the file it stands in, too: the copy of a spool is another

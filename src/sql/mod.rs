@@ -4,6 +4,7 @@
 mod common;
 mod compact;
 mod config;
+mod drill;
 mod explain;
 mod label;
 mod list;
@@ -49,6 +50,7 @@ pub static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_label", args: 1..=4, call: label::label },
     ScalarFunction { name: "walrust_last_error", args: 0..=0, call: read::last_error },
     ScalarFunction { name: "walrust_verify", args: 0..=2, call: verify::report },
+    ScalarFunction { name: "walrust_drill", args: 0..=2, call: drill::drill },
     ScalarFunction { name: "walrust_explain", args: 0..=1, call: explain::explain },
     ScalarFunction { name: "walrust_compact", args: 0..=2, call: compact::compact },
     ScalarFunction { name: "walrust_metrics", args: 0..=0, call: metrics::metrics },
@@ -148,6 +150,21 @@ pub static TABLES: &[TableFunction] = &[
         ],
         args: &["url", "mode"],
         rows: verify::findings,
+    },
+    TableFunction {
+        name: "walrust_drills",
+        columns: &[
+            ("database", "TEXT"),
+            ("replica", "TEXT"),
+            ("time", "TEXT"),
+            ("txid", "INTEGER"),
+            ("seconds", "REAL"),
+            ("bytes", "INTEGER"),
+            ("result", "TEXT"),
+            ("message", "TEXT"),
+        ],
+        args: &[],
+        rows: drill::drills,
     },
     TableFunction {
         name: "walrust_config",

@@ -21,8 +21,8 @@ Settings:
 
 Exit status:
   0 done, 1 failed, 2 wrong usage. `status`: 1 also where a database is not
-  safe. Only `verify` differs: 0 all good, 1 issues found, 2 critical, 3 it
-  could not be done.
+  safe. `verify`: 0 all good, 1 issues found, 2 critical, 3 it could not be
+  done. `drill`: 0 passed, 1 failed, 3 it could not be done.
 
 Examples:
   walrust watch app.db s3://bucket/app
@@ -64,6 +64,13 @@ pub enum Command {
         after_long_help = "Examples:\n  walrust verify s3://bucket/app\n  walrust verify app.db --mode deep --json"
     )]
     Verify(Verify),
+    /// Restore a backup for a test: verify, restore to a temporary file, check that, compare it with the live database
+    ///
+    /// Nothing is changed, and nothing is left. Exit status: 0 passed, 1 failed, 3 it could not be done.
+    #[command(
+        after_long_help = "Examples:\n  walrust drill s3://bucket/app\n  walrust drill app.db --assert 'SELECT count(*) > 0 FROM orders' --random || alert"
+    )]
+    Drill(Drill),
     /// Say what will happen, before it does: schedules, sizes, requests and cost
     #[command(
         after_long_help = "Examples:\n  walrust explain app.db\n  walrust explain -o price_per_gb=0.02"
@@ -239,6 +246,8 @@ pub enum Mode {
     Quick,
     /// Reads everything and rebuilds the database
     Deep,
+    /// As quick, then reads one file in a hundred whole, drawn by chance
+    Sample,
     /// As quick, then drops manifest entries whose object is gone
     Fix,
 }
@@ -249,6 +258,7 @@ impl Mode {
         match self {
             Mode::Quick => "quick",
             Mode::Deep => "deep",
+            Mode::Sample => "sample",
             Mode::Fix => "fix",
         }
     }
@@ -263,6 +273,45 @@ pub struct Verify {
     /// How thorough
     #[arg(long, value_enum, default_value = "quick")]
     pub mode: Mode,
+}
+
+/// `drill`
+#[derive(Args, Debug)]
+pub struct Drill {
+    /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
+    #[arg(value_name = "URL_OR_DB")]
+    pub target: String,
+    /// A SELECT that must give one true row in the restored database (may be repeated)
+    #[arg(long = "assert", value_name = "SQL")]
+    pub assertions: Vec<String>,
+    /// The point that is restored: a TXID, a time, e.g. '5 minutes ago', or a label; without it the newest state
+    #[arg(long, visible_alias = "at", value_name = "POINT")]
+    pub point: Option<String>,
+    /// Restore a point drawn by chance
+    #[arg(long, conflicts_with = "point")]
+    pub random: bool,
+    /// Read every byte of the replica, however large it is
+    #[arg(long)]
+    pub full: bool,
+}
+
+impl Drill {
+    /// As `walrust_drill` takes them.
+    pub fn options(&self) -> String {
+        let mut all = Map::new();
+        if !self.assertions.is_empty() {
+            all.insert("assert".into(), self.assertions.clone().into());
+        }
+        if let Some(p) = &self.point {
+            all.insert("point".into(), p.clone().into());
+        }
+        for (name, flag) in [("random", self.random), ("full", self.full)] {
+            if flag {
+                all.insert(name.into(), Value::Bool(true));
+            }
+        }
+        Value::Object(all).to_string()
+    }
 }
 
 /// `explain`

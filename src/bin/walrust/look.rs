@@ -1,6 +1,6 @@
 //! Commands that look at a replica, or write what they got from one, and end. None touches a database (I-CLI-3).
 
-use crate::args::{Compact, Diff, Explain, Label, Mode, Query, Restore, Status, Verify};
+use crate::args::{Compact, Diff, Drill, Explain, Label, Mode, Query, Restore, Status, Verify};
 use crate::failure::{Failure, Outcome};
 use crate::show::{self, Form, Object, Table};
 use crate::{host, outside, progress};
@@ -79,6 +79,16 @@ pub fn verify(a: &Verify, form: Form) -> Outcome {
             Ok(exit)
         }
     }
+}
+
+/// `drill`: the report; in JSON its text and exit status.
+pub fn drill(a: &Drill, form: Form) -> Outcome {
+    let Asked { conn, url } = ask(&a.target)?;
+    let shown = progress::spinner("restoring for a test");
+    let text: String = scalar(&conn, "SELECT walrust_drill(?1, ?2)", (url, a.options()))?;
+    drop(shown);
+    let exit = u8::from(text.lines().next_back() != Some("Result: passed"));
+    report(&text, exit, form)
 }
 
 /// The report ends in "Exit code: 1 (issues found)".

@@ -155,11 +155,11 @@ async fn put(store: &Store, label: &Label) -> Result<Option<Label>> {
     Err(Error::new(
         Kind::Exists,
         format!(
-            "the label {} is there already: it names TXID {} of {}; choose another name, or drop that one with walrust_label({}, 0)",
+            "the label {} is there already: it names TXID {} of {}; choose another name, or drop that one with walrust_label('{}', 0)",
             quoted(label.name.as_str()),
             there.txid.0,
             there.time,
-            quoted(label.name.as_str()),
+            label.name,
         ),
     ))
 }

@@ -87,7 +87,7 @@ class Names(LabelTest):
             self.assertErrorLine(str(e.exception))
         with self.assertRaises(SqlError) as e:
             p.sql("SELECT walrust_label('never-was', 0)")
-        self.assertErrorLine(str(e.exception), "no label 'never-was'", "it has no label")
+        self.assertErrorLine(str(e.exception), 'no label "never-was"', "it has no label")
         p.sql("SELECT walrust_label('there')")
         for call in ("SELECT walrust_restore(?, ?, 'theer')", "SELECT walrust_restore(?, ?, '5 parsecs ago')"):
             with self.assertRaises(SqlError) as e:
@@ -165,9 +165,9 @@ class Kept(LabelTest):
         before = door.ltx_files(replica)
         with self.assertRaises(SqlError) as e:
             p.sql("SELECT walrust_compact(NULL, ?)", NOTHING)
-        self.assertErrorLine(str(e.exception), "nothing is removed", "label 'a' is damaged")
+        self.assertErrorLine(str(e.exception), "nothing is removed", 'label "a" is damaged')
         self.assertEqual(door.ltx_files(replica), before)
-        self.assertIn("label 'a' is damaged", p.sql("SELECT walrust_verify()"))
+        self.assertIn('label "a" is damaged', p.sql("SELECT walrust_verify()"))
         self.assertIsNone(p.sql("SELECT walrust_label('a', 0)"))
         self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify()"))
 

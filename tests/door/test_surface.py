@@ -16,6 +16,7 @@ SCALARS = {
     "walrust_replicate": {2, 3},
     "walrust_unreplicate": {1},
     "walrust_verify": {0, 1, 2},
+    "walrust_drill": {0, 1, 2},
     "walrust_explain": {0, 1},
     "walrust_url": {1, 2},
     "walrust_past": {1},
@@ -34,6 +35,7 @@ TABLES = {
     "walrust_points": ["txid", "time", "level", "bytes", "pages", "label", "commit_pages"],
     "walrust_changes": ["type", "name", "pages", "inserted", "deleted", "updated"],
     "walrust_verify": door.VERIFY_COLUMNS,
+    "walrust_drills": ["database", "replica", "time", "txid", "seconds", "bytes", "result", "message"],
     "walrust_config": door.CONFIG_COLUMNS,
 }
 

@@ -4,7 +4,7 @@ use super::layer::Entries;
 use super::raw::Raw;
 use super::read::read;
 use super::table::{Id, Setting, TABLE};
-use super::value::{AutoLabel, ByteCount, Durability, Functions, Value};
+use super::value::{AutoLabel, ByteCount, Durability, Functions, RetentionBy, Value};
 use crate::base::{Error, Kind, Result, Webhook};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,6 +45,7 @@ pub struct Settings {
     pub levels: Vec<Duration>,
     pub pitr_window: Duration,
     pub retention: Retention,
+    pub retention_by: RetentionBy,
     /// Zero: off.
     pub validation_interval: Duration,
     /// Zero: off.
@@ -121,6 +122,10 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
             daily: count(Id::RetentionDaily)?,
             weekly: count(Id::RetentionWeekly)?,
             monthly: count(Id::RetentionMonthly)?,
+        },
+        retention_by: match all.get(&Id::RetentionBy) {
+            Some(Value::RetentionBy(r)) => *r,
+            _ => return Err(bug(Id::RetentionBy)),
         },
         validation_interval: duration(Id::ValidationInterval)?,
         drill_interval: duration(Id::DrillInterval)?,

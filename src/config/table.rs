@@ -19,6 +19,7 @@ pub enum Id {
     RetentionDaily,
     RetentionWeekly,
     RetentionMonthly,
+    RetentionBy,
     ValidationInterval,
     DrillInterval,
     AutoLabel,
@@ -155,7 +156,7 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 28] = [
+pub static TABLE: [Setting; 29] = [
     top(
         Id::Replica,
         "replica",
@@ -229,6 +230,20 @@ pub static TABLE: [Setting; 28] = [
         "monthly",
         "12",
         "Monthly snapshots kept. Whatever the tiers say, the newest snapshot and one before it stay.",
+    ),
+    default(
+        within(
+            top(
+                Id::RetentionBy,
+                "retention_by",
+                ValueKind::RetentionBy,
+                "`writer`: the process that streams applies retention. `janitor`: somebody else does, by `walrust compact --force`, with \
+                 credentials that may delete; those of the process that streams need not (`walrust policy`).",
+            ),
+            "retention",
+            "by",
+        ),
+        "writer",
     ),
     default(
         top(

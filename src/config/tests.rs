@@ -92,6 +92,7 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
             ValueKind::Rate { .. } => ("5MB", "\"5MB\""),
             ValueKind::Durability => ("sync", "\"sync\""),
             ValueKind::Functions => ("read", "\"read\""),
+            ValueKind::RetentionBy => ("janitor", "\"janitor\""),
             ValueKind::AutoLabel => ("ddl", "\"ddl\""),
             ValueKind::Dir => ("/spool/{name}", "\"/spool/{name}\""),
             ValueKind::Address => ("127.0.0.1:9090", "\"127.0.0.1:9090\""),

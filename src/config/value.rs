@@ -44,6 +44,8 @@ pub enum ValueKind {
     Functions,
     /// `off` or `ddl`.
     AutoLabel,
+    /// `writer` or `janitor`.
+    RetentionBy,
     /// A local directory, with placeholders.
     Dir,
     /// `host:port`, or empty for off.
@@ -67,6 +69,7 @@ pub(super) enum Value {
     Durability(Durability),
     Functions(Functions),
     AutoLabel(AutoLabel),
+    RetentionBy(RetentionBy),
     Price(f64),
     Webhooks(Vec<Webhook>),
 }
@@ -99,6 +102,16 @@ pub enum AutoLabel {
     Off,
     /// The one before each change of the schema.
     Ddl,
+}
+
+/// Who removes what retention does not keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RetentionBy {
+    /// The process that streams.
+    #[default]
+    Writer,
+    /// Somebody with other credentials.
+    Janitor,
 }
 
 /// Which SQL functions there are.

@@ -25,7 +25,7 @@ use super::sound;
 use super::watched::{Ask, Watched};
 use crate::base::event::EventKind;
 use crate::base::{Result, clock, lock, panics, thread};
-use crate::config::Settings;
+use crate::config::{RetentionBy, Settings};
 use crate::replica::compact::{Action, Compacted};
 use crate::replica::retention::Policy;
 use crate::replica::{self, Report, Rule, Severity, VerifyOptions};
@@ -134,7 +134,9 @@ impl Queue {
 
     /// A snapshot is in the replica: what it makes superfluous may go.
     pub(super) fn after_snapshot(&'static self, w: &Arc<Watched>) {
-        self.add(w, Task::Retain);
+        if w.settings().retention_by == RetentionBy::Writer {
+            self.add(w, Task::Retain);
+        }
     }
 
     fn add(&'static self, w: &Arc<Watched>, task: Task) {

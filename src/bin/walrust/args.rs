@@ -125,6 +125,14 @@ pub enum Command {
         after_long_help = "Examples:\n  walrust compact s3://bucket/app\n  walrust compact s3://bucket/app --daily 30 --force"
     )]
     Compact(Compact),
+    /// Print the least policy that a credential needs for what it is used for
+    ///
+    /// For s3 an IAM policy, for gcs custom roles with their conditions, for azure a role with its condition. Nothing is asked. A writer cannot
+    /// delete: retention is then the janitor's ([retention] by = "janitor", and `walrust compact --force` in cron).
+    #[command(
+        after_long_help = "Examples:\n  walrust policy s3 s3://bucket/app --role writer\n  walrust policy s3 s3://bucket/app --role janitor"
+    )]
+    Policy(Policy),
     /// Stream databases until SIGTERM or SIGINT, then ship what is left
     ///
     /// Commits of other processes are followed, with or without the extension. Without DB: every database that
@@ -312,6 +320,43 @@ impl Drill {
         }
         Value::Object(all).to_string()
     }
+}
+
+/// A kind of store.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum StoreName {
+    /// S3, and what speaks it
+    S3,
+    /// Google Cloud Storage
+    Gcs,
+    /// Azure Blob Storage
+    Azure,
+}
+
+/// What a credential is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Everything that one process does with a replica, retention included
+    All,
+    /// Streams: creates files, replaces none of them, deletes nothing
+    Writer,
+    /// Restores, verifies, drills, reads in place
+    Reader,
+    /// Applies retention: the only one that deletes
+    Janitor,
+}
+
+/// `policy`
+#[derive(Args, Debug)]
+pub struct Policy {
+    /// The kind of store
+    #[arg(value_enum)]
+    pub store: StoreName,
+    /// The replica
+    pub url: String,
+    /// What the credential is used for
+    #[arg(long, value_enum, default_value = "all")]
+    pub role: Role,
 }
 
 /// `explain`

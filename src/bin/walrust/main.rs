@@ -20,6 +20,7 @@ mod failure;
 mod host;
 mod look;
 mod outside;
+mod policy;
 mod progress;
 mod show;
 mod stream;
@@ -83,6 +84,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Query(a) => look::query(&a, form),
         Command::Diff(a) => look::diff(&a, form),
         Command::Compact(a) => look::compact(&a, form),
+        Command::Policy(a) => policy::policy(&a, form),
         Command::Restore(a) => look::restore(&a, form),
         Command::Config(a) => look::config(a.database.as_deref(), form),
         Command::Metrics => look::metrics(form),

@@ -26,6 +26,10 @@ class LabelTest(test_read.ReadTest):
     def labels(self, p, url=None):
         return dict(p.rows("SELECT label, txid FROM walrust_points(?) WHERE label IS NOT NULL", url))
 
+    def held(self, replica):
+        """What lies there, but for what the process that streams writes down by itself in its own time."""
+        return {k: v for k, v in door.tree(replica).items() if "manifest" not in k and "lease" not in k}
+
     def count(self, path):
         return door.plain_rows(path, "SELECT count(*) FROM t")[0][0]
 
@@ -74,7 +78,7 @@ class Names(LabelTest):
 
     def test_what_cannot_name_a_point(self):
         p, db, replica = self.filled(2)
-        before = door.tree(replica)
+        before = self.held(replica)
         for name in ("", "57", "deadbeefdeadbeef", "latest", "NOW", "2026-11-22", "5 minutes ago", "-1h", "a b", "a/b", "../a", "1st",
                      "x" * 65, "caf\u00e9", " a", "a\n"):
             for call in ("SELECT walrust_label(?)", "SELECT walrust_label(?, 0)"):
@@ -95,7 +99,7 @@ class Names(LabelTest):
             self.assertErrorLine(str(e.exception), "there|label's name", "allowed are a TXID")
         self.assertFalse(os.path.exists(self.path("out.db")))
         p.sql("SELECT walrust_label('there', 0)")
-        self.assertEqual(door.tree(replica), before)
+        self.assertEqual(self.held(replica), before)
         with self.assertRaisesRegex(SqlError, "walrust_watch|watched"):
             self.peer().open(self.path("other.db")).sql("SELECT walrust_label('a')")
 

@@ -125,6 +125,12 @@ pub enum Command {
         after_long_help = "Examples:\n  walrust compact s3://bucket/app\n  walrust compact s3://bucket/app --daily 30 --force"
     )]
     Compact(Compact),
+    /// Print the walrust.toml for a litestream.yml, say what has no counterpart, and look at the replicas
+    ///
+    /// Of Litestream 0.3 and 0.5. The file goes to stdout; on stderr is a line for each replica, and for each database that would not be
+    /// replicated. Secrets are not copied. Nothing is changed. Exit status: 1 where a replica cannot be gone on with.
+    #[command(after_long_help = "Example:\n  walrust adopt /etc/litestream.yml > walrust.toml")]
+    Adopt(Adopt),
     /// Print the least policy that a credential needs for what it is used for
     ///
     /// For s3 an IAM policy, for gcs custom roles with their conditions, for azure a role with its condition. Nothing is asked. A writer cannot
@@ -344,6 +350,17 @@ pub enum Role {
     Reader,
     /// Applies retention: the only one that deletes
     Janitor,
+}
+
+/// `adopt`
+#[derive(Args, Debug)]
+pub struct Adopt {
+    /// Litestream's configuration
+    #[arg(value_name = "LITESTREAM_YML")]
+    pub file: PathBuf,
+    /// Do not look at the replicas
+    #[arg(long)]
+    pub offline: bool,
 }
 
 /// `policy`

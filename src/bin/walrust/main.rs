@@ -14,6 +14,7 @@
 //! instead of SQL (two surfaces would drift apart); a daemon that replicates on behalf of other processes
 //! (`watch` is a process that has the database open, like any other that loaded the extension).
 
+mod adopt;
 mod args;
 mod ask;
 mod failure;
@@ -84,6 +85,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Query(a) => look::query(&a, form),
         Command::Diff(a) => look::diff(&a, form),
         Command::Compact(a) => look::compact(&a, form),
+        Command::Adopt(a) => adopt::adopt(&a, form),
         Command::Policy(a) => policy::policy(&a, form),
         Command::Restore(a) => look::restore(&a, form),
         Command::Config(a) => look::config(a.database.as_deref(), form),

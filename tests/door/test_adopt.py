@@ -119,7 +119,12 @@ class Adopt(door.DoorTest):
         self.assertRegex(done.stderr, r"/data/three.db: it has no replica that walrust can write")
         # It is a configuration that walrust reads.
         door.toml(self, done.stdout)
-        rows = json.loads(self.run_cli("config", "/data/two.db", "--json").stdout)
+        two = self.path("two.db")
+        door.plain_rows(two, "CREATE TABLE t(v)")
+        door.toml(self, done.stdout.replace("/data/two.db", two))
+        done = self.run_cli("config", two, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = json.loads(done.stdout)
         self.assertEqual({r["name"]: r["value"] for r in rows}["pitr_window"], "48h")
         found = json.loads(self.run_cli("adopt", self.yml(FULL), "--offline", "--json").stdout)
         self.assertEqual(set(found), {"toml", "notes", "lacks", "replicas"})

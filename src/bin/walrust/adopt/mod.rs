@@ -11,7 +11,29 @@ use crate::args::Adopt;
 use crate::failure::{Failure, Outcome};
 use crate::show::{self, Form, Object};
 use look::Seen;
+use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Value, json};
+
+/// Larger configurations are none.
+const LARGEST: usize = 1 << 20;
+
+/// The values of a document as those of JSON, which have the same kinds.
+fn value(yaml: &Yaml<'_>) -> Value {
+    match yaml {
+        Yaml::Value(Scalar::Boolean(b)) => json!(b),
+        Yaml::Value(Scalar::Integer(n)) => json!(n),
+        Yaml::Value(Scalar::FloatingPoint(f)) => json!(f.into_inner()),
+        Yaml::Value(Scalar::String(s)) => json!(s.as_ref()),
+        Yaml::Representation(s, ..) => json!(s.as_ref()),
+        Yaml::Sequence(all) => Value::Array(all.iter().map(value).collect()),
+        Yaml::Mapping(all) => {
+            let text = |key: &Yaml<'_>| value(key).as_str().map(str::to_string);
+            Value::Object(all.iter().filter_map(|(k, v)| Some((text(k)?, value(v)))).collect())
+        }
+        Yaml::Tagged(_, inner) => value(inner),
+        Yaml::Value(Scalar::Null) | Yaml::Alias(_) | Yaml::BadValue => Value::Null,
+    }
+}
 
 /// A database that Litestream replicates.
 #[derive(Debug, Default, PartialEq)]
@@ -40,9 +62,15 @@ struct Adopted {
 pub fn adopt(a: &Adopt, form: Form) -> Outcome {
     let text = std::fs::read_to_string(&a.file)
         .map_err(|e| Failure::new(format!("cannot read {}: {e}", a.file.display())))?;
-    // (The text of a parser's error may repeat what stands in the file: a secret, perhaps.)
-    let yaml: Value = serde_saphyr::from_str(&text)
-        .map_err(|_| Failure::new(format!("{} is no YAML that can be read; `litestream databases` says what is wrong with it", a.file.display())))?;
+    if text.len() > LARGEST {
+        return Err(Failure::new(format!("{} has more than {LARGEST} bytes; it is no litestream.yml", a.file.display())));
+    }
+    // (What the parser says may repeat what stands in the file, a secret perhaps; where it is does not.)
+    let documents = Yaml::load_from_str(&text).map_err(|e| {
+        let at = e.marker().line();
+        Failure::new(format!("{}:{at}: it is no YAML that can be read; `litestream databases` says more", a.file.display()))
+    })?;
+    let yaml = documents.first().map_or(Value::Null, value);
     let adopted = read::read(&yaml, &|name| std::env::var(name).ok());
     if adopted.databases.is_empty() {
         return Err(Failure::new(format!("{} names no database: it has no `dbs`", a.file.display())));
@@ -83,7 +111,7 @@ fn toml(adopted: &Adopted, from: &str) -> String {
         out.push_str(&format!("# * {}\n", note.replace(['\n', '\r'], " ")));
     }
     out.push('\n');
-    let mut lines = |settings: &[(&'static str, String)], out: &mut String| {
+    let lines = |settings: &[(&'static str, String)], out: &mut String| {
         for (key, value) in settings {
             out.push_str(&format!("{key} = {value}\n"));
         }

@@ -15,7 +15,7 @@ use super::manifest::Manifest;
 use super::place::{self, Found};
 use super::plan::plan;
 use super::point::{FORMS, Named, Point};
-use crate::base::{Error, Kind, Result, TxId, clock, crash, quoted};
+use crate::base::{Error, Kind, Result, TxId, clock, quoted};
 use crate::store::{PutMeta, Store};
 use futures_util::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
@@ -132,7 +132,6 @@ pub async fn make(store: &Store, name: &LabelName, point: Point, by: By) -> Resu
     if let Some(there) = put(store, &label).await? {
         return Ok(there);
     }
-    crash::point("label.put");
     if let Err(e) = holds(store, &label, &manifest).await {
         store.delete(&[name.key()]).await?;
         return Err(e);

@@ -83,7 +83,7 @@ class Places(ReadTest):
         for n in range(3):
             p.sql("INSERT INTO t(v) VALUES(?)", n)
             p.sync()
-        points = p.rows("SELECT txid, time, level, bytes, pages, commit_pages FROM walrust_points")
+        points = p.rows("SELECT txid, time, level, bytes, pages, label, commit_pages FROM walrust_points")
         self.assertEqual(points, p.rows("SELECT * FROM walrust_points(?)", replica))
         files = {row[2]: row for row in p.rows("SELECT level, min_txid, max_txid, time, bytes, pages, commit_pages FROM walrust_files ORDER BY level DESC")}
         self.assertEqual([t for t, *_ in points], sorted(files))

@@ -1,7 +1,9 @@
 //! Reading what a front door gave ([`Raw`]) as a value.
 
 use super::raw::{Fault, Raw, What, fault, text_of};
-use super::value::{AutoLabel, ByteCount, Durability, Functions, RetentionBy, Value, ValueKind, parse_duration};
+use super::value::{
+    AutoLabel, ByteCount, Durability, Functions, RetentionBy, Value, ValueKind, parse_duration,
+};
 use super::webhook;
 use crate::base::{Webhook, quoted};
 use std::time::Duration;

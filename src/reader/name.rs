@@ -214,7 +214,9 @@ mod tests {
     #[test]
     fn a_name_that_is_made_reads_back() {
         let url = ReplicaUrl::parse("s3://b/app?region=eu").unwrap();
-        for at in [None, Some("57"), Some("before-42"), Some("5 minutes ago"), Some("2026-11-22T18:04:43+01:00")] {
+        for at in
+            [None, Some("57"), Some("before-42"), Some("5 minutes ago"), Some("2026-11-22T18:04:43+01:00")]
+        {
             let made = name_of(&url, at, NOW).unwrap();
             let read = Name::parse(&made, &|_| None).unwrap();
             assert_eq!((&read.url, read.at.as_deref()), (&url, at), "{made}");

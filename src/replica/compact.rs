@@ -11,9 +11,9 @@
 //! lifecycle rules with this (they know ages, not chains).
 
 use super::inventory::FileInfo;
-use super::layout::FileId;
 use super::label::{self, Pins};
 use super::labels;
+use super::layout::FileId;
 use super::manifest::{Manifest, ManifestEntry, ManifestWriter};
 use super::place::{self, Found};
 use super::retention::{Policy, Retention, Why, retention};

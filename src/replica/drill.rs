@@ -285,11 +285,19 @@ fn compared(live: Live, restored: &Restored) -> Part {
             Part::well(About::Live, format!("the same at TXID {}", txid.0))
         }
         Live::Is(txid, sum) if txid == restored.txid => {
-            let text = format!("another one at TXID {}: its checksum is {sum}, the replica's {}", txid.0, restored.checksum);
+            let text = format!(
+                "another one at TXID {}: its checksum is {sum}, the replica's {}",
+                txid.0, restored.checksum
+            );
             Part::wrong(About::Live, text)
         }
-        Live::Is(txid, _) => Part::untried(About::Live, format!("not compared: it was read at TXID {}", txid.0)),
-        Live::Unknown => Part::untried(About::Live, "not compared: it is not streamed by this process, or not to be read now"),
+        Live::Is(txid, _) => {
+            Part::untried(About::Live, format!("not compared: it was read at TXID {}", txid.0))
+        }
+        Live::Unknown => Part::untried(
+            About::Live,
+            "not compared: it is not streamed by this process, or not to be read now",
+        ),
     }
 }
 
@@ -315,7 +323,9 @@ async fn files(store: &Store, options: &DrillOptions<'_>) -> Result<Vec<Part>> {
     // A finding about a file says more than the rule that it breaks.
     let issues = || report.issues().filter(|f| f.file.is_some());
     let named: Vec<Part> = match issues().next() {
-        Some(_) => issues().map(|f| Part::wrong(About::Files, format!("{}: {}", file_name(f), f.message))).collect(),
+        Some(_) => {
+            issues().map(|f| Part::wrong(About::Files, format!("{}: {}", file_name(f), f.message))).collect()
+        }
         None => report.issues().map(|f| Part::wrong(about(f.check), f.message.clone())).collect(),
     };
     Ok(named)
@@ -367,7 +377,9 @@ async fn restore_one(
             Ok(restored) => return Ok(Ok(restored)),
             // Retention took it since it was drawn.
             Err(e) if e.is_missing() && matches!(options.aim, Aim::Drawn(_)) && tries < TRIES => {}
-            Err(e) if e.is_missing() && matches!(options.aim, Aim::At(Point::TxId(_) | Point::Time(_))) => return Err(e),
+            Err(e) if e.is_missing() && matches!(options.aim, Aim::At(Point::TxId(_) | Point::Time(_))) => {
+                return Err(e);
+            }
             Err(e) if e.is_missing() || e.is_corrupt() => return Ok(Err(e.to_string())),
             Err(e) => return Err(e),
         }

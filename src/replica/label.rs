@@ -125,7 +125,8 @@ impl Label {
     /// Reads the bytes of the object of `name`. Errors with `Config` on one of a later version, else with `Corrupt` on anything that
     /// [`Label::encode`] has not written for that name.
     pub fn decode(name: &LabelName, bytes: &[u8]) -> Result<Label> {
-        let bad = |why: &str| Error::corrupt(format!("the label {} is damaged: {why}", quoted(name.as_str())));
+        let bad =
+            |why: &str| Error::corrupt(format!("the label {} is damaged: {why}", quoted(name.as_str())));
         #[derive(serde::Deserialize)]
         struct Version {
             walrust_label: u32,
@@ -204,10 +205,13 @@ mod tests {
             assert_eq!(LabelName::of_key(&LabelName::new(name).unwrap().key()).unwrap().as_str(), name);
         }
         let long = "x".repeat(65);
-        for name in ["", "1a", "-a", ".a", "_a", "a b", "a/b", "caf\u{e9}", "a\n", "a:b", "..", long.as_str()] {
+        for name in ["", "1a", "-a", ".a", "_a", "a b", "a/b", "caf\u{e9}", "a\n", "a:b", "..", long.as_str()]
+        {
             assert_eq!(LabelName::new(name), None, "{name}");
         }
-        for key in ["walrust/labels/a", "walrust/labels/.json", "walrust/labels/a/b.json", "walrust/a.json", "a"] {
+        for key in
+            ["walrust/labels/a", "walrust/labels/.json", "walrust/labels/a/b.json", "walrust/a.json", "a"]
+        {
             assert_eq!(LabelName::of_key(key), None, "{key}");
         }
     }
@@ -218,7 +222,9 @@ mod tests {
         assert_eq!(Label::decode(&l.name, &l.encode()).unwrap(), l);
         let other = LabelName::new("b").unwrap();
         assert!(Label::decode(&other, &l.encode()).unwrap_err().is_corrupt());
-        for (from, to) in [("57", "0"), ("57", "-1"), ("57", "18446744073709551615"), ("person", "nobody"), ("{", "")] {
+        for (from, to) in
+            [("57", "0"), ("57", "-1"), ("57", "18446744073709551615"), ("person", "nobody"), ("{", "")]
+        {
             let text = String::from_utf8(l.encode()).unwrap().replace(from, to);
             assert!(Label::decode(&l.name, text.as_bytes()).unwrap_err().is_corrupt(), "{text}");
         }
@@ -244,7 +250,9 @@ mod tests {
         // A hundred days with two each: those of 30 days are left, and the second of today.
         let many: Vec<Label> = (0..100)
             .flat_map(|d| {
-                [1, 2].map(|n| label(&format!("d{d}-{n}"), 1000 - 2 * d as u64 + n, at(d, n as i64), By::Schema))
+                [1, 2].map(|n| {
+                    label(&format!("d{d}-{n}"), 1000 - 2 * d as u64 + n, at(d, n as i64), By::Schema)
+                })
             })
             .collect();
         let found = pins(&many, NOW);

@@ -99,7 +99,10 @@ async fn unknown(store: &Store, name: &LabelName) -> Result<Error> {
         (_, some) => format!("its labels are {some}"),
     };
     let name = quoted(name.as_str());
-    Ok(Error::new(Kind::Missing, format!("{} has no label {name}: {which}; for a point {FORMS}", store.url())))
+    Ok(Error::new(
+        Kind::Missing,
+        format!("{} has no label {name}: {which}; for a point {FORMS}", store.url()),
+    ))
 }
 
 /// The point that is meant: a label is looked up. Errors as [`find`] does.

@@ -151,10 +151,7 @@ impl Queue {
                 // It stays in the queue, and whoever asks next tries again.
                 Err(e) => {
                     log::error!("walrust: cannot start a thread: {e}");
-                    w.set_finding(Some(format!(
-                        "{} waits: no thread can be started: {e}",
-                        task.as_str()
-                    )));
+                    w.set_finding(Some(format!("{} waits: no thread can be started: {e}", task.as_str())));
                 }
             }
         }

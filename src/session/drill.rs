@@ -52,12 +52,12 @@ pub struct DrillRow {
     pub note: DrillNote,
 }
 
-/// Drills the replica in `store`; `watched`: the database that this process streams there; `spool`: that of the database, if it is here.
-/// What came of it is noted, and told where the database is watched. Errors as [`drill`] does.
+/// Drills the replica in `store`; `watched`: the database that this process streams there; `spool_dir`: where the spool of the database lies, if
+/// that is here and not watched. What came of it is noted, and told where the database is watched. Errors as [`drill`] does.
 pub fn run(
     store: &Store,
     watched: Option<&Arc<Watched>>,
-    spool: Option<&Spool>,
+    spool_dir: Option<&Path>,
     request: &DrillRequest,
 ) -> Result<Drilled> {
     let (aim, live) = match (watched, request.aim) {
@@ -68,7 +68,15 @@ pub fn run(
         }
         (None, aim) => (aim, Live::Unknown),
     };
-    let spool = watched.map(|w| w.spool.as_ref()).or(spool);
+    let opened;
+    let spool = match (watched, spool_dir.filter(|dir| dir.is_dir())) {
+        (Some(w), _) => Some(w.spool.as_ref()),
+        (None, Some(dir)) => {
+            opened = Spool::open(dir)?;
+            Some(&opened)
+        }
+        (None, None) => None,
+    };
     // Beside the database there is room for a copy of it; a system's temporary directory may be memory.
     let work_dir = spool.map_or_else(std::env::temp_dir, |s| s.dir().to_path_buf());
     let inspect = |path: &Path| inspect(path, &request.assertions);

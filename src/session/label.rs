@@ -94,7 +94,8 @@ impl Watched {
     fn label(&self, seen: SchemaSeen) -> Result<()> {
         let before = TxId(seen.before);
         let url = ReplicaUrl::parse(self.store.url())?;
-        if self.settings().auto_label == AutoLabel::Off || reader::schema_cookie(&url, before)? == seen.cookie {
+        if self.settings().auto_label == AutoLabel::Off || reader::schema_cookie(&url, before)? == seen.cookie
+        {
             return Ok(());
         }
         if !is_within(&mut lock(&self.labelling.made), clock::uptime()) {
@@ -107,7 +108,11 @@ impl Watched {
         }
         let name = LabelName::before_change(before);
         let made = block_on(labels::make(&self.store, &name, Point::TxId(before), By::Schema))??;
-        log::info!("walrust: {}: the schema changes after TXID {}: labelled {name}", self.path().display(), made.txid.0);
+        log::info!(
+            "walrust: {}: the schema changes after TXID {}: labelled {name}",
+            self.path().display(),
+            made.txid.0
+        );
         Ok(())
     }
 }

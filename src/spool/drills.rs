@@ -45,7 +45,10 @@ impl Spool {
         let path = self.dir.join("drills");
         match fs::read(&path) {
             // (A line that a power cut left half written is left out.)
-            Ok(text) => Ok(String::from_utf8_lossy(&text).lines().filter_map(|l| serde_json::from_str(l).ok()).collect()),
+            Ok(text) => Ok(String::from_utf8_lossy(&text)
+                .lines()
+                .filter_map(|l| serde_json::from_str(l).ok())
+                .collect()),
             Err(e) if is_missing(&e) => Ok(Vec::new()),
             Err(e) => Err(Error::io("read", &path, e)),
         }

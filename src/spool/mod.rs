@@ -84,8 +84,8 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
-pub use drills::DrillNote;
 pub use dir::{Spool, dir_id, page_sums_of, real_dir};
+pub use drills::DrillNote;
 pub use files::remove_if_there;
 pub use held::{Change, SealHeld};
 #[cfg(feature = "sim")]

@@ -6,7 +6,6 @@ use crate::config::{OptionSpec, Options, WithSettings};
 use crate::replica::drill::{Aim, Reads};
 use crate::replica::{Point, labels};
 use crate::session::{self, DrillRequest, engine};
-use crate::spool::Spool;
 use crate::sqlite::{Connection, Rows, Value};
 use crate::store::{Store, block_on};
 use std::path::{Path, PathBuf};
@@ -24,7 +23,9 @@ pub(super) fn drill(conn: &Connection, args: &[Value]) -> Result<Value> {
     let options = Options::parse("options", common::text(args, 1, "options")?, OPTIONS, WithSettings::No)?;
     let assertions = options.texts("assert").to_vec();
     if assertions.iter().any(|sql| sql.trim().is_empty()) {
-        return Err(Error::config("option assert holds an empty statement; give a SELECT that must give one true row"));
+        return Err(Error::config(
+            "option assert holds an empty statement; give a SELECT that must give one true row",
+        ));
     }
     let said = match (options.text("point"), options.flag("random")) {
         (Some(_), true) => {
@@ -44,12 +45,10 @@ pub(super) fn drill(conn: &Connection, args: &[Value]) -> Result<Value> {
     };
     let reads = if options.flag("full") { Reads::All } else { Reads::BySize };
     let watched = engine().find_by_replica(store.url());
-    let spool = match (&watched, of_database(conn, url)?) {
-        (None, Some((_, dir))) if dir.is_dir() => Some(Spool::open(&dir)?),
-        _ => None,
-    };
+    let own = of_database(conn, url)?;
+    let spool_dir = own.as_ref().map(|(_, dir)| dir.as_path());
     let request = DrillRequest { aim, reads, assertions };
-    let done = session::drill(&store, watched.as_ref(), spool.as_ref(), &request)?;
+    let done = session::drill(&store, watched.as_ref(), spool_dir, &request)?;
     Ok(Value::Text(done.text().trim_end().to_string()))
 }
 

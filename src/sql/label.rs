@@ -86,4 +86,3 @@ fn drop_label(store: &Store, name: &LabelName) -> Result<Value> {
 fn spot(url: &str, name: &LabelName) -> PathBuf {
     PathBuf::from(format!("{url}#{name}"))
 }
-

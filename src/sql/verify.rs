@@ -38,7 +38,10 @@ fn run(conn: &Connection, args: &[Value]) -> Result<Report> {
     let mode = match common::text(args, 1, "the mode")? {
         None => Mode::Quick,
         Some(m) => Mode::parse(m).ok_or_else(|| {
-            Error::config(format!("the mode {} is not known; allowed: quick, sample (or 'sample 5%'), deep, fix", quoted(m)))
+            Error::config(format!(
+                "the mode {} is not known; allowed: quick, sample (or 'sample 5%'), deep, fix",
+                quoted(m)
+            ))
         })?,
     };
     let store = common::store(conn, common::text(args, 0, "the replica URL")?)?;

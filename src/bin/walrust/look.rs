@@ -140,7 +140,10 @@ pub fn label(a: &Label, form: Form) -> Outcome {
     match form {
         Form::Text => {
             let what = if a.drop { "dropped" } else { "labelled" };
-            let txid = txid.map_or_else(|| "a TXID that cannot be read".to_string(), |t| format!("TXID {}", show::txid(t)));
+            let txid = txid.map_or_else(
+                || "a TXID that cannot be read".to_string(),
+                |t| format!("TXID {}", show::txid(t)),
+            );
             show::text(&format!("{}: {what}, {txid}", a.name))?;
         }
         Form::Json => show::json(&Object(vec![("label", json!(a.name)), ("txid", json!(txid))]))?,
@@ -208,11 +211,8 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
     };
     let conn = on(None)?;
     let shown = progress::restore();
-    let done: Result<i64, Failure> = scalar(
-        &conn,
-        "SELECT walrust_restore(?1, ?2, ?3, ?4)",
-        (&a.url, path, &a.point, a.options()),
-    );
+    let done: Result<i64, Failure> =
+        scalar(&conn, "SELECT walrust_restore(?1, ?2, ?3, ?4)", (&a.url, path, &a.point, a.options()));
     drop(shown);
     let txid = done?;
     let note = encrypted::is_encrypted(&a.path)?.then_some("encrypted: structure not checked");

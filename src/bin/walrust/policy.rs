@@ -115,7 +115,9 @@ fn s3(url: &ReplicaUrl, role: Role) -> Value {
         if write {
             from.push(arn(&hearts));
         }
-        statements.push(json!({"Sid": "Delete", "Effect": "Allow", "Action": ["s3:DeleteObject"], "Resource": from}));
+        statements.push(
+            json!({"Sid": "Delete", "Effect": "Allow", "Action": ["s3:DeleteObject"], "Resource": from}),
+        );
     }
     json!({"Version": "2012-10-17", "Statement": statements})
 }
@@ -149,7 +151,8 @@ fn gcs(url: &ReplicaUrl, role: Role) -> Value {
 fn azure(url: &ReplicaUrl, role: Role) -> Value {
     let Rights { write, delete } = rights(role);
     let (own, above) = places(url);
-    let action = |what: &str| format!("Microsoft.Storage/storageAccounts/blobServices/containers/blobs/{what}");
+    let action =
+        |what: &str| format!("Microsoft.Storage/storageAccounts/blobServices/containers/blobs/{what}");
     let mut actions = vec![action("read")];
     if write || delete {
         actions.extend([action("write"), action("add/action")]);
@@ -193,9 +196,12 @@ mod tests {
             actions(url, Role::Writer),
             ["s3:AbortMultipartUpload", "s3:GetObject", "s3:ListBucket", "s3:PutObject"]
         );
-        for (role, want) in [(Role::Reader, false), (Role::Writer, false), (Role::Janitor, true), (Role::All, true)] {
+        for (role, want) in
+            [(Role::Reader, false), (Role::Writer, false), (Role::Janitor, true), (Role::All, true)]
+        {
             assert_eq!(actions(url, role).contains(&"s3:DeleteObject".to_string()), want, "{role:?}");
-            let (gs, az) = (ReplicaUrl::parse("gs://b/app").unwrap(), ReplicaUrl::parse("az://c/app").unwrap());
+            let (gs, az) =
+                (ReplicaUrl::parse("gs://b/app").unwrap(), ReplicaUrl::parse("az://c/app").unwrap());
             assert_eq!(azure(&az, role).to_string().contains("blobs/delete"), want);
             assert_eq!(gcs(&gs, role).to_string().contains("walrust delete"), want);
         }
@@ -205,7 +211,10 @@ mod tests {
     fn nothing_beside_the_replica_and_its_hearts_is_named() {
         let text = s3(&ReplicaUrl::parse("s3://b/tenants/app").unwrap(), Role::All).to_string();
         for arn in text.split("arn:aws:s3:::").skip(1).map(|s| s.split('"').next().unwrap()) {
-            assert!(arn == "b" || arn.starts_with("b/tenants/app/") || arn == "b/tenants/walrust/hearts/*", "{arn}");
+            assert!(
+                arn == "b" || arn.starts_with("b/tenants/app/") || arn == "b/tenants/walrust/hearts/*",
+                "{arn}"
+            );
         }
         assert_eq!(places(&ReplicaUrl::parse("s3://b/app").unwrap()), ("app".to_string(), String::new()));
     }

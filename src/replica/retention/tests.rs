@@ -28,8 +28,13 @@ fn kept(files: &[FileInfo], policy: &Policy, now: i64) -> Vec<(u8, u64, u64)> {
 fn a_year_of_hourly_snapshots_leaves_about_fifty() {
     let hours = 365 * 24;
     let files: Vec<_> = (0..=hours).map(|h| file(9, 1, h as u64 + 1, TODAY + (h - hours) * HOUR)).collect();
-    let r = retention(&files, &Policy { pitr_window: Duration::ZERO, ..Policy::default() }, &unlabelled(), Timestamp(TODAY))
-        .unwrap();
+    let r = retention(
+        &files,
+        &Policy { pitr_window: Duration::ZERO, ..Policy::default() },
+        &unlabelled(),
+        Timestamp(TODAY),
+    )
+    .unwrap();
     let count = |w: Why| r.keep.values().filter(|x| **x == w).count();
     let age_h = |id: &FileId| hours as u64 + 1 - id.max.0;
     assert_eq!(count(Why::Hourly), 24);
@@ -144,7 +149,11 @@ fn a_labelled_point_keeps_its_way_and_no_more() {
         ("none", vec![], vec![]),
         ("a snapshot", vec![100], vec![(9, 1, 100)]),
         ("the end of a merged file", vec![119], vec![(1, 100, 109), (1, 110, 119), (9, 1, 100)]),
-        ("a TXID within a merged file", vec![112], vec![(0, 110, 110), (0, 111, 111), (0, 112, 112), (1, 100, 109), (9, 1, 100)]),
+        (
+            "a TXID within a merged file",
+            vec![112],
+            vec![(0, 110, 110), (0, 111, 111), (0, 112, 112), (1, 100, 109), (9, 1, 100)],
+        ),
         ("the first", vec![1], vec![(9, 1, 1)]),
         ("the newest", vec![300], vec![]),
         ("one that is gone, or never was", vec![5000], vec![]),

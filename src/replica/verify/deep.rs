@@ -84,7 +84,11 @@ pub(super) async fn sample(
     facts.content = proved.wrong;
     let mut findings = judge(&facts);
     if wrong == 0 && read > 0 {
-        findings.push(rule(Rule::Content, Severity::Ok, format!("{read} of {} files read whole", facts.files.len())));
+        findings.push(rule(
+            Rule::Content,
+            Severity::Ok,
+            format!("{read} of {} files read whole", facts.files.len()),
+        ));
     }
     Ok(findings)
 }

@@ -63,12 +63,18 @@ pub fn adopt(a: &Adopt, form: Form) -> Outcome {
     let text = std::fs::read_to_string(&a.file)
         .map_err(|e| Failure::new(format!("cannot read {}: {e}", a.file.display())))?;
     if text.len() > LARGEST {
-        return Err(Failure::new(format!("{} has more than {LARGEST} bytes; it is no litestream.yml", a.file.display())));
+        return Err(Failure::new(format!(
+            "{} has more than {LARGEST} bytes; it is no litestream.yml",
+            a.file.display()
+        )));
     }
     // (What the parser says may repeat what stands in the file, a secret perhaps; where it is does not.)
     let documents = Yaml::load_from_str(&text).map_err(|e| {
         let at = e.marker().line();
-        Failure::new(format!("{}:{at}: it is no YAML that can be read; `litestream databases` says more", a.file.display()))
+        Failure::new(format!(
+            "{}:{at}: it is no YAML that can be read; `litestream databases` says more",
+            a.file.display()
+        ))
     })?;
     let yaml = documents.first().map_or(Value::Null, value);
     let adopted = read::read(&yaml, &|name| std::env::var(name).ok());
@@ -77,7 +83,11 @@ pub fn adopt(a: &Adopt, form: Form) -> Outcome {
     }
     let seen: Vec<(String, Seen)> = match a.offline {
         true => Vec::new(),
-        false => adopted.databases.iter().filter_map(|d| Some((d.path.clone(), look::look(d.replica.as_deref()?)))).collect(),
+        false => adopted
+            .databases
+            .iter()
+            .filter_map(|d| Some((d.path.clone(), look::look(d.replica.as_deref()?))))
+            .collect(),
     };
     let toml = toml(&adopted, &a.file.display().to_string());
     let is_well = adopted.lacks.is_empty() && seen.iter().all(|(_, s)| s.is_well());
@@ -86,7 +96,13 @@ pub fn adopt(a: &Adopt, form: Form) -> Outcome {
         Form::Json => {
             let replicas: Vec<Object> = seen
                 .iter()
-                .map(|(path, s)| Object(vec![("database", json!(path)), ("txid", json!(s.txid())), ("said", json!(s.to_string()))]))
+                .map(|(path, s)| {
+                    Object(vec![
+                        ("database", json!(path)),
+                        ("txid", json!(s.txid())),
+                        ("said", json!(s.to_string())),
+                    ])
+                })
                 .collect();
             show::json(&Object(vec![
                 ("toml", json!(toml)),

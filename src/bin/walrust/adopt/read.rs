@@ -30,7 +30,10 @@ const LOST: [(&str, &str); 43] = [
     ("max-sync-ltx-files", "uploads go one after the other, and small files are merged"),
     ("meta-path", "what waits for the replica lies in spool_dir, by default beside the database"),
     ("meta-dir", "what waits for the replica lies in spool_dir, by default beside the database"),
-    ("restore-if-db-not-exists", "`walrust restore --if-replica-exists --if-db-not-exists URL DB` in the start script does it"),
+    (
+        "restore-if-db-not-exists",
+        "`walrust restore --if-replica-exists --if-db-not-exists URL DB` in the start script does it",
+    ),
     ("auto-recover", "a gap is healed by a snapshot, always"),
     ("watch", "databases that appear later are always taken up"),
     ("name", "a replica has no name but its URL"),
@@ -78,14 +81,22 @@ pub(super) fn read(yaml: &Value, env: Variables<'_>) -> Adopted {
     let mut settings = Vec::new();
     for (key, value) in top {
         match (key.as_str(), value) {
-            ("dbs", Value::Array(dbs)) => dbs.iter().filter_map(Value::as_object).for_each(|db| r.database(db)),
-            ("addr", v) => settings.extend(r.text("addr", v).map(|a| ("metrics_listen", quoted(&listen(&a))))),
+            ("dbs", Value::Array(dbs)) => {
+                dbs.iter().filter_map(Value::as_object).for_each(|db| r.database(db))
+            }
+            ("addr", v) => {
+                settings.extend(r.text("addr", v).map(|a| ("metrics_listen", quoted(&listen(&a)))))
+            }
             ("levels", Value::Array(levels)) => settings.extend(r.levels(levels)),
             ("snapshot", Value::Object(s)) => settings.extend(r.snapshot("snapshot", s)),
             ("retention", Value::Object(s)) => settings.extend(r.retention(s)),
-            ("validation", Value::Object(s)) => settings.extend(r.only("validation", s, "interval", "validation_interval")),
+            ("validation", Value::Object(s)) => {
+                settings.extend(r.only("validation", s, "interval", "validation_interval"))
+            }
             ("heartbeat-url", v) => settings.extend(r.text(key, v).map(|u| ("heartbeat_url", quoted(&u)))),
-            ("heartbeat-interval", v) => settings.extend(r.text(key, v).map(|u| ("heartbeat_interval", quoted(&u)))),
+            ("heartbeat-interval", v) => {
+                settings.extend(r.text(key, v).map(|u| ("heartbeat_interval", quoted(&u))))
+            }
             (key, v) => r.other(key, key, v),
         }
     }
@@ -117,7 +128,9 @@ impl Reading<'_> {
         };
         let (expanded, missing) = expand(&text, self.env);
         for name in missing {
-            self.note(format!("{place}: the variable {name} is not set here; what it stands for is left out"));
+            self.note(format!(
+                "{place}: the variable {name} is not set here; what it stands for is left out"
+            ));
         }
         Some(expanded)
     }
@@ -150,7 +163,9 @@ impl Reading<'_> {
         let mut out = Vec::new();
         for (key, v) in s {
             match key.as_str() {
-                "interval" => out.extend(self.text(&format!("{place}.interval"), v).map(|t| ("snapshot_interval", quoted(&t)))),
+                "interval" => out.extend(
+                    self.text(&format!("{place}.interval"), v).map(|t| ("snapshot_interval", quoted(&t))),
+                ),
                 "retention" => out.extend(self.kept(&format!("{place}.retention"), v)),
                 key => self.other(&format!("{place}.{key}"), key, v),
             }
@@ -172,7 +187,10 @@ impl Reading<'_> {
         for (key, v) in s {
             match (key.as_str(), v) {
                 ("enabled", Value::Bool(false)) => {
-                    self.note("retention.enabled: false: left to `walrust compact --force`, or to nobody".to_string());
+                    self.note(
+                        "retention.enabled: false: left to `walrust compact --force`, or to nobody"
+                            .to_string(),
+                    );
                     out = Some(("retention.by", quoted("janitor")));
                 }
                 ("enabled", _) => {}
@@ -182,7 +200,13 @@ impl Reading<'_> {
         out
     }
 
-    fn only(&mut self, place: &str, s: &Map<String, Value>, key: &str, to: &'static str) -> Option<(&'static str, String)> {
+    fn only(
+        &mut self,
+        place: &str,
+        s: &Map<String, Value>,
+        key: &str,
+        to: &'static str,
+    ) -> Option<(&'static str, String)> {
         let mut out = None;
         for (k, v) in s {
             if k == key {
@@ -236,7 +260,9 @@ impl Reading<'_> {
 
     fn replica(&mut self, d: &mut Database, r: &Map<String, Value>, many: bool) {
         let place = "dbs.replica";
-        let mut get = |key: &str| r.get(key).and_then(|v| self.text(&format!("{place}.{key}"), v)).filter(|t| !t.is_empty());
+        let mut get = |key: &str| {
+            r.get(key).and_then(|v| self.text(&format!("{place}.{key}"), v)).filter(|t| !t.is_empty())
+        };
         let (url, kind) = (get("url"), get("type"));
         let (bucket, path) = (get("bucket"), get("path"));
         let (region, endpoint, style) = (get("region"), get("endpoint"), get("force-path-style"));
@@ -244,20 +270,39 @@ impl Reading<'_> {
             match key.as_str() {
                 "url" | "type" | "bucket" | "path" | "region" | "endpoint" | "force-path-style" => {}
                 "sync-interval" => d.settings.extend(self.text(key, v).map(|t| ("interval", quoted(&t)))),
-                "snapshot-interval" => d.settings.extend(self.text(key, v).map(|t| ("snapshot_interval", quoted(&t)))),
-                "validation-interval" => d.settings.extend(self.text(key, v).map(|t| ("validation_interval", quoted(&t)))),
+                "snapshot-interval" => {
+                    d.settings.extend(self.text(key, v).map(|t| ("snapshot_interval", quoted(&t))))
+                }
+                "validation-interval" => {
+                    d.settings.extend(self.text(key, v).map(|t| ("validation_interval", quoted(&t))))
+                }
                 "retention" => d.settings.extend(self.kept(&format!("{place}.retention"), v)),
                 key => self.other(&format!("{place}.{key}"), key, v),
             }
         }
         let base = match (url, kind.as_deref()) {
             (Some(url), _) => url,
-            (None, Some("s3")) => format!("s3://{}/{}", bucket.unwrap_or_default(), path.unwrap_or_default().trim_start_matches('/')),
-            (None, Some("gs" | "gcs")) => format!("gs://{}/{}", bucket.unwrap_or_default(), path.unwrap_or_default().trim_start_matches('/')),
-            (None, Some("abs")) => format!("az://{}/{}", bucket.unwrap_or_default(), path.unwrap_or_default().trim_start_matches('/')),
+            (None, Some("s3")) => format!(
+                "s3://{}/{}",
+                bucket.unwrap_or_default(),
+                path.unwrap_or_default().trim_start_matches('/')
+            ),
+            (None, Some("gs" | "gcs")) => format!(
+                "gs://{}/{}",
+                bucket.unwrap_or_default(),
+                path.unwrap_or_default().trim_start_matches('/')
+            ),
+            (None, Some("abs")) => format!(
+                "az://{}/{}",
+                bucket.unwrap_or_default(),
+                path.unwrap_or_default().trim_start_matches('/')
+            ),
             (None, Some("file") | None) if path.is_some() => path.unwrap_or_default(),
             (None, other) => {
-                self.note(format!("{place}: {} has no counterpart: walrust writes to S3, GCS, Azure and directories", other.unwrap_or("a replica without type, url or path")));
+                self.note(format!(
+                    "{place}: {} has no counterpart: walrust writes to S3, GCS, Azure and directories",
+                    other.unwrap_or("a replica without type, url or path")
+                ));
                 return;
             }
         };
@@ -273,12 +318,16 @@ impl Reading<'_> {
             && let Some((account, rest)) = rest.split_once('@')
             && matches!(scheme, "abs" | "az")
         {
-            self.note(format!("{place}: the account {account} goes into the environment, as AZURE_STORAGE_ACCOUNT_NAME"));
+            self.note(format!(
+                "{place}: the account {account} goes into the environment, as AZURE_STORAGE_ACCOUNT_NAME"
+            ));
             text = format!("az://{rest}");
         }
         if many {
             text = format!("{text}/{{file}}");
-            self.note(format!("{place}: each database of a directory has its own replica below {base}, by its file name"));
+            self.note(format!(
+                "{place}: each database of a directory has its own replica below {base}, by its file name"
+            ));
         }
         if !parameters.is_empty() {
             let mark = if text.contains('?') { '&' } else { '?' };
@@ -332,8 +381,10 @@ mod tests {
     fn replicas_in_every_form() {
         for (replica, want) in [
             (json!({"url": "s3://b/app"}), Some("s3://b/app")),
-            (json!({"url": "s3://b/app", "endpoint": "http://127.0.0.1:9000", "region": "eu", "force-path-style": true}),
-             Some("s3://b/app?endpoint=http%3A%2F%2F127.0.0.1%3A9000&region=eu&path_style=true")),
+            (
+                json!({"url": "s3://b/app", "endpoint": "http://127.0.0.1:9000", "region": "eu", "force-path-style": true}),
+                Some("s3://b/app?endpoint=http%3A%2F%2F127.0.0.1%3A9000&region=eu&path_style=true"),
+            ),
             (json!({"type": "s3", "bucket": "b", "path": "/app/"}), Some("s3://b/app")),
             (json!({"type": "gs", "bucket": "b", "path": "app"}), Some("gs://b/app")),
             (json!({"url": "abs://account@c/app"}), Some("az://c/app")),
@@ -365,8 +416,15 @@ mod tests {
                 {"url": "s3://b/a", "sync-interval": "10s", "retention": "24h", "secret-access-key": "sEcReT"}, {"url": "s3://b/2"}]}],
         }));
         let top: Vec<_> = a.settings.iter().map(|(k, v)| (*k, v.as_str())).collect();
-        for want in [("metrics_listen", "\"0.0.0.0:9090\""), ("snapshot_interval", "\"1h\""), ("pitr_window", "\"72h\""),
-                     ("levels", "[\"30s\", \"5m\"]"), ("validation_interval", "\"6h\""), ("retention.by", "\"janitor\""), ("heartbeat_url", "\"https://x/y\"")] {
+        for want in [
+            ("metrics_listen", "\"0.0.0.0:9090\""),
+            ("snapshot_interval", "\"1h\""),
+            ("pitr_window", "\"72h\""),
+            ("levels", "[\"30s\", \"5m\"]"),
+            ("validation_interval", "\"6h\""),
+            ("retention.by", "\"janitor\""),
+            ("heartbeat_url", "\"https://x/y\""),
+        ] {
             assert!(top.contains(&want), "{want:?} in {top:?}");
         }
         assert!(a.databases[0].settings.contains(&("interval", "\"10s\"".to_string())));
@@ -381,8 +439,13 @@ mod tests {
 
     #[test]
     fn a_directory_of_databases_is_a_pattern() {
-        let a = of(json!({"dbs": [{"dir": "/d/", "pattern": "*.sqlite", "recursive": true, "watch": true, "replica": {"url": "s3://b/all"}}]}));
-        assert_eq!((a.databases[0].path.as_str(), a.databases[0].replica.as_deref()), ("/d/**/*.sqlite", Some("s3://b/all/{file}")));
+        let a = of(
+            json!({"dbs": [{"dir": "/d/", "pattern": "*.sqlite", "recursive": true, "watch": true, "replica": {"url": "s3://b/all"}}]}),
+        );
+        assert_eq!(
+            (a.databases[0].path.as_str(), a.databases[0].replica.as_deref()),
+            ("/d/**/*.sqlite", Some("s3://b/all/{file}"))
+        );
     }
 
     #[test]

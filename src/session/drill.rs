@@ -289,7 +289,7 @@ pub(super) fn last_drilled(w: &Watched) -> Option<Timestamp> {
 /// One that is due by the clock.
 pub(super) fn scheduled(w: &Arc<Watched>) {
     let turn = w.spool.drills().map_or(0, |d| d.len());
-    let aim = if turn % 2 == 0 { Aim::At(Point::Latest) } else { Aim::Drawn(clock::random_u64()) };
+    let aim = if turn.is_multiple_of(2) { Aim::At(Point::Latest) } else { Aim::Drawn(clock::random_u64()) };
     let request = DrillRequest { aim, reads: Reads::BySize, assertions: Vec::new() };
     if let Err(e) = run(&w.store, Some(w), None, &request) {
         // Not the replica's fault: the uploads' own state says what is wrong with the store.

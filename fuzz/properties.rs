@@ -13,7 +13,7 @@ use std::cell::Cell;
 use walrust::base::{DbChecksum, PageSize, Pgno};
 use walrust::config::{ByteCount, Config, Layer, OptionSpec, Options, WithSettings};
 use walrust::ltx::{self, Decoder, Encoder, HEADER_LEN, Header, PageIndex, Tail, Tracking};
-use walrust::replica::{FileId, Point, layout, manifest};
+use walrust::replica::{FileId, Named, Point, layout, manifest};
 use walrust::ship::LeaseState;
 use walrust::store::{LayoutKind, ReplicaUrl};
 use walrust::wal::{
@@ -463,15 +463,22 @@ pub fn replica_url(data: &[u8]) {
 pub fn point(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let now = walrust::base::Timestamp(1_795_370_683_421);
-    match bounded(data, |_| Point::parse(text, now)) {
+    match bounded(data, |_| Named::parse(text, now)) {
         Err(e) => one_line(&e),
-        Ok(Point::Latest) => {}
-        Ok(Point::TxId(t)) => assert!(t.0 > 0),
-        Ok(Point::Time(t)) => {
+        Ok(Named::Point(Point::Latest)) => {}
+        Ok(Named::Label(name)) => {
+            assert_eq!(Named::label(name.as_str(), now).expect("a label's own name"), name)
+        }
+        Ok(Named::Point(Point::TxId(t))) => assert!(t.0 > 0),
+        Ok(Named::Point(Point::Time(t))) => {
             let shown = t.rfc3339();
             // What can be shown as a date is read as the same.
             if shown.starts_with(|c: char| c.is_ascii_digit()) && shown.ends_with('Z') {
-                assert_eq!(Point::parse(&shown, now).expect("our own spelling"), Point::Time(t), "{shown}");
+                assert_eq!(
+                    Named::parse(&shown, now).expect("our own spelling"),
+                    Named::Point(Point::Time(t)),
+                    "{shown}"
+                );
             }
         }
     }

@@ -44,13 +44,15 @@ pub enum EventKind {
     HistoryGap,
     /// Another machine owns the replica.
     Fenced,
+    /// A drill found that the replica, or what is restored of it, is not as it should be.
+    DrillFailed,
     /// What an upload error, a refusal or damage told of is over.
     Recovered,
 }
 
 impl EventKind {
     /// Every event, in the order the documentation lists them.
-    pub const ALL: [EventKind; 9] = [
+    pub const ALL: [EventKind; 10] = [
         EventKind::SnapshotComplete,
         EventKind::UploadError,
         EventKind::AuthFailure,
@@ -60,6 +62,7 @@ impl EventKind {
         EventKind::Fenced,
         EventKind::CircuitBreakerClosed,
         EventKind::Recovered,
+        EventKind::DrillFailed,
     ];
 
     /// As it stands in the payload and in `events = [...]`.
@@ -74,6 +77,7 @@ impl EventKind {
             EventKind::HistoryGap => "history_gap",
             EventKind::Fenced => "fenced",
             EventKind::Recovered => "recovered",
+            EventKind::DrillFailed => "drill_failed",
         }
     }
 
@@ -93,7 +97,8 @@ impl EventKind {
             | EventKind::CorruptionDetected
             | EventKind::CircuitBreakerOpen
             | EventKind::HistoryGap
-            | EventKind::Fenced => Severity::Critical,
+            | EventKind::Fenced
+            | EventKind::DrillFailed => Severity::Critical,
         }
     }
 }

@@ -48,4 +48,4 @@ pub use raw::whole;
 pub use resolve::{Chosen, Config, ConfigRow, Resolved, default_spool, embedded_replica};
 pub use settings::{Retention, Retry, Settings};
 pub use table::{Id, Scope, Setting, TABLE, settings_markdown};
-pub use value::{ByteCount, Durability, Functions, parse_duration};
+pub use value::{AutoLabel, ByteCount, Durability, Functions, RetentionBy, parse_duration};

@@ -29,6 +29,10 @@ pub enum OptionKind {
     Duration,
     /// Text.
     Text,
+    /// Some texts.
+    Texts,
+    /// Text, or a whole number, which is text then.
+    TextOrCount,
     /// One of these words.
     OneOf(&'static [&'static str]),
 }
@@ -59,6 +63,14 @@ impl OptionSpec {
     pub const fn text(name: &'static str) -> OptionSpec {
         OptionSpec { name, kind: OptionKind::Text }
     }
+    /// Text, or a whole number.
+    pub const fn text_or_count(name: &'static str) -> OptionSpec {
+        OptionSpec { name, kind: OptionKind::TextOrCount }
+    }
+    /// A list of texts, or one.
+    pub const fn texts(name: &'static str) -> OptionSpec {
+        OptionSpec { name, kind: OptionKind::Texts }
+    }
     /// One of `words`.
     pub const fn one_of(name: &'static str, words: &'static [&'static str]) -> OptionSpec {
         OptionSpec { name, kind: OptionKind::OneOf(words) }
@@ -71,6 +83,7 @@ enum Given {
     Count(u64),
     Duration(Duration),
     Text(String),
+    Texts(Vec<String>),
 }
 
 /// Checked options. A key that was `null` counts as not given.
@@ -141,6 +154,14 @@ impl Options {
             _ => None,
         }
     }
+
+    /// The texts of a list, or the one; empty if it was not given.
+    pub fn texts(&self, name: &str) -> &[String] {
+        match self.given.get(name) {
+            Some(Given::Texts(t)) => t,
+            _ => &[],
+        }
+    }
 }
 
 fn own(spec: &OptionSpec, raw: &Raw) -> Result<Option<Given>, String> {
@@ -161,6 +182,18 @@ fn own(spec: &OptionSpec, raw: &Raw) -> Result<Option<Given>, String> {
         (OptionKind::Duration, _) => return Err("must be a duration as text, e.g. \"5s\"".into()),
         (OptionKind::Text, What::Text(t)) => Given::Text(t.clone()),
         (OptionKind::Text, _) => return Err("must be text".into()),
+        (OptionKind::TextOrCount, What::Text(t)) => Given::Text(t.clone()),
+        (OptionKind::TextOrCount, What::Int(n)) => Given::Text(n.to_string()),
+        (OptionKind::TextOrCount, _) => return Err("must be text, or a whole number".into()),
+        (OptionKind::Texts, What::Text(t)) => Given::Texts(vec![t.clone()]),
+        (OptionKind::Texts, What::List(items)) => {
+            let text = |item: &Raw| match &item.what {
+                What::Text(t) => Ok(t.clone()),
+                _ => Err("must be text, or a list of texts".to_string()),
+            };
+            Given::Texts(items.iter().map(text).collect::<Result<_, _>>()?)
+        }
+        (OptionKind::Texts, _) => return Err("must be text, or a list of texts".into()),
         (OptionKind::OneOf(words), What::Text(t)) if words.contains(&t.as_str()) => Given::Text(t.clone()),
         (OptionKind::OneOf(words), What::Text(t)) => {
             return Err(format!("is {}; must be one of: {}", quoted(t), words.join(", ")));

@@ -1,7 +1,9 @@
 //! Reading what a front door gave ([`Raw`]) as a value.
 
 use super::raw::{Fault, Raw, What, fault, text_of};
-use super::value::{ByteCount, Durability, Functions, Value, ValueKind, parse_duration};
+use super::value::{
+    AutoLabel, ByteCount, Durability, Functions, RetentionBy, Value, ValueKind, parse_duration,
+};
 use super::webhook;
 use crate::base::{Webhook, quoted};
 use std::time::Duration;
@@ -65,6 +67,16 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
             "all" => Ok((Value::Functions(Functions::All), "all".into())),
             "read" => Ok((Value::Functions(Functions::Read), "read".into())),
             other => Err(fault(raw, format!("{} is neither \"all\" nor \"read\"", quoted(other)))),
+        },
+        ValueKind::AutoLabel => match text_of(raw, "\"off\" or \"ddl\"")? {
+            "off" => Ok((Value::AutoLabel(AutoLabel::Off), "off".into())),
+            "ddl" => Ok((Value::AutoLabel(AutoLabel::Ddl), "ddl".into())),
+            other => Err(fault(raw, format!("{} is neither \"off\" nor \"ddl\"", quoted(other)))),
+        },
+        ValueKind::RetentionBy => match text_of(raw, "\"writer\" or \"janitor\"")? {
+            "writer" => Ok((Value::RetentionBy(RetentionBy::Writer), "writer".into())),
+            "janitor" => Ok((Value::RetentionBy(RetentionBy::Janitor), "janitor".into())),
+            other => Err(fault(raw, format!("{} is neither \"writer\" nor \"janitor\"", quoted(other)))),
         },
         ValueKind::Address => {
             let t = text_of(raw, "an address, e.g. \"127.0.0.1:9090\"")?.trim();

@@ -4,7 +4,7 @@ use super::layer::Entries;
 use super::raw::Raw;
 use super::read::read;
 use super::table::{Id, Setting, TABLE};
-use super::value::{ByteCount, Durability, Functions, Value};
+use super::value::{AutoLabel, ByteCount, Durability, Functions, RetentionBy, Value};
 use crate::base::{Error, Kind, Result, Webhook};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,8 +45,12 @@ pub struct Settings {
     pub levels: Vec<Duration>,
     pub pitr_window: Duration,
     pub retention: Retention,
+    pub retention_by: RetentionBy,
     /// Zero: off.
     pub validation_interval: Duration,
+    /// Zero: off.
+    pub drill_interval: Duration,
+    pub auto_label: AutoLabel,
     /// `None` where there is no database; else the given one or `<database file>-walrust`.
     pub spool_dir: Option<PathBuf>,
     pub spool_limit: ByteCount,
@@ -119,7 +123,16 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
             weekly: count(Id::RetentionWeekly)?,
             monthly: count(Id::RetentionMonthly)?,
         },
+        retention_by: match all.get(&Id::RetentionBy) {
+            Some(Value::RetentionBy(r)) => *r,
+            _ => return Err(bug(Id::RetentionBy)),
+        },
         validation_interval: duration(Id::ValidationInterval)?,
+        drill_interval: duration(Id::DrillInterval)?,
+        auto_label: match all.get(&Id::AutoLabel) {
+            Some(Value::AutoLabel(a)) => *a,
+            _ => return Err(bug(Id::AutoLabel)),
+        },
         spool_dir: text(Id::SpoolDir).map(PathBuf::from),
         spool_limit: match all.get(&Id::SpoolLimit) {
             Some(Value::Bytes(n)) => *n,

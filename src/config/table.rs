@@ -19,7 +19,10 @@ pub enum Id {
     RetentionDaily,
     RetentionWeekly,
     RetentionMonthly,
+    RetentionBy,
     ValidationInterval,
+    DrillInterval,
+    AutoLabel,
     SpoolDir,
     SpoolLimit,
     RetryBase,
@@ -153,7 +156,7 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 26] = [
+pub static TABLE: [Setting; 29] = [
     top(
         Id::Replica,
         "replica",
@@ -229,6 +232,20 @@ pub static TABLE: [Setting; 26] = [
         "Monthly snapshots kept. Whatever the tiers say, the newest snapshot and one before it stay.",
     ),
     default(
+        within(
+            top(
+                Id::RetentionBy,
+                "retention_by",
+                ValueKind::RetentionBy,
+                "`writer`: the process that streams applies retention. `janitor`: somebody else does, by `walrust compact --force`, with \
+                 credentials that may delete; those of the process that streams need not (`walrust policy`).",
+            ),
+            "retention",
+            "by",
+        ),
+        "writer",
+    ),
+    default(
         top(
             Id::ValidationInterval,
             "validation_interval",
@@ -236,6 +253,26 @@ pub static TABLE: [Setting; 26] = [
             "Time between checks of the replica (`walrust_verify`, quick). `0`: off.",
         ),
         "0",
+    ),
+    default(
+        top(
+            Id::DrillInterval,
+            "drill_interval",
+            any_duration(),
+            "Time between drills of the replica (`walrust_drill`): the newest state, and one drawn by chance, in turn, is restored to a \
+             temporary file in the spool and checked. `0`: off.",
+        ),
+        "0",
+    ),
+    default(
+        top(
+            Id::AutoLabel,
+            "auto_label",
+            ValueKind::AutoLabel,
+            "`ddl`: the point before each change of the schema gets a label by itself, `ddl-` and its TXID, which keeps it as `walrust_label` \
+             does: all those of a day, then the first of each of 30 days. `off`: none.",
+        ),
+        "off",
     ),
     unset(
         top(

@@ -92,6 +92,8 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
             ValueKind::Rate { .. } => ("5MB", "\"5MB\""),
             ValueKind::Durability => ("sync", "\"sync\""),
             ValueKind::Functions => ("read", "\"read\""),
+            ValueKind::RetentionBy => ("janitor", "\"janitor\""),
+            ValueKind::AutoLabel => ("ddl", "\"ddl\""),
             ValueKind::Dir => ("/spool/{name}", "\"/spool/{name}\""),
             ValueKind::Address => ("127.0.0.1:9090", "\"127.0.0.1:9090\""),
             ValueKind::Price => ("0.5", "0.5"),
@@ -671,7 +673,8 @@ fn the_example_loads_and_shows_every_key() {
     assert_eq!(by_default, ["replica", "price_per_gb", "price_per_1000_put"]);
     // Where it claims a default, it is the default.
     for row in process.rows().iter().filter(|r| {
-        !["validation_interval", "spool_dir", "metrics_listen", "heartbeat_url", "webhooks"].contains(&r.name)
+        !["validation_interval", "drill_interval", "spool_dir", "metrics_listen", "heartbeat_url", "webhooks"]
+            .contains(&r.name)
     }) {
         assert_eq!(row.value, row.default_value, "{}", row.name);
     }

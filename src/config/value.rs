@@ -42,6 +42,10 @@ pub enum ValueKind {
     Durability,
     /// `all` or `read`.
     Functions,
+    /// `off` or `ddl`.
+    AutoLabel,
+    /// `writer` or `janitor`.
+    RetentionBy,
     /// A local directory, with placeholders.
     Dir,
     /// `host:port`, or empty for off.
@@ -64,6 +68,8 @@ pub(super) enum Value {
     Bytes(ByteCount),
     Durability(Durability),
     Functions(Functions),
+    AutoLabel(AutoLabel),
+    RetentionBy(RetentionBy),
     Price(f64),
     Webhooks(Vec<Webhook>),
 }
@@ -86,6 +92,26 @@ impl Durability {
             Durability::Sync => "sync",
         }
     }
+}
+
+/// Which points get a label by themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AutoLabel {
+    /// None.
+    #[default]
+    Off,
+    /// The one before each change of the schema.
+    Ddl,
+}
+
+/// Who removes what retention does not keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RetentionBy {
+    /// The process that streams.
+    #[default]
+    Writer,
+    /// Somebody with other credentials.
+    Janitor,
 }
 
 /// Which SQL functions there are.

@@ -123,6 +123,7 @@ macro_rules! families {
             pub upload_seconds: Histogram,
             upload_errors: [Counter; ERROR_KINDS.len()],
             validations: [Counter; 2],
+            drills: [Counter; 2],
             states: [Gauge; STATES.len()],
         }
 
@@ -140,6 +141,9 @@ macro_rules! families {
                     }),
                     validations: RESULTS.map(|result| {
                         self.validations.get_or_create_owned(&DatabaseResult { database: database(), result })
+                    }),
+                    drills: RESULTS.map(|result| {
+                        self.drills.get_or_create_owned(&DatabaseResult { database: database(), result })
                     }),
                     states: STATES.map(|state| {
                         self.states.get_or_create_owned(&DatabaseState { database: database(), state })
@@ -161,6 +165,8 @@ families! {
     breaker: Gauge, "breaker_state", None, "Circuit breaker: 0 closed, 1 half open, 2 open";
     last_upload: Seconds, "last_upload_timestamp", Some(Unit::Seconds), "When the last upload succeeded, Unix time, 0 if none has";
     last_validation: Seconds, "last_validation_timestamp", Some(Unit::Seconds), "When a periodic check last found the replica good, Unix time, 0 if none has";
+    last_drill: Seconds, "last_drill_success_timestamp", Some(Unit::Seconds), "When a drill last passed, Unix time, 0 if none has";
+    drill_restore: Seconds, "drill_restore", Some(Unit::Seconds), "How long the restore of the last drill took";
     commits: Counter, "commits", None, "Commits noticed";
     uploads: Counter, "uploads", None, "Uploads that succeeded";
     uploaded: Counter, "uploaded", Some(Unit::Bytes), "Uploaded";
@@ -216,6 +222,18 @@ impl DatabaseMetrics {
         failure.inc();
     }
 
+    /// Counts a drill whose restore took so long.
+    pub fn drilled(&self, passed: bool, took: Duration) {
+        let [success, failure] = &self.drills;
+        self.drill_restore.set(took.as_secs_f64());
+        if passed {
+            success.inc();
+            self.last_drill.set(clock::now().0 as f64 / 1000.0);
+        } else {
+            failure.inc();
+        }
+    }
+
     /// Sets the breaker's gauge.
     pub fn set_breaker(&self, state: Breaker) {
         self.breaker.set(state as i64);
@@ -237,6 +255,7 @@ pub struct Metrics {
     upload_seconds: Family<Database, Histogram, fn() -> Histogram>,
     upload_errors: Family<DatabaseAnd, Counter>,
     validations: Family<DatabaseResult, Counter>,
+    drills: Family<DatabaseResult, Counter>,
     states: Family<DatabaseState, Gauge>,
     health: Family<Row, Gauge>,
     copy_lag: Family<Database, Seconds>,
@@ -267,6 +286,7 @@ impl Metrics {
             upload_seconds: Family::new_with_constructor(upload_buckets),
             upload_errors: Family::default(),
             validations: Family::default(),
+            drills: Family::default(),
             states: Family::default(),
             health: Family::default(),
             copy_lag: Family::default(),
@@ -282,6 +302,7 @@ impl Metrics {
         r.register_with_unit("upload", help, Unit::Seconds, metrics.upload_seconds.clone());
         r.register("upload_errors", "Uploads that failed, by what went wrong", metrics.upload_errors.clone());
         r.register("validations", "Periodic checks of the replica, by result", metrics.validations.clone());
+        r.register("drills", "Drills of the replica, by result", metrics.drills.clone());
         r.register("state", "1 for the state the database is in, else 0", metrics.states.clone());
         let help = "0 healthy, 1 degraded, 2 unhealthy: databases that are watched or configured to be, and followed files";
         r.register("health", help, metrics.health.clone());
@@ -337,6 +358,7 @@ impl Metrics {
         }
         for result in RESULTS {
             self.validations.remove(&DatabaseResult { database: database(), result });
+            self.drills.remove(&DatabaseResult { database: database(), result });
         }
         for state in STATES {
             self.states.remove(&DatabaseState { database: database(), state });

@@ -51,4 +51,4 @@ mod view;
 pub use changes::{Change, RowChanges, changes};
 pub use name::{Name, name_of, past_name_of};
 pub use nearby::{Changed, Changes, Nearby, Now, State, Vicinity};
-pub use open::{Replicas, point_at, txid_at};
+pub use open::{Replicas, point_at, point_of, schema_cookie, txid_at};

@@ -6,7 +6,7 @@
 
 use crate::address::ReplicaUrl;
 use crate::base::{Error, Result, Timestamp, TxId};
-use crate::replica::Point;
+use crate::replica::{Named, Point};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ pub fn name_of(url: &ReplicaUrl, at: Option<&str>, now: Timestamp) -> Result<Str
     let prefix = if url.dir().is_some() { PREFIX } else { "" };
     let text = format!("{prefix}{url}");
     let Some(at) = at else { return Ok(text) };
-    Point::parse(at, now)?;
+    Named::parse(at, now)?;
     let mark = if text.contains('?') { '&' } else { '?' };
     Ok(format!("{text}{mark}at={}", crate::address::encode_part(at)))
 }
@@ -95,8 +95,8 @@ impl Name {
     }
 
     /// The point that is meant, ages counted from `now`. Errors with `Config` for what is no point.
-    pub fn point(&self, now: Timestamp) -> Result<Point> {
-        self.at.as_deref().map_or(Ok(Point::Latest), |at| Point::parse(at, now))
+    pub fn point(&self, now: Timestamp) -> Result<Named> {
+        self.at.as_deref().map_or(Ok(Named::Point(Point::Latest)), |at| Named::parse(at, now))
     }
 }
 
@@ -214,12 +214,14 @@ mod tests {
     #[test]
     fn a_name_that_is_made_reads_back() {
         let url = ReplicaUrl::parse("s3://b/app?region=eu").unwrap();
-        for at in [None, Some("57"), Some("5 minutes ago"), Some("2026-11-22T18:04:43+01:00")] {
+        for at in
+            [None, Some("57"), Some("before-42"), Some("5 minutes ago"), Some("2026-11-22T18:04:43+01:00")]
+        {
             let made = name_of(&url, at, NOW).unwrap();
             let read = Name::parse(&made, &|_| None).unwrap();
             assert_eq!((&read.url, read.at.as_deref()), (&url, at), "{made}");
         }
-        assert!(name_of(&url, Some("yesterday-ish"), NOW).is_err());
+        assert!(name_of(&url, Some("5 parsecs ago"), NOW).is_err());
         let dir = ReplicaUrl::parse("/r/app").unwrap();
         assert_eq!(name_of(&dir, Some("7"), NOW).unwrap(), "walrust:file:///r/app?at=7");
     }

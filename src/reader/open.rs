@@ -7,7 +7,7 @@ use super::past::PastImage;
 use super::replica;
 use crate::address::ReplicaUrl;
 use crate::base::{Result, TxId, clock};
-use crate::replica::Point;
+use crate::replica::{Named, Point};
 use crate::sqlite::{Elsewhere, Image};
 use std::sync::Arc;
 
@@ -29,16 +29,32 @@ impl Elsewhere for Replicas {
             return Ok(Box::new(PastImage::open(replica, near, Point::TxId(past.txid))?));
         }
         let name = Name::parse(name, parameter)?;
-        let point = name.point(clock::now())?;
+        let named = name.point(clock::now())?;
         let replica = replica::of(&name.url)?;
+        let point = replica.point(named)?;
         Ok(Box::new(ReplicaImage::open(replica, point)?))
     }
+}
+
+/// The point of the replica at `url` that was said: a label is looked up. Errors where the replica has no such label.
+pub fn point_of(url: &ReplicaUrl, named: Named) -> Result<Point> {
+    replica::of(url)?.point(named)
 }
 
 /// The TXID that `point` of the replica of `near` means now. Nothing but what lies there is asked for, and remembered for the open.
 /// Errors where the replica does not hold the point.
 pub fn point_at(near: &dyn Nearby, point: Point) -> Result<TxId> {
     Ok(replica::of(&near.replica()?)?.way(point)?.plan.txid)
+}
+
+/// The schema cookie of the database in the replica at `url` at `txid`. Errors as an open there does.
+pub fn schema_cookie(url: &ReplicaUrl, txid: TxId) -> Result<u32> {
+    let mut image = ReplicaImage::open(replica::of(url)?, Point::TxId(txid))?;
+    let mut cookie = [0; 4];
+    image.begin()?;
+    let read = image.read(&mut cookie, 40).map(|_| u32::from_be_bytes(cookie));
+    image.end();
+    read
 }
 
 /// The TXID that `point` of the replica at `url` means now. What was found out for it is remembered: an open at that TXID asks for

@@ -10,7 +10,7 @@ use crate::base::{ForkSafe, Result, TxId, clock, lock};
 use crate::ltx::Level;
 use crate::replica::blocks::WHOLE;
 use crate::replica::contents::{Contents, whole};
-use crate::replica::{FileId, FileInfo, Point};
+use crate::replica::{FileId, FileInfo, Named, Point, labels};
 use crate::store::Store;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -95,6 +95,15 @@ impl Replica {
         id.into_iter().for_each(|id| self.known.forget(id));
         lock(&self.recent).retain(|v| v.map.txid() != txid);
         self.open(Point::TxId(txid), bad)
+    }
+
+    /// The point that was said: a label is looked up. Errors as [`labels::point_of`].
+    pub(super) fn point(self: &Arc<Self>, named: Named) -> Result<Point> {
+        if let Named::Point(point) = named {
+            return Ok(point);
+        }
+        let this = self.clone();
+        runtime::run(async move { labels::point_of(&this.store, &named).await })
     }
 
     /// The way to `point`, of which nothing is read yet. Errors as [`view::open`].

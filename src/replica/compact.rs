@@ -4,13 +4,17 @@
 //! * I-CMP-1 The manifest forgets a file before the store does (I-MAN-2), so a reader never takes what we removed for lost.
 //! * I-CMP-2 Newest first, in batches: after a crash the next run goes on, and everything kept restores at every moment.
 //! * I-CMP-3 Dry run and removal decide by the same code; the dry run only stops before the first write.
+//! * I-CMP-4 Labels are looked for once more when the manifest has forgotten what is to go: what one of them needs by then is named again, and
+//!   stays. (Who makes a label looks at the manifest after it has put the label.) A label that cannot be read keeps everything.
 //!
 //! A crash between manifest and store leaves objects without entry: sound files, removed by the next run. Refused: trusting the store's
 //! lifecycle rules with this (they know ages, not chains).
 
 use super::inventory::FileInfo;
+use super::label::{self, Pins};
+use super::labels;
 use super::layout::FileId;
-use super::manifest::ManifestWriter;
+use super::manifest::{Manifest, ManifestEntry, ManifestWriter};
 use super::place::{self, Found};
 use super::retention::{Policy, Retention, Why, retention};
 use crate::base::{Result, Timestamp, TxId, crash};
@@ -44,6 +48,10 @@ pub struct Compacted {
     pub removed: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// Whether a full copy is among them.
+    pub removes_full: bool,
+    /// The states that stay restorable.
+    pub left: BTreeSet<TxId>,
 }
 
 impl Compacted {
@@ -70,10 +78,11 @@ pub async fn compact(
     now: Timestamp,
     writer: Option<&mut ManifestWriter>,
 ) -> Result<Compacted> {
-    let Found { store, mut inventory, .. } = place::find(store).await?;
+    let Found { store, mut inventory, manifest } = place::find(store).await?;
     let store = &store;
     inventory.learn_times(store).await?;
-    let decided = retention(&inventory.files, policy, now)?;
+    let pinned = pins(store, now).await?;
+    let mut decided = retention(&inventory.files, policy, &pinned.txids, now)?;
     if action == Action::Force && !decided.remove.is_empty() {
         let mut own;
         let writer = match writer {
@@ -83,7 +92,16 @@ pub async fn compact(
                 &mut own
             }
         };
-        remove(store, &decided, writer).await?;
+        let late = unpinned(store, &pinned, now, &decided, writer).await?;
+        if let Some(latest) = late {
+            let less = retention(&inventory.files, policy, &latest.txids, now)?;
+            decided = spare(store, &decided, less, (writer, &manifest)).await?;
+        }
+        remove(store, &decided).await?;
+    }
+    if action == Action::Force && !pinned.ended.is_empty() {
+        let ended: Vec<String> = pinned.ended.iter().map(|name| name.key()).collect();
+        store.delete(&ended).await?;
     }
     let bytes = decided.remove.iter().map(|(f, _)| f.bytes).sum();
     let (kept, removed) = (decided.keep.len(), decided.remove.len());
@@ -92,14 +110,50 @@ pub async fn compact(
         kept,
         removed,
         bytes,
+        removes_full: decided.remove.iter().any(|(f, _)| f.min == TxId(1)),
+        left: decided.states.keys().copied().collect(),
     })
 }
 
-async fn remove(store: &Store, decided: &Retention, writer: &mut ManifestWriter) -> Result<()> {
+/// What the labels of a replica keep. Errors with that of a label that cannot be read; the store's.
+async fn pins(store: &Store, now: Timestamp) -> Result<Pins> {
+    let labels = labels::all(store).await?.sound();
+    let labels = labels.map_err(|e| e.context("nothing is removed, for nobody knows what a label keeps"))?;
+    Ok(label::pins(&labels, now))
+}
+
+/// Has the manifest forget what is to go. Gives what the labels keep by then, if that is more (I-CMP-4).
+async fn unpinned(
+    store: &Store,
+    pinned: &Pins,
+    now: Timestamp,
+    decided: &Retention,
+    writer: &mut ManifestWriter,
+) -> Result<Option<Pins>> {
     let ids: BTreeSet<FileId> = decided.remove.iter().map(|(f, _)| f.id()).collect();
     crash::point("compact.decided");
     writer.remove(store, &ids).await?;
     crash::point("compact.forgotten");
+    let latest = pins(store, now).await?;
+    Ok((!latest.txids.is_subset(&pinned.txids)).then_some(latest))
+}
+
+/// Names again what is kept after all, and gives what is left to be removed.
+async fn spare(
+    store: &Store,
+    decided: &Retention,
+    mut less: Retention,
+    (writer, manifest): (&mut ManifestWriter, &Manifest),
+) -> Result<Retention> {
+    let ids: BTreeSet<FileId> = decided.remove.iter().map(|(f, _)| f.id()).collect();
+    let spared = ids.iter().filter(|id| less.keep.contains_key(id));
+    let back: Vec<ManifestEntry> = spared.filter_map(|id| manifest.get(*id)).copied().collect();
+    writer.append(store, &back).await?;
+    less.remove.retain(|(f, _)| ids.contains(&f.id()));
+    Ok(less)
+}
+
+async fn remove(store: &Store, decided: &Retention) -> Result<()> {
     for batch in decided.remove.chunks(BATCH) {
         let files = batch.iter().map(|(f, _)| f.id().key(store.layout()));
         let large = batch.iter().filter(|(f, _)| super::blocks::are_wanted(f.bytes));
@@ -224,7 +278,7 @@ pub(super) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::manifest::Manifest;
+    use crate::replica::label::{By, LabelName};
     use crate::replica::point::Point;
     use crate::replica::restore::{RestoreOptions, restore};
     use crate::replica::target::Overwrite;
@@ -275,6 +329,37 @@ mod tests {
             let again = block(compact(&store, &policy(5), Action::Force, now, None)).unwrap();
             assert!(again.removed == 0 && again.text.contains("Nothing to remove."));
         }
+    }
+
+    #[test]
+    fn a_label_that_is_made_between_the_two_steps_keeps_its_point() {
+        let (store, mut maker) = (Store::in_memory(), Maker::new(1024));
+        let mut files = history(&mut maker, 20);
+        files.push(maker.snapshot());
+        block(upload(&store, &files));
+        let now = Timestamp(maker.time.0 + 3_600_000);
+        block(async {
+            let (inventory, manifest) = crate::replica::Inventory::read_with_manifest(&store).await.unwrap();
+            let pinned = pins(&store, now).await.unwrap();
+            let decided = retention(&inventory.files, &policy(0), &pinned.txids, now).unwrap();
+            assert!(decided.remove.iter().any(|(f, _)| f.max == TxId(5)));
+            let mut writer = ManifestWriter::load(&store).await.unwrap();
+            // It was put when the manifest still named all of it, and looked at before the first step.
+            let name = LabelName::of_key("walrust/labels/a.json").unwrap();
+            labels::make(&store, &name, Point::TxId(TxId(5)), By::Person).await.unwrap();
+            let latest = unpinned(&store, &pinned, now, &decided, &mut writer).await.unwrap().unwrap();
+            let less = retention(&inventory.files, &policy(0), &latest.txids, now).unwrap();
+            let decided = spare(&store, &decided, less, (&mut writer, &manifest)).await.unwrap();
+            remove(&store, &decided).await.unwrap();
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out.db");
+        block(restore(&store, Point::TxId(TxId(5)), &out, &RestoreOptions::default())).unwrap();
+        assert!(read(&out) == maker.images[&TxId(5)]);
+        let r = block(verify(&store, &VerifyOptions::default())).unwrap();
+        assert_eq!(r.exit_code(), 0, "{}", r.text());
+        let named = block(Manifest::read(&store)).unwrap();
+        assert!(named.entries().any(|e| e.id.max == TxId(5)), "it is named again");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | manifest | `walrust/manifest-<segment>.json` | the same |
 //! | sums of a file's blocks | `walrust/blocks-<level>-<min>-<max>` | the same |
 //! | lease | `walrust/lease.json` | the same |
+//! | label | `walrust/labels/<name>.json` | the same |
 //!
 //! Rule I-LAY-1: parsing accepts exactly what formatting produces; no other spelling of a number, no other
 //! directory, nothing with `..` or an empty component. Pure. (Source: Litestream's `LTXFilePath` and its S3 client.)
@@ -17,6 +18,8 @@ use std::fmt;
 
 /// Under this prefix lies what Litestream has no place for.
 pub const OWN_PREFIX: &str = "walrust/";
+/// Labels lie here ([`super::label`]).
+pub const LABELS_PREFIX: &str = "walrust/labels/";
 /// The lease object.
 pub const LEASE_KEY: &str = "walrust/lease.json";
 

@@ -5,6 +5,7 @@
 //! wrong from the first copied bucket on.
 
 use super::inventory::FileInfo;
+use super::labels;
 use super::layout::{FileId, split_root};
 use super::manifest::Manifest;
 use super::place::{self, Found, There};
@@ -155,6 +156,8 @@ pub struct PointRow {
     pub pages: Option<u32>,
     /// Size of the database in pages, if the manifest tells.
     pub commit_pages: Option<u32>,
+    /// Its labels, in the order of the alphabet.
+    pub labels: Vec<String>,
 }
 
 /// What a replica holds.
@@ -178,6 +181,11 @@ pub async fn holdings(store: &Store) -> Result<Holdings> {
     let Found { store, mut inventory, manifest } = place::find(store).await?;
     inventory.learn_times(&store).await?;
     let states = restorable(&inventory.files);
+    let found = labels::all(&store).await?;
+    for e in &found.damaged {
+        log::warn!("walrust: {}: {e}", store.url());
+    }
+    let named = found.by_txid();
     // By level first: the lowest level's file comes first of those that end alike.
     let mut ends: BTreeMap<TxId, &FileInfo> = BTreeMap::new();
     for f in inventory.files.iter().filter(|f| states.contains_key(&f.max)) {
@@ -192,6 +200,7 @@ pub async fn holdings(store: &Store) -> Result<Holdings> {
             bytes: f.bytes,
             pages: entry.map(|e| e.pages),
             commit_pages: entry.map(|e| e.commit),
+            labels: named.get(&f.max).into_iter().flatten().map(ToString::to_string).collect(),
         }
     };
     Ok(Holdings {

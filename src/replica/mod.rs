@@ -7,7 +7,7 @@
 //! Rules that hold across the room (each file states its own)
 //! * I-REP-1 The files of a replica are judged by what they hold, never by their names alone.
 //! * I-REP-2 Adding: object, then manifest. Removing: manifest, then object. See `manifest`.
-//! * I-REP-3 No verb deletes an object, but `compact`; and `compact` only what no kept state needs.
+//! * I-REP-3 No verb deletes an LTX file, but `compact`; and `compact` only what no kept state needs.
 //!
 //! A crash anywhere leaves the replica restorable and the next run goes on. Refused: a database of our own in the replica that says
 //! what is where; listings are the truth, the manifest is a witness.
@@ -17,6 +17,7 @@ pub mod apply;
 pub mod blocks;
 pub mod compact;
 pub mod contents;
+pub mod drill;
 pub mod due;
 pub mod edge;
 pub mod encrypted;
@@ -24,6 +25,8 @@ pub mod explain;
 pub mod fetch;
 pub mod follow;
 pub mod inventory;
+pub mod label;
+pub mod labels;
 pub mod large;
 pub mod layout;
 pub mod list;
@@ -36,6 +39,7 @@ pub mod probe;
 pub mod restore;
 pub mod retention;
 pub mod reuse;
+mod scratch;
 pub mod target;
 #[cfg(test)]
 mod testkit;
@@ -44,11 +48,12 @@ pub mod verify;
 pub use compact::{Action, Compacted, compact};
 pub use explain::{ExplainDatabase, Measured, Seen, explain};
 pub use inventory::{FileInfo, Inventory};
+pub use label::LabelName;
 pub use layout::{FileId, LEASE_KEY};
 pub use list::{DatabaseRow, FileRow, files, list};
 pub use manifest::{Manifest, ManifestEntry, ManifestWriter};
 pub use plan::{Plan, plan, restorable};
-pub use point::Point;
+pub use point::{Named, Point};
 pub use restore::{Check, Progress, RestoreOptions, Restored, Structure, restore, txid_at};
 pub use retention::{Policy, Retention, retention};
 pub use reuse::Reuse;

@@ -1,9 +1,12 @@
-//! A point in a replica's history, as a person names it: a TXID, a time, or "the newest".
+//! A point in a replica's history, as a person names it: a TXID, a time, "the newest", or a label. Each place that takes a point takes it by
+//! [`Named::parse`]: there is one grammar.
 //!
 //! Rules: text is read strictly, and what cannot be read is an error that shows the accepted forms; a time
-//! without a zone is UTC, as in SQLite's own date functions. Pure. Refused: guessing the local time zone,
+//! without a zone is UTC, as in SQLite's own date functions. Whatever is a TXID, a time or an age is that, and no label. Pure: which TXID a
+//! label names is looked up in the replica ([`super::labels::point_of`]). Refused: guessing the local time zone,
 //! because one restore script would then mean two points on two machines.
 
+use super::label::{self, LabelName};
 use crate::base::{Error, Result, Timestamp, TxId, quoted};
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
@@ -18,8 +21,36 @@ pub enum Point {
     Time(Timestamp),
 }
 
-const FORMS: &str = "allowed are a TXID (57, or 16 hex digits as Litestream shows them), a time \
-('2026-11-22T18:04:43Z', '2026-11-22 18:04:43' in UTC), an age ('5 minutes ago', '1h ago'), or 'latest'";
+/// A point as it was said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Named {
+    /// One that says which it is.
+    Point(Point),
+    /// One that the replica has under this name.
+    Label(LabelName),
+}
+
+/// What may be said, for errors.
+pub const FORMS: &str = "allowed are a TXID (57, or 16 hex digits as Litestream shows them), a time \
+('2026-11-22T18:04:43Z', '2026-11-22 18:04:43' in UTC), an age ('5 minutes ago', '1h ago'), 'latest', or a label's name";
+
+impl Named {
+    /// From text: everything that [`Point::parse`] reads, else the name of a label. Errors with `Config` for what is neither.
+    pub fn parse(text: &str, now: Timestamp) -> Result<Named> {
+        match Point::parse(text, now) {
+            Ok(point) => Ok(Named::Point(point)),
+            Err(e) => LabelName::new(text.trim()).map(Named::Label).ok_or(e),
+        }
+    }
+
+    /// The name of a label to be made. Errors with `Config` for what is none, with the form of one.
+    pub fn label(text: &str, now: Timestamp) -> Result<LabelName> {
+        match Named::parse(text, now) {
+            Ok(Named::Label(name)) if name.as_str() == text => Ok(name),
+            _ => Err(Error::config(format!("{} cannot name a label: {}", quoted(text), label::FORM))),
+        }
+    }
+}
 
 impl Point {
     /// From an SQL INTEGER or a number on a command line. TXIDs start at 1.
@@ -34,7 +65,7 @@ impl Point {
     ///
     /// Exactly 16 hex digits are a TXID as Litestream and our reports show it; fewer digits are a decimal
     /// TXID. Dates without a zone are UTC; a date alone is its first moment.
-    pub fn parse(text: &str, now: Timestamp) -> Result<Point> {
+    fn parse(text: &str, now: Timestamp) -> Result<Point> {
         let t = text.trim();
         if t.eq_ignore_ascii_case("latest") {
             return Ok(Point::Latest);
@@ -182,10 +213,44 @@ mod tests {
         assert!(Point::parse("soon", NOW).unwrap_err().to_string().contains("5 minutes ago"));
     }
 
+    #[test]
+    fn a_label_is_what_is_nothing_else() {
+        for name in ["before-migration-42", "soon", "v1.2", "ago", "chicago", "deadbeef", "latest-1"] {
+            let label = Named::label(name, NOW).unwrap();
+            assert_eq!(Named::parse(name, NOW).unwrap(), Named::Label(label.clone()));
+            assert_eq!(Named::parse(&format!(" {name} "), NOW).unwrap(), Named::Label(label));
+        }
+        for (text, point) in [
+            ("deadbeefdeadbeef", Point::TxId(TxId(0xdead_beef_dead_beef))),
+            ("latest", Point::Latest),
+            ("NOW", Point::Time(NOW)),
+            ("57", Point::TxId(TxId(57))),
+            ("an hour ago", Point::Time(Timestamp(NOW.0 - 3_600_000))),
+        ] {
+            assert_eq!(Named::parse(text, NOW).unwrap(), Named::Point(point), "{text}");
+            let e = Named::label(text, NOW).unwrap_err().to_string();
+            assert!(e.contains("begins with a letter") && e.lines().count() == 1, "{e}");
+        }
+        for text in ["", " a", "a ", "2026-13-01", "a b", "-x", "0", "\u{e9}t\u{e9}"] {
+            assert!(Named::label(text, NOW).is_err(), "{text}");
+        }
+        for text in ["", "5 parsecs ago", "2026-13-01", "a/b"] {
+            let e = Named::parse(text, NOW).unwrap_err().to_string();
+            assert!(e.contains("a label's name"), "{e}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn never_panics(s in "\\PC{0,40}") {
-            let _ = Point::parse(&s, NOW);
+            let _ = Named::parse(&s, NOW);
+        }
+
+        #[test]
+        fn what_names_a_label_is_read_as_that_label(s in "[a-zA-Z][a-z0-9._-]{0,20}") {
+            if let Ok(name) = Named::label(&s, NOW) {
+                proptest::prop_assert_eq!(Named::parse(&s, NOW).unwrap(), Named::Label(name));
+            }
         }
     }
 }

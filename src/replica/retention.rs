@@ -10,13 +10,16 @@
 //! * I-RET-3 Whatever the plan of a kept state needs stays, too. The result is proved, not believed: every state kept is planned on what
 //!   remains, or nothing is removed at all.
 //! * I-RET-4 Files go newest first, so a crash in between leaves no file that cannot be reached from the ones before it.
+//! * I-RET-5 The points that are labelled ([`super::label`]) stay restorable, each by the files of its plan: a full copy, and the way from it.
+//!   So the labelled TXID stays the end of a file, though merged files across it have been put beside that. One that nothing leads to any
+//!   more (somebody else removed it) keeps nothing.
 //!
 //! Refused: age by the store's modification time (a bucket that was copied is then all new); deleting snapshots only (the
 //! increments are most of the objects).
 
 use super::inventory::FileInfo;
 use super::layout::FileId;
-use super::plan::{plan, restorable};
+use super::plan::{Plan, plan, restorable};
 use super::point::Point;
 use crate::base::{Error, Kind, Result, Timestamp, TxId};
 use crate::ltx::Level;
@@ -64,6 +67,8 @@ pub enum Why {
     Newest,
     /// Within `pitr_window`, or the newest level-0 file.
     Window,
+    /// A labelled point is rebuilt with it.
+    Label,
     /// A kept state is rebuilt with it.
     Needed,
     /// Goes: a snapshot no tier keeps.
@@ -82,6 +87,7 @@ impl Why {
             Why::Monthly => "monthly",
             Why::Newest => "newest two",
             Why::Window => "within pitr_window",
+            Why::Label => "labelled",
             Why::Needed => "needed by a kept state",
             Why::NoTier => "no tier keeps it",
             Why::Superseded => "older than pitr_window",
@@ -100,8 +106,14 @@ pub struct Retention {
     pub states: BTreeMap<TxId, Timestamp>,
 }
 
-/// Decides. Errors: `Corrupt` if the newest state cannot be rebuilt as it is: a damaged replica is not thinned out.
-pub fn retention(files: &[FileInfo], policy: &Policy, now: Timestamp) -> Result<Retention> {
+/// Decides. `labelled`: the points that stay whatever the policy says (I-RET-5). Errors: `Corrupt` if the newest state cannot be rebuilt as it
+/// is: a damaged replica is not thinned out.
+pub fn retention(
+    files: &[FileInfo],
+    policy: &Policy,
+    labelled: &BTreeSet<TxId>,
+    now: Timestamp,
+) -> Result<Retention> {
     if files.is_empty() {
         return Ok(Retention::default());
     }
@@ -124,10 +136,18 @@ pub fn retention(files: &[FileInfo], policy: &Policy, now: Timestamp) -> Result<
     for f in &newest.files {
         keep.entry(f.id()).or_insert(Why::Needed);
     }
+    let ways = labelled.iter().filter_map(|txid| plan(files, Point::TxId(*txid), now).ok());
+    let ways: Vec<Plan> = ways.collect();
+    for f in ways.iter().flat_map(|way| &way.files) {
+        keep.entry(f.id()).or_insert(Why::Label);
+    }
     keep_what_they_need(files, &mut keep, now)?;
     let kept: Vec<FileInfo> = files.iter().filter(|f| keep.contains_key(&f.id())).cloned().collect();
     let states = restorable(&kept);
     prove(files, &kept, &keep, &states, newest.txid)?;
+    if let Some(way) = ways.iter().find(|way| plan(&kept, Point::TxId(way.txid), now).is_err()) {
+        return Err(would_lose(way.txid));
+    }
     let mut remove: Vec<(FileInfo, Why)> = files
         .iter()
         .filter(|f| !keep.contains_key(&f.id()))
@@ -248,8 +268,11 @@ fn prove(
     if sound {
         return Ok(());
     }
-    let what = lost.unwrap_or(newest);
-    Err(Error::new(Kind::Bug, format!("retention would lose TXID {}; nothing is removed", what.0)))
+    Err(would_lose(lost.unwrap_or(newest)))
+}
+
+fn would_lose(txid: TxId) -> Error {
+    Error::new(Kind::Bug, format!("retention would lose TXID {}; nothing is removed", txid.0))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 mod deep;
 mod finding;
 pub mod judge;
+mod named;
 mod options;
 mod report;
 mod rounds;
@@ -25,15 +26,19 @@ pub use finding::{Finding, Rule, Severity};
 pub use options::{Mode, VerifyOptions};
 pub use report::Report;
 
+use super::labels::{self, Labels};
 use super::manifest::ManifestWriter;
 use super::place::{self, There};
 use crate::base::{Error, Kind, Result};
 use crate::store::{ReplicaUrl, Store};
+use judge::Facts;
 use rounds::settled;
 
 /// Verifies the replica in `store`. Errors are the store's, `Io` of the work directory (I-VER-3), and `Missing` where something that
 /// is no replica lies (I-PLACE-1).
 pub async fn verify(store: &Store, options: &VerifyOptions<'_>) -> Result<Report> {
+    // (First, so that each point that is named was there when it was looked for.)
+    let labelled = labels::all(store).await?;
     let (mut facts, mut findings) = settled(store, options.pause).await?;
     let mut located = store.clone();
     if facts.files.is_empty() {
@@ -58,11 +63,32 @@ pub async fn verify(store: &Store, options: &VerifyOptions<'_>) -> Result<Report
         removed = facts.lost.iter().copied().collect();
         (_, findings) = settled(store, options.pause).await?;
     }
-    if options.mode == Mode::Deep {
-        findings = deep::check(store, facts, options).await?;
-    }
+    let mut named = judge_labels(store, &facts, &findings, labelled).await?;
+    findings = match options.mode {
+        Mode::Deep => deep::check(store, facts, options).await?,
+        Mode::Sample(share) => deep::sample(store, facts, share, options).await?,
+        Mode::Quick | Mode::Fix => findings,
+    };
+    findings.append(&mut named);
     let name = if options.name.is_empty() { name_of(store.url()) } else { options.name.clone() };
     Ok(Report { name, url: store.url().to_string(), findings, removed })
+}
+
+/// What is to be said of labels. What one of them seems to have lost is said only where it is there still: it may have been dropped meanwhile.
+async fn judge_labels(
+    store: &Store,
+    facts: &Facts,
+    findings: &[Finding],
+    labelled: Labels,
+) -> Result<Vec<Finding>> {
+    let bad = findings.iter().filter(|f| f.severity != Severity::Ok).filter_map(|f| f.file).collect();
+    let found = named::labels(facts, &bad, &labelled);
+    if found.iter().all(|f| f.severity == Severity::Ok) {
+        return Ok(found);
+    }
+    let mut still = labels::all(store).await?;
+    still.labels.retain(|l| labelled.labels.contains(l));
+    Ok(named::labels(facts, &bad, &still))
 }
 
 /// As the user wrote it, not as a URL encodes it.

@@ -1,4 +1,4 @@
-//! Looking after the replica: periodic validation, and retention after each snapshot.
+//! Looking after the replica: periodic validation, retention after each snapshot, and the labels that `auto_label` makes.
 //!
 //! # Rules
 //!
@@ -7,6 +7,8 @@
 //! * I-CARE-2: only the process that ships looks after a replica, and only while it is able to.
 //! * I-CARE-3: files are taken out of the manifest while it is borrowed from the shipper
 //!   ([`crate::ship::Borrowed`]), so that it has one writer.
+//! * I-CARE-4: before retention drops the last snapshot of which it is known that its database was sound, the database is looked at once
+//!   (`sound`): one that was damaged at its source does not age out its last good copy.
 //!
 //! Retention follows each snapshot, and is applied where one was due by the clock and not worth its upload (`replica::due`): files become
 //! superfluous by a snapshot, and by what they were merged into when `pitr_window` has passed.
@@ -17,11 +19,13 @@
 //! own (that of snapshots is there).
 
 use super::alone::alone;
+use super::drill::{self, last_drilled};
 use super::events::note_trouble;
+use super::sound;
 use super::watched::{Ask, Watched};
 use crate::base::event::EventKind;
 use crate::base::{Result, clock, lock, panics, thread};
-use crate::config::Settings;
+use crate::config::{RetentionBy, Settings};
 use crate::replica::compact::{Action, Compacted};
 use crate::replica::retention::Policy;
 use crate::replica::{self, Report, Rule, Severity, VerifyOptions};
@@ -43,11 +47,29 @@ const RETENTION_RESTS: Duration = Duration::from_secs(300);
 enum Task {
     Validate,
     Retain,
+    Label,
+    Drill,
 }
 
-/// What is to be done, for all databases of an engine: a forked child begins with an empty one.
-#[derive(Debug, Default)]
-pub(super) struct Queue(Mutex<Waiting>);
+impl Task {
+    fn as_str(self) -> &'static str {
+        match self {
+            Task::Validate => "validation",
+            Task::Retain => "retention",
+            Task::Label => "labelling",
+            Task::Drill => "a drill",
+        }
+    }
+}
+
+/// What is to be done, for all databases of an engine: a forked child begins with an empty one. There are two: a drill may take hours, for
+/// which retention would have to wait.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// Of its thread.
+    name: &'static str,
+    waiting: Mutex<Waiting>,
+}
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -63,12 +85,38 @@ impl Watched {
 }
 
 impl Queue {
+    /// An empty one, whose thread has this name.
+    pub(super) fn named(name: &'static str) -> Queue {
+        Queue { name, waiting: Mutex::default() }
+    }
+
+    /// Queues a drill, if the clock says that one is due.
+    pub(super) fn schedule_drill(&'static self, w: &Arc<Watched>) {
+        let every = w.settings().drill_interval;
+        if every.is_zero() || w.link.status().snapshot.0 == 0 || !w.ships() {
+            return;
+        }
+        let now = || Aged::new(clock::now(), clock::now(), clock::uptime());
+        let mut last = lock(&w.drilled);
+        let known = *last.get_or_insert_with(|| {
+            last_drilled(w).map_or_else(now, |at| Aged::new(at, clock::now(), clock::uptime()))
+        });
+        if known.by(clock::uptime()) >= every {
+            *last = Some(now());
+            drop(last);
+            self.add(w, Task::Drill);
+        }
+    }
+
     /// Queues what the clock says is due.
     pub(super) fn schedule(&'static self, w: &Arc<Watched>) {
         // Retention that failed is due again when it has rested.
         let retention = w.link.course(Duty::Retention);
         if retention != Course::Well && retention.is_due(clock::uptime()) {
             self.add(w, Task::Retain);
+        }
+        if w.owes_labels() {
+            self.add(w, Task::Label);
         }
         let every = w.settings().validation_interval;
         // Before the first snapshot is there, a validation could only say so.
@@ -86,31 +134,31 @@ impl Queue {
 
     /// A snapshot is in the replica: what it makes superfluous may go.
     pub(super) fn after_snapshot(&'static self, w: &Arc<Watched>) {
-        self.add(w, Task::Retain);
+        if w.settings().retention_by == RetentionBy::Writer {
+            self.add(w, Task::Retain);
+        }
     }
 
     fn add(&'static self, w: &Arc<Watched>, task: Task) {
-        let mut q = lock(&self.0);
+        let mut q = lock(&self.waiting);
         let me = Arc::downgrade(w);
         if !q.tasks.iter().any(|(o, t)| *t == task && Weak::ptr_eq(o, &me)) {
             q.tasks.push_back((me, task));
         }
         if !q.is_at_work {
-            match thread::spawn("walrust-care", 1 << 20, || self.run()) {
+            match thread::spawn(self.name, 1 << 20, || self.run()) {
                 Ok(()) => q.is_at_work = true,
                 // It stays in the queue, and whoever asks next tries again.
                 Err(e) => {
                     log::error!("walrust: cannot start a thread: {e}");
-                    w.set_finding(Some(format!(
-                        "validation and retention wait: no thread can be started: {e}"
-                    )));
+                    w.set_finding(Some(format!("{} waits: no thread can be started: {e}", task.as_str())));
                 }
             }
         }
     }
 
     fn next(&self) -> Option<(Weak<Watched>, Task)> {
-        let mut q = lock(&self.0);
+        let mut q = lock(&self.waiting);
         let next = q.tasks.pop_front();
         q.is_at_work = next.is_some();
         next
@@ -122,9 +170,11 @@ impl Queue {
             let work = || match task {
                 Task::Validate => validate(&w),
                 Task::Retain => retain(&w),
+                Task::Label => w.make_labels(),
+                Task::Drill => drill::scheduled(&w),
             };
             if let Err(said) = panics::caught(work) {
-                let what = if task == Task::Validate { "validation" } else { "retention" };
+                let what = task.as_str();
                 log::error!("walrust: {}: an internal error stopped {what}: {said}", w.path().display());
                 w.set_finding(Some(format!("an internal error stopped {what}: {said}")));
             }
@@ -214,6 +264,9 @@ pub(super) fn compact(
     }
     if decided.removed == 0 {
         return Ok(decided.forced());
+    }
+    if let Some(w) = shipping {
+        sound::lets_go(w, &decided)?;
     }
     let _alone = alone(store, shipping, spools)?;
     block_on(replica::compact::compact(store, policy, action, clock::now(), None))?

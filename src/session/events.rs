@@ -21,6 +21,7 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
             }
         }
         E::ReplicaLost => w.ask(Ask::Restart("the replica lost what was shipped")),
+        E::Schema { before, cookie } => w.schema_seen(*before, *cookie),
         E::Merged { .. } => drop(m.merges.inc()),
         E::Snapshot { txid, bytes } => {
             m.snapshots.inc();

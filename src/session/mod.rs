@@ -19,8 +19,8 @@
 //! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `renewals`, `join` |
 //! | the lists of the process | `observe`, `face`, `heartbeat`, `registry`, `follow`, `care` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
-//! | verbs on one watched database | `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
-//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `dead_man`, `points`, `trouble`, `since` |
+//! | verbs on one watched database | `label`, `drill`, `sound`, `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
+//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `dead_man`, `labelling`, `points`, `trouble`, `since` |
 //! | pure decisions | `phase`, `told`, `identity`, `wish`, `settings`, `waiting` |
 //!
 //! # Rules
@@ -34,8 +34,8 @@
 //! # Threads
 //!
 //! `walrust-seal` (plain) seals, cuts, polls and starts resyncs; `walrust-ship` (the runtime) uploads; a
-//! resync or snapshot has a thread for as long as it runs, and so has a request of another process (`walrust-answer`); `walrust-care` validates and applies retention while
-//! there is something to do; `walrust-follow` polls for followed files while there are any; `walrust-metrics` serves
+//! resync or snapshot has a thread for as long as it runs, and so has a request of another process (`walrust-answer`); `walrust-care` validates, applies retention and makes labels while
+//! there is something to do; drills have a thread like it (`walrust-drill`); `walrust-follow` polls for followed files while there are any; `walrust-metrics` serves
 //! `metrics_listen`; `walrust-points` asks replicas what the page wants to know, while somebody looks. SQL functions run on the app's threads.
 
 mod access;
@@ -49,6 +49,7 @@ mod changed;
 mod close;
 mod copy;
 mod dead_man;
+mod drill;
 mod engine;
 mod entry;
 mod events;
@@ -65,6 +66,8 @@ mod job;
 mod join;
 mod joined;
 mod keep;
+mod label;
+mod labelling;
 mod lag;
 mod listening;
 mod observe;
@@ -81,6 +84,7 @@ mod sealer;
 mod services;
 mod settings;
 mod since;
+mod sound;
 mod start;
 mod status;
 mod sync;
@@ -96,6 +100,7 @@ pub use crate::ship::{lease_renewed_after, lease_rests_after};
 pub use alone::Alone;
 pub use begin::request;
 pub use care::{damage, details, policy};
+pub use drill::{DrillRequest, DrillRow, history as drills, run as drill};
 pub use engine::{engine, fork_hooks, occupy};
 pub use entry::Entry;
 pub use exit::at_exit;

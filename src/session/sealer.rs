@@ -101,12 +101,14 @@ fn look(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, Dur
             Ask::Restart(why) => renew::restart(engine, w, why),
             Ask::ClearQueue(why) => renew::clear_queue(w, why),
             Ask::Retain => engine.care.after_snapshot(w),
+            Ask::Label => engine.care.schedule(w),
             Ask::Snapshot => reread::start_snapshot(w, reread::Unless::Never),
         }
     }
     let phase = phase_of(w);
     if is_due && matches!(phase, Phase::Following | Phase::Rereading(_) | Phase::Blocked(_)) {
         engine.care.schedule(w);
+        engine.drills.schedule_drill(w);
         if w.role() == phase::Role::Shipper {
             answer::answer_all(engine, w);
         }

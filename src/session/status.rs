@@ -66,7 +66,7 @@ impl Watched {
             is_unreadable,
             nobody_ships: is_unreadable && self.spool.ship_lock().holder().is_ok_and(|pid| pid.is_none()),
             duties: status.duties.trouble(),
-            finding: lock(&self.finding).clone(),
+            finding: lock(&self.finding).clone().or_else(|| lock(&self.drill_finding).clone()),
         }
     }
 

@@ -5,6 +5,7 @@ use super::bell::{News, Note};
 use super::handles::Handles;
 use super::job::JobPlace;
 use super::joined::Joined;
+use super::labelling::Labelling;
 use super::phase::{Part, Role};
 use super::services::Services;
 use super::since::{Since, SinceSame};
@@ -74,6 +75,8 @@ pub(super) enum Ask {
     ClearQueue(String),
     /// Apply retention: a snapshot is in the replica, or time has made something superfluous.
     Retain,
+    /// Label what `auto_label` is to.
+    Label,
     /// Put a snapshot there: what validation found missing keeps the replica from being restored.
     Snapshot,
 }
@@ -132,6 +135,12 @@ pub struct Watched {
     pub(super) is_failure_told: AtomicBool,
     /// How long ago the replica was last validated, or begun to be by this process; `None`: not looked up yet.
     pub(super) validated: Mutex<Option<Aged>>,
+    /// Why the last drill failed, until one passes.
+    pub(super) drill_finding: Mutex<Option<String>>,
+    /// How long ago the replica was last drilled, or begun to be counted; `None`: not looked up yet.
+    pub(super) drilled: Mutex<Option<Aged>>,
+    /// What `auto_label` has to do.
+    pub(super) labelling: Labelling,
     /// What the file was, between two checkpoints, at the last look.
     pub(super) at_rest: Mutex<Option<((Salt, u32), FileStamp)>>,
     /// What the last look through a handle of our own found, and of which WAL file.
@@ -210,6 +219,9 @@ impl Watched {
             finding: Mutex::default(),
             is_failure_told: AtomicBool::new(false),
             validated: Mutex::new(None),
+            drill_finding: Mutex::default(),
+            drilled: Mutex::new(None),
+            labelling: Labelling::default(),
             at_rest: Mutex::new(None),
             own_look: Mutex::new(None),
         })

@@ -32,6 +32,8 @@ pub enum Duty {
     TakeBack,
     /// Removing from the replica what retention does not keep.
     Retention,
+    /// Labelling the points before changes of the schema (`auto_label`).
+    Label,
 }
 
 impl Duty {
@@ -44,6 +46,7 @@ impl Duty {
             Duty::Merge => "merge",
             Duty::TakeBack => "take back",
             Duty::Retention => "retention",
+            Duty::Label => "label",
         }
     }
 }

@@ -62,6 +62,7 @@ mod owed;
 mod plan;
 mod run;
 pub mod runtime;
+mod schema;
 mod shipper;
 mod status;
 #[cfg(test)]

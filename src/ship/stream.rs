@@ -4,6 +4,7 @@
 //! has the circuit breaker, and its errors are the database's `last_error`.
 
 use super::plan::{self, Next};
+use super::schema;
 use super::shipper::{Did, Event, Halt, LONGEST_REST, LONGEST_WAIT, Shipper, Step, blocking};
 use super::status::{Protection, State, Status};
 use crate::base::{Error, Kind, Result, clock, crash};
@@ -106,6 +107,9 @@ impl<'a> Stream<'a> {
         self.of.plan.link.update(|s| s.uploading = false);
         let (file, entry) = done?;
         crash::point("ship.noted");
+        if let Some(cookie) = schema::cookie(&file.path) {
+            self.of.note_schema(replicated, cookie);
+        }
         let shipped = self.of.record(&file, level)?;
         // Who waits for that TXID looks at the rest of the status right after.
         self.succeeded(|s| {

@@ -6,6 +6,9 @@
 //! position.json          how far the WAL is sealed, and what the database then is (Position); synced by make_durable
 //! owed                   what the replica's manifest will say of files that are there and that it does not name yet
 //! store.json             what the store was found to be able to do, so that the next process need not ask
+//! drills                 the history of drills
+//! sound.json             the newest snapshot of which it is known that its database was sound
+//! labels.json            schema cookies that were seen on their way, for `auto_label` to look at
 //! care.json              when the replica was last validated, by whatever process
 //! shipped.json           the newest TXID that is durable in the replica (Shipped)
 //! ventured.json          what may be in the replica although the position does not say so (Ventured)
@@ -65,6 +68,7 @@
 //! to disk thousands of times; a piece holds its newest version once.
 
 mod dir;
+mod drills;
 mod durable;
 mod files;
 mod held;
@@ -83,6 +87,7 @@ mod sums;
 mod tests;
 
 pub use dir::{Spool, dir_id, page_sums_of, real_dir};
+pub use drills::DrillNote;
 pub use files::remove_if_there;
 pub use held::{Change, SealHeld};
 #[cfg(feature = "sim")]
@@ -92,4 +97,5 @@ pub use moment::{LocalFile, Moment};
 pub use owner::{Owner, Shipping, holder_of, other_database, shipping_in};
 pub use position::{FileStamp, Growth, Handoff, Identity, Position, Shipped, Ventured, WalPlace, WalPoint};
 pub use queue::{Queued, Shippable, Vouched};
+pub use records::SchemaSeen;
 pub use sums::{FrozenSums, PageSums};

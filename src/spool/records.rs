@@ -29,6 +29,29 @@ struct CareNote {
     validated: i64,
 }
 
+/// A schema cookie that was shipped, and what the replica held before that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct SchemaSeen {
+    /// TXID.
+    pub before: u64,
+    /// The cookie.
+    pub cookie: u32,
+}
+
+/// What is known to be sound.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct SoundNote {
+    replica: String,
+    txid: u64,
+}
+
+/// What is to be looked at for a replica.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct SchemaNote {
+    replica: String,
+    seen: Vec<SchemaSeen>,
+}
+
 impl Spool {
     /// The position, `None` if there is none or it can't be read as one.
     pub fn position(&self) -> Result<Option<Position>> {
@@ -150,6 +173,28 @@ impl Spool {
     /// Writes that down. Errors as the file system does.
     pub fn note_validated(&self, replica: &str, at: Timestamp) -> Result<()> {
         self.write_json("care.json", &CareNote { replica: replica.to_string(), validated: at.0 })
+    }
+
+    /// The schema cookies that were shipped to `replica` and not looked at yet, oldest first. Errors as the file system does.
+    pub fn schema_seen(&self, replica: &str) -> Result<Vec<SchemaSeen>> {
+        let noted: Option<SchemaNote> = read_json(&self.dir.join("labels.json"))?;
+        Ok(noted.filter(|n| n.replica == replica).map(|n| n.seen).unwrap_or_default())
+    }
+
+    /// Writes that down. Errors as the file system does.
+    pub fn note_schema_seen(&self, replica: &str, seen: &[SchemaSeen]) -> Result<()> {
+        self.write_json("labels.json", &SchemaNote { replica: replica.to_string(), seen: seen.to_vec() })
+    }
+
+    /// The newest snapshot in `replica` of which it is known that its database was sound. Errors as the file system does.
+    pub fn sound(&self, replica: &str) -> Result<Option<TxId>> {
+        let noted: Option<SoundNote> = read_json(&self.dir.join("sound.json"))?;
+        Ok(noted.filter(|n| n.replica == replica).map(|n| TxId(n.txid)))
+    }
+
+    /// Writes that down. Errors as the file system does.
+    pub fn note_sound(&self, replica: &str, txid: TxId) -> Result<()> {
+        self.write_json("sound.json", &SoundNote { replica: replica.to_string(), txid: txid.0 })
     }
 
     /// The id under which this spool writes to replicas. It names the file it stands in, too: the copy of a spool is another

@@ -1,7 +1,8 @@
 //! Arguments and results that several functions share.
 
-use crate::base::{Error, Result, Timestamp, quoted};
-use crate::config::Settings;
+use crate::base::{Error, Result, Timestamp, clock, quoted};
+use crate::config::{Settings, whole};
+use crate::replica::{Named, Point};
 use crate::session::{Watched, engine};
 use crate::sqlite::{Connection, Value};
 use crate::store::{ReplicaUrl, Store};
@@ -141,6 +142,23 @@ pub(super) fn settings_of_replica(conn: &Connection, replica: &str) -> Result<Se
     match engine().find_by_replica(replica) {
         Some(w) => Ok((**w.settings()).clone()),
         None => settings(conn),
+    }
+}
+
+/// A point as it was said: a TXID, a time, a label, or NULL for the newest.
+pub(super) fn point(v: Option<&Value>) -> Result<Named> {
+    match v {
+        None | Some(Value::Null) => Ok(Named::Point(Point::Latest)),
+        Some(Value::Integer(n)) => Point::from_integer(*n).map(Named::Point),
+        Some(Value::Text(t)) => Named::parse(t, clock::now()),
+        Some(Value::Real(r)) => match whole(*r) {
+            Some(n) => Point::from_integer(n).map(Named::Point),
+            None => Err(Error::config(format!("the point {r:?} is no whole number, so no TXID"))),
+        },
+        Some(other) => Err(Error::config(format!(
+            "the point must be an INTEGER (TXID), a TEXT (time, '5 minutes ago', or a label) or NULL (newest), not {}",
+            other.type_name()
+        ))),
     }
 }
 

@@ -4,7 +4,9 @@
 mod common;
 mod compact;
 mod config;
+mod drill;
 mod explain;
+mod label;
 mod list;
 mod metrics;
 mod notify;
@@ -45,8 +47,10 @@ pub static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_url", args: 1..=2, call: read::url },
     ScalarFunction { name: "walrust_past", args: 1..=1, call: read::past },
     ScalarFunction { name: "walrust_rewind", args: 1..=1, call: rewind::rewind },
+    ScalarFunction { name: "walrust_label", args: 1..=4, call: label::label },
     ScalarFunction { name: "walrust_last_error", args: 0..=0, call: read::last_error },
     ScalarFunction { name: "walrust_verify", args: 0..=2, call: verify::report },
+    ScalarFunction { name: "walrust_drill", args: 0..=2, call: drill::drill },
     ScalarFunction { name: "walrust_explain", args: 0..=1, call: explain::explain },
     ScalarFunction { name: "walrust_compact", args: 0..=2, call: compact::compact },
     ScalarFunction { name: "walrust_metrics", args: 0..=0, call: metrics::metrics },
@@ -114,6 +118,7 @@ pub static TABLES: &[TableFunction] = &[
             ("level", "INTEGER"),
             ("bytes", "INTEGER"),
             ("pages", "INTEGER"),
+            ("label", "TEXT"),
             ("commit_pages", "INTEGER"),
         ],
         args: &["url"],
@@ -145,6 +150,21 @@ pub static TABLES: &[TableFunction] = &[
         ],
         args: &["url", "mode"],
         rows: verify::findings,
+    },
+    TableFunction {
+        name: "walrust_drills",
+        columns: &[
+            ("database", "TEXT"),
+            ("replica", "TEXT"),
+            ("time", "TEXT"),
+            ("txid", "INTEGER"),
+            ("seconds", "REAL"),
+            ("bytes", "INTEGER"),
+            ("result", "TEXT"),
+            ("message", "TEXT"),
+        ],
+        args: &[],
+        rows: drill::drills,
     },
     TableFunction {
         name: "walrust_config",

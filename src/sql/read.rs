@@ -1,7 +1,6 @@
 //! `walrust_url`, `walrust_past`, `walrust_points`, `walrust_changes`, `walrust_last_error`
 
-use super::common::{self, int, time};
-use super::restore::point;
+use super::common::{self, int, point, time};
 use crate::base::{Error, Result, clock, quoted};
 use crate::reader;
 use crate::replica::{Point, list::points as points_of};
@@ -25,7 +24,7 @@ pub(super) fn url(conn: &Connection, args: &[Value]) -> Result<Value> {
         Some(text) => ReplicaUrl::parse(text)?,
         None => ReplicaUrl::parse(common::store(conn, None)?.url())?,
     };
-    let point = point(args.get(1))?;
+    let point = reader::point_of(&url, point(args.get(1))?)?;
     let txid = reader::txid_at(&url, point)?;
     let at = (point != Point::Latest).then(|| txid.0.to_string());
     reader::name_of(&url, at.as_deref(), clock::now()).map(Value::Text)
@@ -35,7 +34,7 @@ pub(super) fn url(conn: &Connection, args: &[Value]) -> Result<Value> {
 /// from its own file. The point is looked up: what is wrong is this call's error.
 pub(super) fn past(conn: &Connection, args: &[Value]) -> Result<Value> {
     let w = common::watched(conn)?;
-    let point = point(args.first())?;
+    let point = reader::point_of(&ReplicaUrl::parse(w.store.url())?, point(args.first())?)?;
     let txid = reader::point_at(near(&w).as_ref(), point)?;
     Ok(Value::Text(reader::past_name_of(w.path(), txid)))
 }
@@ -53,6 +52,7 @@ pub(super) fn points(conn: &Connection, args: &[Option<Value>]) -> Result<Rows> 
             Value::Integer(p.id.level.get().into()),
             int(p.bytes),
             count(p.pages),
+            (!p.labels.is_empty()).then(|| p.labels.join(", ")).map_or(Value::Null, Value::Text),
             count(p.commit_pages),
         ])
     })))
@@ -68,7 +68,9 @@ pub(super) fn changes(conn: &Connection, args: &[Option<Value>]) -> Result<Rows>
         ));
     }
     let here = engine().find_by_replica(&url.to_string()).map(|w| near(&w));
-    let found = reader::changes(&url, here, point(args.get(1))?, point(args.get(2))?)?;
+    let (from, to) = (point(args.get(1))?, point(args.get(2))?);
+    let (from, to) = (reader::point_of(&url, from)?, reader::point_of(&url, to)?);
+    let found = reader::changes(&url, here, from, to)?;
     let text = |t: Option<String>| t.map_or(Value::Null, Value::Text);
     Ok(Box::new(found.into_iter().map(move |c| {
         let rows = |f: fn(reader::RowChanges) -> u64| c.rows.map_or(Value::Null, |r| int(f(r)));

@@ -1,10 +1,10 @@
 //! `walrust_restore`
 
-use super::common;
+use super::common::{self, point};
 use super::once::{Done, Written};
-use crate::base::{Error, Kind, Result, clock};
-use crate::config::{OptionSpec, Options, WithSettings, whole};
-use crate::replica::{self, Check, Overwrite, Point, Progress, RestoreOptions, Reuse, Structure};
+use crate::base::{Error, Kind, Result};
+use crate::config::{OptionSpec, Options, WithSettings};
+use crate::replica::{self, Check, Overwrite, Progress, RestoreOptions, Reuse, Structure};
 use crate::session::{engine, occupy};
 use crate::sqlite::{Connection, SqlConnection, SqlMode, Value, despite_forks};
 use crate::store::{ReplicaUrl, Store, block_on};
@@ -29,7 +29,7 @@ const OPTIONS: &[OptionSpec] = &[
 pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     let url = common::needed(args, 0, "the replica URL")?;
     let path = common::file(args, 1, "the target path")?;
-    let point = point(args.get(2))?;
+    let named = point(args.get(2))?;
     let options = Options::parse("options", common::text(args, 3, "options")?, OPTIONS, WithSettings::No)?;
     // (Who wants the target's pages taken wants another file in its place.)
     let (overwrite, reuse) = match (options.flag("overwrite"), options.flag("delta")) {
@@ -47,6 +47,7 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     }
     let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
     let store = Store::open(&ReplicaUrl::parse(url)?)?;
+    let point = block_on(replica::labels::point_of(&store, &named))??;
     let parallel = options.count("parallel").map_or(replica::fetch::PARALLEL, |n| n.max(1) as usize);
     let checker = |p: &Path, c: Check| check_file(p, c);
 
@@ -84,23 +85,6 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
         log::info!("walrust: {}: encrypted: its structure was not checked", path.display());
     }
     Ok(Value::Integer(done.txid.as_i64()))
-}
-
-/// A TXID, a time, or NULL for the newest.
-pub(super) fn point(v: Option<&Value>) -> Result<Point> {
-    match v {
-        None | Some(Value::Null) => Ok(Point::Latest),
-        Some(Value::Integer(n)) => Point::from_integer(*n),
-        Some(Value::Text(t)) => Point::parse(t, clock::now()),
-        Some(Value::Real(r)) => match whole(*r) {
-            Some(n) => Point::from_integer(n),
-            None => Err(Error::config(format!("the point {r:?} is no whole number, so no TXID"))),
-        },
-        Some(other) => Err(Error::config(format!(
-            "the point must be an INTEGER (TXID), a TEXT (time, or '5 minutes ago') or NULL (newest), not {}",
-            other.type_name()
-        ))),
-    }
 }
 
 /// `PRAGMA quick_check` or `integrity_check` of a file that nobody else uses.

@@ -1,13 +1,13 @@
 //! `walrust_rewind`
 
-use super::common;
+use super::common::{self, point};
 use super::once::Done;
-use super::restore::point;
 use crate::base::{Error, Kind, Result, TxId};
 use crate::reader;
-use crate::replica::Point;
+use crate::replica::{Named, Point};
 use crate::session::near;
 use crate::sqlite::{Connection, Value};
+use crate::store::ReplicaUrl;
 
 /// A rewind of this process.
 #[derive(Clone, Copy)]
@@ -24,10 +24,10 @@ static REWOUND: Done<Rewound> = Done::new();
 /// Brings this connection's database, which is watched, back to a point: one transaction, streamed as any other. Returns the TXID that
 /// undoes it: that of the state before, which is in the replica before anything is changed.
 pub(super) fn rewind(conn: &Connection, args: &[Value]) -> Result<Value> {
-    let point = point(args.first())?;
-    if point == Point::Latest {
+    let named = point(args.first())?;
+    if named == Named::Point(Point::Latest) {
         return Err(Error::config(
-            "the point is NULL or 'latest', which is where the database is; give a TXID or a time",
+            "the point is NULL or 'latest', which is where the database is; give a TXID, a time or a label",
         ));
     }
     let w = common::watched(conn)?;
@@ -37,6 +37,7 @@ pub(super) fn rewind(conn: &Connection, args: &[Value]) -> Result<Value> {
             w.path().display()
         )));
     }
+    let point = reader::point_of(&ReplicaUrl::parse(w.store.url())?, named)?;
     let txid = reader::point_at(near(&w).as_ref(), point)?;
     if let (Some(done), Some(now)) = (REWOUND.known(w.path()), w.transactions())
         && (done.to, done.transaction) == (txid, now)

@@ -38,12 +38,15 @@ fn run(conn: &Connection, args: &[Value]) -> Result<Report> {
     let mode = match common::text(args, 1, "the mode")? {
         None => Mode::Quick,
         Some(m) => Mode::parse(m).ok_or_else(|| {
-            Error::config(format!("the mode {} is not known; allowed: quick, deep, fix", quoted(m)))
+            Error::config(format!(
+                "the mode {} is not known; allowed: quick, sample (or 'sample 5%'), deep, fix",
+                quoted(m)
+            ))
         })?,
     };
     let store = common::store(conn, common::text(args, 0, "the replica URL")?)?;
     let report = match mode {
-        Mode::Quick | Mode::Deep => look(&store, mode)?,
+        Mode::Quick | Mode::Sample(_) | Mode::Deep => look(&store, mode)?,
         Mode::Fix => fix(&store, conn.main_db_path().as_deref())?,
     };
     // A place where nothing lies is a mistyped URL or a replica to be; damage needs something to be damaged.

@@ -83,11 +83,12 @@ class Places(ReadTest):
         for n in range(3):
             p.sql("INSERT INTO t(v) VALUES(?)", n)
             p.sync()
-        points = p.rows("SELECT txid, time, level, bytes, pages, commit_pages FROM walrust_points")
+        points = p.rows("SELECT txid, time, level, bytes, pages, label, commit_pages FROM walrust_points")
         self.assertEqual(points, p.rows("SELECT * FROM walrust_points(?)", replica))
         files = {row[2]: row for row in p.rows("SELECT level, min_txid, max_txid, time, bytes, pages, commit_pages FROM walrust_files ORDER BY level DESC")}
         self.assertEqual([t for t, *_ in points], sorted(files))
-        for txid, time_, level, size, pages, commit in points:
+        for txid, time_, level, size, pages, label, commit in points:
+            self.assertIsNone(label)
             self.assertEqual((level, time_, size, pages, commit), files[txid][:1] + files[txid][3:])
 
     def test_what_is_no_replica_is_one_clear_error(self):

@@ -21,8 +21,8 @@ Settings:
 
 Exit status:
   0 done, 1 failed, 2 wrong usage. `status`: 1 also where a database is not
-  safe. Only `verify` differs: 0 all good, 1 issues found, 2 critical, 3 it
-  could not be done.
+  safe. `verify`: 0 all good, 1 issues found, 2 critical, 3 it could not be
+  done. `drill`: 0 passed, 1 failed, 3 it could not be done.
 
 Examples:
   walrust watch app.db s3://bucket/app
@@ -64,6 +64,13 @@ pub enum Command {
         after_long_help = "Examples:\n  walrust verify s3://bucket/app\n  walrust verify app.db --mode deep --json"
     )]
     Verify(Verify),
+    /// Restore a backup for a test: verify, restore to a temporary file, check that, compare it with the live database
+    ///
+    /// Nothing is changed, and nothing is left. Exit status: 0 passed, 1 failed, 3 it could not be done.
+    #[command(
+        after_long_help = "Examples:\n  walrust drill s3://bucket/app\n  walrust drill app.db --assert 'SELECT count(*) > 0 FROM orders' --random || alert"
+    )]
+    Drill(Drill),
     /// Say what will happen, before it does: schedules, sizes, requests and cost
     #[command(
         after_long_help = "Examples:\n  walrust explain app.db\n  walrust explain -o price_per_gb=0.02"
@@ -80,6 +87,13 @@ pub enum Command {
     /// List the points of a replica that can be restored, or read in place
     #[command(after_long_help = "Example:\n  walrust points s3://bucket/app")]
     Points(Target),
+    /// Give a point of a replica a name, which keeps it from retention until it is dropped
+    ///
+    /// The newest point that the replica has (`walrust sync` first), or another one. The name can be used wherever a point is given.
+    #[command(
+        after_long_help = "Examples:\n  walrust label s3://bucket/app before-migration-42\n  walrust label s3://bucket/app last-good --point '2 hours ago'\n  walrust label app.db before-migration-42 --drop"
+    )]
+    Label(Label),
     /// Run one SELECT on a replica, in place: nothing is restored, and only the pages that it reads are fetched
     #[command(
         after_long_help = "Examples:\n  walrust query s3://bucket/app 'SELECT count(*) FROM orders'\n  walrust query s3://bucket/app --at '10 minutes ago' 'SELECT * FROM orders WHERE id = 7' --json"
@@ -111,6 +125,20 @@ pub enum Command {
         after_long_help = "Examples:\n  walrust compact s3://bucket/app\n  walrust compact s3://bucket/app --daily 30 --force"
     )]
     Compact(Compact),
+    /// Print the walrust.toml for a litestream.yml, say what has no counterpart, and look at the replicas
+    ///
+    /// Of Litestream 0.3 and 0.5. The file goes to stdout; on stderr is a line for each replica, and for each database that would not be
+    /// replicated. Secrets are not copied. Nothing is changed. Exit status: 1 where a replica cannot be gone on with.
+    #[command(after_long_help = "Example:\n  walrust adopt /etc/litestream.yml > walrust.toml")]
+    Adopt(Adopt),
+    /// Print the least policy that a credential needs for what it is used for
+    ///
+    /// For s3 an IAM policy, for gcs custom roles with their conditions, for azure a role with its condition. Nothing is asked. A writer cannot
+    /// delete: retention is then the janitor's ([retention] by = "janitor", and `walrust compact --force` in cron).
+    #[command(
+        after_long_help = "Examples:\n  walrust policy s3 s3://bucket/app --role writer\n  walrust policy s3 s3://bucket/app --role janitor"
+    )]
+    Policy(Policy),
     /// Stream databases until SIGTERM or SIGINT, then ship what is left
     ///
     /// Commits of other processes are followed, with or without the extension. Without DB: every database that
@@ -164,13 +192,29 @@ pub struct Target {
     pub target: String,
 }
 
+/// `label`
+#[derive(Args, Debug)]
+pub struct Label {
+    /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
+    #[arg(value_name = "URL_OR_DB")]
+    pub target: String,
+    /// The label: letters, digits, '-', '_' and '.', a letter first
+    pub name: String,
+    /// The point that gets it; without it the newest that the replica has
+    #[arg(long, visible_alias = "at", value_name = "POINT", conflicts_with = "drop")]
+    pub point: Option<String>,
+    /// Drop the label: retention may remove what only it kept
+    #[arg(long)]
+    pub drop: bool,
+}
+
 /// `diff`
 #[derive(Args, Debug)]
 pub struct Diff {
     /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
     #[arg(value_name = "URL_OR_DB")]
     pub target: String,
-    /// The earlier point: a TXID (decimal, or 16 hex digits), a time (RFC 3339), or e.g. '5 minutes ago'
+    /// The earlier point: a TXID (decimal, or 16 hex digits), a time (RFC 3339), e.g. '5 minutes ago', or a label
     #[arg(long, value_name = "POINT")]
     pub from: String,
     /// The later point; without it the newest state
@@ -185,7 +229,7 @@ pub struct Query {
     pub url: String,
     /// The statement
     pub sql: String,
-    /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), or e.g. '5 minutes ago'; without it the newest state
+    /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), e.g. '5 minutes ago', or a label; without it the newest state
     #[arg(long, visible_alias = "point", value_name = "POINT")]
     pub at: Option<String>,
 }
@@ -216,6 +260,8 @@ pub enum Mode {
     Quick,
     /// Reads everything and rebuilds the database
     Deep,
+    /// As quick, then reads one file in a hundred whole, drawn by chance
+    Sample,
     /// As quick, then drops manifest entries whose object is gone
     Fix,
 }
@@ -226,6 +272,7 @@ impl Mode {
         match self {
             Mode::Quick => "quick",
             Mode::Deep => "deep",
+            Mode::Sample => "sample",
             Mode::Fix => "fix",
         }
     }
@@ -240,6 +287,93 @@ pub struct Verify {
     /// How thorough
     #[arg(long, value_enum, default_value = "quick")]
     pub mode: Mode,
+}
+
+/// `drill`
+#[derive(Args, Debug)]
+pub struct Drill {
+    /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
+    #[arg(value_name = "URL_OR_DB")]
+    pub target: String,
+    /// A SELECT that must give one true row in the restored database (may be repeated)
+    #[arg(long = "assert", value_name = "SQL")]
+    pub assertions: Vec<String>,
+    /// The point that is restored: a TXID, a time, e.g. '5 minutes ago', or a label; without it the newest state
+    #[arg(long, visible_alias = "at", value_name = "POINT")]
+    pub point: Option<String>,
+    /// Restore a point drawn by chance
+    #[arg(long, conflicts_with = "point")]
+    pub random: bool,
+    /// Read every byte of the replica, however large it is
+    #[arg(long)]
+    pub full: bool,
+}
+
+impl Drill {
+    /// As `walrust_drill` takes them.
+    pub fn options(&self) -> String {
+        let mut all = Map::new();
+        if !self.assertions.is_empty() {
+            all.insert("assert".into(), self.assertions.clone().into());
+        }
+        if let Some(p) = &self.point {
+            all.insert("point".into(), p.clone().into());
+        }
+        for (name, flag) in [("random", self.random), ("full", self.full)] {
+            if flag {
+                all.insert(name.into(), Value::Bool(true));
+            }
+        }
+        Value::Object(all).to_string()
+    }
+}
+
+/// A kind of store.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum StoreName {
+    /// S3, and what speaks it
+    S3,
+    /// Google Cloud Storage
+    Gcs,
+    /// Azure Blob Storage
+    Azure,
+}
+
+/// What a credential is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Everything that one process does with a replica, retention included
+    All,
+    /// Streams: creates files, replaces none of them, deletes nothing
+    Writer,
+    /// Restores, verifies, drills, reads in place
+    Reader,
+    /// Applies retention: the only one that deletes
+    Janitor,
+}
+
+/// `adopt`
+#[derive(Args, Debug)]
+pub struct Adopt {
+    /// Litestream's configuration
+    #[arg(value_name = "LITESTREAM_YML")]
+    pub file: PathBuf,
+    /// Do not look at the replicas
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// `policy`
+#[derive(Args, Debug)]
+pub struct Policy {
+    /// The kind of store
+    #[arg(value_enum)]
+    pub store: StoreName,
+    /// The replica
+    pub url: String,
+    /// What the credential is used for
+    #[arg(long, value_enum, default_value = "all")]
+    pub role: Role,
 }
 
 /// `explain`
@@ -370,7 +504,7 @@ pub struct Restore {
     pub url: String,
     /// Where the database is written
     pub path: PathBuf,
-    /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), or e.g. '5 minutes ago'; without it the newest state
+    /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), e.g. '5 minutes ago', or a label; without it the newest state
     #[arg(long, visible_aliases = ["txid", "timestamp"], value_name = "POINT")]
     pub point: Option<String>,
     /// Replace an existing file

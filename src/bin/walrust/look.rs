@@ -1,6 +1,6 @@
 //! Commands that look at a replica, or write what they got from one, and end. None touches a database (I-CLI-3).
 
-use crate::args::{Compact, Diff, Explain, Mode, Query, Restore, Status, Verify};
+use crate::args::{Compact, Diff, Drill, Explain, Label, Mode, Query, Restore, Status, Verify};
 use crate::failure::{Failure, Outcome};
 use crate::show::{self, Form, Object, Table};
 use crate::{host, outside, progress};
@@ -81,6 +81,16 @@ pub fn verify(a: &Verify, form: Form) -> Outcome {
     }
 }
 
+/// `drill`: the report; in JSON its text and exit status.
+pub fn drill(a: &Drill, form: Form) -> Outcome {
+    let Asked { conn, url } = ask(&a.target)?;
+    let shown = progress::spinner("restoring for a test");
+    let text: String = scalar(&conn, "SELECT walrust_drill(?1, ?2)", (url, a.options()))?;
+    drop(shown);
+    let exit = u8::from(text.lines().next_back() != Some("Result: passed"));
+    report(&text, exit, form)
+}
+
 /// The report ends in "Exit code: 1 (issues found)".
 fn exit_of_report(text: &str) -> Option<u8> {
     let said = text.lines().rev().find_map(|l| l.strip_prefix("Exit code: "))?;
@@ -119,6 +129,25 @@ pub fn points(target: &str, form: Form) -> Outcome {
         return Err(Failure::new(format!("no replica at {target}: nothing there can be restored")));
     }
     found.print(form)?;
+    Ok(0)
+}
+
+/// `label`
+pub fn label(a: &Label, form: Form) -> Outcome {
+    let conn = on(None)?;
+    let txid: Option<i64> =
+        scalar(&conn, "SELECT walrust_label(?1, ?2, ?3, ?4)", (&a.name, !a.drop, &a.target, &a.point))?;
+    match form {
+        Form::Text => {
+            let what = if a.drop { "dropped" } else { "labelled" };
+            let txid = txid.map_or_else(
+                || "a TXID that cannot be read".to_string(),
+                |t| format!("TXID {}", show::txid(t)),
+            );
+            show::text(&format!("{}: {what}, {txid}", a.name))?;
+        }
+        Form::Json => show::json(&Object(vec![("label", json!(a.name)), ("txid", json!(txid))]))?,
+    }
     Ok(0)
 }
 
@@ -182,11 +211,8 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
     };
     let conn = on(None)?;
     let shown = progress::restore();
-    let done: Result<i64, Failure> = scalar(
-        &conn,
-        "SELECT walrust_restore(?1, ?2, ?3, ?4)",
-        (&a.url, path, a.point.as_deref().map(point), a.options()),
-    );
+    let done: Result<i64, Failure> =
+        scalar(&conn, "SELECT walrust_restore(?1, ?2, ?3, ?4)", (&a.url, path, &a.point, a.options()));
     drop(shown);
     let txid = done?;
     let note = encrypted::is_encrypted(&a.path)?.then_some("encrypted: structure not checked");
@@ -210,16 +236,6 @@ fn holds_anything(url: &str) -> Result<bool, Failure> {
     let store = Store::open(&ReplicaUrl::parse(url)?)?;
     let found = block_on(async move { place::find(&store).await })??;
     Ok(!found.inventory.is_empty())
-}
-
-/// 16 hex digits are a TXID as file names have it, other digits a TXID, everything else a time.
-fn point(text: &str) -> rusqlite::types::Value {
-    let text = text.trim();
-    let number = match text.len() {
-        16 => i64::from_str_radix(text, 16),
-        _ => text.parse::<i64>(),
-    };
-    number.map_or_else(|_| rusqlite::types::Value::Text(text.to_string()), rusqlite::types::Value::Integer)
 }
 
 /// `config`
@@ -294,13 +310,5 @@ mod tests {
         assert_eq!(exit_of_findings(&found(&["warning", "critical"])), 2);
         assert_eq!(exit_of_findings(&found(&["a word to come"])), 2);
         assert_eq!(exit_of_findings(&found(&[])), 2);
-    }
-
-    #[test]
-    fn points() {
-        assert_eq!(point("17"), Value::Integer(17));
-        assert_eq!(point("0000000000000011"), Value::Integer(17));
-        assert_eq!(point("5 minutes ago"), Value::Text("5 minutes ago".into()));
-        assert_eq!(point("2026-11-22T18:00"), Value::Text("2026-11-22T18:00".into()));
     }
 }

@@ -111,7 +111,7 @@ impl Replica {
 
     /// Retention; all that it promises is looked for in what is left.
     fn retain(&mut self, policy: &Policy, first: TxId, now: u64) {
-        let decided = retention(&self.files, policy, at(now)).unwrap();
+        let decided = retention(&self.files, policy, &Default::default(), at(now)).unwrap();
         self.requests += 11; // listings
         self.files.retain(|f| decided.keep.contains_key(&f.id()));
         let last = self.files.iter().map(|f| f.max).max().unwrap();

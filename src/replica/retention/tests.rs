@@ -11,12 +11,16 @@ fn file(level: u8, min: u64, max: u64, ms: i64) -> FileInfo {
     FileInfo::listed(id, 10, Timestamp(ms))
 }
 
+fn unlabelled() -> BTreeSet<TxId> {
+    BTreeSet::new()
+}
+
 fn none() -> Policy {
     Policy { hourly: 0, daily: 0, weekly: 0, monthly: 0, pitr_window: Duration::ZERO }
 }
 
 fn kept(files: &[FileInfo], policy: &Policy, now: i64) -> Vec<(u8, u64, u64)> {
-    let r = retention(files, policy, Timestamp(now)).unwrap();
+    let r = retention(files, policy, &unlabelled(), Timestamp(now)).unwrap();
     r.keep.keys().map(|id| (id.level.get(), id.min.0, id.max.0)).collect()
 }
 
@@ -24,8 +28,13 @@ fn kept(files: &[FileInfo], policy: &Policy, now: i64) -> Vec<(u8, u64, u64)> {
 fn a_year_of_hourly_snapshots_leaves_about_fifty() {
     let hours = 365 * 24;
     let files: Vec<_> = (0..=hours).map(|h| file(9, 1, h as u64 + 1, TODAY + (h - hours) * HOUR)).collect();
-    let r = retention(&files, &Policy { pitr_window: Duration::ZERO, ..Policy::default() }, Timestamp(TODAY))
-        .unwrap();
+    let r = retention(
+        &files,
+        &Policy { pitr_window: Duration::ZERO, ..Policy::default() },
+        &unlabelled(),
+        Timestamp(TODAY),
+    )
+    .unwrap();
     let count = |w: Why| r.keep.values().filter(|x| **x == w).count();
     let age_h = |id: &FileId| hours as u64 + 1 - id.max.0;
     assert_eq!(count(Why::Hourly), 24);
@@ -48,7 +57,7 @@ fn tomorrow_keeps_what_today_kept_for_longer() {
     for h in 0..100 * 24 {
         let now = start + h * HOUR;
         files.push(file(9, 1, h as u64 + 1, now));
-        let r = retention(&files, &policy, Timestamp(now)).unwrap();
+        let r = retention(&files, &policy, &unlabelled(), Timestamp(now)).unwrap();
         files.retain(|f| r.keep.contains_key(&f.id()));
     }
     let distinct = |w: Why| files.iter().map(|f| bucket(w, f.time)).collect::<BTreeSet<_>>().len();
@@ -76,7 +85,7 @@ fn the_window_keeps_each_upload_and_what_it_rests_on() {
         }
     }
     let policy = Policy { pitr_window: Duration::from_secs(2 * 3600), ..none() };
-    let r = retention(&files, &policy, Timestamp(at(600))).unwrap();
+    let r = retention(&files, &policy, &unlabelled(), Timestamp(at(600))).unwrap();
     for n in 480..=600 {
         assert!(r.states.contains_key(&TxId(n)), "{n}");
     }
@@ -104,7 +113,7 @@ fn a_day_without_a_snapshot_keeps_its_newest_merged_state() {
         }
     }
     let policy = Policy { daily: 7, ..none() };
-    let r = retention(&files, &policy, Timestamp(TODAY)).unwrap();
+    let r = retention(&files, &policy, &unlabelled(), Timestamp(TODAY)).unwrap();
     let last_of_day = |ago: u64| TxId(hours - ago * 24);
     for ago in 0..7 {
         assert!(r.states.contains_key(&last_of_day(ago)), "{ago} days ago: {:?}", r.states.keys());
@@ -115,7 +124,7 @@ fn a_day_without_a_snapshot_keeps_its_newest_merged_state() {
     assert!(r.keep.keys().all(|id| id.level.get() != 1 || id.max > newest_snapshot), "{:?}", r.keep);
     assert!(!r.states.contains_key(&TxId(100)));
     // Without days to keep, the snapshots alone are left.
-    let bare = retention(&files, &none(), Timestamp(TODAY)).unwrap();
+    let bare = retention(&files, &none(), &unlabelled(), Timestamp(TODAY)).unwrap();
     assert!(bare.keep.len() < r.keep.len());
 }
 
@@ -131,9 +140,41 @@ fn without_a_window_level_0_goes_but_for_the_newest_and_what_the_newest_state_ne
 }
 
 #[test]
+fn a_labelled_point_keeps_its_way_and_no_more() {
+    let mut files: Vec<_> = [1, 100, 200, 300].map(|n| file(9, 1, n, n as i64)).into();
+    files.extend((2..=300).map(|n| file(0, n, n, n as i64)));
+    files.extend((1..30).map(|i| file(1, i * 10, i * 10 + 9, 1)));
+    let newest_two = [(9, 1, 200), (9, 1, 300)];
+    for (what, labelled, way) in [
+        ("none", vec![], vec![]),
+        ("a snapshot", vec![100], vec![(9, 1, 100)]),
+        ("the end of a merged file", vec![119], vec![(1, 100, 109), (1, 110, 119), (9, 1, 100)]),
+        (
+            "a TXID within a merged file",
+            vec![112],
+            vec![(0, 110, 110), (0, 111, 111), (0, 112, 112), (1, 100, 109), (9, 1, 100)],
+        ),
+        ("the first", vec![1], vec![(9, 1, 1)]),
+        ("the newest", vec![300], vec![]),
+        ("one that is gone, or never was", vec![5000], vec![]),
+    ] {
+        let labelled = labelled.into_iter().map(TxId).collect();
+        let r = retention(&files, &none(), &labelled, Timestamp(TODAY)).unwrap();
+        let mut want: Vec<_> = way.into_iter().chain(newest_two).chain([(0, 300, 300)]).collect();
+        want.sort_unstable();
+        let kept: Vec<_> = r.keep.keys().map(|id| (id.level.get(), id.min.0, id.max.0)).collect();
+        assert_eq!(kept, want, "{what}");
+    }
+    // A label of another history than the files around it keeps nothing, and stops nothing.
+    let mut torn = files.clone();
+    torn.retain(|f| f.max != TxId(112) || f.level != Level::L0);
+    assert!(!retention(&torn, &none(), &[TxId(112)].into(), Timestamp(TODAY)).unwrap().remove.is_empty());
+}
+
+#[test]
 fn a_damaged_replica_is_left_alone() {
     let files = [file(9, 1, 1, 1), file(9, 1, 2, 2), file(9, 1, 3, 3), file(0, 5, 5, 5)];
-    let e = retention(&files, &none(), Timestamp(TODAY)).unwrap_err();
+    let e = retention(&files, &none(), &unlabelled(), Timestamp(TODAY)).unwrap_err();
     assert!(e.is_corrupt() && e.to_string().starts_with("nothing is removed"), "{e}");
 }
 
@@ -174,11 +215,13 @@ proptest! {
         files in replicas(),
         hourly in 0u32..5, daily in 0u32..4, weekly in 0u32..3, monthly in 0u32..3,
         window_min in 0u64..2000, later_min in 0i64..5000,
+        labels in proptest::collection::vec(0usize..120, 0..4),
     ) {
+        let labelled: BTreeSet<TxId> = labels.iter().filter_map(|i| files.get(*i)).map(|f| f.max).collect();
         let now = Timestamp(newest_time(&files).0 + later_min * 60_000);
         let window = Duration::from_secs(window_min * 60);
         let policy = Policy { hourly, daily, weekly, monthly, pitr_window: window };
-        let r = retention(&files, &policy, now).unwrap();
+        let r = retention(&files, &policy, &labelled, now).unwrap();
         let left: Vec<FileInfo> = files.iter().filter(|f| r.keep.contains_key(&f.id())).cloned().collect();
         // The newest state, each upload within the window, each snapshot kept.
         let newest = files.iter().map(|f| f.max).max().unwrap();
@@ -190,6 +233,9 @@ proptest! {
         for f in &left {
             prop_assert!(plan(&left, Point::TxId(f.max), now).is_ok());
         }
+        for txid in &labelled {
+            prop_assert_eq!(plan(&left, Point::TxId(*txid), now).unwrap().txid, *txid);
+        }
         prop_assert!(left.iter().filter(|f| f.min.0 == 1).count() >= files.iter().filter(|f| f.min.0 == 1).count().min(2));
         // Any crash on the way: what is left then restores all that was kept, and no file is stranded.
         let mut on_way = files.clone();
@@ -200,7 +246,7 @@ proptest! {
             prop_assert!(on_way.iter().all(|f| states.contains_key(&f.max)));
         }
         // Once more changes nothing.
-        let again = retention(&left, &policy, now).unwrap();
+        let again = retention(&left, &policy, &labelled, now).unwrap();
         prop_assert!(again.remove.is_empty(), "{:?}", again.remove);
     }
 }

@@ -15,24 +15,12 @@ use crate::replica::point::Point;
 use crate::replica::probe::Probed;
 use crate::replica::restore::{Check, RestoreOptions, Restored, Structure, restore};
 use crate::replica::reuse::Reuse;
+use crate::replica::scratch::Scratch;
 use crate::replica::target::Overwrite;
 use crate::store::{Store, hex};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
-
-/// Removes the rebuilt database and what SQLite left beside it.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        for suffix in ["", "-wal", "-shm", "-journal"] {
-            let mut path = self.0.as_os_str().to_os_string();
-            path.push(suffix);
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
 
 pub(super) async fn check(
     store: &Store,
@@ -40,7 +28,7 @@ pub(super) async fn check(
     options: &VerifyOptions<'_>,
 ) -> Result<Vec<Finding>> {
     let dir = options.work_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let scratch = Scratch(dir.join(format!("walrust-verify-{:016x}.db", clock::random_u64())));
+    let scratch = Scratch::new(&dir, "verify");
     let mut proved = Proved::default();
     for _ in 0..ROUNDS {
         if prove_files(store, &facts, &mut proved).await? == Gone::None {
@@ -55,7 +43,7 @@ pub(super) async fn check(
         before.iter().filter(|f| f.severity != Severity::Ok).filter_map(|f| f.file).collect();
     let states = restorable(&facts.usable(&bad));
     let Some((newest, _)) = states.last_key_value() else { return Ok(before) };
-    let (built, integrity) = rebuild(store, *newest, &scratch.0, options).await?;
+    let (built, integrity) = rebuild(store, *newest, scratch.path(), options).await?;
     let mut rules = Vec::new();
     match built {
         Ok(restored) => {
@@ -75,6 +63,46 @@ pub(super) async fn check(
     let mut findings = before;
     findings.extend(rules);
     Ok(findings)
+}
+
+/// Some files whole, drawn by chance.
+pub(super) async fn sample(
+    store: &Store,
+    mut facts: Facts,
+    share: u16,
+    options: &VerifyOptions<'_>,
+) -> Result<Vec<Finding>> {
+    let mut proved = Proved::default();
+    for _ in 0..ROUNDS {
+        let drawn = Facts { files: drawn(&facts.files, share, clock::random_u64), ..facts.clone() };
+        if prove_files(store, &drawn, &mut proved).await? == Gone::None {
+            break;
+        }
+        (facts, _) = settled(store, options.pause).await?;
+    }
+    let (read, wrong) = (proved.read.len(), proved.wrong.len());
+    facts.content = proved.wrong;
+    let mut findings = judge(&facts);
+    if wrong == 0 && read > 0 {
+        findings.push(rule(
+            Rule::Content,
+            Severity::Ok,
+            format!("{read} of {} files read whole", facts.files.len()),
+        ));
+    }
+    Ok(findings)
+}
+
+/// A share of the files in thousandths, one at the least.
+fn drawn<T: Clone>(files: &[T], share: u16, mut random: impl FnMut() -> u64) -> Vec<T> {
+    let mut left: Vec<T> = files.to_vec();
+    let wanted = (files.len() * usize::from(share)).div_ceil(1000).min(files.len());
+    let mut drawn = Vec::with_capacity(wanted);
+    while drawn.len() < wanted {
+        let at = usize::try_from(random() % left.len() as u64).unwrap_or(0);
+        drawn.push(left.swap_remove(at));
+    }
+    drawn
 }
 
 /// What is known of contents so far.
@@ -258,5 +286,27 @@ fn content(restored: &Restored) -> Finding {
         Some(note) => {
             rule(Rule::Content, Severity::Warning, format!("{text}, but going around damage: {note}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::drawn;
+
+    #[test]
+    fn a_share_is_one_at_the_least_and_each_file_once() {
+        let files: Vec<u32> = (0..250).collect();
+        let mut n = 0_u64;
+        let mut random = || {
+            n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            n >> 33
+        };
+        for (share, want) in [(1, 1), (10, 3), (100, 25), (1000, 250)] {
+            let mut got = drawn(&files, share, &mut random);
+            got.sort_unstable();
+            got.dedup();
+            assert_eq!(got.len(), want, "{share}");
+        }
+        assert!(drawn::<u32>(&[], 1000, &mut random).is_empty());
     }
 }

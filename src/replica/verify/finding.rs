@@ -42,6 +42,8 @@ pub enum Rule {
     History,
     /// The manifest itself can be read.
     Manifest,
+    /// Each label names a point that can be restored.
+    Label,
     /// The rebuilt database has the checksum attested (`deep`).
     Content,
     /// The rebuilt database passes SQLite's integrity check (`deep`).
@@ -59,6 +61,7 @@ impl Rule {
             Rule::Snapshot => "snapshot",
             Rule::History => "history",
             Rule::Manifest => "manifest",
+            Rule::Label => "label",
             Rule::Content => "content",
             Rule::Integrity => "integrity",
         }

@@ -10,6 +10,8 @@ pub enum Mode {
     /// No page data.
     #[default]
     Quick,
+    /// As quick, and so many in a thousand of the files, drawn by chance and one at the least, are read whole.
+    Sample(u16),
     /// Everything is downloaded, the newest state rebuilt and checked.
     Deep,
     /// As quick, then manifest entries without object are removed.
@@ -21,11 +23,23 @@ impl Mode {
     pub fn parse(name: &str) -> Option<Mode> {
         match name {
             "quick" => Some(Mode::Quick),
+            "sample" => Some(Mode::Sample(SAMPLE)),
             "deep" => Some(Mode::Deep),
             "fix" => Some(Mode::Fix),
-            _ => None,
+            other => share(other.strip_prefix("sample ")?).map(Mode::Sample),
         }
     }
+}
+
+/// Without a share said: a replica that is sampled each day is read in 100 days.
+const SAMPLE: u16 = 10;
+
+/// `5%` or `0.5%`, in thousandths.
+fn share(text: &str) -> Option<u16> {
+    let percent: f64 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
+    let thousandths = (percent * 10.0).round();
+    // (In range: it fits.)
+    (1.0..=1000.0).contains(&thousandths).then_some(thousandths as u16)
 }
 
 /// How to verify.

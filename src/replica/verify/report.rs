@@ -66,6 +66,7 @@ fn text(r: &Report) -> String {
             Rule::Continuity => "Continuity",
             Rule::History => "History",
             Rule::Manifest => "Manifest",
+            Rule::Label => "Labels",
             Rule::Content => "Content",
             Rule::Integrity => "Integrity",
             _ => continue,

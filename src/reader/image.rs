@@ -5,14 +5,15 @@
 //! state. Where the state moves on into another history, the schema cookie is shifted, so that no statement of the old schema
 //! goes on.
 
+use super::ahead::Ahead;
 use super::cache;
-use super::fetch::{self, Pace, Wanted};
+use super::fetch::{self, Wanted};
 use super::limits::PARALLEL;
 use super::replica::Replica;
 use super::runtime;
 use super::view::View;
 use crate::base::{Error, Kind, PageSize, Pgno, Result, TxId, fork};
-use crate::ltx::{Header, IndexEntry};
+use crate::ltx::Header;
 use crate::replica::pages::Place;
 use crate::replica::{FileId, Point};
 use crate::sqlite::{Image, ReadExtent};
@@ -32,7 +33,7 @@ pub(super) struct ReplicaImage {
     within: bool,
     /// Files of the replica that were found damaged.
     bad: BTreeSet<FileId>,
-    pace: Pace,
+    ahead: Ahead,
     cookie_shift: u32,
     /// Number of forks before this process, when it was opened.
     generation: usize,
@@ -66,7 +67,7 @@ impl ReplicaImage {
             moves: Moves::Never,
             within: false,
             bad: BTreeSet::new(),
-            pace: Pace::default(),
+            ahead: Ahead::default(),
             cookie_shift: 0,
             generation: fork::generation(),
         }
@@ -118,23 +119,43 @@ impl ReplicaImage {
     fn page_of_view(&mut self, pgno: Pgno) -> Result<Arc<[u8]>, About> {
         let plain = |e| (None, e);
         let view = self.view.clone();
-        let (file, entry) = match view.map.place(pgno).map_err(plain)? {
+        let file = match view.map.place(pgno).map_err(plain)? {
             Place::Nowhere => return Ok(vec![0; self.page_size().map_err(plain)?.len()].into()),
-            Place::In(file, entry) => (file, entry),
+            Place::In(file) => file,
         };
-        if let Some(page) = at_hand(&view, file, &entry)? {
-            return Ok(page);
+        self.ahead.reads(pgno);
+        let page = match here(&view, file, pgno)? {
+            Some(page) => page,
+            None => {
+                self.fetch(&view, pgno)?;
+                here(&view, file, pgno)?
+                    .ok_or_else(|| plain(Error::new(Kind::Bug, "a page that was fetched is not there")))?
+            }
+        };
+        if self.ahead.was(pgno, &page)
+            && let Some(number) = view.numbers.get(file)
+        {
+            cache::put_page((*number, pgno), page.clone());
         }
-        let bytes = self.pace.bytes(pgno);
-        let is_here = |file: usize, entry: &IndexEntry| {
-            let key = view.numbers.get(file).map(|n| (*n, entry.pgno));
-            key.is_some_and(cache::has) || view.map.files().get(file).is_some_and(|f| f.has(entry))
+        Ok(page)
+    }
+
+    /// Fetches the page, and what is likely to be read after it.
+    fn fetch(&mut self, view: &Arc<View>, pgno: Pgno) -> Result<(), About> {
+        let foretold = self.ahead.wants(pgno);
+        let place = |pgno: Pgno| match view.map.place(pgno) {
+            Ok(Place::In(file)) => Some((file, view.map.files().get(file)?.blocks_of(pgno)?)),
+            _ => None,
         };
-        let (wanted, last) = fetch::plan(&view.map, pgno, bytes, PARALLEL, is_here).map_err(plain)?;
-        get(&view, wanted)?;
-        self.pace.fetched(last);
-        at_hand(&view, file, &entry)?
-            .ok_or_else(|| plain(Error::new(Kind::Bug, "a page that was fetched is not there")))
+        let is_here =
+            |file: usize, block: u64| view.numbers.get(file).is_some_and(|n| cache::has_block((*n, block)));
+        let pages = foretold.pages.iter().copied();
+        let (wanted, done) = fetch::plan(pages, foretold.bytes, PARALLEL, place, is_here);
+        get(view, wanted)?;
+        if let Some(last) = done.checked_sub(1).and_then(|n| foretold.pages.get(n)) {
+            self.ahead.fetched(*last);
+        }
+        Ok(())
     }
 }
 
@@ -226,19 +247,25 @@ pub(super) fn localized(page: &[u8], txid: TxId, pages: u32, cookie_shift: u32) 
     out
 }
 
-/// The page at `entry`, if it need not be fetched.
-fn at_hand(view: &View, file: usize, entry: &IndexEntry) -> Result<Option<Arc<[u8]>>, About> {
+/// The page, if it need not be fetched.
+fn here(view: &View, file: usize, pgno: Pgno) -> Result<Option<Arc<[u8]>>, About> {
     let (Some(contents), Some(number)) = (view.map.files().get(file), view.numbers.get(file)) else {
         return Ok(None);
     };
-    let key = (*number, entry.pgno);
-    if let Some(page) = cache::get(key) {
+    if let Some(page) = cache::page((*number, pgno)) {
         return Ok(Some(page));
     }
-    let Some(frame) = contents.at_hand(entry).map_err(|e| (None, e))? else { return Ok(None) };
-    let page: Arc<[u8]> = contents.page(entry, &frame).map_err(|e| (Some(contents.id), e))?.into();
-    cache::put(key, page.clone());
-    Ok(Some(page))
+    let of_file = |e: Error| (e.is_corrupt().then_some(contents.id), e);
+    let Some(range) = contents.blocks_of(pgno) else {
+        return Ok(contents.at_hand(pgno).map_err(of_file)?.map(Arc::from));
+    };
+    let blocks: Option<Vec<Arc<[u8]>>> = range.clone().map(|b| cache::block((*number, b))).collect();
+    let page = match blocks.as_deref() {
+        None => return Ok(None),
+        Some([one]) => contents.page_of(pgno, range.start, one),
+        Some(some) => contents.page_of(pgno, range.start, &some.concat()),
+    };
+    Ok(Some(page.map_err(of_file)?.into()))
 }
 
 /// Fetches what is wanted into the cache.
@@ -262,9 +289,9 @@ async fn get_one(view: &View, wanted: Wanted) -> Result<(), About> {
     else {
         return Ok(());
     };
-    let pages = contents.fetch(&view.store, wanted.range).await.map_err(|e| (Some(contents.id), e))?;
-    for (entry, page) in pages {
-        cache::put((*number, entry.pgno), page.into());
+    let blocks = contents.fetch(&view.store, wanted.blocks).await.map_err(|e| (Some(contents.id), e))?;
+    for (block, bytes) in blocks {
+        cache::put_block((*number, block), bytes);
     }
     Ok(())
 }

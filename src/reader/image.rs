@@ -7,6 +7,7 @@
 
 use super::ahead::Ahead;
 use super::cache;
+use super::disk::{self, Disk};
 use super::fetch::{self, Wanted};
 use super::limits::PARALLEL;
 use super::replica::Replica;
@@ -14,6 +15,7 @@ use super::runtime;
 use super::view::View;
 use crate::base::{Error, Kind, PageSize, Pgno, Result, TxId, fork};
 use crate::ltx::Header;
+use crate::replica::contents::Contents;
 use crate::replica::pages::Place;
 use crate::replica::{FileId, Point};
 use crate::sqlite::{Image, ReadExtent};
@@ -147,8 +149,14 @@ impl ReplicaImage {
             Ok(Place::In(file)) => Some((file, view.map.files().get(file)?.blocks_of(pgno)?)),
             _ => None,
         };
-        let is_here =
-            |file: usize, block: u64| view.numbers.get(file).is_some_and(|n| cache::has_block((*n, block)));
+        let disk = disk_of(view);
+        let is_here = |file: usize, block: u64| {
+            let (Some(number), Some(contents)) = (view.numbers.get(file), view.map.files().get(file)) else {
+                return false;
+            };
+            let is_on_disk = || Some(disk.as_ref()?.has_block(contents.sha256.as_ref()?, block));
+            cache::has_block((*number, block)) || is_on_disk().unwrap_or(false)
+        };
         let pages = foretold.pages.iter().copied();
         let (wanted, done) = fetch::plan(pages, foretold.bytes, PARALLEL, place, is_here);
         get(view, wanted)?;
@@ -259,13 +267,27 @@ fn here(view: &View, file: usize, pgno: Pgno) -> Result<Option<Arc<[u8]>>, About
     let Some(range) = contents.blocks_of(pgno) else {
         return Ok(contents.at_hand(pgno).map_err(of_file)?.map(Arc::from));
     };
-    let blocks: Option<Vec<Arc<[u8]>>> = range.clone().map(|b| cache::block((*number, b))).collect();
+    let blocks: Option<Vec<Arc<[u8]>>> =
+        range.clone().map(|b| cache::block((*number, b)).or_else(|| on_disk(view, contents, *number, b))).collect();
     let page = match blocks.as_deref() {
         None => return Ok(None),
         Some([one]) => contents.page_of(pgno, range.start, one),
         Some(some) => contents.page_of(pgno, range.start, &some.concat()),
     };
     Ok(Some(page.map_err(of_file)?.into()))
+}
+
+/// The cache on disk, if what `view` is of is not as near itself.
+fn disk_of(view: &View) -> Option<Arc<Disk>> {
+    if view.store.is_near() { None } else { disk::get() }
+}
+
+/// A block that is on disk, proved.
+fn on_disk(view: &View, contents: &Contents, number: u64, block: u64) -> Option<Arc<[u8]>> {
+    let found = disk_of(view)?.block(contents.sha256.as_ref()?, block, |b| contents.is_block(block, b))?;
+    let found: Arc<[u8]> = found.into();
+    cache::put_block((number, block), found.clone());
+    Some(found)
 }
 
 /// Fetches what is wanted into the cache.
@@ -290,7 +312,11 @@ async fn get_one(view: &View, wanted: Wanted) -> Result<(), About> {
         return Ok(());
     };
     let blocks = contents.fetch(&view.store, wanted.blocks).await.map_err(|e| (Some(contents.id), e))?;
+    let disk = disk_of(view);
     for (block, bytes) in blocks {
+        if let (Some(disk), Some(of)) = (&disk, &contents.sha256) {
+            disk.put_block(of, block, &bytes);
+        }
         cache::put_block((*number, block), bytes);
     }
     Ok(())

@@ -9,6 +9,7 @@
 //! | `ahead` | which pages SQLite will want after the one that it reads; pure |
 //! | `fetch` | which blocks of which files to fetch for them; pure |
 //! | `cache` | what was fetched, in memory |
+//! | `disk` | what was fetched, on local disk |
 //! | `known` | files that were read |
 //! | `image` | one connection's open file |
 //! | `past` | the same of a database that is watched here: what was not changed since comes from its own file |
@@ -38,6 +39,7 @@ mod btree;
 mod cache;
 mod changes;
 mod cover;
+mod disk;
 mod fetch;
 mod image;
 mod known;
@@ -51,6 +53,7 @@ mod runtime;
 mod view;
 
 pub use changes::{Change, RowChanges, changes};
+pub use disk::CacheAt;
 pub use name::{Name, name_of, past_name_of};
 pub use nearby::{Changed, Changes, Nearby, Now, State, Vicinity};
 pub use open::{Replicas, point_at, txid_at};

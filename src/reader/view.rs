@@ -1,12 +1,13 @@
 //! A state of a replica's database: from what lies there and a point to the files that make it, and their page indexes.
 
+use super::disk;
 use super::known::{Known, Numbered};
 use super::limits::PARALLEL;
 use super::nearby::Nearby;
 use crate::base::{Error, Kind, Result, clock};
 use crate::ltx::Level;
 use crate::replica::blocks::WHOLE;
-use crate::replica::contents::Contents;
+use crate::replica::contents::{Contents, Keep};
 use crate::replica::pages::PageMap;
 use crate::replica::place::{self, Found};
 use crate::replica::restore::refuse_lost_tail;
@@ -161,7 +162,10 @@ pub(super) async fn read(
             return Ok(known.add(contents));
         }
         let _permit = requests.acquire_many(requests_of(file.bytes)).await;
-        let contents = Contents::read(store, &file, entry).await.map_err(|e| (Some(file.id()), e))?;
+        // What is near is not kept here once more.
+        let disk = if store.is_near() { None } else { disk::get() };
+        let keep = disk.as_deref().map(|d| d as &dyn Keep);
+        let contents = Contents::read(store, &file, entry, keep).await.map_err(|e| (Some(file.id()), e))?;
         Ok(known.add(contents))
     });
     futures_util::stream::iter(read).buffered(PARALLEL).try_collect().await

@@ -47,9 +47,32 @@ pub struct Contents {
     pub bytes: u64,
     /// The file checksum in its trailer.
     pub crc: u64,
+    /// The SHA-256 of all of it, if the manifest tells it.
+    pub sha256: Option<[u8; 32]>,
     /// Where its pages lie.
     pub index: Index,
     body: Body,
+}
+
+/// What is kept of a file, for the next who reads it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// All of it, where it is small.
+    Whole,
+    /// The sums of its blocks.
+    Sums,
+    /// The guide beside it.
+    Guide,
+}
+
+/// Who keeps parts of files, by the SHA-256 of the file. Nothing of it is believed: each part is proved as if it came from the store.
+pub trait Keep: Send + Sync {
+    /// The part, if it is here.
+    fn get(&self, of: &[u8; 32], part: Part) -> Option<Bytes>;
+    /// Keeps it.
+    fn put(&self, of: &[u8; 32], part: Part, bytes: &[u8]);
+    /// It was found damaged.
+    fn forget(&self, of: &[u8; 32], part: Part);
 }
 
 /// Where its frames come from.
@@ -64,12 +87,23 @@ enum Body {
 }
 
 impl Contents {
-    /// Reads what `file` holds. `entry` is what the manifest says of it.
+    /// Reads what `file` holds, out of what `keep` has of it, else out of the store. `entry` is what the manifest says of it.
     ///
     /// Errors: `Corrupt`, with its name, if it is not what its name or the manifest says; `Missing` if it is gone; `Config` if it is too
     /// large to be proved; the store's.
-    pub async fn read(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> Result<Contents> {
-        read(store, file, entry).await.map_err(|e| e.context(file.id()))
+    pub async fn read(
+        store: &Store,
+        file: &FileInfo,
+        entry: Option<&ManifestEntry>,
+        keep: Option<&dyn Keep>,
+    ) -> Result<Contents> {
+        let keep = entry.filter(|e| e.bytes == file.bytes).zip(keep);
+        if let Some((entry, keep)) = keep
+            && let Some(found) = kept(file, entry, keep)
+        {
+            return Ok(found);
+        }
+        read(store, file, entry, keep).await.map_err(|e| e.context(file.id()))
     }
 
     /// What `file` holds, if single pages of it can be read and told from others: a large one with sums of its blocks and pages beside it.
@@ -210,7 +244,28 @@ impl Contents {
     }
 }
 
-async fn read(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> Result<Contents> {
+/// What `keep` has of the file, if it holds.
+fn kept(file: &FileInfo, entry: &ManifestEntry, keep: &dyn Keep) -> Option<Contents> {
+    let sha256 = &entry.sha256;
+    if file.bytes <= WHOLE {
+        let found = whole(file.id(), keep.get(sha256, Part::Whole)?, Some(entry));
+        return found.inspect_err(|_| keep.forget(sha256, Part::Whole)).ok();
+    }
+    let (sums, section) = (keep.get(sha256, Part::Sums)?, keep.get(sha256, Part::Guide)?);
+    let found = of_beside(file, entry, &sums, &section);
+    if !matches!(found, Beside::Guide(_)) {
+        keep.forget(sha256, Part::Sums);
+        keep.forget(sha256, Part::Guide);
+    }
+    if let Beside::Guide(found) = found { Some(*found) } else { None }
+}
+
+async fn read(
+    store: &Store,
+    file: &FileInfo,
+    entry: Option<&ManifestEntry>,
+    keep: Option<(&ManifestEntry, &dyn Keep)>,
+) -> Result<Contents> {
     let (id, size) = (file.id(), file.bytes);
     if size < SMALLEST {
         return Err(Error::corrupt(format!("{size} bytes are too few for an LTX file")));
@@ -221,9 +276,14 @@ async fn read(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> 
         return Err(Error::corrupt(format!("it has {size} bytes, the manifest says {}", e.bytes)));
     }
     if size <= WHOLE {
-        return whole(id, store.get(&id.key(store.layout())).await?, entry);
+        let bytes = store.get(&id.key(store.layout())).await?;
+        let found = whole(id, bytes.clone(), entry)?;
+        if let Some((entry, keep)) = keep {
+            keep.put(&entry.sha256, Part::Whole, &bytes);
+        }
+        return Ok(found);
     }
-    let sums = match by_guide(store, file, entry).await? {
+    let sums = match by_guide(store, file, entry, keep).await? {
         Beside::Guide(found) => return Ok(*found),
         Beside::Sums(sums) => Some(sums),
         Beside::Nothing => None,
@@ -249,7 +309,8 @@ pub fn whole(id: FileId, bytes: Bytes, entry: Option<&ManifestEntry>) -> Result<
     let tail = Tail::parse(&bytes)?;
     let index = tail.index_in(&bytes).ok_or_else(|| Error::corrupt("its page index is not whole"))?;
     let index = Index::Each(PackedIndex::of(&PageIndex::parse_for(index, size, &header)?));
-    Ok(Contents { id, header, bytes: size, crc: trailer.checksum, index, body: Body::Memory(bytes) })
+    let sha256 = entry.map(|e| e.sha256);
+    Ok(Contents { id, header, bytes: size, crc: trailer.checksum, sha256, index, body: Body::Memory(bytes) })
 }
 
 /// Reads all of a file, and proves it as a restore does.
@@ -295,7 +356,8 @@ async fn in_file(id: FileId, file: File, size: u64, entry: Option<&ManifestEntry
         let mut index = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
         file.read_exact_at(&mut index, range.start).map_err(io)?;
         let index = Index::Each(PackedIndex::of(&PageIndex::parse_for(&index, size, &header)?));
-        Ok(Contents { id, header, bytes: size, crc: trailer.checksum, index, body: Body::Local(file) })
+        let sha256 = entry.map(|e| e.sha256);
+        Ok(Contents { id, header, bytes: size, crc: trailer.checksum, sha256, index, body: Body::Local(file) })
     })
     .await?
 }
@@ -311,7 +373,12 @@ enum Beside {
 
 /// A large file by what lies beside it: in one request, or in two at once where the sums of its pages lie between the sums of its blocks and the
 /// guide.
-async fn by_guide(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> Result<Beside> {
+async fn by_guide(
+    store: &Store,
+    file: &FileInfo,
+    entry: Option<&ManifestEntry>,
+    keep: Option<(&ManifestEntry, &dyn Keep)>,
+) -> Result<Beside> {
     let (id, size) = (file.id(), file.bytes);
     // What no manifest names was put by somebody who puts no sums, or is so new that its sums are not there.
     let Some(entry) = entry else { return Ok(Beside::Nothing) };
@@ -329,11 +396,22 @@ async fn by_guide(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>)
     } else {
         try_join(some(0..sums_end), some(begins..end)).await?
     };
-    let Some(blocks) = Blocks::decode(&sums, id, size, Some(entry)) else { return Ok(Beside::Nothing) };
-    let Some(guide) = Guide::decode(&section, entry, blocks.check()) else { return Ok(Beside::Sums(blocks)) };
+    let found = of_beside(file, entry, &sums, &section);
+    if let (Beside::Guide(_), Some((entry, keep))) = (&found, keep) {
+        keep.put(&entry.sha256, Part::Sums, &sums);
+        keep.put(&entry.sha256, Part::Guide, &section);
+    }
+    Ok(found)
+}
+
+/// What the sums of its blocks and what stands behind them say of a large file. Pure.
+fn of_beside(file: &FileInfo, entry: &ManifestEntry, sums: &[u8], section: &Bytes) -> Beside {
+    let (id, bytes) = (file.id(), file.bytes);
+    let Some(blocks) = Blocks::decode(sums, id, bytes, Some(entry)) else { return Beside::Nothing };
+    let Some(guide) = Guide::decode(section, entry, blocks.check()) else { return Beside::Sums(blocks) };
     let Guide { header, index, firsts } = guide;
-    let body = Body::Remote { blocks, firsts };
-    Ok(Beside::Guide(Box::new(Contents { id, header, bytes: size, crc: entry.crc, index, body })))
+    let (body, sha256) = (Body::Remote { blocks, firsts }, Some(entry.sha256));
+    Beside::Guide(Box::new(Contents { id, header, bytes, crc: entry.crc, sha256, index, body }))
 }
 
 /// The edges of a large file, and the sums of its blocks, which may be known; `None` if it has none.
@@ -395,6 +473,7 @@ async fn by_blocks(
         header,
         bytes: size,
         crc: parsed.checksum,
+        sha256: Some(entry.sha256),
         index,
         body: Body::Remote { blocks, firsts: Firsts::default() },
     }))

@@ -153,7 +153,7 @@ mod tests {
             let mut seen = 0;
             for (txid, expected) in &maker.images {
                 let Ok(way) = plan(&inventory.files, Point::TxId(*txid), maker.time) else { continue };
-                let read = |f| block(Contents::read(&store, f, manifest.get(f.id()))).unwrap();
+                let read = |f| block(Contents::read(&store, f, manifest.get(f.id()), None)).unwrap();
                 let map = PageMap::new(way.files.iter().map(|f| Arc::new(read(f))).collect()).unwrap();
                 assert_eq!((map.txid(), map.files().len()), (*txid, way.files.len()));
                 assert!(image(&map) == *expected, "page size {size}, TXID {}", txid.0);

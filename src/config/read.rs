@@ -26,7 +26,10 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
         ValueKind::Folder => {
             let t = text_of(raw, "text")?;
             if !t.starts_with('/') || t.contains('\0') {
-                return Err(fault(raw, format!("{} is not a path from the root (`/var/cache/walrust`)", quoted(t))));
+                return Err(fault(
+                    raw,
+                    format!("{} is not a path from the root (`/var/cache/walrust`)", quoted(t)),
+                ));
             }
             Ok((Value::Text(t.to_string()), t.to_string()))
         }

@@ -675,7 +675,8 @@ fn the_example_loads_and_shows_every_key() {
     assert_eq!(by_default, ["replica", "price_per_gb", "price_per_1000_put"]);
     // Where it claims a default, it is the default.
     for row in process.rows().iter().filter(|r| {
-        !["validation_interval", "spool_dir", "cache_dir", "metrics_listen", "heartbeat_url", "webhooks"].contains(&r.name)
+        !["validation_interval", "spool_dir", "cache_dir", "metrics_listen", "heartbeat_url", "webhooks"]
+            .contains(&r.name)
     }) {
         assert_eq!(row.value, row.default_value, "{}", row.name);
     }

@@ -135,9 +135,8 @@ impl Ahead {
         };
         let all = || self.nodes.iter().enumerate().rev();
         let quick = all().find_map(|(n, node)| Some((n, next(node)?)));
-        quick.or_else(|| {
-            all().find_map(|(n, node)| Some((n, node.children.iter().position(|c| *c == pgno)?)))
-        })
+        quick
+            .or_else(|| all().find_map(|(n, node)| Some((n, node.children.iter().position(|c| *c == pgno)?))))
     }
 
     /// What to fetch for page `pgno`, which is read and not here.
@@ -153,7 +152,9 @@ impl Ahead {
         let (mut n, mut at) = (n, at);
         while pages.len() < FORETOLD {
             let Some(node) = self.nodes.get(n) else { break };
-            if let Some(child) = at.checked_add_signed(step).and_then(|at| Some((at, *node.children.get(at)?))) {
+            if let Some(child) =
+                at.checked_add_signed(step).and_then(|at| Some((at, *node.children.get(at)?)))
+            {
                 at = child.0;
                 pages.push(child.1);
                 continue;
@@ -176,7 +177,8 @@ impl Ahead {
     fn in_line(&mut self, pgno: Pgno) -> Foretold {
         let first = pgno.get();
         // Other pages lie between: some were here.
-        let goes_on = self.line.next > 0 && (self.line.next..self.line.next.saturating_add(64)).contains(&first);
+        let goes_on =
+            self.line.next > 0 && (self.line.next..self.line.next.saturating_add(64)).contains(&first);
         self.line.bytes = if goes_on { more(self.line.bytes) } else { LEAST };
         let count = if goes_on { FORETOLD as u32 } else { 1 };
         let pages = (first..first.saturating_add(count)).filter_map(Pgno::new).collect();

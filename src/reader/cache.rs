@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 
 /// Bytes of blocks held at most.
 const BLOCKS: usize = 8 << 20;
+/// The same, where they are on local disk, too.
+const BLOCKS_BESIDE_DISK: usize = 2 << 20;
 /// Bytes of pages held at most.
 const PAGES: usize = 1 << 20;
 
@@ -80,9 +82,9 @@ pub(super) fn has_block(key: BlockKey) -> bool {
     BLOCK_CACHE.lock().all.contains_key(&key)
 }
 
-/// Keeps a block.
-pub(super) fn put_block(key: BlockKey, block: Arc<[u8]>) {
-    BLOCK_CACHE.lock().put(key, block, BLOCKS);
+/// Keeps a block, which is on local disk or not.
+pub(super) fn put_block(key: BlockKey, block: Arc<[u8]>, is_on_disk: bool) {
+    BLOCK_CACHE.lock().put(key, block, if is_on_disk { BLOCKS_BESIDE_DISK } else { BLOCKS });
 }
 
 /// The page, if it is here.

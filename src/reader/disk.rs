@@ -115,7 +115,9 @@ impl Entry {
 
     fn encode(&self) -> [u8; ENTRY] {
         let mut out = [0; ENTRY];
-        for (to, from) in out.iter_mut().zip(self.key.iter().chain(&self.len.to_be_bytes()).chain(&self.used.to_be_bytes())) {
+        for (to, from) in
+            out.iter_mut().zip(self.key.iter().chain(&self.len.to_be_bytes()).chain(&self.used.to_be_bytes()))
+        {
             *to = *from;
         }
         out
@@ -144,7 +146,10 @@ impl Disk {
     fn open(at: &CacheAt) -> Result<Disk> {
         let slots = slots_in(at.bytes);
         if slots == 0 {
-            return Err(Error::config(format!("cache_size of {} bytes is too little; give 1MB or more, or 0", at.bytes)));
+            return Err(Error::config(format!(
+                "cache_size of {} bytes is too little; give 1MB or more, or 0",
+                at.bytes
+            )));
         }
         let mut make = std::fs::DirBuilder::new();
         make.recursive(true).mode(0o700).create(&at.dir).map_err(|e| Error::io("create", &at.dir, e))?;
@@ -191,7 +196,8 @@ impl Disk {
     fn find(&self, key: &Key) -> Option<(u64, Entry)> {
         let set = self.set_of(key);
         let table = self.set(set)?;
-        let (n, entry) = table.iter().enumerate().find_map(|(n, e)| Some((n, (*e)?)).filter(|(_, e)| e.key == *key))?;
+        let (n, entry) =
+            table.iter().enumerate().find_map(|(n, e)| Some((n, (*e)?)).filter(|(_, e)| e.key == *key))?;
         Some((set * WAYS as u64 + n as u64, entry))
     }
 
@@ -220,14 +226,20 @@ impl Disk {
         let slot = set * WAYS as u64 + victim(&table) as u64;
         let entry = Entry { key: *key, len: bytes.len() as u32, used: now() };
         let (data, at) = (self.data_at(slot), Self::entry_at(slot));
-        let written = self.file.write_all_at(bytes, data).and_then(|()| self.file.write_all_at(&entry.encode(), at));
+        let written =
+            self.file.write_all_at(bytes, data).and_then(|()| self.file.write_all_at(&entry.encode(), at));
         if let Err(e) = written {
             log::debug!("walrust: what was read of a replica is not kept on disk: {e}");
         }
     }
 
     /// A block of a file, if it is here and is it.
-    pub(super) fn block(&self, of: &[u8; 32], block: u64, is_it: impl FnOnce(&[u8]) -> bool) -> Option<Vec<u8>> {
+    pub(super) fn block(
+        &self,
+        of: &[u8; 32],
+        block: u64,
+        is_it: impl FnOnce(&[u8]) -> bool,
+    ) -> Option<Vec<u8>> {
         self.get(&key(of, b'b', block), is_it)
     }
 
@@ -301,7 +313,8 @@ fn existing(path: &Path, slots: u32) -> Option<File> {
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits();
     let file = File::options().read(true).write(true).custom_flags(no_follow as i32).open(path).ok()?;
     let meta = file.metadata().ok()?;
-    let is_ours = meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0;
+    let is_ours =
+        meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0;
     let mut found = vec![0; HEAD as usize];
     file.read_exact_at(&mut found, 0).ok()?;
     (is_ours && found == head(slots)).then_some(file)

@@ -41,7 +41,8 @@ pub(super) fn plan(
                 if pages_done > 0 && total + BLOCK > bytes {
                     break 'pages;
                 }
-                let after = |w: &Wanted| w.file == file && (w.blocks.end..=w.blocks.end + GAP).contains(&block);
+                let after =
+                    |w: &Wanted| w.file == file && (w.blocks.end..=w.blocks.end + GAP).contains(&block);
                 let before =
                     |w: &Wanted| w.file == file && (block + 1..=block + 1 + GAP).contains(&w.blocks.start);
                 if let Some(w) = wanted.iter_mut().find(|w| after(w)) {

@@ -33,7 +33,7 @@ pub(super) struct ReplicaImage {
     moves: Moves,
     /// Whether a transaction is under way.
     within: bool,
-    /// Files of the replica that were found damaged.
+    /// Files of the replica that were found damaged, or gone.
     bad: BTreeSet<FileId>,
     ahead: Ahead,
     cookie_shift: u32,
@@ -101,9 +101,8 @@ impl ReplicaImage {
                 Err((id, e)) if e.is_missing() || (e.is_corrupt() && id.is_some()) => (id, e),
                 Err((_, e)) => return Err(e),
             };
-            if e.is_corrupt() {
-                self.bad.extend(id);
-            }
+            // (What is gone does not come again: names are not used twice.)
+            self.bad.extend(id);
             let txid = self.view.map.txid();
             match self.replica.anew(txid, id, self.bad.clone()) {
                 Ok(view) => self.view = view,
@@ -267,8 +266,10 @@ fn here(view: &View, file: usize, pgno: Pgno) -> Result<Option<Arc<[u8]>>, About
     let Some(range) = contents.blocks_of(pgno) else {
         return Ok(contents.at_hand(pgno).map_err(of_file)?.map(Arc::from));
     };
-    let blocks: Option<Vec<Arc<[u8]>>> =
-        range.clone().map(|b| cache::block((*number, b)).or_else(|| on_disk(view, contents, *number, b))).collect();
+    let blocks: Option<Vec<Arc<[u8]>>> = range
+        .clone()
+        .map(|b| cache::block((*number, b)).or_else(|| on_disk(view, contents, *number, b)))
+        .collect();
     let page = match blocks.as_deref() {
         None => return Ok(None),
         Some([one]) => contents.page_of(pgno, range.start, one),
@@ -286,7 +287,7 @@ fn disk_of(view: &View) -> Option<Arc<Disk>> {
 fn on_disk(view: &View, contents: &Contents, number: u64, block: u64) -> Option<Arc<[u8]>> {
     let found = disk_of(view)?.block(contents.sha256.as_ref()?, block, |b| contents.is_block(block, b))?;
     let found: Arc<[u8]> = found.into();
-    cache::put_block((number, block), found.clone());
+    cache::put_block((number, block), found.clone(), true);
     Some(found)
 }
 
@@ -317,7 +318,7 @@ async fn get_one(view: &View, wanted: Wanted) -> Result<(), About> {
         if let (Some(disk), Some(of)) = (&disk, &contents.sha256) {
             disk.put_block(of, block, &bytes);
         }
-        cache::put_block((*number, block), bytes);
+        cache::put_block((*number, block), bytes, disk.is_some());
     }
     Ok(())
 }

@@ -24,9 +24,9 @@ use crate::base::{Error, Kind, Pgno, Result, clock};
 use crate::ltx::{
     Decoder, HEADER_LEN, Header, IndexEntry, PackedIndex, PageIndex, TAIL_LEN, Tail, Trailer, decode_frame,
 };
-use futures_util::future::{try_join, try_join3};
 use crate::store::Store;
 use bytes::Bytes;
+use futures_util::future::{try_join, try_join3};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -175,12 +175,15 @@ impl Contents {
     pub fn at_hand(&self, pgno: Pgno) -> Result<Option<Vec<u8>>> {
         let named = |e: Error| e.context(self.id);
         match &self.body {
-            Body::Memory(all) => self.unpacked(pgno, self.index.frame(pgno, 0, all).map_err(named)?).map(Some),
+            Body::Memory(all) => {
+                self.unpacked(pgno, self.index.frame(pgno, 0, all).map_err(named)?).map(Some)
+            }
             Body::Remote { firsts, .. } => {
                 firsts.frame(pgno, self.header.page_size).map(|frame| self.unpacked(pgno, frame)).transpose()
             }
             Body::Local(file) => {
-                let span = self.index.span(pgno).ok_or_else(|| Error::new(Kind::Bug, "a page that is not there"))?;
+                let span =
+                    self.index.span(pgno).ok_or_else(|| Error::new(Kind::Bug, "a page that is not there"))?;
                 let mut frame = vec![0; usize::try_from(span.end - span.start).unwrap_or(0)];
                 file.read_exact_at(&mut frame, span.start).map_err(|e| {
                     Error::new(Kind::Io, format!("cannot read the copy of {}", self.id)).because(e)
@@ -357,7 +360,15 @@ async fn in_file(id: FileId, file: File, size: u64, entry: Option<&ManifestEntry
         file.read_exact_at(&mut index, range.start).map_err(io)?;
         let index = Index::Each(PackedIndex::of(&PageIndex::parse_for(&index, size, &header)?));
         let sha256 = entry.map(|e| e.sha256);
-        Ok(Contents { id, header, bytes: size, crc: trailer.checksum, sha256, index, body: Body::Local(file) })
+        Ok(Contents {
+            id,
+            header,
+            bytes: size,
+            crc: trailer.checksum,
+            sha256,
+            index,
+            body: Body::Local(file),
+        })
     })
     .await?
 }
@@ -369,6 +380,11 @@ enum Beside {
     /// The sums of its blocks.
     Sums(Blocks),
     Nothing,
+}
+
+/// Whether what is asked for of a file at once is one request, never two.
+pub fn is_in_one(file: &FileInfo, entry: &ManifestEntry) -> bool {
+    file.bytes <= WHOLE || guide_begins(entry) - blocks_end(file.bytes) <= BLOCK
 }
 
 /// A large file by what lies beside it: in one request, or in two at once where the sums of its pages lie between the sums of its blocks and the
@@ -389,7 +405,7 @@ async fn by_guide(
         Err(e) if e.is_missing() || e.is_corrupt() => Ok(Bytes::new()),
         other => other,
     };
-    let (sums, section) = if begins - sums_end <= BLOCK {
+    let (sums, section) = if is_in_one(file, entry) {
         let all = some(0..end).await?;
         let until = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(all.len());
         (all.slice(..until(sums_end)), all.slice(until(begins)..))
@@ -437,7 +453,10 @@ async fn by_blocks(
         }
     };
     let (head, tail) = (store.get_range(&key, 0..head_len), store.get_range(&key, from..size));
-    let (blocks, head, mut tail) = try_join3(sums, head, tail).await?;
+    let (blocks, head, mut tail) = match is_in_one(file, entry) {
+        true => (sums.await?, head.await?, tail.await?),
+        false => try_join3(sums, head, tail).await?,
+    };
     let Some(blocks) = blocks else { return Ok(None) };
     let short = || Error::corrupt("it is shorter than the store's listing says");
     if head.len() as u64 != head_len || tail.len() as u64 != size - from {

@@ -81,7 +81,11 @@ struct Group {
 
 impl BlockIndex {
     /// Of a full copy of `header`, by where its frames begin, in order; they end at `end`. `None` where they do not hold each page.
-    pub fn of(header: &Header, starts: impl IntoIterator<Item = (Pgno, u64)>, end: u64) -> Option<BlockIndex> {
+    pub fn of(
+        header: &Header,
+        starts: impl IntoIterator<Item = (Pgno, u64)>,
+        end: u64,
+    ) -> Option<BlockIndex> {
         let (mut first, mut start) = (Vec::new(), Vec::new());
         for (pgno, offset) in starts {
             let block = usize::try_from(offset / BLOCK).ok()?;
@@ -258,7 +262,9 @@ impl Index {
     /// How many of them are greater than `last`.
     pub fn beyond(&self, last: u32) -> usize {
         match self {
-            Index::Each(index) => Pgno::new(last.saturating_add(1)).map_or(0, |first| index.from(first).count()),
+            Index::Each(index) => {
+                Pgno::new(last.saturating_add(1)).map_or(0, |first| index.from(first).count())
+            }
             Index::Blocks(index) => {
                 let lock = index.page_size.lock_page().get();
                 let all = index.pages.saturating_sub(last) as usize;
@@ -420,7 +426,8 @@ impl Guide {
                 let tail = Tail::parse(edges).ok()?;
                 let index = tail.index_in(edges)?;
                 let is_whole = edges.starts_with(&[0; END_OF_PAGES as usize])
-                    && edges.len() as u64 == entry.bytes.checked_sub(tail.index_range(entry.bytes).ok()?.start)? + END_OF_PAGES;
+                    && edges.len() as u64
+                        == entry.bytes.checked_sub(tail.index_range(entry.bytes).ok()?.start)? + END_OF_PAGES;
                 if !is_whole || edge(head, edges) != entry.edge || tail.checksum != entry.crc {
                     return None;
                 }
@@ -573,7 +580,8 @@ mod tests {
             while let Some(pgno) = decoder.next_page(&mut page).unwrap() {
                 held.push(pgno);
                 let span = guide.index.span(pgno).expect(&what);
-                let blocks = span.start / BLOCK * BLOCK..(span.end.div_ceil(BLOCK) * BLOCK).min(m.entry.bytes);
+                let blocks =
+                    span.start / BLOCK * BLOCK..(span.end.div_ceil(BLOCK) * BLOCK).min(m.entry.bytes);
                 let bytes = &m.data[blocks.start as usize..blocks.end as usize];
                 let frame = guide.index.frame(pgno, blocks.start, bytes).unwrap();
                 assert_eq!(decode_frame(frame, guide.header.page_size, &mut got).unwrap(), pgno);
@@ -631,7 +639,10 @@ mod tests {
             bytes[at] = good;
         }
         assert!(guide.index.frame(pgno, span.start + 1, &bytes).is_err());
-        assert!(guide.index.frame(pgno, span.start, &bytes[..bytes.len() / 2]).is_err() || span.end - span.start < 8000);
+        assert!(
+            guide.index.frame(pgno, span.start, &bytes[..bytes.len() / 2]).is_err()
+                || span.end - span.start < 8000
+        );
     }
 
     #[test]
@@ -654,7 +665,8 @@ mod tests {
         let path = dir.path().join("x.ltx");
         std::fs::write(&path, encoder.finish().unwrap().1).unwrap();
         let entry = ManifestEntry::of_file(Level::SNAPSHOT, &path).unwrap();
-        let (section, check) = section(&Made { _dir: tempfile::tempdir().unwrap(), path, data: vec![], entry });
+        let (section, check) =
+            section(&Made { _dir: tempfile::tempdir().unwrap(), path, data: vec![], entry });
         let guide = Guide::decode(&section, &entry, &check).unwrap();
         let mut page = vec![0; 512];
         let (mut leaves, mut interior, mut bytes) = (0, 0, 0);
@@ -675,8 +687,14 @@ mod tests {
             .map(|r| r.unwrap())
             .collect();
         for root in roots.into_iter().chain([1]) {
-            assert!(guide.firsts.frame(Pgno::new(root).unwrap(), guide.header.page_size).is_some(), "root {root}");
+            assert!(
+                guide.firsts.frame(Pgno::new(root).unwrap(), guide.header.page_size).is_some(),
+                "root {root}"
+            );
         }
-        assert!(interior > 50 && leaves <= 2 && bytes <= MOST_FIRST, "{interior} interior pages, {leaves} leaves, {bytes} bytes");
+        assert!(
+            interior > 50 && leaves <= 2 && bytes <= MOST_FIRST,
+            "{interior} interior pages, {leaves} leaves, {bytes} bytes"
+        );
     }
 }

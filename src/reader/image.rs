@@ -125,14 +125,17 @@ impl ReplicaImage {
             Place::In(file) => file,
         };
         self.ahead.reads(pgno);
-        let page = match here(&view, file, pgno)? {
-            Some(page) => page,
-            None => {
-                self.fetch(&view, pgno)?;
-                here(&view, file, pgno)?
-                    .ok_or_else(|| plain(Error::new(Kind::Bug, "a page that was fetched is not there")))?
+        let (mut fetched, mut page) = (Vec::new(), here(&view, file, pgno, &[])?);
+        // Once, but where what seemed to be here was not: damaged on disk, or given up in memory for what another thread fetched.
+        for _ in 0..TRIES {
+            if page.is_some() {
+                break;
             }
-        };
+            fetched.extend(self.fetch(&view, pgno)?);
+            page = here(&view, file, pgno, &fetched)?;
+        }
+        let page =
+            page.ok_or_else(|| plain(Error::new(Kind::Bug, "a page that was fetched is not there")))?;
         if self.ahead.was(pgno, &page)
             && let Some(number) = view.numbers.get(file)
         {
@@ -142,7 +145,7 @@ impl ReplicaImage {
     }
 
     /// Fetches the page, and what is likely to be read after it.
-    fn fetch(&mut self, view: &Arc<View>, pgno: Pgno) -> Result<(), About> {
+    fn fetch(&mut self, view: &Arc<View>, pgno: Pgno) -> Result<Vec<Fetched>, About> {
         let foretold = self.ahead.wants(pgno);
         let place = |pgno: Pgno| match view.map.place(pgno) {
             Ok(Place::In(file)) => Some((file, view.map.files().get(file)?.blocks_of(pgno)?)),
@@ -158,11 +161,11 @@ impl ReplicaImage {
         };
         let pages = foretold.pages.iter().copied();
         let (wanted, done) = fetch::plan(pages, foretold.bytes, PARALLEL, place, is_here);
-        get(view, wanted)?;
+        let fetched = get(view, wanted)?;
         if let Some(last) = done.checked_sub(1).and_then(|n| foretold.pages.get(n)) {
             self.ahead.fetched(*last);
         }
-        Ok(())
+        Ok(fetched)
     }
 }
 
@@ -254,8 +257,11 @@ pub(super) fn localized(page: &[u8], txid: TxId, pages: u32, cookie_shift: u32) 
     out
 }
 
-/// The page, if it need not be fetched.
-fn here(view: &View, file: usize, pgno: Pgno) -> Result<Option<Arc<[u8]>>, About> {
+/// A block that was fetched: which file of the view it is of, its number, its bytes.
+type Fetched = (usize, u64, Arc<[u8]>);
+
+/// The page, if it need not be fetched, or was.
+fn here(view: &View, file: usize, pgno: Pgno, fetched: &[Fetched]) -> Result<Option<Arc<[u8]>>, About> {
     let (Some(contents), Some(number)) = (view.map.files().get(file), view.numbers.get(file)) else {
         return Ok(None);
     };
@@ -266,10 +272,13 @@ fn here(view: &View, file: usize, pgno: Pgno) -> Result<Option<Arc<[u8]>>, About
     let Some(range) = contents.blocks_of(pgno) else {
         return Ok(contents.at_hand(pgno).map_err(of_file)?.map(Arc::from));
     };
-    let blocks: Option<Vec<Arc<[u8]>>> = range
-        .clone()
-        .map(|b| cache::block((*number, b)).or_else(|| on_disk(view, contents, *number, b)))
-        .collect();
+    let block = |n: u64| {
+        let fetched =
+            fetched.iter().find(|(f, block, _)| (*f, *block) == (file, n)).map(|(_, _, b)| b.clone());
+        let in_memory = || cache::block((*number, n));
+        fetched.or_else(in_memory).or_else(|| on_disk(view, contents, *number, n))
+    };
+    let blocks: Option<Vec<Arc<[u8]>>> = range.clone().map(block).collect();
     let page = match blocks.as_deref() {
         None => return Ok(None),
         Some([one]) => contents.page_of(pgno, range.start, one),
@@ -291,8 +300,8 @@ fn on_disk(view: &View, contents: &Contents, number: u64, block: u64) -> Option<
     Some(found)
 }
 
-/// Fetches what is wanted into the cache.
-fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<(), About> {
+/// Fetches what is wanted, and keeps it.
+fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<Vec<Fetched>, About> {
     let work = {
         let view = view.clone();
         async move {
@@ -301,24 +310,24 @@ fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<(), About> {
                 async move { get_one(&view, w).await }
             };
             let all = futures_util::stream::iter(wanted.into_iter().map(one)).buffer_unordered(PARALLEL);
-            Ok(all.try_collect::<Vec<()>>().await.map(drop))
+            Ok(all.try_collect::<Vec<Vec<Fetched>>>().await.map(|all| all.concat()))
         }
     };
     runtime::run(work).map_err(|e| (None, e))?
 }
 
-async fn get_one(view: &View, wanted: Wanted) -> Result<(), About> {
+async fn get_one(view: &View, wanted: Wanted) -> Result<Vec<Fetched>, About> {
     let (Some(contents), Some(number)) = (view.map.files().get(wanted.file), view.numbers.get(wanted.file))
     else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     let blocks = contents.fetch(&view.store, wanted.blocks).await.map_err(|e| (Some(contents.id), e))?;
     let disk = disk_of(view);
-    for (block, bytes) in blocks {
+    for (block, bytes) in &blocks {
         if let (Some(disk), Some(of)) = (&disk, &contents.sha256) {
-            disk.put_block(of, block, &bytes);
+            disk.put_block(of, *block, bytes);
         }
-        cache::put_block((*number, block), bytes, disk.is_some());
+        cache::put_block((*number, *block), bytes.clone(), disk.is_some());
     }
-    Ok(())
+    Ok(blocks.into_iter().map(|(block, bytes)| (wanted.file, block, bytes)).collect())
 }

@@ -110,9 +110,9 @@ impl BlockIndex {
             ([a, b], _) => a < b,
             _ => false,
         });
+        let last = self.start.last().filter(|s| **s != NONE);
         let fits = self.first.last().is_some_and(|p| *p <= self.pages)
-            && self.start.last().is_some_and(|s| *s != NONE)
-            && self.end > (self.first.len() as u64 - 1) * BLOCK;
+            && last.is_some_and(|s| self.end > (self.first.len() as u64 - 1) * BLOCK + u64::from(*s));
         let lock = self.page_size.lock_page().get();
         (begins && rise && fits && !self.first.contains(&lock)).then_some(self)
     }
@@ -621,6 +621,45 @@ mod tests {
             let other = ManifestEntry { commit: m.entry.commit + 1, ..m.entry };
             assert!(Guide::decode(&section, &other, &check).is_none());
         }
+    }
+
+    /// Whoever can write there can write a right checksum, too.
+    #[test]
+    fn a_guide_that_lies_leads_to_no_panic_and_nowhere_outside_the_file() {
+        let mut told = 0;
+        for is_snapshot in [true, false] {
+            let m = made(4096, 300, 1, is_snapshot);
+            let (section, check) = section(&m);
+            let said = &section[HEAD..section.len() - CHECK];
+            let mut numbers = 7u64;
+            let mut below = |n: usize| {
+                numbers =
+                    numbers.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (numbers >> 33) as usize % n
+            };
+            for _ in 0..3000 {
+                let mut lie = said.to_vec();
+                for _ in 0..=below(3) {
+                    let at = HEADER_LEN + below((lie.len() - HEADER_LEN).min(200));
+                    lie[at] = [0, 1, 0xff, lie[at] ^ 1, lie[at] ^ 0x80, below(256) as u8][below(6)];
+                }
+                let Some(guide) = Guide::decode(&close(&lie, &check).into(), &m.entry, &check) else {
+                    continue;
+                };
+                told += 1;
+                for pgno in (1..=300).filter_map(Pgno::new) {
+                    let _ = guide.firsts.frame(pgno, guide.header.page_size);
+                    let Some(span) = guide.index.span(pgno) else { continue };
+                    assert!(span.start < span.end && span.end <= m.entry.bytes, "{span:?}");
+                    let bytes = &m.data[span.start as usize..span.end as usize];
+                    let mut page = vec![0; 4096];
+                    if let Ok(frame) = guide.index.frame(pgno, span.start, bytes) {
+                        let _ = decode_frame(frame, guide.header.page_size, &mut page);
+                    }
+                }
+            }
+        }
+        assert!(told > 100, "{told}");
     }
 
     #[test]

@@ -325,12 +325,14 @@ pub(super) mod tests {
         n: usize,
         sum: [u8; PAGE_SUM],
     ) -> Vec<u8> {
-        let (first, section) = object.split_at(blocks_end(entry.bytes) as usize);
+        let (first, rest) = object.split_at(blocks_end(entry.bytes) as usize);
+        let (section, guide) = rest.split_at((guide_begins(entry) - blocks_end(entry.bytes)) as usize);
         let blocks = Blocks::decode(first, entry.id, entry.bytes, Some(entry)).unwrap();
         let mut sums = blocks.decode_pages(section, entry.pages).unwrap().0;
         sums[n] = sum;
         let mut out = first.to_vec();
         encode_pages(&mut out, &sums);
+        out.extend_from_slice(guide);
         out
     }
 

@@ -58,30 +58,32 @@ pub struct CacheAt {
 enum Open {
     #[default]
     NotYet,
+    /// Nothing was fetched yet.
+    Wanted(CacheAt),
     None,
     At(Arc<Disk>),
 }
 
 static DISK: ForkSafe<Mutex<Open>> = ForkSafe::new(Mutex::default);
 
-/// Takes the cache up, at the first call in a process.
+/// Says where the cache lies, at the first call in a process.
 pub(super) fn begin(at: impl FnOnce() -> Option<CacheAt>) {
     let mut open = DISK.lock();
     if let Open::NotYet = *open {
-        *open = match at().map(|at| Disk::open(&at)) {
-            Some(Ok(disk)) => Open::At(Arc::new(disk)),
-            Some(Err(e)) => {
-                log::warn!("walrust: what is read of replicas is not kept on disk: {e}");
-                Open::None
-            }
-            None => Open::None,
-        };
+        *open = at().map_or(Open::None, Open::Wanted);
     }
 }
 
-/// The cache, if there is one.
+/// The cache, if there is one; made at the first call.
 pub(super) fn get() -> Option<Arc<Disk>> {
-    match &*DISK.lock() {
+    let mut open = DISK.lock();
+    if let Open::Wanted(at) = &*open {
+        *open = Disk::open(at).map(|disk| Open::At(Arc::new(disk))).unwrap_or_else(|e| {
+            log::warn!("walrust: what is read of replicas is not kept on disk: {e}");
+            Open::None
+        });
+    }
+    match &*open {
         Open::At(disk) => Some(disk.clone()),
         _ => None,
     }

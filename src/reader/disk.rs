@@ -206,9 +206,9 @@ impl Disk {
     fn get(&self, key: &Key, is_it: impl FnOnce(&[u8]) -> bool) -> Option<Vec<u8>> {
         let (slot, entry) = self.find(key)?;
         let mut bytes = vec![0; entry.len as usize];
-        self.file.read_exact_at(&mut bytes, self.data_at(slot)).ok()?;
-        if !is_it(&bytes) {
-            // (Damaged, or being written: it goes, and comes again.)
+        let is_read = self.file.read_exact_at(&mut bytes, self.data_at(slot)).is_ok();
+        if !is_read || !is_it(&bytes) {
+            // (Damaged, cut off, or being written: it goes, and comes again.)
             drop(self.file.write_all_at(&[0; ENTRY], Self::entry_at(slot)));
             return None;
         }
@@ -388,6 +388,13 @@ mod tests {
         disk.file.set_len(HEAD + 100).unwrap();
         assert_eq!(disk.block(&FILE, 1, |b| b == block(1)), None);
         disk.put_block(&FILE, 1, &block(1));
+        // The table is whole, and what it tells of lies behind the end.
+        let disk = Disk::open(&at(&dir.path().join("other"), 2 << 20)).unwrap();
+        disk.put_block(&FILE, 1, &block(1));
+        disk.file.set_len(disk.data_at(0)).unwrap();
+        assert!(disk.has_block(&FILE, 1));
+        assert_eq!(disk.block(&FILE, 1, |b| b == block(1)), None);
+        assert!(!disk.has_block(&FILE, 1), "it goes, too");
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub fn of_file(path: &Path, entry: &ManifestEntry) -> Result<Vec<u8>> {
             if entry.pages <= MOST_PAGES {
                 pages.push(page_sum(pgno, &page));
             }
-            gathered.add(pgno, begin..decoder.offset(), decoder.is_block());
+            gathered.add(pgno, begin..decoder.offset(), decoder.is_block(), &page);
             begin = decoder.offset();
         }
         decoder.finish()?;

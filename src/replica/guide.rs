@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! "walrust guide 1." | length of what follows u32 | LTX header 100 | kind u8 | … | SHA-256 of the check of the first line and of all this
-//!   kind 0, a file that holds some pages: all that follows the pages in the file (page index, trailer)
+//!   kind 0, a file that holds some pages: length u32 of all that follows the pages in the file (page index, trailer), that, and the frames of
+//!           page 1 and of interior pages
 //!   kind 1, a full copy: where the pages end u64 | for each block of 64 KiB: the first page whose frame begins in it u32, where u16 (0xffff: in
 //!           none) | the frames of page 1, of the schema and of the uppermost pages of the b-trees
 //! ```
@@ -16,7 +17,7 @@
 //! * I-GUIDE-2 A page is taken from its block only if the frames from the block's first one on bear the page numbers that follow each other, and end
 //!   where the guide says. What kind 0 holds is held against the checksum of it in the manifest; the first line's check binds kind 1
 //!   to the file.
-//! * I-GUIDE-3 Frames beside their file are [`MOST_FIRST`] bytes at most, however large the database is.
+//! * I-GUIDE-3 Frames beside their file are [`MOST_FIRST`] bytes at most, however large the database is; [`MOST_CHANGED`] beside one that is no full copy.
 //!
 //! Pure, but for [`Upper::of`], which reads the file. Refused: an index of every 64th page (of pages that pack well
 //! 64 lie in one block, of others in five); all interior pages (of a database of 1 GB some megabytes, of which a query needs a few pages).
@@ -40,6 +41,8 @@ const CHECK: usize = 32;
 const HEAD: usize = MAGIC.len() + 4;
 /// Bytes of frames beside a full copy at most.
 pub const MOST_FIRST: usize = 256 << 10;
+/// The same, beside a file that holds some pages.
+pub const MOST_CHANGED: usize = 32 << 10;
 /// Bytes for each block.
 const MARK: usize = 6;
 const NONE: u16 = u16::MAX;
@@ -337,12 +340,21 @@ pub struct Gathered {
     last_block: Option<u64>,
     end: u64,
     other_form: bool,
+    /// Of a file that holds some pages, the frames that are put beside it.
+    beside: Vec<Range<u64>>,
+    beside_bytes: u64,
 }
 
 impl Gathered {
-    /// The next frame: where it lies, and whether it tells its own length.
-    pub fn add(&mut self, pgno: Pgno, range: Range<u64>, tells_its_length: bool) {
+    /// The next frame: where it lies, whether it tells its own length, and its page.
+    pub fn add(&mut self, pgno: Pgno, range: Range<u64>, tells_its_length: bool, page: &[u8]) {
         self.end = range.end;
+        let is_first = pgno == Pgno::ONE || Node::of(page, pgno).is_ok_and(|n| !n.is_leaf());
+        let bytes = self.beside_bytes + (range.end - range.start);
+        if is_first && bytes <= MOST_CHANGED as u64 {
+            self.beside_bytes = bytes;
+            self.beside.push(range.clone());
+        }
         self.other_form |= !tells_its_length;
         if self.last_block != Some(range.start / BLOCK) {
             self.last_block = Some(range.start / BLOCK);
@@ -365,10 +377,14 @@ impl Gathered {
             if edges > MOST_INDEX {
                 return Ok(None);
             }
-            let mut all = vec![0; usize::try_from(edges).unwrap_or(0)];
-            read_at(file, &mut all, self.end)?;
             said.push(EACH);
-            said.extend(all);
+            said.extend_from_slice(&u32::try_from(edges).unwrap_or(u32::MAX).to_be_bytes());
+            let beside = if self.other_form { Vec::new() } else { self.beside };
+            for range in std::iter::once(self.end..entry.bytes).chain(beside) {
+                let mut part = vec![0; usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0)];
+                read_at(file, &mut part, range.start)?;
+                said.extend(part);
+            }
             return Ok(Some(close(&said, bound_to)));
         }
         let index = BlockIndex::of(header, self.starts, self.end).filter(|_| !self.other_form);
@@ -399,7 +415,7 @@ fn close(said: &[u8], bound_to: &[u8; CHECK]) -> Vec<u8> {
 pub fn most_bytes(entry: &ManifestEntry, is_snapshot: bool) -> u64 {
     let index = match is_snapshot {
         true => 8 + blocks_before(entry.bytes) * MARK as u64 + MOST_FIRST as u64,
-        false => super::probe::tail_bound(Some(entry)),
+        false => 4 + super::probe::tail_bound(Some(entry)) + MOST_CHANGED as u64,
     };
     (HEAD + HEADER_LEN + 1 + CHECK) as u64 + index
 }
@@ -421,7 +437,9 @@ impl Guide {
             return None;
         }
         match said.split_first()? {
-            (&EACH, edges) => {
+            (&EACH, said) => {
+                let (len, rest) = said.split_first_chunk::<4>()?;
+                let (edges, frames) = rest.split_at_checked(u32::from_be_bytes(*len) as usize)?;
                 // As it is read out of the file itself.
                 let tail = Tail::parse(edges).ok()?;
                 let index = tail.index_in(edges)?;
@@ -432,7 +450,8 @@ impl Guide {
                     return None;
                 }
                 let index = PageIndex::parse_for(index, entry.bytes, &header).ok()?;
-                Some(Guide { header, index: Index::Each(PackedIndex::of(&index)), firsts: Firsts::default() })
+                let firsts = Firsts::of(Bytes::copy_from_slice(frames), header.page_size)?;
+                Some(Guide { header, index: Index::Each(PackedIndex::of(&index)), firsts })
             }
             (&BLOCKS, said) if header.is_snapshot() && header.full_pages() == entry.pages => {
                 let (index, frames) = BlockIndex::decode(&header, entry.bytes, said)?;

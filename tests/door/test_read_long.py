@@ -42,7 +42,7 @@ def told(db):
     return db.execute("SELECT walrust_last_error()").fetchone()[0] or ""
 
 def newest(db):
-    rows = db.execute("SELECT txid FROM walrust_points(?) ORDER BY txid", (url,)).fetchall()
+    rows = db.execute("SELECT txid FROM walrust_points(?) WHERE txid >= ? ORDER BY txid", (url, args['since'])).fetchall()
     return [r[0] for r in rows]
 
 def read(k):
@@ -52,8 +52,8 @@ def read(k):
     while time.monotonic() - begin < seconds:
         rng_state = (rng_state * 6364136223846793005 + 1442695040888963407) % 2**64
         try:
-            # Three points: the newest of some seconds ago, one in the middle, the oldest one; a new choice each five seconds.
-            choice = int((time.monotonic() - begin) // 5)
+            # Three points: the newest of some seconds ago, one in the middle, the oldest one; a new choice each three seconds.
+            choice = int((time.monotonic() - begin) // 3)
             with lock:
                 if choice not in points:
                     all_of_them = newest(db)
@@ -119,10 +119,10 @@ class Long(test_read.ReadTest):
         p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v INTEGER, pad BLOB)")
         p.sql("CREATE TABLE c(n)")
         p.sql("INSERT INTO c VALUES(0)")
-        p.sync()
+        since = p.sync()
         p.send(op="code", code=WRITER, args={"seconds": seconds + 1, "seed": door.SEED})
         r = self.peer(env=env).open(":memory:")
-        got = r.code(READERS, url=url, seconds=seconds, seed=door.SEED)
+        got = r.code(READERS, url=url, since=since, seconds=seconds, seed=door.SEED)
         p.wait()
         seen, contents, gone, wrong, other = got
         print(f"\n{seen} reads of {contents} points, {gone} that went meanwhile", flush=True)

@@ -384,7 +384,7 @@ enum Beside {
 
 /// Whether what is asked for of a file at once is one request, never two.
 pub fn is_in_one(file: &FileInfo, entry: &ManifestEntry) -> bool {
-    file.bytes <= WHOLE || guide_begins(entry) - blocks_end(file.bytes) <= BLOCK
+    file.bytes <= WHOLE || guide_begins(entry).saturating_sub(blocks_end(entry.bytes)) <= BLOCK
 }
 
 /// A large file by what lies beside it: in one request, or in two at once where the sums of its pages lie between the sums of its blocks and the

@@ -204,6 +204,11 @@ bench-verify: $(VENV)/.ready loadable ## What a quick verify reads of a replica 
 bench-restore: $(VENV)/.ready loadable ## A restore of 500 MB beside cp and Litestream, and one that takes the difference
 	$(PY) bench/restore.py --so dist/walrust.$(EXT)
 
+.PHONY: bench-read
+bench-read: $(VENV)/.ready loadable ## A replica of 1 GB read in place, 20 ms a request: requests, round trips, bytes, memory, Litestream's VFS beside it; the past of a live 2 GB
+	$(PY) bench/read.py --so dist/walrust.$(EXT)
+	$(PY) bench/past.py --so dist/walrust.$(EXT)
+
 .PHONY: bench-away
 bench-away: $(VENV)/.ready loadable ## What a store that is away costs a program: 100 databases opened, written, closed by 8 threads, with and without
 	$(PY) bench/away.py --so dist/walrust.$(EXT)

@@ -25,6 +25,23 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
             }
             Ok((Value::Text(t.to_string()), t.to_string()))
         }
+        ValueKind::Folder => {
+            let t = text_of(raw, "text")?;
+            if !t.starts_with('/') || t.contains('\0') {
+                return Err(fault(
+                    raw,
+                    format!("{} is not a path from the root (`/var/cache/walrust`)", quoted(t)),
+                ));
+            }
+            Ok((Value::Text(t.to_string()), t.to_string()))
+        }
+        ValueKind::Room { min } => {
+            let n = bytes(raw)?;
+            if n.0 > 0 && n.0 < min {
+                return Err(fault(raw, format!("must be {} or more, or 0 for none", ByteCount(min))));
+            }
+            Ok((Value::Bytes(n), if n.0 == 0 { "0".into() } else { n.to_string() }))
+        }
         ValueKind::Duration { min, max } => {
             let d = duration_of(raw)?;
             if d < min || d > max {

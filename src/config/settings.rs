@@ -63,6 +63,10 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     /// Bytes a second; 0: no bound.
     pub bandwidth: ByteCount,
+    /// `None`: the user's cache directory.
+    pub cache_dir: Option<PathBuf>,
+    /// Zero: no cache.
+    pub cache_size: ByteCount,
     pub functions: Functions,
     pub price_per_gb: Option<f64>,
     pub price_per_1000_put: Option<f64>,
@@ -157,6 +161,11 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
         bandwidth: match all.get(&Id::Bandwidth) {
             Some(Value::Bytes(n)) => *n,
             _ => return Err(bug(Id::Bandwidth)),
+        },
+        cache_dir: text(Id::CacheDir).map(PathBuf::from),
+        cache_size: match all.get(&Id::CacheSize) {
+            Some(Value::Bytes(n)) => *n,
+            _ => return Err(bug(Id::CacheSize)),
         },
         functions: match all.get(&Id::Functions) {
             Some(Value::Functions(f)) => *f,

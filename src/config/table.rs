@@ -34,6 +34,8 @@ pub enum Id {
     HeartbeatUrl,
     HeartbeatInterval,
     Bandwidth,
+    CacheDir,
+    CacheSize,
     Functions,
     PricePerGb,
     PricePer1000Put,
@@ -156,7 +158,7 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 29] = [
+pub static TABLE: [Setting; 31] = [
     top(
         Id::Replica,
         "replica",
@@ -378,6 +380,24 @@ pub static TABLE: [Setting; 29] = [
              once and are counted; snapshots and merges take what is left. Directories do not count.",
         ),
         "0",
+    )),
+    process(unset(
+        top(
+            Id::CacheDir,
+            "cache_dir",
+            ValueKind::Folder,
+            "Local directory for what is read of replicas in place: processes share it, and it is still there after a restart.",
+        ),
+        "the user's cache directory",
+    )),
+    process(default(
+        top(
+            Id::CacheSize,
+            "cache_size",
+            ValueKind::Room { min: 1_000_000 },
+            "Bytes on disk that `cache_dir` takes at most; `0`: nothing is kept there.",
+        ),
+        "256MB",
     )),
     process(default(
         top(

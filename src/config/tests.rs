@@ -95,6 +95,8 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
             ValueKind::RetentionBy => ("janitor", "\"janitor\""),
             ValueKind::AutoLabel => ("ddl", "\"ddl\""),
             ValueKind::Dir => ("/spool/{name}", "\"/spool/{name}\""),
+            ValueKind::Folder => ("/cache/walrust", "\"/cache/walrust\""),
+            ValueKind::Room { .. } => ("5MB", "\"5MB\""),
             ValueKind::Address => ("127.0.0.1:9090", "\"127.0.0.1:9090\""),
             ValueKind::Price => ("0.5", "0.5"),
             ValueKind::Webhooks => ("https://h.example/x", "[{ url = \"https://h.example/x\" }]"),
@@ -333,6 +335,8 @@ fn toml_errors_name_file_line_and_key() {
         ("durability = true", "is a boolean"),
         ("spool_limit = \"1XB\"", "is not a size"),
         ("spool_limit = 4096", "1MiB or more"),
+        ("cache_size = 4096", "must be 1MB or more, or 0 for none"),
+        ("cache_dir = \"cache\"", "is not a path from the root"),
         ("bandwidth = \"63KB\"", ":1: bandwidth: must be 64KB or more (bytes a second), or 0 for no bound"),
         ("bandwidth = -5", "must not be negative"),
         ("bandwidth = \"5MB/s\"", "is not a size"),
@@ -673,8 +677,16 @@ fn the_example_loads_and_shows_every_key() {
     assert_eq!(by_default, ["replica", "price_per_gb", "price_per_1000_put"]);
     // Where it claims a default, it is the default.
     for row in process.rows().iter().filter(|r| {
-        !["validation_interval", "drill_interval", "spool_dir", "metrics_listen", "heartbeat_url", "webhooks"]
-            .contains(&r.name)
+        ![
+            "validation_interval",
+            "drill_interval",
+            "spool_dir",
+            "cache_dir",
+            "metrics_listen",
+            "heartbeat_url",
+            "webhooks",
+        ]
+        .contains(&r.name)
     }) {
         assert_eq!(row.value, row.default_value, "{}", row.name);
     }

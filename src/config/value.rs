@@ -48,6 +48,13 @@ pub enum ValueKind {
     RetentionBy,
     /// A local directory, with placeholders.
     Dir,
+    /// A local directory, from the root.
+    Folder,
+    /// A number of bytes, `min` at the least, or 0 for none.
+    Room {
+        /// The least allowed, in bytes.
+        min: u64,
+    },
     /// `host:port`, or empty for off.
     Address,
     /// Dollars, 0 or more.

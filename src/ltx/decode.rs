@@ -106,6 +106,16 @@ impl<R: Read> Decoder<R> {
         Ok(next)
     }
 
+    /// Where in the file that ends which was read so far: the frame of the page last returned ends there.
+    pub fn offset(&self) -> u64 {
+        self.source.taken()
+    }
+
+    /// Whether the page last returned was stored as an LZ4 block, which tells its own length ([`super::frame_head`]).
+    pub fn is_block(&self) -> bool {
+        matches!(self.stored, Stored::Block(_))
+    }
+
     /// The LZ4 block that the page last returned was stored as, if it was.
     pub(super) fn block(&self) -> Option<&[u8]> {
         match self.stored {

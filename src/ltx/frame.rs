@@ -105,6 +105,18 @@ pub(super) fn read_payload<R: Read>(
     }
 }
 
+/// The page number of the frame at the beginning of `bytes`, and its length, header included. Errors with `Corrupt` where no LZ4 block of a
+/// possible length begins there.
+pub fn frame_head(bytes: &[u8], page_size: PageSize) -> Result<(Pgno, usize)> {
+    let short = || Error::corrupt("a page frame is cut short");
+    let (head, rest) = bytes.split_first_chunk::<PAGE_HEADER_LEN>().ok_or_else(short)?;
+    let size = rest.first_chunk::<4>().ok_or_else(short)?;
+    match page_header(*head)? {
+        Some((pgno, Form::Block)) => Ok((pgno, BLOCK_HEADER_LEN + payload_len(*size, page_size)?)),
+        _ => Err(Error::corrupt("no LZ4 block begins where one should")),
+    }
+}
+
 /// Decodes one page frame out of its exact bytes (as a page index names them) into `page`, which is one
 /// page long. Only the page's length is proved here: the file checksum cannot be checked on one frame.
 pub fn decode_frame(bytes: &[u8], page_size: PageSize, page: &mut [u8]) -> Result<Pgno> {

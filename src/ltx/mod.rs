@@ -49,7 +49,7 @@ mod tests;
 pub use checksum::{Crc, page_checksum};
 pub use decode::{Decoder, Trailer, Verified, verify};
 pub use encode::{Encoder, Packing, Summary};
-pub use frame::decode_frame;
+pub use frame::{decode_frame, frame_head};
 pub use header::{Attest, HEADER_LEN, Header, Tracking, WalRange};
 pub use index::{IndexEntry, PageIndex, TAIL_LEN, Tail};
 pub use merge::{Overrides, fold, merge};

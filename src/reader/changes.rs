@@ -9,7 +9,7 @@
 //!
 //! Refused: SQL over the two states (it reads all of both), `dbstat` (most builds of SQLite have none).
 
-use super::btree::{Form, Kind, Named, Pages, Row, Tree};
+use super::btree::{Form, Kind, Pages, Row, Tree};
 use super::cover::{PageSet, Span, cover};
 use super::image::ReplicaImage;
 use super::nearby::Nearby;
@@ -19,6 +19,7 @@ use super::view::View;
 use crate::address::ReplicaUrl;
 use crate::base::{Error, Pgno, Result, TxId};
 use crate::ltx::Level;
+use crate::replica::btree::Named;
 use crate::replica::pages::Place;
 use crate::replica::{FileInfo, Point};
 use std::cmp::Ordering;
@@ -206,15 +207,15 @@ fn may_differ(replica: &Arc<Replica>, a: &View, from: TxId, to: TxId) -> Result<
         attested = file.header.attest.map(|h| h.after);
     }
     let mut told = PageSet::new(read.iter().map(|f| f.header.commit).max().unwrap_or(0));
-    read.iter().flat_map(|f| f.index.from(Pgno::ONE)).for_each(|e| told.add(e.pgno));
+    read.iter().flat_map(|f| f.index.pages()).for_each(|p| told.add(p));
     Ok(Some(told))
 }
 
 fn lies_elsewhere(a: &View, b: &View, pgno: Pgno) -> Result<bool> {
-    let at = |v: &View| -> Result<Option<(u64, u64)>> {
+    let at = |v: &View| -> Result<Option<u64>> {
         Ok(match v.map.place(pgno)? {
             Place::Nowhere => None,
-            Place::In(file, entry) => v.numbers.get(file).map(|n| (*n, entry.offset)),
+            Place::In(file) => v.numbers.get(file).copied(),
         })
     };
     Ok(at(a)? != at(b)?)

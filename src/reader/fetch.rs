@@ -1,123 +1,103 @@
-//! Which ranges of which files to fetch for a page and for what SQLite will want after it. Pure.
+//! Which blocks of which files to fetch for a page and for what SQLite will want after it. Pure.
 //!
-//! A table that is scanned is read by rising page numbers, mostly. So with a page come those that follow it in the database, from
-//! whatever files hold them; frames that lie next to each other in a file come in one request. How many follow is told by what the
-//! connection read before ([`Pace`]): a few where it jumps, four times as many as the last time where it goes on where it was.
+//! [`super::ahead`] says which pages; here they become blocks, those that lie next to each other in a file one request.
 
-use crate::base::{Pgno, Result};
-use crate::ltx::IndexEntry;
-use crate::replica::pages::{PageMap, Place};
+use crate::base::Pgno;
+use crate::replica::blocks::BLOCK;
 use std::ops::Range;
 
-/// Bytes fetched with a page that nothing foretold.
-const FIRST: u64 = 32 << 10;
-/// Bytes fetched at once at most.
-const MOST: u64 = 1 << 20;
-/// Bytes between two frames that are fetched with them rather than asked for in two requests.
-const GAP: u64 = 64 << 10;
-/// Pages looked ahead at most.
-const AHEAD: u32 = 4096;
+/// Blocks between two that are wanted which are fetched with them rather than asked for in two requests.
+const GAP: u64 = 1;
+/// Pages that are looked at for one fetch at most.
+const LOOKED_AT: usize = 4096;
 
-/// How far a connection reads ahead.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Pace {
-    /// The first page after those fetched last.
-    next: u32,
-    bytes: u64,
-}
-
-impl Default for Pace {
-    fn default() -> Pace {
-        Pace { next: 0, bytes: FIRST }
-    }
-}
-
-impl Pace {
-    /// How many bytes to fetch with page `pgno`, which is not here.
-    pub(super) fn bytes(&mut self, pgno: Pgno) -> u64 {
-        // Interior pages lie between the leaves: a scan leaves out some.
-        let goes_on = (self.next..self.next.saturating_add(64)).contains(&pgno.get()) && self.next > 0;
-        self.bytes = if goes_on { (self.bytes * 4).min(MOST) } else { FIRST };
-        self.bytes
-    }
-
-    /// The pages up to this one were fetched.
-    pub(super) fn fetched(&mut self, last: Pgno) {
-        self.next = last.get().saturating_add(1);
-    }
-}
-
-/// One request: a range of one file.
+/// One request: blocks of one file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Wanted {
     /// Which file of the map.
     pub(super) file: usize,
-    /// Of the file.
-    pub(super) range: Range<u64>,
+    pub(super) blocks: Range<u64>,
 }
 
-/// What to fetch for `first` and what follows it, `bytes` in all or little more, in `requests` requests at most; and the last page
-/// of it. `is_here` says which need not be fetched. Errors with `Corrupt` where the map has no place for `first`.
+/// What to fetch for the pages `pages`, the first of which is needed: `bytes` in all or little more, in `requests` requests at most.
+/// `place` says in which blocks of which file a page lies, if it has to be fetched; `is_here` which blocks need not be. Also, of how many
+/// of the pages it took care.
 pub(super) fn plan(
-    map: &PageMap,
-    first: Pgno,
+    pages: impl IntoIterator<Item = Pgno>,
     bytes: u64,
     requests: usize,
-    is_here: impl Fn(usize, &IndexEntry) -> bool,
-) -> Result<(Vec<Wanted>, Pgno)> {
-    let (mut wanted, mut total, mut last): (Vec<Wanted>, u64, Pgno) = (Vec::new(), 0, first);
-    for n in (first.get()..=map.pages()).take(AHEAD as usize) {
-        let Some(pgno) = Pgno::new(n) else { break };
-        let place = match map.place(pgno) {
-            Err(e) if pgno == first => return Err(e),
-            Err(_) => break,
-            Ok(place) => place,
-        };
-        if let Place::In(file, entry) = place
-            && !is_here(file, &entry)
-        {
-            let len = u64::from(entry.len);
-            if total > 0 && total + len > bytes {
-                break;
-            }
-            let is_near = |w: &Wanted| {
-                w.file == file && w.range.end <= entry.offset && entry.offset - w.range.end <= GAP
-            };
-            let near = wanted.iter().position(is_near);
-            let is_full = wanted.len() >= requests;
-            match near.and_then(|i| wanted.get_mut(i)) {
-                Some(w) => {
-                    total += entry.range().end - w.range.end;
-                    w.range.end = entry.range().end;
+    place: impl Fn(Pgno) -> Option<(usize, Range<u64>)>,
+    is_here: impl Fn(usize, u64) -> bool,
+) -> (Vec<Wanted>, usize) {
+    let (mut wanted, mut total, mut pages_done): (Vec<Wanted>, u64, usize) = (Vec::new(), 0, 0);
+    'pages: for pgno in pages.into_iter().take(LOOKED_AT) {
+        if let Some((file, blocks)) = place(pgno) {
+            for block in blocks {
+                let is_wanted = |w: &Wanted| w.file == file && w.blocks.contains(&block);
+                if wanted.iter().any(is_wanted) || is_here(file, block) {
+                    continue;
                 }
-                None if !is_full => {
-                    total += len;
-                    wanted.push(Wanted { file, range: entry.range() });
+                // The first page is fetched whatever it takes.
+                if pages_done > 0 && total + BLOCK > bytes {
+                    break 'pages;
                 }
-                None => break,
+                let after =
+                    |w: &Wanted| w.file == file && (w.blocks.end..=w.blocks.end + GAP).contains(&block);
+                let before =
+                    |w: &Wanted| w.file == file && (block + 1..=block + 1 + GAP).contains(&w.blocks.start);
+                if let Some(w) = wanted.iter_mut().find(|w| after(w)) {
+                    total += (block + 1 - w.blocks.end) * BLOCK;
+                    w.blocks.end = block + 1;
+                } else if let Some(w) = wanted.iter_mut().find(|w| before(w)) {
+                    total += (w.blocks.start - block) * BLOCK;
+                    w.blocks.start = block;
+                } else if wanted.len() < requests {
+                    total += BLOCK;
+                    wanted.push(Wanted { file, blocks: block..block + 1 });
+                } else {
+                    break 'pages;
+                }
             }
         }
-        last = pgno;
+        pages_done += 1;
     }
-    Ok((wanted, last))
+    (wanted, pages_done)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Of ten pages a block: odd hundreds of pages in file 1, the others in file 0.
+    fn place(pgno: Pgno) -> Option<(usize, Range<u64>)> {
+        let n = u64::from(pgno.get());
+        let file = usize::from(n / 100 % 2 == 1);
+        // The last of ten goes on in the next block.
+        Some((file, n / 10..n / 10 + 1 + u64::from(n % 10 == 9)))
+    }
+
+    fn of(pages: &[u32], blocks: u64, requests: usize, here: &[u64]) -> Vec<(usize, Range<u64>)> {
+        let pages = pages.iter().filter_map(|n| Pgno::new(*n));
+        let (wanted, _) = plan(pages, blocks * BLOCK, requests, place, |_, b| here.contains(&b));
+        wanted.into_iter().map(|w| (w.file, w.blocks)).collect()
+    }
+
     #[test]
-    fn the_pace_rises_where_reading_goes_on_and_falls_where_it_jumps() {
-        let mut pace = Pace::default();
-        let at = |n| Pgno::new(n).unwrap();
-        assert_eq!(pace.bytes(at(1)), FIRST);
-        pace.fetched(at(8));
-        assert_eq!(pace.bytes(at(9)), 4 * FIRST);
-        pace.fetched(at(40));
-        assert_eq!(pace.bytes(at(43)), 16 * FIRST);
-        pace.fetched(at(170));
-        assert_eq!(pace.bytes(at(171)), MOST);
-        pace.fetched(at(400));
-        assert_eq!(pace.bytes(at(9000)), FIRST);
+    fn what_is_wanted_in_few_requests() {
+        for (what, pages, blocks, requests, here, expected) in [
+            ("one page", vec![5], 9, 8, vec![], vec![(0, 0..1)]),
+            ("one that goes on in the next block, whatever it takes", vec![9], 1, 1, vec![], vec![(0, 0..2)]),
+            ("neighbours", vec![5, 6, 15, 25], 9, 8, vec![], vec![(0, 0..3)]),
+            ("backwards", vec![25, 15, 5], 9, 8, vec![], vec![(0, 0..3)]),
+            ("one block between", vec![5, 25], 9, 8, vec![], vec![(0, 0..3)]),
+            ("two blocks between", vec![5, 35], 9, 8, vec![], vec![(0, 0..1), (0, 3..4)]),
+            ("two files", vec![95, 105, 96, 106], 9, 8, vec![], vec![(0, 9..10), (1, 10..11)]),
+            ("no more bytes", vec![5, 15, 25], 2, 8, vec![], vec![(0, 0..2)]),
+            ("no more requests", vec![5, 45, 85], 9, 2, vec![], vec![(0, 0..1), (0, 4..5)]),
+            ("what is here", vec![5, 15, 25], 9, 8, vec![0, 1], vec![(0, 2..3)]),
+            ("all is here", vec![5, 15], 9, 8, vec![0, 1], vec![]),
+        ] {
+            assert_eq!(of(&pages, blocks, requests, &here), expected, "{what}");
+        }
     }
 }

@@ -5,14 +5,17 @@
 //! state. Where the state moves on into another history, the schema cookie is shifted, so that no statement of the old schema
 //! goes on.
 
+use super::ahead::Ahead;
 use super::cache;
-use super::fetch::{self, Pace, Wanted};
+use super::disk::{self, Disk};
+use super::fetch::{self, Wanted};
 use super::limits::PARALLEL;
 use super::replica::Replica;
 use super::runtime;
 use super::view::View;
 use crate::base::{Error, Kind, PageSize, Pgno, Result, TxId, fork};
-use crate::ltx::{Header, IndexEntry};
+use crate::ltx::Header;
+use crate::replica::contents::Contents;
 use crate::replica::pages::Place;
 use crate::replica::{FileId, Point};
 use crate::sqlite::{Image, ReadExtent};
@@ -30,9 +33,9 @@ pub(super) struct ReplicaImage {
     moves: Moves,
     /// Whether a transaction is under way.
     within: bool,
-    /// Files of the replica that were found damaged.
+    /// Files of the replica that were found damaged, or gone.
     bad: BTreeSet<FileId>,
-    pace: Pace,
+    ahead: Ahead,
     cookie_shift: u32,
     /// Number of forks before this process, when it was opened.
     generation: usize,
@@ -66,7 +69,7 @@ impl ReplicaImage {
             moves: Moves::Never,
             within: false,
             bad: BTreeSet::new(),
-            pace: Pace::default(),
+            ahead: Ahead::default(),
             cookie_shift: 0,
             generation: fork::generation(),
         }
@@ -98,9 +101,8 @@ impl ReplicaImage {
                 Err((id, e)) if e.is_missing() || (e.is_corrupt() && id.is_some()) => (id, e),
                 Err((_, e)) => return Err(e),
             };
-            if e.is_corrupt() {
-                self.bad.extend(id);
-            }
+            // (What is gone does not come again: names are not used twice.)
+            self.bad.extend(id);
             let txid = self.view.map.txid();
             match self.replica.anew(txid, id, self.bad.clone()) {
                 Ok(view) => self.view = view,
@@ -118,23 +120,52 @@ impl ReplicaImage {
     fn page_of_view(&mut self, pgno: Pgno) -> Result<Arc<[u8]>, About> {
         let plain = |e| (None, e);
         let view = self.view.clone();
-        let (file, entry) = match view.map.place(pgno).map_err(plain)? {
+        let file = match view.map.place(pgno).map_err(plain)? {
             Place::Nowhere => return Ok(vec![0; self.page_size().map_err(plain)?.len()].into()),
-            Place::In(file, entry) => (file, entry),
+            Place::In(file) => file,
         };
-        if let Some(page) = at_hand(&view, file, &entry)? {
-            return Ok(page);
+        self.ahead.reads(pgno);
+        let (mut fetched, mut page) = (Vec::new(), here(&view, file, pgno, &[])?);
+        // Once, but where what seemed to be here was not: damaged on disk, or given up in memory for what another thread fetched.
+        for _ in 0..TRIES {
+            if page.is_some() {
+                break;
+            }
+            fetched.extend(self.fetch(&view, pgno)?);
+            page = here(&view, file, pgno, &fetched)?;
         }
-        let bytes = self.pace.bytes(pgno);
-        let is_here = |file: usize, entry: &IndexEntry| {
-            let key = view.numbers.get(file).map(|n| (*n, entry.pgno));
-            key.is_some_and(cache::has) || view.map.files().get(file).is_some_and(|f| f.has(entry))
+        let page =
+            page.ok_or_else(|| plain(Error::new(Kind::Bug, "a page that was fetched is not there")))?;
+        if self.ahead.was(pgno, &page)
+            && let Some(number) = view.numbers.get(file)
+        {
+            cache::put_page((*number, pgno), page.clone());
+        }
+        Ok(page)
+    }
+
+    /// Fetches the page, and what is likely to be read after it.
+    fn fetch(&mut self, view: &Arc<View>, pgno: Pgno) -> Result<Vec<Fetched>, About> {
+        let foretold = self.ahead.wants(pgno);
+        let place = |pgno: Pgno| match view.map.place(pgno) {
+            Ok(Place::In(file)) => Some((file, view.map.files().get(file)?.blocks_of(pgno)?)),
+            _ => None,
         };
-        let (wanted, last) = fetch::plan(&view.map, pgno, bytes, PARALLEL, is_here).map_err(plain)?;
-        get(&view, wanted)?;
-        self.pace.fetched(last);
-        at_hand(&view, file, &entry)?
-            .ok_or_else(|| plain(Error::new(Kind::Bug, "a page that was fetched is not there")))
+        let disk = disk_of(view);
+        let is_here = |file: usize, block: u64| {
+            let (Some(number), Some(contents)) = (view.numbers.get(file), view.map.files().get(file)) else {
+                return false;
+            };
+            let is_on_disk = || Some(disk.as_ref()?.has_block(contents.sha256.as_ref()?, block));
+            cache::has_block((*number, block)) || is_on_disk().unwrap_or(false)
+        };
+        let pages = foretold.pages.iter().copied();
+        let (wanted, done) = fetch::plan(pages, foretold.bytes, PARALLEL, place, is_here);
+        let fetched = get(view, wanted)?;
+        if let Some(last) = done.checked_sub(1).and_then(|n| foretold.pages.get(n)) {
+            self.ahead.fetched(*last);
+        }
+        Ok(fetched)
     }
 }
 
@@ -226,23 +257,51 @@ pub(super) fn localized(page: &[u8], txid: TxId, pages: u32, cookie_shift: u32) 
     out
 }
 
-/// The page at `entry`, if it need not be fetched.
-fn at_hand(view: &View, file: usize, entry: &IndexEntry) -> Result<Option<Arc<[u8]>>, About> {
+/// A block that was fetched: which file of the view it is of, its number, its bytes.
+type Fetched = (usize, u64, Arc<[u8]>);
+
+/// The page, if it need not be fetched, or was.
+fn here(view: &View, file: usize, pgno: Pgno, fetched: &[Fetched]) -> Result<Option<Arc<[u8]>>, About> {
     let (Some(contents), Some(number)) = (view.map.files().get(file), view.numbers.get(file)) else {
         return Ok(None);
     };
-    let key = (*number, entry.pgno);
-    if let Some(page) = cache::get(key) {
+    if let Some(page) = cache::page((*number, pgno)) {
         return Ok(Some(page));
     }
-    let Some(frame) = contents.at_hand(entry).map_err(|e| (None, e))? else { return Ok(None) };
-    let page: Arc<[u8]> = contents.page(entry, &frame).map_err(|e| (Some(contents.id), e))?.into();
-    cache::put(key, page.clone());
-    Ok(Some(page))
+    let of_file = |e: Error| (e.is_corrupt().then_some(contents.id), e);
+    let Some(range) = contents.blocks_of(pgno) else {
+        return Ok(contents.at_hand(pgno).map_err(of_file)?.map(Arc::from));
+    };
+    let block = |n: u64| {
+        let fetched =
+            fetched.iter().find(|(f, block, _)| (*f, *block) == (file, n)).map(|(_, _, b)| b.clone());
+        let in_memory = || cache::block((*number, n));
+        fetched.or_else(in_memory).or_else(|| on_disk(view, contents, *number, n))
+    };
+    let blocks: Option<Vec<Arc<[u8]>>> = range.clone().map(block).collect();
+    let page = match blocks.as_deref() {
+        None => return Ok(None),
+        Some([one]) => contents.page_of(pgno, range.start, one),
+        Some(some) => contents.page_of(pgno, range.start, &some.concat()),
+    };
+    Ok(Some(page.map_err(of_file)?.into()))
 }
 
-/// Fetches what is wanted into the cache.
-fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<(), About> {
+/// The cache on disk, if what `view` is of is not as near itself.
+fn disk_of(view: &View) -> Option<Arc<Disk>> {
+    if view.store.is_near() { None } else { disk::get() }
+}
+
+/// A block that is on disk, proved.
+fn on_disk(view: &View, contents: &Contents, number: u64, block: u64) -> Option<Arc<[u8]>> {
+    let found = disk_of(view)?.block(contents.sha256.as_ref()?, block, |b| contents.is_block(block, b))?;
+    let found: Arc<[u8]> = found.into();
+    cache::put_block((number, block), found.clone(), true);
+    Some(found)
+}
+
+/// Fetches what is wanted, and keeps it.
+fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<Vec<Fetched>, About> {
     let work = {
         let view = view.clone();
         async move {
@@ -251,20 +310,24 @@ fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<(), About> {
                 async move { get_one(&view, w).await }
             };
             let all = futures_util::stream::iter(wanted.into_iter().map(one)).buffer_unordered(PARALLEL);
-            Ok(all.try_collect::<Vec<()>>().await.map(drop))
+            Ok(all.try_collect::<Vec<Vec<Fetched>>>().await.map(|all| all.concat()))
         }
     };
     runtime::run(work).map_err(|e| (None, e))?
 }
 
-async fn get_one(view: &View, wanted: Wanted) -> Result<(), About> {
+async fn get_one(view: &View, wanted: Wanted) -> Result<Vec<Fetched>, About> {
     let (Some(contents), Some(number)) = (view.map.files().get(wanted.file), view.numbers.get(wanted.file))
     else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    let pages = contents.fetch(&view.store, wanted.range).await.map_err(|e| (Some(contents.id), e))?;
-    for (entry, page) in pages {
-        cache::put((*number, entry.pgno), page.into());
+    let blocks = contents.fetch(&view.store, wanted.blocks).await.map_err(|e| (Some(contents.id), e))?;
+    let disk = disk_of(view);
+    for (block, bytes) in &blocks {
+        if let (Some(disk), Some(of)) = (&disk, &contents.sha256) {
+            disk.put_block(of, *block, bytes);
+        }
+        cache::put_block((*number, *block), bytes.clone(), disk.is_some());
     }
-    Ok(())
+    Ok(blocks.into_iter().map(|(block, bytes)| (wanted.file, block, bytes)).collect())
 }

@@ -6,8 +6,10 @@
 //! | `name` | which names are replicas, and of which point |
 //! | `replica` | what processes' connections share of one replica: its files as far as they are known, the newest state |
 //! | `view` | a state: from a listing and a point to the files that make it, and their page indexes |
-//! | `fetch` | which ranges to fetch for a page, and what SQLite will want after it; pure |
-//! | `cache` | pages that were fetched |
+//! | `ahead` | which pages SQLite will want after the one that it reads; pure |
+//! | `fetch` | which blocks of which files to fetch for them; pure |
+//! | `cache` | what was fetched, in memory |
+//! | `disk` | what was fetched, on local disk |
 //! | `known` | files that were read |
 //! | `image` | one connection's open file |
 //! | `past` | the same of a database that is watched here: what was not changed since comes from its own file |
@@ -32,10 +34,12 @@
 //! A crash leaves nothing behind. Refused: one request a page (a scan of 8 MB would be 2,000); the whole page index in memory
 //! for each connection (it is shared, and two or three bytes a page); a listing at each transaction.
 
+mod ahead;
 mod btree;
 mod cache;
 mod changes;
 mod cover;
+mod disk;
 mod fetch;
 mod image;
 mod known;
@@ -49,6 +53,7 @@ mod runtime;
 mod view;
 
 pub use changes::{Change, RowChanges, changes};
+pub use disk::CacheAt;
 pub use name::{Name, name_of, past_name_of};
 pub use nearby::{Changed, Changes, Nearby, Now, State, Vicinity};
 pub use open::{Replicas, point_at, point_of, schema_cookie, txid_at};

@@ -1,6 +1,7 @@
 //! What this machine itself has of a database that is watched here, as far as this room asks for it. Who knows the database's file and
 //! its spool offers it.
 
+use super::disk::CacheAt;
 use crate::address::ReplicaUrl;
 use crate::base::{DbChecksum, Lineage, PageSize, Pgno, Result, TxId};
 use crate::replica::FileId;
@@ -12,6 +13,9 @@ use std::sync::Arc;
 pub trait Vicinity: Send + Sync {
     /// The database whose file is at `path`. Errors with `Config` where it is not watched in this process.
     fn find(&self, path: &Path) -> Result<Arc<dyn Nearby>>;
+
+    /// Where what is fetched is kept on local disk; `None`: nowhere.
+    fn cache(&self) -> Option<CacheAt>;
 }
 
 /// One watched database.

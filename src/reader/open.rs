@@ -1,5 +1,6 @@
 //! The door: opens a name for SQLite, and looks points up for SQL.
 
+use super::disk;
 use super::image::ReplicaImage;
 use super::name::{self, Name};
 use super::nearby::{Nearby, Vicinity};
@@ -23,6 +24,7 @@ impl Elsewhere for Replicas {
     }
 
     fn open(&self, name: &str, parameter: &dyn Fn(&str) -> Option<String>) -> Result<Box<dyn Image>> {
+        disk::begin(|| self.vicinity.cache());
         if let Some(past) = name::past(name)? {
             let near = self.vicinity.find(&past.path)?;
             let replica = replica::of(&near.replica()?)?;

@@ -291,7 +291,7 @@ fn told_by(contents: &Contents) -> Changed {
         max: h.max,
         page_size: h.page_size,
         attest: h.attest.map(|a| (a.before, a.after)),
-        pages: contents.index.from(Pgno::ONE).map(|e| e.pgno).collect(),
+        pages: contents.index.pages().collect(),
     }
 }
 

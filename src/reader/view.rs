@@ -1,16 +1,16 @@
 //! A state of a replica's database: from what lies there and a point to the files that make it, and their page indexes.
 
+use super::disk;
 use super::known::{Known, Numbered};
 use super::limits::PARALLEL;
 use super::nearby::Nearby;
 use crate::base::{Error, Kind, Result, clock};
 use crate::ltx::Level;
-use crate::replica::blocks::WHOLE;
-use crate::replica::contents::Contents;
+use crate::replica::contents::{Contents, Keep, is_in_one};
 use crate::replica::pages::PageMap;
 use crate::replica::place::{self, Found};
 use crate::replica::restore::refuse_lost_tail;
-use crate::replica::{FileId, FileInfo, Inventory, Manifest, Plan, Point, layout, plan};
+use crate::replica::{FileId, FileInfo, Inventory, Manifest, ManifestEntry, Plan, Point, layout, plan};
 use crate::store::{ObjectInfo, Store};
 use futures_util::{StreamExt, TryStreamExt};
 use std::collections::BTreeSet;
@@ -103,7 +103,12 @@ async fn quick(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<Wa
     inventory.files.extend(newer.map(|e| FileInfo::listed(e.id, e.bytes, e.time)));
     inventory.files.sort_by_key(FileInfo::id);
     inventory.learn(&manifest);
-    planned(Found { store: store.clone(), inventory, manifest }, point, bad).await
+    let way = planned(Found { store: store.clone(), inventory, manifest }, point, bad).await?;
+    // What the manifest alone names was put since it was listed, or is lost; what lies beside a lost file would be read all the same.
+    for file in way.plan.files.iter().filter(|f| !listed.contains(&f.id())) {
+        store.head(&file.id().key(kind)).await?;
+    }
+    Ok(way)
 }
 
 /// What lies there, as a restore finds it out.
@@ -160,14 +165,17 @@ pub(super) async fn read(
         {
             return Ok(known.add(contents));
         }
-        let _permit = requests.acquire_many(requests_of(file.bytes)).await;
-        let contents = Contents::read(store, &file, entry).await.map_err(|e| (Some(file.id()), e))?;
+        let _permit = requests.acquire_many(requests_of(&file, entry)).await;
+        // What is near is not kept here once more.
+        let disk = if store.is_near() { None } else { disk::get() };
+        let keep = disk.as_deref().map(|d| d as &dyn Keep);
+        let contents = Contents::read(store, &file, entry, keep).await.map_err(|e| (Some(file.id()), e))?;
         Ok(known.add(contents))
     });
     futures_util::stream::iter(read).buffered(PARALLEL).try_collect().await
 }
 
-/// How many requests at once the reading of a file of this size makes at most.
-fn requests_of(bytes: u64) -> u32 {
-    if bytes > WHOLE { 3 } else { 1 }
+/// How many requests at once the reading of a file makes at most.
+fn requests_of(file: &FileInfo, entry: Option<&ManifestEntry>) -> u32 {
+    if entry.is_some_and(|e| is_in_one(file, e)) { 1 } else { 2 }
 }

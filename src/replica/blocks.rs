@@ -5,10 +5,11 @@
 //! ```text
 //! "walrust blocks 1" | level u8 | min, max, bytes u64 | SHA-256 of the file | first 8 bytes of SHA-256 of each block | SHA-256 of all this
 //! "walrust pages 1." | number of pages u32 | 4 bytes of each page's checksum | SHA-256 of the SHA-256 above and of this line
+//! "walrust guide 1." | … where the pages lie ([`super::guide`])
 //! ```
 //!
 //! The second line is for who has pages already and asks which of them are those of the file ([`super::reuse`]). Who reads blocks fetches the
-//! first line alone; older objects have no other.
+//! first line and the last; older objects have no guide, and the oldest no other line than the first.
 //!
 //! Rules
 //! * I-BLOCK-1 It is a help and nothing else: a file without one, or with a damaged one, is read another way. It is never the reason why
@@ -22,6 +23,7 @@
 //! their own (one more PUT for each large file); to pack a page again and compare it with its block (that holds only while the packer stays
 //! the same, and one changed page hides fifteen others).
 
+use super::guide::Gathered;
 use super::layout::FileId;
 use super::manifest::ManifestEntry;
 use crate::base::{DbChecksum, Error, Kind, Pgno, Result};
@@ -76,21 +78,29 @@ fn sum(block: &[u8]) -> [u8; SUM] {
 pub fn of_file(path: &Path, entry: &ManifestEntry) -> Result<Vec<u8>> {
     let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
     let mut summed = Summed { file, block: Sha256::new(), filled: 0, sums: Vec::new() };
-    let mut pages = Vec::new();
+    let (mut pages, mut gathered) = (Vec::new(), Gathered::default());
+    let header;
     {
         let mut decoder = Decoder::new(std::io::BufReader::with_capacity(128 * 1024, &mut summed))?;
-        let mut page = vec![0; decoder.header().page_size.len()];
+        header = decoder.header().clone();
+        let mut page = vec![0; header.page_size.len()];
+        let mut begin = decoder.offset();
         while let Some(pgno) = decoder.next_page(&mut page)? {
             if entry.pages <= MOST_PAGES {
                 pages.push(page_sum(pgno, &page));
             }
+            gathered.add(pgno, begin..decoder.offset(), decoder.is_block(), &page);
+            begin = decoder.offset();
         }
         decoder.finish()?;
     }
+    let file = summed.file.try_clone().map_err(|e| Error::io("open", path, e))?;
     let mut object = encode(entry, &summed.finish());
+    let bound_to = object.last_chunk::<CHECK>().copied().unwrap_or_default();
     if entry.pages <= MOST_PAGES {
         encode_pages(&mut object, &pages);
     }
+    object.extend(gathered.encode(&file, &header, entry, &bound_to)?.unwrap_or_default());
     Ok(object)
 }
 
@@ -164,6 +174,16 @@ pub fn blocks_end(bytes: u64) -> u64 {
     (HEAD + CHECK) as u64 + bytes.div_ceil(BLOCK) * SUM as u64
 }
 
+/// Where the guide begins in the object of a file of which the manifest says `entry`.
+pub fn guide_begins(entry: &ManifestEntry) -> u64 {
+    let pages = if entry.pages <= MOST_PAGES { pages_bytes(entry.pages) } else { 0 };
+    blocks_end(entry.bytes) + pages
+}
+
+fn pages_bytes(pages: u32) -> u64 {
+    (PAGES_HEAD + CHECK) as u64 + u64::from(pages) * PAGE_SUM as u64
+}
+
 fn encode(entry: &ManifestEntry, sums: &[[u8; SUM]]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD + sums.len() * SUM + CHECK);
     out.extend_from_slice(MAGIC);
@@ -204,7 +224,7 @@ impl Blocks {
     /// Where the sums of the file's pages, of which there are so many, lie in the object.
     pub fn pages_range(&self, pages: u32) -> Range<u64> {
         let begin = blocks_end(self.bytes);
-        begin..begin + (PAGES_HEAD + CHECK) as u64 + u64::from(pages) * PAGE_SUM as u64
+        begin..begin + pages_bytes(pages)
     }
 
     /// Reads what lies there. `None` if it is damaged, of another file, or of another number of pages.
@@ -214,6 +234,26 @@ impl Blocks {
         let (sums, rest) = sums.as_chunks::<PAGE_SUM>();
         let whole = rest.is_empty() && sums.len() as u64 == u64::from(pages);
         (whole && check_of_pages(&self.check, said) == *check).then(|| PageSums(sums.to_vec()))
+    }
+
+    /// What stands behind them: the other lines of the object are bound to it.
+    pub fn check(&self) -> &[u8; CHECK] {
+        &self.check
+    }
+
+    /// Proves one block of the file. Errors with `Corrupt`.
+    pub fn prove_one(&self, block: u64, bytes: &[u8]) -> Result<()> {
+        let expected = self.block_range(block);
+        if bytes.len() as u64 != expected.end - expected.start {
+            return Err(Error::corrupt("a block is cut short"));
+        }
+        self.prove(expected.start, bytes)
+    }
+
+    /// Where a block lies in the file.
+    pub fn block_range(&self, block: u64) -> Range<u64> {
+        let start = block.saturating_mul(BLOCK).min(self.bytes);
+        start..start.saturating_add(BLOCK).min(self.bytes)
     }
 
     /// The smallest range of whole blocks around `range`.
@@ -285,12 +325,14 @@ pub(super) mod tests {
         n: usize,
         sum: [u8; PAGE_SUM],
     ) -> Vec<u8> {
-        let (first, section) = object.split_at(blocks_end(entry.bytes) as usize);
+        let (first, rest) = object.split_at(blocks_end(entry.bytes) as usize);
+        let (section, guide) = rest.split_at((guide_begins(entry) - blocks_end(entry.bytes)) as usize);
         let blocks = Blocks::decode(first, entry.id, entry.bytes, Some(entry)).unwrap();
         let mut sums = blocks.decode_pages(section, entry.pages).unwrap().0;
         sums[n] = sum;
         let mut out = first.to_vec();
         encode_pages(&mut out, &sums);
+        out.extend_from_slice(guide);
         out
     }
 
@@ -302,8 +344,8 @@ pub(super) mod tests {
             Blocks::decode(&all[..blocks_end(entry.bytes) as usize], entry.id, entry.bytes, Some(&entry));
         let blocks = blocks.unwrap();
         let range = blocks.pages_range(70);
-        assert_eq!(range.end, all.len() as u64);
-        let section = &all[range.start as usize..];
+        assert_eq!(range.end, guide_begins(&entry));
+        let section = &all[range.start as usize..range.end as usize];
         let sums = blocks.decode_pages(section, 70).unwrap();
         let mut decoder = Decoder::new(data.as_slice()).unwrap();
         let (mut page, mut n) = (vec![0; 4096], 0);
@@ -325,7 +367,7 @@ pub(super) mod tests {
         // They are this file's alone.
         let (dir, _, other) = noise();
         let others = of_file(&dir.path().join("x.ltx"), &other).unwrap();
-        assert_eq!(blocks.decode_pages(&others[range.start as usize..], 70), None);
+        assert_eq!(blocks.decode_pages(&others[range.start as usize..range.end as usize], 70), None);
     }
 
     #[test]

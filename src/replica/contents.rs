@@ -4,8 +4,8 @@
 //! * I-CONT-1 No byte of a page is given out that was not proved by a checksum over it: of the whole file, or of its block.
 //!   - A file of [`WHOLE`] bytes at most is fetched whole, and proved as a restore does: its file checksum, and the checksum and SHA-256 in
 //!     the manifest.
-//!   - A larger one with sums of its blocks beside it ([`super::blocks`]) is fetched block by block; its header, page index and trailer are
-//!     held against the checksum of them in the manifest.
+//!   - A larger one with sums of its blocks beside it ([`super::blocks`]) is fetched block by block. Where its pages lie the guide beside it says
+//!     ([`super::guide`]); without one, its header, page index and trailer are fetched, and held against the checksum of them in the manifest.
 //!   - A larger one without (Litestream's, or of an older version of walrust) is fetched whole into a file without a name in the
 //!     directory for temporary files, and proved as a small one. One of more than [`MOST_LOCAL`] bytes is an error that says so.
 //! * I-CONT-2 A frame has to lie where the page index says, to bear that page's number, and to unpack to one whole page.
@@ -13,8 +13,9 @@
 //! Refused: to believe a frame because it unpacks (a changed byte in what LZ4 copies does not show).
 
 use super::apply::agrees_with_manifest;
-use super::blocks::{BLOCK, Blocks, MOST_PAGES, PageSums, WHOLE, blocks_end};
+use super::blocks::{BLOCK, Blocks, MOST_PAGES, PageSums, WHOLE, blocks_end, guide_begins};
 use super::edge::{END_OF_PAGES, SMALLEST, edge};
+use super::guide::{self, Firsts, Guide, Index};
 use super::inventory::FileInfo;
 use super::layout::{FileId, blocks_key};
 use super::manifest::ManifestEntry;
@@ -25,9 +26,12 @@ use crate::ltx::{
 };
 use crate::store::Store;
 use bytes::Bytes;
+use futures_util::future::{try_join, try_join3};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Files without sums of their blocks are fetched whole up to this size.
 pub const MOST_LOCAL: u64 = 4 << 30;
@@ -43,9 +47,32 @@ pub struct Contents {
     pub bytes: u64,
     /// The file checksum in its trailer.
     pub crc: u64,
+    /// The SHA-256 of all of it, if the manifest tells it.
+    pub sha256: Option<[u8; 32]>,
     /// Where its pages lie.
-    pub index: PackedIndex,
+    pub index: Index,
     body: Body,
+}
+
+/// What is kept of a file, for the next who reads it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// All of it, where it is small.
+    Whole,
+    /// The sums of its blocks.
+    Sums,
+    /// The guide beside it.
+    Guide,
+}
+
+/// Who keeps parts of files, by the SHA-256 of the file. Nothing of it is believed: each part is proved as if it came from the store.
+pub trait Keep: Send + Sync {
+    /// The part, if it is here.
+    fn get(&self, of: &[u8; 32], part: Part) -> Option<Bytes>;
+    /// Keeps it.
+    fn put(&self, of: &[u8; 32], part: Part, bytes: &[u8]);
+    /// It was found damaged.
+    fn forget(&self, of: &[u8; 32], part: Part);
 }
 
 /// Where its frames come from.
@@ -55,17 +82,28 @@ enum Body {
     Memory(Bytes),
     /// In a file of our own that has no name, proved.
     Local(File),
-    /// In the store, block by block; the first ones are here.
-    Remote { blocks: Blocks, head: Bytes },
+    /// In the store, block by block; a few are here.
+    Remote { blocks: Blocks, firsts: Firsts },
 }
 
 impl Contents {
-    /// Reads what `file` holds. `entry` is what the manifest says of it.
+    /// Reads what `file` holds, out of what `keep` has of it, else out of the store. `entry` is what the manifest says of it.
     ///
     /// Errors: `Corrupt`, with its name, if it is not what its name or the manifest says; `Missing` if it is gone; `Config` if it is too
     /// large to be proved; the store's.
-    pub async fn read(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> Result<Contents> {
-        read(store, file, entry).await.map_err(|e| e.context(file.id()))
+    pub async fn read(
+        store: &Store,
+        file: &FileInfo,
+        entry: Option<&ManifestEntry>,
+        keep: Option<&dyn Keep>,
+    ) -> Result<Contents> {
+        let keep = entry.filter(|e| e.bytes == file.bytes).zip(keep);
+        if let Some((entry, keep)) = keep
+            && let Some(found) = kept(file, entry, keep)
+        {
+            return Ok(found);
+        }
+        read(store, file, entry, keep).await.map_err(|e| e.context(file.id()))
     }
 
     /// What `file` holds, if single pages of it can be read and told from others: a large one with sums of its blocks and pages beside it.
@@ -79,11 +117,11 @@ impl Contents {
         if size <= WHOLE || entry.is_none_or(|e| e.bytes != size || e.pages > MOST_PAGES) {
             return Ok(None);
         }
-        let Some(found) = by_blocks(store, file, entry).await.map_err(|e| e.context(id))? else {
+        let Some(found) = by_blocks(store, file, entry, None).await.map_err(|e| e.context(id))? else {
             return Ok(None);
         };
         let Body::Remote { blocks, .. } = &found.body else { return Ok(None) };
-        let pages = u32::try_from(found.index.len()).unwrap_or(u32::MAX);
+        let pages = u32::try_from(found.pages_known()).unwrap_or(u32::MAX);
         let section = match store.get_range(&blocks_key(id), blocks.pages_range(pages)).await {
             Ok(section) => section,
             // (An object of before ends where they would begin.)
@@ -117,78 +155,120 @@ impl Contents {
         in_file(file.id(), copy, size, entry).await
     }
 
-    /// Where its pages lie, in the order of the file, counted from 0.
+    /// Where its pages lie, in the order of the file, counted from 0, if that is known of each.
     pub fn pages(&self) -> impl Iterator<Item = (usize, IndexEntry)> + '_ {
-        Pgno::new(1).into_iter().flat_map(|first| self.index.from(first)).enumerate()
+        self.index.each().into_iter().flat_map(|index| index.from(Pgno::ONE)).enumerate()
     }
 
-    /// The frame at `entry`, if it need not be fetched. Errors with `Io` where the local copy cannot be read.
-    pub fn at_hand(&self, entry: &IndexEntry) -> Result<Option<Bytes>> {
-        let slice = |all: &Bytes| {
-            let range = entry.range();
-            let (from, to) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
-            (to <= all.len()).then(|| all.slice(from..to))
-        };
+    /// Of how many pages it is known where each lies.
+    pub fn pages_known(&self) -> usize {
+        self.index.each().map_or(0, PackedIndex::len)
+    }
+
+    /// The pages whose frames lie wholly in `range`, if it is known where each lies.
+    pub fn within<'a>(&'a self, range: &'a Range<u64>) -> impl Iterator<Item = IndexEntry> + 'a {
+        self.index.each().into_iter().flat_map(move |index| index.within(range))
+    }
+
+    /// The page, if it need not be fetched. Errors with `Io` where the local copy cannot be read, with `Corrupt` and the file's name where
+    /// its frame is none.
+    pub fn at_hand(&self, pgno: Pgno) -> Result<Option<Vec<u8>>> {
+        let named = |e: Error| e.context(self.id);
         match &self.body {
-            Body::Memory(all) => Ok(slice(all)),
-            Body::Remote { head, .. } => Ok(slice(head)),
+            Body::Memory(all) => {
+                self.unpacked(pgno, self.index.frame(pgno, 0, all).map_err(named)?).map(Some)
+            }
+            Body::Remote { firsts, .. } => {
+                firsts.frame(pgno, self.header.page_size).map(|frame| self.unpacked(pgno, frame)).transpose()
+            }
             Body::Local(file) => {
-                let mut frame = vec![0; entry.len as usize];
-                file.read_exact_at(&mut frame, entry.offset).map_err(|e| {
+                let span =
+                    self.index.span(pgno).ok_or_else(|| Error::new(Kind::Bug, "a page that is not there"))?;
+                let mut frame = vec![0; usize::try_from(span.end - span.start).unwrap_or(0)];
+                file.read_exact_at(&mut frame, span.start).map_err(|e| {
                     Error::new(Kind::Io, format!("cannot read the copy of {}", self.id)).because(e)
                 })?;
-                Ok(Some(frame.into()))
+                let frame = self.index.frame(pgno, span.start, &frame).map_err(named)?;
+                self.unpacked(pgno, frame).map(Some)
             }
         }
     }
 
-    /// Whether the frame at `entry` need not be fetched.
-    pub fn has(&self, entry: &IndexEntry) -> bool {
-        match &self.body {
-            Body::Memory(_) | Body::Local(_) => true,
-            Body::Remote { head, .. } => entry.range().end <= head.len() as u64,
+    /// The blocks in which the page lies; `None` where it need not be fetched, or is not in the file.
+    pub fn blocks_of(&self, pgno: Pgno) -> Option<Range<u64>> {
+        let Body::Remote { firsts, .. } = &self.body else { return None };
+        if firsts.frame(pgno, self.header.page_size).is_some() {
+            return None;
         }
+        let span = self.index.span(pgno)?;
+        Some(span.start / BLOCK..span.end.div_ceil(BLOCK))
     }
 
-    /// Fetches the frames in `range`, and what else lies in the same blocks, proved; each with its page. Errors: `Corrupt`, with the file's
-    /// name; `Missing` if the file is gone; the store's.
-    pub async fn fetch(
-        &self,
-        store: &Store,
-        range: std::ops::Range<u64>,
-    ) -> Result<Vec<(IndexEntry, Vec<u8>)>> {
+    /// The page out of its blocks, of which `bytes` are all, proved, from block `first` on. Errors with `Corrupt` and the file's name.
+    pub fn page_of(&self, pgno: Pgno, first: u64, bytes: &[u8]) -> Result<Vec<u8>> {
+        let frame = self.index.frame(pgno, first * BLOCK, bytes).map_err(|e| e.context(self.id))?;
+        self.unpacked(pgno, frame)
+    }
+
+    /// Whether `bytes` are that block of the file.
+    pub fn is_block(&self, block: u64, bytes: &[u8]) -> bool {
+        matches!(&self.body, Body::Remote { blocks, .. } if blocks.prove_one(block, bytes).is_ok())
+    }
+
+    /// Fetches blocks of the file, each proved. Errors: `Corrupt`, with the file's name; `Missing` if the file is gone; the store's.
+    pub async fn fetch(&self, store: &Store, wanted: Range<u64>) -> Result<Vec<(u64, Arc<[u8]>)>> {
         let Body::Remote { blocks, .. } = &self.body else { return Ok(Vec::new()) };
-        let around = blocks.around(&range);
-        let bytes = store.get_range(&self.id.key(store.layout()), around.clone()).await?;
-        if bytes.len() as u64 != around.end - around.start {
+        let range = wanted.start * BLOCK..(wanted.end * BLOCK).min(self.bytes);
+        let bytes = store.get_range(&self.id.key(store.layout()), range.clone()).await?;
+        if bytes.len() as u64 != range.end - range.start {
             return Err(Error::corrupt(format!("{}: it is shorter than the store's listing says", self.id)));
         }
-        blocks.prove(around.start, &bytes).map_err(|e| e.context(self.id))?;
-        let mut pages = Vec::new();
-        for entry in self.index.within(&around) {
-            let at = usize::try_from(entry.offset - around.start).unwrap_or(usize::MAX);
-            let frame = bytes.get(at..at.saturating_add(entry.len as usize)).unwrap_or_default();
-            pages.push((entry, self.page(&entry, frame)?));
-        }
-        Ok(pages)
+        blocks.prove(range.start, &bytes).map_err(|e| e.context(self.id))?;
+        // Each by itself: one that stays in memory does not keep the others there.
+        Ok((wanted.start..).zip(bytes.chunks(BLOCK as usize).map(Arc::from)).collect())
     }
 
-    /// The page of `frame`, which are the bytes at `entry` (I-CONT-2). Errors with `Corrupt` and the file's name.
-    pub fn page(&self, entry: &IndexEntry, frame: &[u8]) -> Result<Vec<u8>> {
+    fn unpacked(&self, pgno: Pgno, frame: &[u8]) -> Result<Vec<u8>> {
         let mut page = vec![0; self.header.page_size.len()];
         let found = decode_frame(frame, self.header.page_size, &mut page)
-            .map_err(|e| e.context(format!("{}: page {}", self.id, entry.pgno)))?;
-        if found != entry.pgno {
+            .map_err(|e| e.context(format!("{}: page {pgno}", self.id)))?;
+        if found != pgno {
             return Err(Error::corrupt(format!(
-                "{}: page {found} lies where the page index has page {}",
-                self.id, entry.pgno
+                "{}: page {found} lies where the page index has page {pgno}",
+                self.id
             )));
         }
         Ok(page)
     }
+
+    /// The page of `frame`, which are the bytes at `entry` (I-CONT-2). Errors with `Corrupt` and the file's name.
+    pub fn page(&self, entry: &IndexEntry, frame: &[u8]) -> Result<Vec<u8>> {
+        self.unpacked(entry.pgno, frame)
+    }
 }
 
-async fn read(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> Result<Contents> {
+/// What `keep` has of the file, if it holds.
+fn kept(file: &FileInfo, entry: &ManifestEntry, keep: &dyn Keep) -> Option<Contents> {
+    let sha256 = &entry.sha256;
+    if file.bytes <= WHOLE {
+        let found = whole(file.id(), keep.get(sha256, Part::Whole)?, Some(entry));
+        return found.inspect_err(|_| keep.forget(sha256, Part::Whole)).ok();
+    }
+    let (sums, section) = (keep.get(sha256, Part::Sums)?, keep.get(sha256, Part::Guide)?);
+    let found = of_beside(file, entry, &sums, &section);
+    if !matches!(found, Beside::Guide(_)) {
+        keep.forget(sha256, Part::Sums);
+        keep.forget(sha256, Part::Guide);
+    }
+    if let Beside::Guide(found) = found { Some(*found) } else { None }
+}
+
+async fn read(
+    store: &Store,
+    file: &FileInfo,
+    entry: Option<&ManifestEntry>,
+    keep: Option<(&ManifestEntry, &dyn Keep)>,
+) -> Result<Contents> {
     let (id, size) = (file.id(), file.bytes);
     if size < SMALLEST {
         return Err(Error::corrupt(format!("{size} bytes are too few for an LTX file")));
@@ -199,9 +279,21 @@ async fn read(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> 
         return Err(Error::corrupt(format!("it has {size} bytes, the manifest says {}", e.bytes)));
     }
     if size <= WHOLE {
-        return whole(id, store.get(&id.key(store.layout())).await?, entry);
+        let bytes = store.get(&id.key(store.layout())).await?;
+        let found = whole(id, bytes.clone(), entry)?;
+        if let Some((entry, keep)) = keep {
+            keep.put(&entry.sha256, Part::Whole, &bytes);
+        }
+        return Ok(found);
     }
-    if let Some(found) = by_blocks(store, file, entry).await? {
+    let sums = match by_guide(store, file, entry, keep).await? {
+        Beside::Guide(found) => return Ok(*found),
+        Beside::Sums(sums) => Some(sums),
+        Beside::Nothing => None,
+    };
+    if sums.is_some()
+        && let Some(found) = by_blocks(store, file, entry, sums).await?
+    {
         return Ok(found);
     }
     if size > MOST_LOCAL {
@@ -219,8 +311,9 @@ pub fn whole(id: FileId, bytes: Bytes, entry: Option<&ManifestEntry>) -> Result<
     let size = bytes.len() as u64;
     let tail = Tail::parse(&bytes)?;
     let index = tail.index_in(&bytes).ok_or_else(|| Error::corrupt("its page index is not whole"))?;
-    let index = PackedIndex::of(&PageIndex::parse_for(index, size, &header)?);
-    Ok(Contents { id, header, bytes: size, crc: trailer.checksum, index, body: Body::Memory(bytes) })
+    let index = Index::Each(PackedIndex::of(&PageIndex::parse_for(index, size, &header)?));
+    let sha256 = entry.map(|e| e.sha256);
+    Ok(Contents { id, header, bytes: size, crc: trailer.checksum, sha256, index, body: Body::Memory(bytes) })
 }
 
 /// Reads all of a file, and proves it as a restore does.
@@ -265,25 +358,94 @@ async fn in_file(id: FileId, file: File, size: u64, entry: Option<&ManifestEntry
         let range = Tail::parse(&last)?.index_range(size)?;
         let mut index = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
         file.read_exact_at(&mut index, range.start).map_err(io)?;
-        let index = PackedIndex::of(&PageIndex::parse_for(&index, size, &header)?);
-        Ok(Contents { id, header, bytes: size, crc: trailer.checksum, index, body: Body::Local(file) })
+        let index = Index::Each(PackedIndex::of(&PageIndex::parse_for(&index, size, &header)?));
+        let sha256 = entry.map(|e| e.sha256);
+        Ok(Contents {
+            id,
+            header,
+            bytes: size,
+            crc: trailer.checksum,
+            sha256,
+            index,
+            body: Body::Local(file),
+        })
     })
     .await?
 }
 
-/// The edges of a large file, and the sums of its blocks; `None` if it has none.
+/// What lies beside a large file.
+enum Beside {
+    /// All that is needed to read pages of it.
+    Guide(Box<Contents>),
+    /// The sums of its blocks.
+    Sums(Blocks),
+    Nothing,
+}
+
+/// Whether what is asked for of a file at once is one request, never two.
+pub fn is_in_one(file: &FileInfo, entry: &ManifestEntry) -> bool {
+    file.bytes <= WHOLE || guide_begins(entry).saturating_sub(blocks_end(entry.bytes)) <= BLOCK
+}
+
+/// A large file by what lies beside it: in one request, or in two at once where the sums of its pages lie between the sums of its blocks and the
+/// guide.
+async fn by_guide(
+    store: &Store,
+    file: &FileInfo,
+    entry: Option<&ManifestEntry>,
+    keep: Option<(&ManifestEntry, &dyn Keep)>,
+) -> Result<Beside> {
+    let (id, size) = (file.id(), file.bytes);
+    // What no manifest names was put by somebody who puts no sums, or is so new that its sums are not there.
+    let Some(entry) = entry else { return Ok(Beside::Nothing) };
+    let (key, sums_end, begins) = (blocks_key(id), blocks_end(size), guide_begins(entry));
+    let end = begins + guide::most_bytes(entry, id.name().is_snapshot());
+    let some = async |range: Range<u64>| match store.get_range(&key, range).await {
+        // (An object of before ends where a guide would begin.)
+        Err(e) if e.is_missing() || e.is_corrupt() => Ok(Bytes::new()),
+        other => other,
+    };
+    let (sums, section) = if is_in_one(file, entry) {
+        let all = some(0..end).await?;
+        let until = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(all.len());
+        (all.slice(..until(sums_end)), all.slice(until(begins)..))
+    } else {
+        try_join(some(0..sums_end), some(begins..end)).await?
+    };
+    let found = of_beside(file, entry, &sums, &section);
+    if let (Beside::Guide(_), Some((entry, keep))) = (&found, keep) {
+        keep.put(&entry.sha256, Part::Sums, &sums);
+        keep.put(&entry.sha256, Part::Guide, &section);
+    }
+    Ok(found)
+}
+
+/// What the sums of its blocks and what stands behind them say of a large file. Pure.
+fn of_beside(file: &FileInfo, entry: &ManifestEntry, sums: &[u8], section: &Bytes) -> Beside {
+    let (id, bytes) = (file.id(), file.bytes);
+    let Some(blocks) = Blocks::decode(sums, id, bytes, Some(entry)) else { return Beside::Nothing };
+    let Some(guide) = Guide::decode(section, entry, blocks.check()) else { return Beside::Sums(blocks) };
+    let Guide { header, index, firsts } = guide;
+    let (body, sha256) = (Body::Remote { blocks, firsts }, Some(entry.sha256));
+    Beside::Guide(Box::new(Contents { id, header, bytes, crc: entry.crc, sha256, index, body }))
+}
+
+/// The edges of a large file, and the sums of its blocks, which may be known; `None` if it has none.
 async fn by_blocks(
     store: &Store,
     file: &FileInfo,
     entry: Option<&ManifestEntry>,
+    known: Option<Blocks>,
 ) -> Result<Option<Contents>> {
     let (id, size) = (file.id(), file.bytes);
-    // What no manifest names was put by somebody who puts no sums, or is so new that its sums are not there.
     let Some(entry) = entry else { return Ok(None) };
     let key = id.key(store.layout());
-    let head_len = if id.name().is_snapshot() { BLOCK } else { HEADER_LEN as u64 };
+    let head_len = HEADER_LEN as u64;
     let from = size.saturating_sub(tail_bound(Some(entry))).max(head_len);
     let sums = async {
+        if let Some(known) = known {
+            return Ok(Some(known));
+        }
         match store.get_range(&blocks_key(id), 0..blocks_end(size)).await {
             Ok(object) => Ok(Blocks::decode(&object, id, size, Some(entry))),
             Err(e) if e.is_missing() || e.is_corrupt() => Ok(None),
@@ -291,7 +453,10 @@ async fn by_blocks(
         }
     };
     let (head, tail) = (store.get_range(&key, 0..head_len), store.get_range(&key, from..size));
-    let (blocks, head, mut tail) = futures_util::future::try_join3(sums, head, tail).await?;
+    let (blocks, head, mut tail) = match is_in_one(file, entry) {
+        true => (sums.await?, head.await?, tail.await?),
+        false => try_join3(sums, head, tail).await?,
+    };
     let Some(blocks) = blocks else { return Ok(None) };
     let short = || Error::corrupt("it is shorter than the store's listing says");
     if head.len() as u64 != head_len || tail.len() as u64 != size - from {
@@ -321,20 +486,15 @@ async fn by_blocks(
         ));
     }
     let index = parsed.index_in(edges).ok_or_else(|| Error::corrupt("its page index is not whole"))?;
-    let index = PackedIndex::of(&PageIndex::parse_for(index, size, &header)?);
-    let head = if head_len == BLOCK {
-        blocks.prove(0, &head)?;
-        head
-    } else {
-        Bytes::new()
-    };
+    let index = Index::Each(PackedIndex::of(&PageIndex::parse_for(index, size, &header)?));
     Ok(Some(Contents {
         id,
         header,
         bytes: size,
         crc: parsed.checksum,
+        sha256: Some(entry.sha256),
         index,
-        body: Body::Remote { blocks, head },
+        body: Body::Remote { blocks, firsts: Firsts::default() },
     }))
 }
 

@@ -15,6 +15,7 @@
 pub mod adopt;
 pub mod apply;
 pub mod blocks;
+pub mod btree;
 pub mod compact;
 pub mod contents;
 pub mod drill;
@@ -24,6 +25,7 @@ pub mod encrypted;
 pub mod explain;
 pub mod fetch;
 pub mod follow;
+pub mod guide;
 pub mod inventory;
 pub mod label;
 pub mod labels;

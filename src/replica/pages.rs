@@ -10,7 +10,6 @@
 use super::apply::added_pages;
 use super::contents::Contents;
 use crate::base::{Error, Lineage, PageSize, Pgno, Result, TxId};
-use crate::ltx::IndexEntry;
 use std::sync::Arc;
 
 /// A database at a TXID, page by page. Cheap to clone.
@@ -25,8 +24,8 @@ pub struct PageMap {
 pub enum Place {
     /// In no file: all of it is zero.
     Nowhere,
-    /// In this file of the map, there.
-    In(usize, IndexEntry),
+    /// In this file of the map.
+    In(usize),
 }
 
 impl PageMap {
@@ -88,8 +87,8 @@ impl PageMap {
             if pgno.get() > file.header.commit {
                 break;
             }
-            if let Some(entry) = file.index.get(pgno) {
-                return Ok(Place::In(n, entry));
+            if file.index.has(pgno) {
+                return Ok(Place::In(n));
             }
         }
         Err(Error::corrupt(format!("no file of the replica holds page {pgno} of TXID {}", self.txid().0)))
@@ -116,8 +115,7 @@ fn follows(before: &Contents, next: &Contents) -> Result<()> {
             is.before, was.after
         )));
     }
-    let grown = Pgno::new(b.commit.saturating_add(1)).map_or(0, |first| next.index.from(first).count());
-    if grown < added_pages(b.commit, n.commit, n.page_size) as usize {
+    if next.index.beyond(b.commit) < added_pages(b.commit, n.commit, n.page_size) as usize {
         return Err(Error::corrupt(format!(
             "it grows the database from {} to {} pages without holding all of them",
             b.commit, n.commit
@@ -140,10 +138,7 @@ mod tests {
         let size = map.page_size().unwrap();
         let page = |n| match map.place(Pgno::new(n).unwrap()).unwrap() {
             Place::Nowhere => vec![0; size.len()],
-            Place::In(file, entry) => {
-                let contents = &map.files()[file];
-                contents.page(&entry, &contents.at_hand(&entry).unwrap().unwrap()).unwrap()
-            }
+            Place::In(file) => map.files()[file].at_hand(Pgno::new(n).unwrap()).unwrap().unwrap(),
         };
         (1..=map.pages()).flat_map(page).collect()
     }
@@ -158,7 +153,7 @@ mod tests {
             let mut seen = 0;
             for (txid, expected) in &maker.images {
                 let Ok(way) = plan(&inventory.files, Point::TxId(*txid), maker.time) else { continue };
-                let read = |f| block(Contents::read(&store, f, manifest.get(f.id()))).unwrap();
+                let read = |f| block(Contents::read(&store, f, manifest.get(f.id()), None)).unwrap();
                 let map = PageMap::new(way.files.iter().map(|f| Arc::new(read(f))).collect()).unwrap();
                 assert_eq!((map.txid(), map.files().len()), (*txid, way.files.len()));
                 assert!(image(&map) == *expected, "page size {size}, TXID {}", txid.0);

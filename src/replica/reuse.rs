@@ -122,7 +122,7 @@ pub(super) async fn build(
     let Some(base) = in_place(oldest.clone()).await? else { return Ok(None) };
     let all = Arc::new(Rebuild::new(at_hand.temp.clone(), target.temp()));
     let (mut parts, mut whole, mut bytes) = (Vec::new(), Vec::new(), 0);
-    let mut pages = base.0.index.len();
+    let mut pages = base.0.pages_known();
     for file in way.files.iter().skip(1).rev() {
         let found = match manifest.get(file.id()) {
             Some(e) if pages + e.pages as usize <= 2 * MOST_PAGES as usize => in_place(file.clone()).await?,
@@ -133,7 +133,7 @@ pub(super) async fn build(
             continue;
         };
         bytes += all.place(store, manifest, std::mem::take(&mut whole), parallel, tell).await?;
-        pages += contents.index.len();
+        pages += contents.pages_known();
         parts.push(all.claim(contents, sums)?);
     }
     bytes += all.place(store, manifest, whole, parallel, tell).await?;
@@ -269,7 +269,7 @@ impl Rebuild {
     /// The next older file is a large one: those of its pages that are wanted are its to bring. Errors with `Corrupt`.
     fn claim(&self, contents: Contents, sums: PageSums) -> Result<Part> {
         let limit = self.begins(contents.id, &contents.header).map_err(|e| e.context(contents.id))?;
-        let mut wanted = vec![0u64; contents.index.len() / 64 + 1];
+        let mut wanted = vec![0u64; contents.pages_known() / 64 + 1];
         for (n, entry) in contents.pages() {
             if self.is_wanted(entry.pgno, limit) {
                 self.settle(entry.pgno);
@@ -436,7 +436,7 @@ impl Job {
 
     fn put(&self, all: &Rebuild, piece: &Piece, came: &[u8]) -> Result<()> {
         let mut wanted = self.missing.pages.get(piece.pages.clone()).unwrap_or_default().iter().peekable();
-        for (i, entry) in self.contents.index.within(&piece.bytes).enumerate() {
+        for (i, entry) in self.contents.within(&piece.bytes).enumerate() {
             if wanted.next_if(|p| **p == entry.pgno).is_none() {
                 continue;
             }

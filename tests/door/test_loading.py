@@ -309,7 +309,7 @@ class Configured(door.DoorTest):
     def assertShown(self, p, source, conn="main"):
         """walrust_config has each given value, and where it was said (a pattern, {NAME} the setting's)."""
         rows = {name: (value, said) for name, value, said in p.rows("SELECT name, value, source FROM walrust_config", conn=conn)}
-        self.assertEqual(set(rows), {*self.given(), "replica", "metrics_listen", "heartbeat_url", "heartbeat_interval", "bandwidth", "functions"})
+        self.assertEqual(set(rows), {*self.given(), "replica", "metrics_listen", "heartbeat_url", "heartbeat_interval", "bandwidth", "cache_dir", "cache_size", "functions"})
         for name, wanted in self.given().items():
             value, said = rows[name]
             # Of a webhook only scheme and host are shown.
@@ -390,7 +390,7 @@ class Configured(door.DoorTest):
         """What walrust_config shows as a default is accepted as an option of watch."""
         p = self.peer().open(self.path("app.db"))
         for name, value in p.rows("SELECT name, default_value FROM walrust_config"):
-            if name in ("replica", "webhooks", "spool_dir", "metrics_listen", "bandwidth", "functions") or name.startswith(("price", "heartbeat")):
+            if name in ("replica", "webhooks", "spool_dir", "metrics_listen", "bandwidth", "cache_dir", "cache_size", "functions") or name.startswith(("price", "heartbeat")):
                 continue  # no default that could be written, or for the whole process
             options = {name: int(value) if name.startswith(("retention", "retry_breaker_t")) else value}
             with self.subTest(name=name):

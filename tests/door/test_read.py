@@ -369,6 +369,8 @@ class OverS3(ReadTest):
         p.sql("SELECT walrust_snapshot()")
         return p, db, p.sync()
 
+
+class Requests(OverS3):
     def test_requests_of_a_look_up_and_of_a_scan(self):
         p, db, txid = self.filled(8000)
         size = os.path.getsize(db)

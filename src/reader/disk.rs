@@ -24,8 +24,8 @@
 //! (a file that is cut short ends the program).
 
 use crate::base::{Error, ForkSafe, Result, clock};
-use crate::replica::blocks::BLOCK;
 use crate::replica::contents::{Keep, Part};
+use crate::replica::layout::BLOCK;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::fs::File;

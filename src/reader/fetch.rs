@@ -3,7 +3,7 @@
 //! [`super::ahead`] says which pages; here they become blocks, those that lie next to each other in a file one request.
 
 use crate::base::Pgno;
-use crate::replica::blocks::BLOCK;
+use crate::replica::layout::BLOCK;
 use std::ops::Range;
 
 /// Blocks between two that are wanted which are fetched with them rather than asked for in two requests.

@@ -24,7 +24,7 @@
 //! the same, and one changed page hides fifteen others).
 
 use super::guide::Gathered;
-use super::layout::FileId;
+use super::layout::{BLOCK, FileId};
 use super::manifest::ManifestEntry;
 use crate::base::{DbChecksum, Error, Kind, Pgno, Result};
 use crate::ltx::{Decoder, page_checksum};
@@ -35,8 +35,6 @@ use std::path::Path;
 
 /// Files up to this size are fetched whole, into memory, and need no sums.
 pub const WHOLE: u64 = 256 * 1024;
-/// Bytes of a block; the last one of a file may be shorter.
-pub const BLOCK: u64 = 64 * 1024;
 
 const MAGIC: &[u8; 16] = b"walrust blocks 1";
 const SUM: usize = 8;

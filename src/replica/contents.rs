@@ -13,11 +13,11 @@
 //! Refused: to believe a frame because it unpacks (a changed byte in what LZ4 copies does not show).
 
 use super::apply::agrees_with_manifest;
-use super::blocks::{BLOCK, Blocks, MOST_PAGES, PageSums, WHOLE, blocks_end, guide_begins};
+use super::blocks::{Blocks, MOST_PAGES, PageSums, WHOLE, blocks_end, guide_begins};
 use super::edge::{END_OF_PAGES, SMALLEST, edge};
 use super::guide::{self, Firsts, Guide, Index};
 use super::inventory::FileInfo;
-use super::layout::{FileId, blocks_key};
+use super::layout::{BLOCK, FileId, blocks_key};
 use super::manifest::ManifestEntry;
 use super::probe::tail_bound;
 use crate::base::{Error, Kind, Pgno, Result, clock};

@@ -22,9 +22,9 @@
 //! Pure, but for [`Upper::of`], which reads the file. Refused: an index of every 64th page (of pages that pack well
 //! 64 lie in one block, of others in five); all interior pages (of a database of 1 GB some megabytes, of which a query needs a few pages).
 
-use super::blocks::BLOCK;
 use super::btree::{Node, schema_row, varint};
 use super::edge::{END_OF_PAGES, edge};
+use super::layout::BLOCK;
 use super::manifest::ManifestEntry;
 use crate::base::{Error, PageSize, Pgno, Result};
 use crate::ltx::{HEADER_LEN, Header, IndexEntry, PackedIndex, PageIndex, Tail, decode_frame, frame_head};
@@ -606,7 +606,7 @@ mod tests {
                 assert_eq!(decode_frame(frame, guide.header.page_size, &mut got).unwrap(), pgno);
                 assert!(got == page, "{what}: page {pgno}");
                 if is_snapshot && size == 4096 {
-                    let straddles = span.end / BLOCK > span.start / BLOCK && span.end % BLOCK != 0;
+                    let straddles = span.end / BLOCK > span.start / BLOCK && !span.end.is_multiple_of(BLOCK);
                     assert!(span.end - span.start <= BLOCK || straddles, "{what}: {span:?}");
                 }
             }

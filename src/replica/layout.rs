@@ -18,6 +18,8 @@ use std::fmt;
 
 /// Under this prefix lies what Litestream has no place for.
 pub const OWN_PREFIX: &str = "walrust/";
+/// Bytes of a block, in which a large file is fetched and proved piece by piece; the last one of a file may be shorter.
+pub const BLOCK: u64 = 64 * 1024;
 /// Labels lie here ([`super::label`]).
 pub const LABELS_PREFIX: &str = "walrust/labels/";
 /// The lease object.

@@ -131,7 +131,8 @@ class Kept(LabelTest):
         report = p.sql("SELECT walrust_compact(NULL, ?)", NOTHING)
         left = {row[0] for row in p.rows("SELECT txid FROM walrust_points")}
         self.assertIn(txid, left, report)
-        self.assertFalse(left & {txid - 1, txid - 2}, "retention removed what no label keeps")
+        # (The way to the labelled point may lead through those before it.)
+        self.assertFalse(left & {txid + 1, txid + 2, txid + 3}, "retention removed what no label keeps")
         self.assertEqual(self.labels(p), {"kept": txid})
         out, at = self.restore(f"file://{replica}", point="kept")
         self.assertEqual((at, door.image(out)), (txid, kept))

@@ -298,9 +298,13 @@ class Configured(door.DoorTest):
     SETTINGS = {
         "interval": "2s", "durability": "sync", "sync_timeout": "3s", "snapshot_interval": "2h", "levels": "10s,1m", "pitr_window": "12h",
         "retention_hourly": "5", "retention_daily": "4", "retention_weekly": "3", "retention_monthly": "2", "validation_interval": "6h",
+        "retention_by": "janitor", "auto_label": "ddl", "drill_interval": "5h",
         "spool_dir": None, "spool_limit": "2GB", "retry_base": "50ms", "retry_max": "10s", "retry_breaker_threshold": "7",
         "retry_breaker_cooldown": "30s", "webhooks": "http://127.0.0.1:1/hook", "price_per_gb": "0.5", "price_per_1000_put": "0.25",
     }
+
+    def is_count(self, name):
+        return name.startswith(("retention", "retry_breaker_t")) and name != "retention_by"
 
     def given(self):
         """A value other than the default for each setting of a database but its replica."""
@@ -358,7 +362,7 @@ class Configured(door.DoorTest):
 
     def test_every_setting_by_the_call(self):
         p = self.peer().open(self.path("app.db"))
-        p.watch(self.path("r"), **{name: int(value) if name.startswith(("retention", "retry_breaker_t")) else value
+        p.watch(self.path("r"), **{name: int(value) if self.is_count(name) else value
                                    for name, value in self.given().items()})
         rows = self.assertShown(p, "^sql$")
         self.assertEqual(rows["replica"][1], "sql")
@@ -392,7 +396,7 @@ class Configured(door.DoorTest):
         for name, value in p.rows("SELECT name, default_value FROM walrust_config"):
             if name in ("replica", "webhooks", "spool_dir", "metrics_listen", "bandwidth", "cache_dir", "cache_size", "functions") or name.startswith(("price", "heartbeat")):
                 continue  # no default that could be written, or for the whole process
-            options = {name: int(value) if name.startswith(("retention", "retry_breaker_t")) else value}
+            options = {name: int(value) if self.is_count(name) else value}
             with self.subTest(name=name):
                 p.watch(self.path("r"), **options)
                 self.assertEqual(p.sql("SELECT value FROM walrust_config WHERE name = ?", name), value)

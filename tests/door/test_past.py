@@ -337,7 +337,7 @@ class Rewind(test_read.ReadTest):
             self.assertEqual(p.sql("SELECT count(*) FROM t"), 9)
 
         refused("outside the history", point=good + 70)
-        refused("give a TXID or a time", point=None)
+        refused("give a TXID, a time or a label", point=None)
         p.sql("BEGIN")
         refused("COMMIT or ROLLBACK first")
         p.sql("COMMIT")

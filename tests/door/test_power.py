@@ -85,7 +85,7 @@ class Power(door.DoorTest):
 
     def write(self, home, url, epoch, mode, env, options, seconds):
         """A process that writes until it is killed. Gives what it said it had done."""
-        said = self.path(f"said-{epoch}")
+        said = self.path(f"said-{epoch}-{self.random.getrandbits(32):x}")
         p = self.peer(env=env).open(os.path.join(home, "app.db"))
         p.sql(f"PRAGMA synchronous={mode}")
         p.sql("PRAGMA wal_autocheckpoint=60")

@@ -211,8 +211,9 @@ fn read_live(w: &Arc<Watched>) -> Result<Live> {
     read
 }
 
-/// SQLite's check of a file that nobody else uses. Errors with [`Kind::Corrupt`] and SQLite's first findings.
-fn check_file(path: &Path, check: Check) -> Result<()> {
+/// `PRAGMA quick_check` or `integrity_check` of a file that nobody else uses. Errors with [`Kind::Corrupt`] and SQLite's first findings, and
+/// where SQLite cannot be asked.
+pub fn check_file(path: &Path, check: Check) -> Result<()> {
     despite_forks(|| {
         let conn = SqlConnection::open(path, SqlMode::Owner)?;
         match check {

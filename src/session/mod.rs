@@ -100,7 +100,7 @@ pub use crate::ship::{lease_renewed_after, lease_rests_after};
 pub use alone::Alone;
 pub use begin::request;
 pub use care::{damage, details, policy};
-pub use drill::{DrillRequest, DrillRow, history as drills, run as drill};
+pub use drill::{DrillRequest, DrillRow, check_file, history as drills, run as drill};
 pub use engine::{engine, fork_hooks, occupy};
 pub use entry::Entry;
 pub use exit::at_exit;

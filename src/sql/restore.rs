@@ -5,8 +5,8 @@ use super::once::{Done, Written};
 use crate::base::{Error, Kind, Result};
 use crate::config::{OptionSpec, Options, WithSettings};
 use crate::replica::{self, Check, Overwrite, Progress, RestoreOptions, Reuse, Structure};
-use crate::session::{engine, occupy};
-use crate::sqlite::{Connection, SqlConnection, SqlMode, Value, despite_forks};
+use crate::session::{check_file, engine, occupy};
+use crate::sqlite::{Connection, Value};
 use crate::store::{ReplicaUrl, Store, block_on};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -85,16 +85,4 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
         log::info!("walrust: {}: encrypted: its structure was not checked", path.display());
     }
     Ok(Value::Integer(done.txid.as_i64()))
-}
-
-/// `PRAGMA quick_check` or `integrity_check` of a file that nobody else uses.
-pub(super) fn check_file(path: &Path, check: Check) -> Result<()> {
-    despite_forks(|| {
-        let conn = SqlConnection::open(path, SqlMode::Owner)?;
-        match check {
-            Check::None => Ok(()),
-            Check::Quick => conn.quick_check(),
-            Check::Full => conn.integrity_check(),
-        }
-    })
 }

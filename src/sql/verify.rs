@@ -71,7 +71,7 @@ fn look(store: &Store, mode: Mode) -> Result<Report> {
     let watched = engine().find_by_replica(store.url());
     // Beside the database there is room for a copy of it; a system's temporary directory may be memory.
     let work_dir = watched.map_or_else(std::env::temp_dir, |w| w.spool.dir().to_path_buf());
-    let integrity = |p: &Path, c: Check| super::restore::check_file(p, c);
+    let integrity = |p: &Path, c: Check| session::check_file(p, c);
     let options = VerifyOptions {
         mode,
         work_dir: Some(work_dir),

@@ -494,7 +494,8 @@ fn to_come(facts: &Facts) -> Option<((TxId, TxId), String)> {
 
 /// The files that the manifest must once have named. Not so: the one file that is put before its entry is made, or those that wait
 /// for their entries while the lease says so (I-MAN-4); files older than
-/// all that the manifest names of their level, which retention was about to remove; snapshots between snapshots, for the same reason.
+/// all that the manifest names of their level, which retention was about to remove; snapshots between snapshots, for the same reason;
+/// merged files within a named one of their level, which a process put that died before it named them: the next one merged them with more.
 fn forgotten(facts: &Facts) -> BTreeSet<FileId> {
     let mut named: BTreeMap<Level, (TxId, TxId)> = BTreeMap::new();
     for id in facts.manifest.entries().map(|e| e.id) {
@@ -517,6 +518,11 @@ fn forgotten(facts: &Facts) -> BTreeSet<FileId> {
     if forgotten.len() < 2 {
         forgotten.clear();
     }
-    forgotten.extend(facts.unnamed.iter().filter(|id| id.level != Level::SNAPSHOT && within(id)));
+    let merged_again = |id: &FileId| {
+        let contains = |e: FileId| e.level == id.level && e.min <= id.min && id.max <= e.max;
+        facts.manifest.entries().any(|e| contains(e.id))
+    };
+    let is_missed = |id: &&FileId| id.level != Level::SNAPSHOT && within(id) && !merged_again(id);
+    forgotten.extend(facts.unnamed.iter().filter(is_missed));
     forgotten
 }

@@ -230,6 +230,20 @@ fn a_stale_manifest_is_found() {
     assert_eq!(b.verify(Mode::Quick).exit_code(), 0, "{}", b.verify(Mode::Quick).text());
 }
 
+/// A process put a merged file and was killed before it named it; the next one merged the same files, and more, into one of its own.
+#[test]
+fn what_was_merged_again_is_no_loss() {
+    let b = Bench::new(12);
+    let l0: Vec<LtxFile> = b.files.iter().filter(|f| f.id.level == Level::L0).cloned().collect();
+    // (Level 0 begins with TXID 2.)
+    block(upload(&b.store, &[merged(1, &l0[4..7]), merged(1, &l0[7..11])]));
+    block(put(&b.store, &[merged(1, &l0[4..6])]));
+    assert_eq!(b.verify(Mode::Quick).exit_code(), 0, "{}", b.verify(Mode::Quick).text());
+    // One that lies across two that are named is nobody's.
+    block(put(&b.store, &[merged(1, &l0[6..8])]));
+    assert!(b.verify(Mode::Quick).text().contains("- Stale manifest: 1 file(s)"));
+}
+
 #[test]
 fn entries_that_are_to_come_are_no_loss_and_what_that_leaves_unchecked_is_told() {
     let mut b = Bench::new(12);

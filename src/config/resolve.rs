@@ -90,6 +90,14 @@ pub fn default_spool(database: &Path) -> PathBuf {
     beside(database, "-walrust")
 }
 
+/// The directory of the cache where none is said: where programs keep what they could fetch again
+/// (<https://specifications.freedesktop.org/basedir-spec/latest/>).
+pub fn default_cache() -> Option<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let caches = from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")))?;
+    Some(caches.join("walrust"))
+}
+
 /// The directory beside the database that serves as replica when none is named.
 pub fn embedded_replica(database: &Path) -> PathBuf {
     beside(database, "-replica")

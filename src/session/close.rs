@@ -1,9 +1,11 @@
 //! The app's last close of a database in this process: the process may be about to end, so what is pending gets a moment to leave.
 
 use super::phase::Role;
+use super::reread;
 use super::sync::Until;
 use super::watched::Watched;
 use crate::base::{Result, beside, clock};
+use crate::capture::Continuity;
 use crate::ship::State;
 use crate::sqlite::{SqlConnection, SqlMode};
 use std::path::Path;
@@ -21,7 +23,7 @@ const KNOWN_LIFE_PATIENCE: Duration = Duration::from_secs(1);
 const LIFE_PATIENCE_AT_EXIT: Duration = Duration::from_millis(1500);
 /// How long what a last close left in the spool may lie there before it is forced to disk (I-SPOOL-2). Closes that come one after the
 /// other are served together.
-const SYNC_AFTER: Duration = Duration::from_millis(500);
+pub(super) const SYNC_AFTER: Duration = Duration::from_millis(500);
 /// How long a last close waits until the lease is given back.
 const LEASE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -81,17 +83,9 @@ impl Watched {
         }
     }
 
-    /// The sealer's look.
-    pub(super) fn sync_closed_in_time(&self) {
-        self.sync_closed(SYNC_AFTER);
-    }
-
     /// The last connection of this process closed: what is pending leaves, if the replica is known to answer.
     pub(super) fn drain_at_close(&self) {
-        if self.role() != Role::Shipper || self.job.job().is_some() {
-            return;
-        }
-        if !self.is_answered() {
+        if !self.is_to_drain() {
             return;
         }
         let patience = self.settings().sync_timeout.min(CLOSE_PATIENCE);
@@ -113,9 +107,11 @@ impl Watched {
         status.last_error.is_none() && matches!(status.state, State::Streaming | State::CatchingUp)
     }
 
-    /// Whether it ships, and nobody reads the whole database at the moment.
+    /// Whether what is pending can leave in a moment: it ships, and has not to be read anew first, or is soon read.
     fn is_to_drain(&self) -> bool {
-        self.role() == Role::Shipper && self.job.job().is_none() && self.is_answered()
+        let is_soon_read = || std::fs::metadata(self.path()).is_ok_and(|m| m.len() <= reread::LARGEST_HELD);
+        let is_ready = self.tracker.sync_state() == Continuity::Kept || is_soon_read();
+        self.role() == Role::Shipper && self.is_answered() && is_ready
     }
 
     /// The process ends: what is committed is put into the queue.

@@ -8,7 +8,7 @@ use super::alone::alone;
 use super::asked::{self, Asking};
 use super::job::Job;
 use super::phase::Role;
-use super::reread::{self, at_a_txid, where_it_is_known};
+use super::reread::{self, at_a_txid};
 use super::watched::Watched;
 use super::work::Work;
 use crate::base::{Error, Kind, Manners, Result, TxId, clock};
@@ -18,7 +18,6 @@ use crate::replica::inventory::read_header;
 use crate::replica::{self, Inventory, ManifestEntry, ManifestWriter};
 use crate::spool::Position;
 use crate::spool::requests::{Answer, Wanted};
-use crate::sqlite::despite_forks;
 use crate::store::{Body, Pace, PutMeta, ReplicaUrl, Store, block_on};
 use std::path::Path;
 use std::sync::Arc;
@@ -87,12 +86,9 @@ impl Watched {
     }
 
     fn write_copy(self: &Arc<Watched>, path: &Path) -> Result<Position> {
-        where_it_is_known(self, || {
-            despite_forks(|| {
-                let (view, p) = at_a_txid(self)?;
-                view.snapshot_at(path, &self.spool, &Attested::from(&p), |_, _| {})?;
-                Ok(p)
-            })
+        at_a_txid(self, |view, p| {
+            view.snapshot_at(path, &self.spool, &Attested::from(&p), |_, _| {})?;
+            Ok(p)
         })
     }
 }

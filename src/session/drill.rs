@@ -202,8 +202,7 @@ fn read_live(w: &Arc<Watched>) -> Result<Live> {
     };
     let beside = w.spool.dir().join(format!(".tmp-{}-drill.sum", std::process::id()));
     remove_if_there(&beside)?;
-    let read = despite_forks(|| {
-        let (view, p) = at_a_txid(w)?;
+    let read = at_a_txid(w, |view, p| {
         let checksum = view.scan(&PageSums::open(&beside)?, |_, _| {})?;
         Ok(Live::Is(p.txid, checksum))
     });

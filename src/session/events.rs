@@ -1,9 +1,9 @@
 //! What the shipper reports of one database: counted, told, and left to the sealer where something is to be done.
 
 use super::watched::{Ask, Watched};
-use crate::base::Kind;
-use crate::base::clock;
 use crate::base::event::EventKind;
+use crate::base::{Kind, clock, lock};
+use crate::capture::Continuity;
 use crate::ship;
 use serde_json::json;
 use std::sync::Arc;
@@ -16,12 +16,15 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
     match e {
         E::Uploaded { bytes, took, .. } => {
             m.uploaded(*bytes, *took, clock::now());
+            if w.tracker.sync_state() == Continuity::Kept {
+                *lock(&w.unread) = None;
+            }
             if w.is_failure_told.swap(false, Ordering::Relaxed) {
                 w.tell(EventKind::Recovered, "uploads succeed again".to_string(), json!({}));
             }
         }
         E::ReplicaLost => w.ask(Ask::Restart("the replica lost what was shipped")),
-        E::Schema { before, cookie } => w.schema_seen(*before, *cookie),
+        E::Arrived { before, path } => w.look_at_schema(*before, path),
         E::Merged { .. } => drop(m.merges.inc()),
         E::Snapshot { txid, bytes } => {
             m.snapshots.inc();

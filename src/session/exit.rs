@@ -18,13 +18,14 @@ use std::time::Duration;
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long the leases may take.
 const LEASES: Duration = Duration::from_millis(1500);
+/// How long the list of the databases may be held by another thread.
+const LIST_PATIENCE: Duration = Duration::from_secs(1);
 /// Its stack.
 const STACK: usize = 512 << 10;
 
 /// Ships what is pending, tells every shipper to end, and waits for those whose replica answers.
 pub fn at_exit() {
-    // Never a wait for a lock: its holder may be a thread that called exit().
-    let Some(all) = engine().try_watched() else { return };
+    let Some(all) = all_watched() else { return };
     if all.is_empty() {
         return;
     }
@@ -42,6 +43,19 @@ pub fn at_exit() {
     }
     let end = clock::uptime() + DRAIN + LEASES;
     while !done.load(Ordering::Acquire) && clock::uptime() < end {
+        clock::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Every watched database. Who holds the list of them is done in microseconds, so a thread of ours that does is waited for; the holder
+/// may also be the thread that called `exit()`, in a handler of a signal, for which nobody waits long.
+fn all_watched() -> Option<Vec<Arc<Watched>>> {
+    let end = clock::uptime() + LIST_PATIENCE;
+    loop {
+        let all = engine().try_watched();
+        if all.is_some() || clock::uptime() >= end {
+            return all;
+        }
         clock::sleep(Duration::from_millis(1));
     }
 }

@@ -56,7 +56,7 @@ fn size(path: &Path) -> u64 {
 }
 
 fn of_watched(w: &Watched) -> DatabaseFace {
-    let row = w.row();
+    let row = w.show();
     let verified = w.metrics.last_validation.get();
     DatabaseFace {
         database: series(&row.database),

@@ -73,6 +73,11 @@ impl NotJoined {
         matches!(self, NotJoined::Store(e) if matches!(e.kind(), Kind::Retry | Kind::Timeout))
     }
 
+    /// Whether what stands in the way here passes in a moment.
+    fn passes(&self) -> bool {
+        matches!(self, NotJoined::Here(e) if e.is_retry())
+    }
+
     /// What it was.
     pub(super) fn error(self) -> Error {
         match self {
@@ -481,7 +486,8 @@ impl Watched {
     }
 
     /// Says why it is not known yet whose replica it is. It is tried again.
-    pub(super) fn cannot_join(&self, e: &Error) {
+    pub(super) fn cannot_join(&self, failed: &NotJoined) {
+        let (NotJoined::Store(e) | NotJoined::Here(e)) = failed;
         let state = match e.kind() {
             Kind::Fenced => ship::State::Fenced,
             Kind::Retry | Kind::Timeout => ship::State::CatchingUp,
@@ -494,7 +500,7 @@ impl Watched {
         });
         // (Another's lease ends at a known time if it is not renewed.)
         let longest = longest_pause(e.kind());
-        self.joined.refuse(e, e.retry_after().map_or(longest, |d| d.min(longest)));
+        self.joined.refuse(e, failed.passes(), e.retry_after().map_or(longest, |d| d.min(longest)));
     }
 
     /// A standby looks whether the shipper's process has ended, and follows its position. Whether this process is to join now.
@@ -573,7 +579,7 @@ fn try_to_join(engine: &Engine, w: &Arc<Watched>) {
     let begun = panics::caught(|| w.find_out(engine, Patience::Patient, takeover, &|| Ok(())));
     let failed = match begun.unwrap_or_else(|said| Err(panics::error(&said).into())) {
         Ok(identity) => return w.joined.tell(identity),
-        Err(e) => e.error(),
+        Err(e) => e,
     };
     if w.tracker.sync_state() == Continuity::Resyncing {
         // Nobody looks at the WAL until the next try: it need not stay as it is.
@@ -584,7 +590,7 @@ fn try_to_join(engine: &Engine, w: &Arc<Watched>) {
         w.become_part(Part::steps_back);
         w.spool.forget_shipping();
         w.spool.ship_lock().release();
-        return w.joined.refuse(&failed, Duration::ZERO);
+        return w.joined.refuse(&failed.error(), false, Duration::ZERO);
     }
     w.cannot_join(&failed);
 }

@@ -30,12 +30,27 @@ struct At {
     /// How many had ended when it was last begun to find it out.
     before: u64,
     /// How the last one ended, if one has.
-    last: Option<Result<Identity, (Kind, String)>>,
+    last: Option<Result<Identity, Failed>>,
     next: Next,
     /// After the next failure.
     pause: Duration,
     /// The store has said something since it was last begun to find it out.
     is_answered: bool,
+}
+
+/// Why a try failed.
+#[derive(Clone, Debug)]
+struct Failed {
+    kind: Kind,
+    why: String,
+    /// What was in its way here passes in a moment: a lock, another reading.
+    passes: bool,
+}
+
+impl Failed {
+    fn error(&self) -> Error {
+        Error::new(self.kind, self.why.clone())
+    }
 }
 
 /// When there is a next try.
@@ -97,9 +112,10 @@ impl Joined {
         self.end_try(Ok(identity), |_| Next::Never);
     }
 
-    /// A try ended with `e`; the next comes after a pause of `longest` at most.
-    pub(super) fn refuse(&self, e: &Error, longest: Duration) {
-        self.end_try(Err((e.kind(), e.to_string())), |at| {
+    /// A try ended with `e`; the next comes after a pause of `longest` at most. `passes`: what was in its way here passes in a moment, so
+    /// that whoever waits goes on.
+    pub(super) fn refuse(&self, e: &Error, passes: bool, longest: Duration) {
+        self.end_try(Err(Failed { kind: e.kind(), why: e.to_string(), passes }), |at| {
             let pause = at.pause.min(longest);
             if !longest.is_zero() {
                 at.pause = (at.pause * 2).min(longest);
@@ -109,7 +125,7 @@ impl Joined {
         });
     }
 
-    fn end_try(&self, outcome: Result<Identity, (Kind, String)>, next: impl FnOnce(&mut At) -> Next) {
+    fn end_try(&self, outcome: Result<Identity, Failed>, next: impl FnOnce(&mut At) -> Next) {
         let mut at = lock(&self.at);
         at.tries += 1;
         at.last = Some(outcome);
@@ -159,8 +175,8 @@ impl Joined {
         self.changed.notify_all();
     }
 
-    /// Waits for the outcome of a try that ends after the call. Errors with that of the try; with the last one's, or
-    /// [`Kind::Timeout`], when none ends within `patience`.
+    /// Waits for the outcome of a try that ends after the call, through failures that pass. Errors with that of the try; with the last
+    /// one's, or [`Kind::Timeout`], when none ends within `patience`.
     pub(super) fn wait(&self, patience: Duration) -> Result<Identity> {
         self.wait_while_answered(patience, patience)
     }
@@ -175,8 +191,8 @@ impl Joined {
             let is_over = clock::uptime() >= end;
             match &at.last {
                 Some(Ok(identity)) => return Ok(*identity),
-                Some(Err((kind, why))) if at.tries > before || is_over => {
-                    return Err(Error::new(*kind, why.clone()));
+                Some(Err(failed)) if at.tries > before && !failed.passes || is_over => {
+                    return Err(failed.error());
                 }
                 _ if is_over => {
                     let why = "the replica has not answered yet; commits are kept in the spool and leave when it does";
@@ -197,5 +213,39 @@ impl Joined {
             return;
         }
         drop(self.changed.wait_timeout(at, longest).unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_in_a_moment_ends_no_wait() {
+        let s = Duration::from_secs;
+        let busy = Error::new(Kind::Retry, "another thread reads the database");
+        let wrong = Error::config("another database's");
+        let joined = Joined::default();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| joined.wait(s(60)));
+            for _ in 0..20 {
+                clock::sleep(Duration::from_millis(1));
+                joined.refuse(&busy, true, Duration::ZERO);
+            }
+            assert!(!waits.is_finished());
+            joined.tell(Identity::Unanswered);
+            assert_eq!(waits.join().unwrap().unwrap(), Identity::Unanswered);
+        });
+        joined.begins();
+        joined.refuse(&busy, true, Duration::ZERO);
+        assert_eq!(joined.wait(Duration::ZERO).unwrap_err().to_string(), busy.to_string());
+        std::thread::scope(|scope| {
+            let refused = scope.spawn(|| joined.wait(s(60)).unwrap_err());
+            while !refused.is_finished() {
+                joined.refuse(&wrong, false, Duration::ZERO);
+                clock::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(refused.join().unwrap().to_string(), wrong.to_string());
+        });
     }
 }

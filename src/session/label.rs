@@ -1,7 +1,7 @@
 //! Labels that `auto_label` makes: of the point before a change of the schema.
 //!
-//! The shipper says with each file that has page 1 which schema cookie that bears, where it is another than before (or it is the first that this
-//! process ships). That, and the TXID that the replica had before, is written into the spool (`labels.json`), and `walrust-care` does
+//! Of each file that has arrived, where it has page 1, the schema cookie is read. Where that is another than before (or it is the first that this
+//! process ships), that, and the TXID that the replica had before, is written into the spool (`labels.json`), and `walrust-care` does
 //! the rest: it reads the cookie of that TXID in the replica, and where it was another one, labels it. So no commit and no upload waits,
 //! and what a process that ends leaves undone the next one does.
 //!
@@ -19,18 +19,24 @@ use crate::config::AutoLabel;
 use crate::reader;
 use crate::replica::label::By;
 use crate::replica::{LabelName, Point, labels};
-use crate::ship::{Course, Duty};
+use crate::ship::{Course, Duty, schema_cookie};
 use crate::spool::SchemaSeen;
 use crate::store::{ReplicaUrl, Retry, block_on};
+use std::path::Path;
 use std::time::Duration;
 
 /// The longest rest after a failure.
 const LONGEST_REST: Duration = Duration::from_secs(300);
 
 impl Watched {
-    /// A file with this schema cookie is in the replica, which had `before` before it. Called on the runtime's thread.
-    pub(super) fn schema_seen(&self, before: TxId, cookie: u32) {
-        if self.settings().auto_label == AutoLabel::Off || before == TxId::ZERO {
+    /// The file at `path` is in the replica, which had `before` before it. Called on the runtime's thread.
+    pub(super) fn look_at_schema(&self, before: TxId, path: &Path) {
+        if self.settings().auto_label == AutoLabel::Off {
+            return;
+        }
+        let Some(cookie) = schema_cookie(path) else { return };
+        let was = lock(&self.labelling.shipped).replace(cookie);
+        if was == Some(cookie) || before == TxId::ZERO {
             return;
         }
         let mut owed = lock(&self.labelling.owed);

@@ -14,6 +14,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Labelling {
     /// `None`: not looked up in the spool yet.
     pub(super) owed: Mutex<Option<Vec<SchemaSeen>>>,
+    /// The schema cookie that was shipped last.
+    pub(super) shipped: Mutex<Option<u32>>,
     /// Uptimes.
     pub(super) made: Mutex<VecDeque<Duration>>,
 }

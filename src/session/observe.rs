@@ -25,9 +25,6 @@ impl Engine {
     /// The exposition, brought up to date.
     pub fn metrics_text(&self) -> String {
         self.metrics().show(&self.face());
-        for w in self.watched() {
-            w.show();
-        }
         self.metrics().render()
     }
 

@@ -7,6 +7,7 @@ use super::engine::engine;
 use super::handles::Handles;
 use super::watched::{Watched, ended};
 use crate::base::{Error, Pgno, Result, TxId};
+use crate::config::default_cache;
 use crate::reader::{CacheAt, Changed, Changes, Nearby, Now, State, Vicinity};
 use crate::replica::FileId;
 use crate::spool::{LocalFile, Moment};
@@ -39,16 +40,9 @@ impl Vicinity for Neighbourhood {
     fn cache(&self) -> Option<CacheAt> {
         let settings = engine().config().and_then(|c| c.process()).map(|r| r.settings);
         let settings = settings.inspect_err(|e| log::warn!("walrust: no cache of what is read: {e}")).ok()?;
-        let dir = settings.cache_dir.or_else(users_cache)?;
+        let dir = settings.cache_dir.or_else(default_cache)?;
         (settings.cache_size.0 > 0).then_some(CacheAt { dir, bytes: settings.cache_size.0 })
     }
-}
-
-/// Where programs keep what they could fetch again (<https://specifications.freedesktop.org/basedir-spec/latest/>).
-fn users_cache() -> Option<PathBuf> {
-    let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    let caches = from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")))?;
-    Some(caches.join("walrust"))
 }
 
 /// What there is here of a watched database's past.

@@ -206,7 +206,7 @@ impl Engine {
     pub(super) fn end(&self, w: &Arc<Watched>) {
         w.tracker.stop();
         w.link.stop();
-        w.joined.refuse(&ended(), Duration::ZERO);
+        w.joined.refuse(&ended(), false, Duration::ZERO);
         self.forget_watched(w);
         self.services.metrics.remove(&series(w.path()));
         // The shipper gives the lease back as it ends. One that has not ended by then frees the local lock itself when it has: no

@@ -53,7 +53,10 @@ fn spawn(ticket: Work, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()
         let done = work(mine);
         ticket.becomes(Job::Done);
         match done {
-            Ok(()) => mine.note_journal_mode(false),
+            Ok(()) => {
+                mine.note_journal_mode(false);
+                *lock(&mine.unread) = None;
+            }
             Err(e) => {
                 mine.note_journal_mode(e.is_missing() && is_in_rollback_mode(&mine.handles));
                 // (Nobody has read the database since it was opened, or somebody closes it: when it is read, it is tried again.)
@@ -61,7 +64,7 @@ fn spawn(ticket: Work, name: &str, work: impl FnOnce(&Arc<Watched>) -> Result<()
                 let is_no_fault = unread || e.is_retry() && mine.handles.is_barred();
                 let level = if is_no_fault { log::Level::Info } else { log::Level::Warn };
                 log::log!(level, "walrust: {}: {e}", mine.path().display());
-                mine.link.update(|s| s.last_error = Some((e.kind(), e.to_string())));
+                *lock(&mine.unread) = Some(e.to_string());
                 if mine.tracker.sync_state() == Continuity::Resyncing {
                     mine.tracker.lose(e.to_string());
                 }
@@ -107,7 +110,7 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected, reason: Reason) -> Resul
         tries += 1;
         if tries > OFTEN {
             let why = "the database cannot be read whole: the process forks again before that is done";
-            w.link.update(|s| s.last_error = Some((Kind::Retry, why.to_string())));
+            *lock(&w.unread) = Some(why.to_string());
         }
         w.handles.reading_begins();
         w.tracker.begin_resync();
@@ -271,6 +274,7 @@ fn find_place(
     w.spool.set_position(&held, &position)?;
     w.spool.end_change(&held)?;
     w.tracker.resume(position);
+    *lock(&w.unread) = None;
     drop(view);
     w.link.work.notify_one();
     Ok(())
@@ -382,18 +386,22 @@ pub(super) fn start_snapshot(w: &Arc<Watched>, unless: Unless) {
 /// A full snapshot of the database at a TXID of its own making; writers go on. Returns the TXID it holds. The caller has the
 /// ticket of [`Job::Reading`].
 fn snapshot(w: &Arc<Watched>, unless: Unless) -> Result<TxId> {
-    where_it_is_known(w, || despite_forks(|| snapshot_once(w, unless)))
+    at_a_txid(w, |view, position| snapshot_of(w, &view, &position, unless))
 }
 
-/// Does `copying`, which needs the database at a TXID. Where its place in the history was lost there is none until the database has
-/// been read anew; nobody else can read it while the caller has the ticket of [`Job::Reading`], so that is done first.
-/// Errors as `copying`, and with what keeps the database from being read.
-pub(super) fn where_it_is_known<T>(w: &Arc<Watched>, mut copying: impl FnMut() -> Result<T>) -> Result<T> {
+/// Does `copying` with a view of the database that is exactly a TXID, and which one. Where its place in the history was lost there is none
+/// until the database has been read anew; nobody else can read it while the caller has the ticket of [`Job::Reading`], so
+/// that is done first. Errors as `copying`, with what keeps the database from being read, and with [`Kind::Retry`] where there is
+/// no such moment for [`TXID_PATIENCE`].
+pub(super) fn at_a_txid<T>(
+    w: &Arc<Watched>,
+    mut copying: impl FnMut(View, Position) -> Result<T>,
+) -> Result<T> {
     let mut tries = 0;
     loop {
         find_again(w)?;
         tries += 1;
-        match copying() {
+        match despite_forks(|| view_at_a_txid(w).and_then(|(view, position)| copying(view, position))) {
             Err(_) if tries < REREADS && matches!(w.tracker.sync_state(), Continuity::Lost(_)) => {}
             done => return done,
         }
@@ -410,12 +418,11 @@ fn find_again(w: &Arc<Watched>) -> Result<()> {
     found
 }
 
-fn snapshot_once(w: &Arc<Watched>, unless: Unless) -> Result<TxId> {
-    let (view, position) = at_a_txid(w)?;
+fn snapshot_of(w: &Arc<Watched>, view: &View, position: &Position, unless: Unless) -> Result<TxId> {
     if unless == Unless::Newest && w.link.status().snapshot >= position.txid {
         return Ok(position.txid);
     }
-    let taken = view.snapshot(&w.spool, &Attested::from(&position), |_, _| {});
+    let taken = view.snapshot(&w.spool, &Attested::from(position), |_, _| {});
     if let Err(e) = &taken
         && e.is_corrupt()
     {
@@ -429,7 +436,7 @@ fn snapshot_once(w: &Arc<Watched>, unless: Unless) -> Result<TxId> {
 
 /// A view of the database that is exactly a TXID, and which one; what was cut for that is on its way.
 /// Errs with [`Kind::Retry`] at once where the place in the history is lost, and after [`TXID_PATIENCE`].
-pub(super) fn at_a_txid(w: &Arc<Watched>) -> Result<(View, Position)> {
+fn view_at_a_txid(w: &Arc<Watched>) -> Result<(View, Position)> {
     w.handles.reading_begins();
     let access = Access::new(&w.handles);
     let end = clock::uptime() + TXID_PATIENCE;

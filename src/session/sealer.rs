@@ -7,6 +7,7 @@
 
 use super::bell::Note;
 use super::changed::CHANGED;
+use super::close::SYNC_AFTER;
 use super::phase::{
     self, LOOK, Phase, PlaceSeen, SPOOL_GONE, Seen, SpoolSeen, Step, Then, Unsealed, Way, decide,
 };
@@ -93,7 +94,7 @@ fn look_at(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, 
 }
 
 fn look(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, Duration) {
-    w.sync_closed_in_time();
+    w.sync_closed(SYNC_AFTER);
     let Some(is_due) = is_due(w, watched) else { return (false, LOOK) };
     let asks = std::mem::take(&mut *lock(&w.asks));
     for ask in asks.into_iter().filter(|_| !w.link.is_stopped()) {

@@ -322,7 +322,7 @@ impl Engine {
         let begun = w.find_out(self, patience, takeover, make_wal);
         match &begun {
             Ok(identity) => w.joined.tell(*identity),
-            Err(NotJoined::Store(e)) if is_no_answer(e) => w.cannot_join(e),
+            Err(e) if e.is_no_answer() => w.cannot_join(e),
             Err(_) => {}
         }
         begun

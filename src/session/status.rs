@@ -53,6 +53,7 @@ impl Watched {
             continuity: self.tracker.sync_state(),
             shipper: status.state,
             shipper_error: status.last_error.as_ref().map(|(_, e)| e.clone()),
+            reading_error: lock(&self.unread).clone(),
             is_reading: self.job.job() == Some(Job::Reading),
             is_exclusive: self.handles.is_exclusive(),
             not_captured: self.why_not_captured().or_else(|| self.services.bell.refused()),

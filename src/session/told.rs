@@ -29,6 +29,8 @@ pub(super) struct Facts {
     /// The shipper's own word of itself, and its newest error not followed by a success.
     pub(super) shipper: State,
     pub(super) shipper_error: Option<String>,
+    /// Why the database could not be read whole.
+    pub(super) reading_error: Option<String>,
     /// A thread of ours reads the database whole.
     pub(super) is_reading: bool,
     /// A connection has the database for itself.
@@ -154,8 +156,9 @@ fn error(f: &Facts) -> Option<String> {
         _ => None,
     };
     let unreadable = f.part.role() == Role::Standby && f.is_unreadable;
-    [&f.elsewhere, &f.overflow, &f.not_captured, &f.shipper_error, &f.spool_error, &f.seal_error]
+    [&f.elsewhere, &f.overflow, &f.not_captured, &f.shipper_error]
         .into_iter()
+        .chain([&f.reading_error, &f.spool_error, &f.seal_error])
         .fold(by_part, |first, next| first.or_else(|| next.clone()))
         .or(lost)
         .or_else(|| unreadable.then(|| UNREADABLE.to_string()))
@@ -188,6 +191,7 @@ mod tests {
             continuity: Continuity::Kept,
             shipper: State::CatchingUp,
             shipper_error: None,
+            reading_error: None,
             is_reading: false,
             is_exclusive: false,
             not_captured: None,
@@ -286,6 +290,8 @@ mod tests {
         expect(&f, "seal");
         f.spool_error = why("spool");
         expect(&f, "spool");
+        f.reading_error = why("reading");
+        expect(&f, "reading");
         f.shipper_error = why("store");
         expect(&f, "store");
         f.not_captured = why("not captured");

@@ -129,6 +129,8 @@ pub struct Watched {
     pub metrics: DatabaseMetrics,
     /// Its webhooks; `None` without any.
     notifier: Mutex<Option<Notifier>>,
+    /// Why the database could not be read whole: until it can, or, where its place in the history is known, until the next upload.
+    pub(super) unread: Mutex<Option<String>>,
     /// Validation and retention: what the last found wrong, or why it could not be done.
     pub(super) finding: Mutex<Option<String>>,
     /// That uploads fail was told, and not yet that they succeed again.
@@ -216,6 +218,7 @@ impl Watched {
             unsynced: Since::default(),
             held_failed: Since::default(),
             metrics: services.metrics.database(&series(path)),
+            unread: Mutex::default(),
             finding: Mutex::default(),
             is_failure_told: AtomicBool::new(false),
             validated: Mutex::new(None),

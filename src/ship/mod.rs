@@ -77,5 +77,6 @@ pub use lease::{
 pub use lend::Borrowed;
 pub use link::{Bells, Link};
 pub use run::{is_left_at_work, leave, start};
+pub use schema::schema_cookie;
 pub use shipper::{Event, Plan};
 pub use status::{Aged, Protection, State, Status};

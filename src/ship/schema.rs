@@ -1,4 +1,4 @@
-//! Which schema a file on its way to the replica has: page 1 tells it, by the schema cookie of the database header
+//! Which schema a file of the stream has: page 1 tells it, by the schema cookie of the database header
 //! (<https://sqlite.org/fileformat2.html#schema_cookie>). Of a file without page 1, and of an encrypted database, nothing is known.
 
 use crate::ltx::Decoder;
@@ -10,7 +10,7 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const COOKIE: std::ops::Range<usize> = 40..44;
 
 /// The schema cookie in the file at `path`.
-pub(super) fn cookie(path: &Path) -> Option<u32> {
+pub fn schema_cookie(path: &Path) -> Option<u32> {
     let mut decoder = Decoder::new(BufReader::with_capacity(8 << 10, File::open(path).ok()?)).ok()?;
     let mut page = vec![0; decoder.header().page_size.len()];
     let pgno = decoder.next_page(&mut page).ok()??;

@@ -14,6 +14,7 @@ use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::replica::{Inventory, blocks, layout};
 use crate::spool::{Growth, Queued, Shipped, Spool, Vouched, remove_if_there};
 use crate::store::{Body, Breaker, BreakerState, Pace, PutMeta, Retry, Store};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,9 +55,8 @@ pub enum Event {
     Corrupt { error: String },
     /// A file of the queue is damaged: it and what follows it cannot be shipped any more.
     QueueDamaged { error: String },
-    /// A file in the replica bears this schema cookie, and the last one that was seen bore another, or none was. `before`: what the replica
-    /// held before that file.
-    Schema { before: TxId, cookie: u32 },
+    /// A file of the stream is in the replica, which held `before` before it, and lies at `path` until this has been told.
+    Arrived { before: TxId, path: PathBuf },
     /// Small files were merged into one.
     Merged { level: Level, name: FileName, inputs: usize },
 }
@@ -181,8 +181,6 @@ pub(super) struct Shipper {
     /// The entries that it lacks.
     pub(super) owed: Mutex<Owed>,
     merger: Mutex<Merger>,
-    /// The last schema cookie that was seen.
-    schema: Mutex<Option<u32>>,
     /// Uptime.
     began: Duration,
 }
@@ -206,7 +204,6 @@ impl Shipper {
         });
         Shipper {
             merger: Mutex::new(Merger::new(plan.levels.clone())),
-            schema: Mutex::new(None),
             seat: tokio::sync::Mutex::new(Seat { lease, evict }),
             rights: AtomicUsize::new(0),
             ours_until: Mutex::new(None),
@@ -498,14 +495,6 @@ impl Shipper {
         let took = clock::uptime().saturating_sub(started);
         (self.plan.on_event)(Event::Uploaded { level, name, bytes: q.bytes, took });
         Ok(entry)
-    }
-
-    /// A file with this schema cookie is in the replica, which held `before` before it.
-    pub(super) fn note_schema(&self, before: TxId, cookie: u32) {
-        let was = self.schema.lock().unwrap_or_else(PoisonError::into_inner).replace(cookie);
-        if was != Some(cookie) {
-            (self.plan.on_event)(Event::Schema { before, cookie });
-        }
     }
 
     /// Puts the sums of a large file's blocks beside it, for whoever reads it in place. What goes wrong is told and nothing more: they

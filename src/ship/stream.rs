@@ -4,7 +4,6 @@
 //! has the circuit breaker, and its errors are the database's `last_error`.
 
 use super::plan::{self, Next};
-use super::schema;
 use super::shipper::{Did, Event, Halt, LONGEST_REST, LONGEST_WAIT, Shipper, Step, blocking};
 use super::status::{Protection, State, Status};
 use crate::base::{Error, Kind, Result, clock, crash};
@@ -107,9 +106,7 @@ impl<'a> Stream<'a> {
         self.of.plan.link.update(|s| s.uploading = false);
         let (file, entry) = done?;
         crash::point("ship.noted");
-        if let Some(cookie) = schema::cookie(&file.path) {
-            self.of.note_schema(replicated, cookie);
-        }
+        (self.of.plan.on_event)(Event::Arrived { before: replicated, path: file.path.clone() });
         let shipped = self.of.record(&file, level)?;
         // Who waits for that TXID looks at the rest of the status right after.
         self.succeeded(|s| {

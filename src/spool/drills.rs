@@ -1,10 +1,9 @@
 //! The history of drills: one line of JSON each, oldest first, the newest [`KEPT`].
 
 use super::dir::Spool;
-use super::files::{is_missing, temp_beside};
-use crate::base::{Error, Result, Timestamp, manners};
+use super::files::{is_missing, replace};
+use crate::base::{Error, Result, Timestamp};
 use std::fs;
-use std::io::Write;
 
 /// Lines that stay when there are twice as many.
 const KEPT: usize = 200;
@@ -69,26 +68,15 @@ impl Spool {
 
     /// One line more. Errors as the file system does.
     pub fn note_drill(&self, note: &DrillNote) -> Result<()> {
-        let path = self.dir.join("drills");
-        #[cfg(feature = "sim")]
-        crate::base::sim::disk(&path)?;
-        let failed = |e| Error::io("write", &path, e);
         let mut all = self.drill_notes()?;
         all.push(note.clone());
         let from = if all.len() > 2 * KEPT { all.len() - KEPT } else { 0 };
-        let tmp = temp_beside(&path);
         let mut text = String::new();
         for n in all.get(from..).unwrap_or_default() {
             text.push_str(&serde_json::to_string(n).unwrap_or_default());
             text.push('\n');
         }
-        let done = manners::create(&tmp)
-            .and_then(|mut f| f.write_all(text.as_bytes()))
-            .and_then(|()| fs::rename(&tmp, &path));
-        done.map_err(|e| {
-            drop(fs::remove_file(&tmp));
-            failed(e)
-        })
+        replace(&self.dir.join("drills"), text.as_bytes(), |_| Ok(()))
     }
 }
 

@@ -19,13 +19,22 @@ pub(super) fn replace_json<T: serde::Serialize>(
     v: &T,
     settle: impl FnOnce(&File) -> std::io::Result<()>,
 ) -> Result<()> {
+    let text = serde_json::to_vec(v)
+        .map_err(|e| Error::new(Kind::Bug, format!("cannot write {}", path.display())).because(e))?;
+    replace(path, &text, settle)
+}
+
+/// [`replace_json`] for a record that is no JSON.
+pub(super) fn replace(
+    path: &Path,
+    text: &[u8],
+    settle: impl FnOnce(&File) -> std::io::Result<()>,
+) -> Result<()> {
     #[cfg(feature = "sim")]
     crate::base::sim::disk(path)?;
     let tmp = temp_beside(path);
-    let text = serde_json::to_vec(v)
-        .map_err(|e| Error::new(Kind::Bug, format!("cannot write {}", path.display())).because(e))?;
     let done = manners::create(&tmp)
-        .and_then(|mut f| f.write_all(&text).and_then(|()| settle(&f)))
+        .and_then(|mut f| f.write_all(text).and_then(|()| settle(&f)))
         .and_then(|()| fs::rename(&tmp, path));
     done.map_err(|e| {
         drop(fs::remove_file(&tmp));

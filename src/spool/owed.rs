@@ -5,8 +5,8 @@
 //! object.
 
 use super::dir::Spool;
-use super::files::{is_missing, temp_beside};
-use crate::base::{Error, Result, manners};
+use super::files::{is_missing, replace};
+use crate::base::{Error, Result};
 use std::fs::{self, File};
 use std::io::Write;
 
@@ -37,22 +37,12 @@ impl Spool {
 
     /// These and no others are owed to `replica`. Errors as the file system does; then the record is as it was.
     pub fn set_owed(&self, replica: &str, lines: &[String]) -> Result<()> {
-        let path = self.dir.join("owed");
-        #[cfg(feature = "sim")]
-        crate::base::sim::disk(&path)?;
-        let tmp = temp_beside(&path);
         let mut text = format!("{replica}\n");
         for line in lines {
             text.push_str(line);
             text.push('\n');
         }
-        let done = manners::create(&tmp)
-            .and_then(|mut f| f.write_all(text.as_bytes()))
-            .and_then(|()| fs::rename(&tmp, &path));
-        done.map_err(|e| {
-            drop(fs::remove_file(&tmp));
-            Error::io("write", &path, e)
-        })
+        replace(&self.dir.join("owed"), text.as_bytes(), |_| Ok(()))
     }
 }
 

@@ -118,8 +118,27 @@ class AtExit(door.DoorTest):
         )
         db = self.path("app.db")
         for n in range(door.rounds(5)):
-            self.ended(["/usr/bin/python3", "-c", code, door.SO, db], env={"WALRUST_REPLICA": self.path("r"), "WALRUST_INTERVAL": "1h"})
-            self.assertEqual(self.assertHasAll(db, self.path("r")), n + 1)
+            env = {"WALRUST_REPLICA": self.path("r"), "WALRUST_INTERVAL": "1h"}
+            _, took = self.ended(["/usr/bin/python3", "-c", code, door.SO, db], env=env)
+            with self.subTest(n=n, took=took):
+                self.assertEqual(self.assertHasAll(db, self.path("r")), n + 1)
+
+    def test_while_the_database_is_read_anew(self):
+        """Others changed it past walrust, and the program ends while it is read for that: what it committed is in the replica."""
+        db, url = self.path("app.db"), self.path("r")
+        anew = (
+            "keep[1].fetchall()\n"
+            "c.execute('WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<60000) INSERT INTO t SELECT randomblob(1000) FROM n')\n"
+            "c.execute('SELECT walrust_sync()').fetchone()\n"
+            "import subprocess\n"
+            "subprocess.run(['sqlite3', db, 'INSERT INTO t VALUES(-1); PRAGMA wal_checkpoint(TRUNCATE)'], check=True, stdout=subprocess.DEVNULL)\n"
+            "c.execute('INSERT INTO t VALUES(-2)')\n"
+            "end = time.monotonic() + 20\n"
+            "while c.execute('SELECT state FROM walrust_status').fetchone()[0] != 'snapshotting':\n"
+            "    assert time.monotonic() < end\n"
+        )
+        self.ended(["/usr/bin/python3", "-c", PYTHON + anew, door.SO, db, url])
+        self.assertEqual(self.assertHasAll(db, url), 60022)
 
     def test_a_store_that_does_not_answer_holds_nobody_up(self):
         """As long as a close, and not at all if it is known."""

@@ -12,9 +12,9 @@
 //!
 //! Retention follows each snapshot, and is applied where one was due by the clock and not worth its upload (`replica::due`): files become
 //! superfluous by a snapshot, and by what they were merged into when `pitr_window` has passed.
-//! Validation is due by the age of the last one, whatever process made it (`care.json` in the spool). What is left undone by a crash is due
-//! again after the next snapshot, or at the next process's first look; what failed, after a rest of its
-//! own ([`Duty::Retention`]).
+//! Validation is due by the age of the last one, and retention after a snapshot that it was not applied after yet, whatever process made
+//! them (`care.json` in the spool): what a process that ends leaves undone the next one does. What failed is due after a rest of its own
+//! ([`Duty::Retention`]).
 //! Refused: validation on a timer of each database's own (a thread each); retention on a timer of its
 //! own (that of snapshots is there).
 
@@ -24,7 +24,7 @@ use super::events::note_trouble;
 use super::sound;
 use super::watched::{Ask, Watched};
 use crate::base::event::EventKind;
-use crate::base::{Result, clock, lock, panics, thread};
+use crate::base::{Result, TxId, clock, lock, panics, thread};
 use crate::config::{RetentionBy, Settings};
 use crate::replica::compact::{Action, Compacted};
 use crate::replica::retention::Policy;
@@ -112,7 +112,8 @@ impl Queue {
     pub(super) fn schedule(&'static self, w: &Arc<Watched>) {
         // Retention that failed is due again when it has rested.
         let retention = w.link.course(Duty::Retention);
-        if retention != Course::Well && retention.is_due(clock::uptime()) {
+        let has_rested = retention != Course::Well && retention.is_due(clock::uptime());
+        if has_rested || is_owed_by_another(w) {
             self.add(w, Task::Retain);
         }
         if w.owes_labels() {
@@ -135,6 +136,7 @@ impl Queue {
     /// A snapshot is in the replica: what it makes superfluous may go.
     pub(super) fn after_snapshot(&'static self, w: &Arc<Watched>) {
         if w.settings().retention_by == RetentionBy::Writer {
+            *lock(&w.retained) = Some(w.link.status().snapshot);
             self.add(w, Task::Retain);
         }
     }
@@ -180,6 +182,21 @@ impl Queue {
             }
         }
     }
+}
+
+/// Whether the replica has a snapshot that no process of this spool has applied retention after, which this one has not begun to do.
+fn is_owed_by_another(w: &Watched) -> bool {
+    let newest = w.link.status().snapshot;
+    if newest == TxId::ZERO || w.settings().retention_by != RetentionBy::Writer || !w.ships() {
+        return false;
+    }
+    let mut begun = lock(&w.retained);
+    let known = *begun.get_or_insert_with(|| w.spool.retained(w.replica()).unwrap_or_default());
+    let is_owed = newest > known;
+    if is_owed {
+        *begun = Some(newest);
+    }
+    is_owed
 }
 
 /// How long ago the replica was validated, by whatever process: a program may live for a second. The first look begins the count.
@@ -273,9 +290,14 @@ pub(super) fn compact(
 }
 
 fn retain(w: &Arc<Watched>) {
+    let after = w.link.status().snapshot;
     match compact(&w.store, Some(w), &[], &policy(&w.settings()), Action::Force) {
         Ok(done) => {
             w.link.set_course(Duty::Retention, Course::Well);
+            // (A record that cannot be written makes the next process apply it once more.)
+            if let Err(e) = w.spool.note_retained(w.replica(), after) {
+                log::debug!("walrust: {}: {e}", w.path().display());
+            }
             if done.removed > 0 {
                 let (files, bytes) = (done.removed, done.bytes);
                 log::info!(

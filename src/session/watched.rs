@@ -12,7 +12,7 @@ use super::since::{Since, SinceSame};
 use super::trouble::Troubles;
 use super::waiting::Waiting;
 use crate::base::event::EventKind;
-use crate::base::{Error, Kind, PageSize, Timestamp, clock, lock};
+use crate::base::{Error, Kind, PageSize, Timestamp, TxId, clock, lock};
 use crate::capture::{Continuity, Noticed, Tracker};
 use crate::config::{Settings, replica_key};
 use crate::metrics::DatabaseMetrics;
@@ -137,6 +137,8 @@ pub struct Watched {
     pub(super) is_failure_told: AtomicBool,
     /// How long ago the replica was last validated, or begun to be by this process; `None`: not looked up yet.
     pub(super) validated: Mutex<Option<Aged>>,
+    /// The snapshot that retention was last begun after; `None`: not looked up yet.
+    pub(super) retained: Mutex<Option<TxId>>,
     /// Why the last drill failed, until one passes.
     pub(super) drill_finding: Mutex<Option<String>>,
     /// How long ago the replica was last drilled, or begun to be counted; `None`: not looked up yet.
@@ -222,6 +224,7 @@ impl Watched {
             finding: Mutex::default(),
             is_failure_told: AtomicBool::new(false),
             validated: Mutex::new(None),
+            retained: Mutex::default(),
             drill_finding: Mutex::default(),
             drilled: Mutex::new(None),
             labelling: Labelling::default(),

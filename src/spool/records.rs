@@ -22,11 +22,15 @@ struct StoreNote {
 }
 
 /// When a replica was looked after.
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(Default, serde::Serialize, serde::Deserialize)]
 struct CareNote {
     replica: String,
     /// Milliseconds since 1970.
-    validated: i64,
+    #[serde(default)]
+    validated: Option<i64>,
+    /// The snapshot that retention has followed.
+    #[serde(default)]
+    retained: u64,
 }
 
 /// A schema cookie that was shipped, and what the replica held before that.
@@ -166,13 +170,30 @@ impl Spool {
 
     /// When `replica` was last validated from here, or first looked at; `None` if neither. Errors as the file system does.
     pub fn validated(&self, replica: &str) -> Result<Option<Timestamp>> {
-        let noted: Option<CareNote> = read_json(&self.dir.join("care.json"))?;
-        Ok(noted.filter(|n| n.replica == replica).map(|n| Timestamp(n.validated)))
+        Ok(self.care_of(replica)?.validated.map(Timestamp))
     }
 
     /// Writes that down. Errors as the file system does.
     pub fn note_validated(&self, replica: &str, at: Timestamp) -> Result<()> {
-        self.write_json("care.json", &CareNote { replica: replica.to_string(), validated: at.0 })
+        let care = self.care_of(replica)?;
+        self.write_json("care.json", &CareNote { validated: Some(at.0), ..care })
+    }
+
+    /// The snapshot in `replica` that retention was last applied after from here; 0 if none. Errors as the file system does.
+    pub fn retained(&self, replica: &str) -> Result<TxId> {
+        Ok(TxId(self.care_of(replica)?.retained))
+    }
+
+    /// Writes that down. Errors as the file system does.
+    pub fn note_retained(&self, replica: &str, snapshot: TxId) -> Result<()> {
+        let care = self.care_of(replica)?;
+        self.write_json("care.json", &CareNote { retained: snapshot.0, ..care })
+    }
+
+    fn care_of(&self, replica: &str) -> Result<CareNote> {
+        let noted: Option<CareNote> = read_json(&self.dir.join("care.json"))?;
+        let nothing = || CareNote { replica: replica.to_string(), ..CareNote::default() };
+        Ok(noted.filter(|n| n.replica == replica).unwrap_or_else(nothing))
     }
 
     /// The schema cookies that were shipped to `replica` and not looked at yet, oldest first. Errors as the file system does.

@@ -463,6 +463,24 @@ result = n
         self.assertEqual(of_before(1), [])
         self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, 'deep')", url))
 
+    def test_what_a_process_did_not_live_to_remove_the_next_one_removes(self):
+        """A program may live for a second: what its snapshot makes superfluous goes without another snapshot."""
+        none = {"hourly": 0, "daily": 0, "weekly": 0, "monthly": 0}
+        often = dict(interval="0s", snapshot_interval="0s", pitr_window="0s")
+        p, db, url = self.watched(**often, retention={**none, "by": "janitor"})
+        for i in range(5):
+            p.sql("INSERT INTO t(v) VALUES(?)", i)
+            p.sync()
+            p.sql("SELECT walrust_snapshot()")
+        p.kill()
+        snapshots = lambda: len(door.ltx_files(url, level=9))
+        self.assertGreater(snapshots(), 2)
+        p = self.peer().open(db)
+        p.watch(url, **often, retention=none)
+        self.eventually(lambda: snapshots() == 2, what="all but the newest two, which are kept, are gone")
+        p.sync()
+        self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, 'deep')", url))
+
     def test_a_stranger_does_not_compact_what_another_process_writes(self):
         p, db, url = self.busy(pitr_window="1h")
         q = self.peer(env={"WALRUST_PITR_WINDOW": "100ms"}).open(":memory:")

@@ -60,24 +60,30 @@ pub(super) fn opened(engine: &'static Engine, conn: &Connection) {
     if conn.is_read_only() || super::follow::is_follower(&path) {
         return;
     }
-    if let Some(w) = engine.find(&path) {
-        keep_in_wal_mode(&path);
-        note_other_uri(engine, &w, &path);
-        return;
-    }
-    let Some(wanted) = wanted(engine, &path) else { return };
-    if let Err(e) = may_watch(conn) {
-        engine.note_failure(&path, &e);
-        return;
-    }
-    engine.clear_failure(&path);
     let entry = engine.entry(&path);
+    let wanted = match engine.find(&path) {
+        Some(w) => {
+            note_other_uri(engine, &w, &path);
+            wanted_again(&entry, &w)
+        }
+        None => wanted(engine, &path).filter(|_| match may_watch(conn) {
+            Ok(()) => {
+                engine.clear_failure(&path);
+                true
+            }
+            Err(e) => {
+                engine.note_failure(&path, &e);
+                false
+            }
+        }),
+    };
+    let Some(wanted) = wanted else { return };
     entry.wish.set(Some(wanted));
     let Ok(kind) = kind_at(&path) else { return };
     if kind == FileKind::Opaque && was_streamed(engine, &path) {
-        entry.wish.note(|said| said.wrote = true);
+        entry.wish.note(|wanted| wanted.wrote = true);
     }
-    match decide(Moment::Opened, kind, Said::default()) {
+    match decide(Moment::Opened, kind, Said { wrote: false, other_mode: entry.asked_for_other_mode() }) {
         // On the connection itself, which then has the wal-index mapped from the start: else one that asks for
         // locking_mode=EXCLUSIVE before its first read would keep it to itself.
         Step::SwitchBySql | Step::Start => {
@@ -108,6 +114,24 @@ fn wanted(engine: &Engine, path: &Path) -> Option<Wanted> {
             None
         }
     }
+}
+
+/// What the watch that there is wishes for the file at its path: where that is another than before, made anew, or copied there, it is to
+/// be put into WAL mode as the first was.
+fn wanted_again(entry: &Entry, w: &Watched) -> Option<Wanted> {
+    match kind_at(w.path()).ok()? {
+        FileKind::Wal => return None,
+        FileKind::Opaque => {
+            keep_in_wal_mode(w.path());
+            return None;
+        }
+        FileKind::Empty | FileKind::Rollback => {}
+    }
+    if entry.asked_for_other_mode() || w.handles.is_exclusive() {
+        return None;
+    }
+    let (settings, replica) = ((**w.settings()).clone(), w.replica().to_string());
+    Some(Wanted::new(Some(Inherited { path: w.path().to_path_buf(), settings, replica })))
 }
 
 /// Errors when this connection's main database cannot be watched through it.
@@ -162,9 +186,7 @@ pub(super) fn left_alone(engine: &Engine, path: &Path, vfs: &str) {
 
 /// An encrypted file is in rollback mode again after each last close.
 fn keep_in_wal_mode(path: &Path) {
-    if kind_at(path).is_ok_and(|kind| kind == FileKind::Opaque)
-        && let Err(e) = put_empty_wal(path)
-    {
+    if let Err(e) = put_empty_wal(path) {
         log::info!("walrust: {}: not in WAL mode yet: {e}", path.display());
     }
 }
@@ -233,7 +255,8 @@ fn at(engine: &'static Engine, entry: &Arc<Entry>, moment: Moment, kind: impl Fn
     }
     let Ok(kind) = kind() else { return };
     let path = entry.path();
-    let begun = match decide(moment, kind, wanted.said) {
+    let said = Said { wrote: wanted.wrote, other_mode: entry.asked_for_other_mode() };
+    let begun = match decide(moment, kind, said) {
         Step::Wait(why) => return wanted.waits(why),
         Step::SwitchBySql => caught(|| wal_by_sql(path).and_then(|()| start(engine, entry, wanted))),
         Step::SwitchByWal => caught(|| put_empty_wal(path).and_then(|()| start(engine, entry, wanted))),
@@ -242,6 +265,8 @@ fn at(engine: &'static Engine, entry: &Arc<Entry>, moment: Moment, kind: impl Fn
     match begun {
         Ok(w) => {
             turn.fulfilled();
+            // (One that was there before has perhaps met the file in another mode.)
+            w.look_again();
             if moment == Moment::AfterUnlock && w.settings().durability == Durability::Sync {
                 first_commit_in_sync(&w);
             }

@@ -123,8 +123,8 @@ impl Watched {
     /// Why nothing is captured until the app does something about it.
     pub(super) fn why_not_captured(&self) -> Option<String> {
         // (Where another process has the new file and ships it, its place is known.)
-        let replaced =
-            || self.role() == Role::Standby && self.is_unreadable() && self.handles.has_only_replaced();
+        let others = || self.role() == Role::Standby && !self.is_unreadable();
+        let replaced = || self.handles.has_only_replaced() && !others();
         self.troubles
             .not_captured(|| is_in_rollback_mode(&self.handles))
             .or_else(|| replaced().then(|| REPLACED.to_string()))

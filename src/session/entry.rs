@@ -58,6 +58,8 @@ pub struct Entry {
     starting: Mutex<()>,
     /// Configured, and not watched yet.
     pub(super) wish: Wish,
+    /// The program asked for a journal mode other than WAL, and not for WAL since, as long as it has the file open.
+    other_mode: AtomicBool,
     above: &'static dyn Above,
     me: Weak<Entry>,
 }
@@ -81,6 +83,7 @@ impl Entry {
             is_followed: AtomicBool::new(false),
             starting: Mutex::new(()),
             wish: Wish::default(),
+            other_mode: AtomicBool::new(false),
             above,
             me: me.clone(),
         })
@@ -99,6 +102,11 @@ impl Entry {
     /// Whether somebody wishes to have it watched. Always `false` in a forked child's dead entries.
     fn is_wished(&self) -> bool {
         self.wish.is_open() && self.is_alive()
+    }
+
+    /// Whether the program, which has the file open, wants another journal mode than WAL.
+    pub(super) fn asked_for_other_mode(&self) -> bool {
+        self.other_mode.load(Ordering::Relaxed)
     }
 
     fn wish_at(&self, f: &HookedFile, moment: Moment) {
@@ -376,10 +384,10 @@ impl DbObserver for Entry {
         }
         if name.eq_ignore_ascii_case("journal_mode")
             && let Some(mode) = arg
-            && self.is_wished()
+            && self.is_alive()
         {
             let is_wal = mode.trim_matches(['\'', '"', ' ']).eq_ignore_ascii_case("wal");
-            self.wish.note(|said| said.other_mode = !is_wal);
+            self.other_mode.store(!is_wal, Ordering::Relaxed);
         }
         if name.eq_ignore_ascii_case("journal_mode") && arg.is_some() && self.above.is_followed(self.path()) {
             // Many programs ask for WAL whenever they open a database: a followed file stays as it is.
@@ -439,7 +447,7 @@ impl DbObserver for Entry {
 
     fn wrote_db(&self, f: &HookedFile, _offset: u64, _len: usize) {
         if self.is_wished() {
-            self.wish.note(|said| said.wrote = true);
+            self.wish.note(|wanted| wanted.wrote = true);
         }
         if self.is_followed.load(Ordering::Relaxed)
             && self.handles.is_exclusive_of(f)
@@ -481,6 +489,7 @@ impl DbObserver for Entry {
         }
         if self.handles.is_last_open(f) {
             self.wish.close();
+            self.other_mode.store(false, Ordering::Relaxed);
             if let Some(w) = self.watched() {
                 self.above.closing(&w);
                 w.finish_beginning();

@@ -128,7 +128,8 @@ pub(super) struct SetAside(Option<Wanted>);
 pub(super) struct Wanted {
     /// Watched by the parent when it forked, with these settings; else the configuration tells.
     pub(super) inherited: Option<Inherited>,
-    pub(super) said: Said,
+    /// The program has written to the file in rollback mode, or was streamed from this machine before.
+    pub(super) wrote: bool,
     last: Last,
     /// Uptime before which nothing is tried again, and how long the next pause is.
     not_before: Duration,
@@ -139,7 +140,7 @@ impl Wanted {
     pub(super) fn new(inherited: Option<Inherited>) -> Wanted {
         Wanted {
             inherited,
-            said: Said::default(),
+            wrote: false,
             last: Last::Waits(Why::Empty),
             not_before: Duration::ZERO,
             pause: PAUSE,
@@ -231,9 +232,9 @@ impl Wish {
     }
 
     /// Takes note of what the program does.
-    pub(super) fn note(&self, f: impl FnOnce(&mut Said)) {
+    pub(super) fn note(&self, f: impl FnOnce(&mut Wanted)) {
         if let Some(wanted) = lock(&self.at).as_mut() {
-            f(&mut wanted.said);
+            f(wanted);
         }
     }
 

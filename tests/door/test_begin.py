@@ -214,6 +214,74 @@ class Encrypted(Configured):
                 shutil.rmtree(db + "-walrust")
 
 
+class MadeAnew(Configured):
+    """The file at a watched path is another one, which is in rollback mode as each new one is."""
+
+    def begun(self, how):
+        db = self.path(f"{how}.db")
+        p = self.configured().open(db) if how == "configured" else self.peer().open(db)
+        if how == "called":
+            p.watch(self.replica("called"), interval="0s")
+        p.sql("CREATE TABLE t(v)")
+        p.sql("INSERT INTO t VALUES('of the first')")
+        p.sync()
+        return p, db
+
+    def assertFollowed(self, p, db, conn="main"):
+        p.sync(conn=conn)
+        status = p.status(conn=conn, database=db)
+        self.assertEqual((status["state"], status["last_error"]), ("streaming", None))
+        self.assertEqual(p.rows("SELECT count(*) FROM walrust_status", conn=conn), [(1,)])
+        self.assertSameBytes(db, self.restore(self.replica(os.path.basename(db)[:-3]))[0])
+
+    def test_it_is_deleted_and_made_anew(self):
+        for how in ("configured", "called"):
+            with self.subTest(how):
+                p, db = self.begun(how)
+                p.close()
+                for suffix in ("", "-wal", "-shm"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(db + suffix)
+                p.open(db)
+                p.sql("PRAGMA page_size=8192")
+                p.sql("CREATE TABLE t(v)")
+                p.sql("INSERT INTO t VALUES('of the second')")
+                self.assertFollowed(p, db)
+                self.assertEqual(p.sql("PRAGMA page_size"), 8192)
+
+    def test_another_is_copied_there(self):
+        p, db = self.begun("configured")
+        p.close()
+        other = self.path("other.db")
+        self.shell("CREATE TABLE t(v); INSERT INTO t VALUES('of another')", db=other, load=False)
+        shutil.copyfile(other, db)
+        p.open(db)
+        p.sql("INSERT INTO t VALUES('and more')")
+        self.assertFollowed(p, db)
+
+    def test_it_is_moved_away_under_a_connection(self):
+        p, db = self.begun("configured")
+        for suffix in ("", "-wal", "-shm"):
+            os.rename(db + suffix, self.path("moved.db") + suffix)
+        p.sql("INSERT INTO t VALUES('into the moved one')")
+        self.eventually(lambda: p.status()["state"] == "failed", what="that the file is gone is told")
+        self.assertIn("replaced or deleted", p.status()["last_error"])
+        p.open(db, conn="new")
+        p.sql("CREATE TABLE t(v)", conn="new")
+        p.sql("INSERT INTO t VALUES('of the new one')", conn="new")
+        p.sql("INSERT INTO t VALUES('into the moved one')")
+        self.assertFollowed(p, db, conn="new")
+
+    def test_a_mode_that_the_program_wants_stays(self):
+        p, db = self.begun("configured")
+        self.assertEqual(p.sql("PRAGMA journal_mode=DELETE"), "delete")
+        p.open(db, conn="second")
+        p.sql("INSERT INTO t VALUES('in rollback mode')", conn="second")
+        self.assertEqual(p.sql("PRAGMA journal_mode", conn="second"), "delete")
+        self.eventually(lambda: p.status()["state"] == "failed", what="that it is not replicated is told")
+        self.assertIn("journal_mode=WAL", p.status()["last_error"])
+
+
 class FailedStarts(door.DoorTest):
     def test_a_watch_inside_a_transaction_leaves_no_lease(self):
         for begin in ("BEGIN IMMEDIATE", "BEGIN"):

@@ -236,14 +236,12 @@ impl View {
         Ok(checksum)
     }
 
-    /// The state with the checksum `wanted` among those that the WAL begins with, fills `sums` for it: the database file alone, or with
-    /// the transactions up to one of the WAL. That is how a database is known that went on before anybody asked whose it was. `None`
-    /// where there is none: it never was in that state, or a checkpoint has written newer pages into the file since. Takes 8 bytes of
-    /// memory for each page.
-    ///
-    /// Errors as reading the view and writing the sums do.
-    pub fn earlier(&self, wanted: DbChecksum, sums: &PageSums) -> Result<Option<Earlier>> {
-        let Some(wal) = &self.wal else { return Ok(None) };
+    /// What the database file adds up to without its WAL. `None` where its page size is not the view's. Errors as reading does.
+    pub fn file_alone(&self) -> Result<Option<DbChecksum>> {
+        Ok(self.walk_file(DbChecksum::EMPTY)?.map(|walk| walk.checksum))
+    }
+
+    fn walk_file(&self, wanted: DbChecksum) -> Result<Option<Walk>> {
         let size = self.page_size;
         let (file_size, pages) = size_from_file(self.pinned.as_ref())?;
         if file_size != size {
@@ -258,6 +256,18 @@ impl View {
             walk.put(pgno, if is_counted { ltx::page_checksum(pgno, &page) } else { 0 });
         }
         walk.ends(0, pages);
+        Ok(Some(walk))
+    }
+
+    /// The state with the checksum `wanted` among those that the WAL begins with, fills `sums` for it: the database file alone, or with
+    /// the transactions up to one of the WAL. That is how a database is known that went on before anybody asked whose it was. `None`
+    /// where there is none: it never was in that state, or a checkpoint has written newer pages into the file since. Takes 8 bytes of
+    /// memory for each page.
+    ///
+    /// Errors as reading the view and writing the sums do.
+    pub fn earlier(&self, wanted: DbChecksum, sums: &PageSums) -> Result<Option<Earlier>> {
+        let Some(wal) = &self.wal else { return Ok(None) };
+        let Some(mut walk) = self.walk_file(wanted)? else { return Ok(None) };
         let h = self.header();
         let walked = Walked { wal, pinned: self.pinned.as_ref() };
         let start = WalPos { frame: 0, ..h.position() };

@@ -113,7 +113,7 @@ impl Queue {
         // Retention that failed is due again when it has rested.
         let retention = w.link.course(Duty::Retention);
         let has_rested = retention != Course::Well && retention.is_due(clock::uptime());
-        if has_rested || is_owed_by_another(w) {
+        if has_rested || is_owed(w) {
             self.add(w, Task::Retain);
         }
         if w.owes_labels() {
@@ -133,8 +133,8 @@ impl Queue {
         }
     }
 
-    /// A snapshot is in the replica: what it makes superfluous may go.
-    pub(super) fn after_snapshot(&'static self, w: &Arc<Watched>) {
+    /// Time has made something superfluous.
+    pub(super) fn retain(&'static self, w: &Arc<Watched>) {
         if w.settings().retention_by == RetentionBy::Writer {
             *lock(&w.retained) = Some(w.link.status().snapshot);
             self.add(w, Task::Retain);
@@ -185,7 +185,7 @@ impl Queue {
 }
 
 /// Whether the replica has a snapshot that no process of this spool has applied retention after, which this one has not begun to do.
-fn is_owed_by_another(w: &Watched) -> bool {
+fn is_owed(w: &Watched) -> bool {
     let newest = w.link.status().snapshot;
     if newest == TxId::ZERO || w.settings().retention_by != RetentionBy::Writer || !w.ships() {
         return false;

@@ -1,10 +1,11 @@
 //! The app's last close of a database in this process: the process may be about to end, so what is pending gets a moment to leave.
 
+use super::lag::is_shipped;
 use super::phase::Role;
 use super::reread;
 use super::sync::Until;
 use super::watched::Watched;
-use crate::base::{Result, beside, clock};
+use crate::base::{Error, Result, beside, clock};
 use crate::capture::Continuity;
 use crate::ship::State;
 use crate::sqlite::{SqlConnection, SqlMode};
@@ -12,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long a last close waits for the replica.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_PATIENCE: Duration = super::patience::WHOLE;
 /// How long it does so where a store on the network has not said a word yet: one that is away holds no close up for longer, and none
 /// but one a minute ([`super::joined::Joined::is_worth_a_close`]). (Not to wait in a program that has more databases, and goes on, was
 /// tried: its threads' first questions to the store then come all at once, and take descriptors that the program needs.)
@@ -24,6 +25,8 @@ const LIFE_PATIENCE_AT_EXIT: Duration = Duration::from_millis(1500);
 /// How long what a last close left in the spool may lie there before it is forced to disk (I-SPOOL-2). Closes that come one after the
 /// other are served together.
 pub(super) const SYNC_AFTER: Duration = Duration::from_millis(500);
+/// How long the lease of a database that is closed is kept: a program may open it again for the next request.
+const LEASE_KEPT: Duration = Duration::from_secs(10);
 /// How long a last close waits until the lease is given back.
 const LEASE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -42,14 +45,16 @@ impl Watched {
             true if has_shipped() => Some(KNOWN_LIFE_PATIENCE),
             true => Some(LIFE_PATIENCE),
         };
-        if !self.joined.is_worth_a_close(life.is_some()) {
+        if !self.closes.may_wait() || !self.joined.is_worth_a_close(life.is_some()) {
             return;
         }
-        let end = clock::uptime() + patience;
         self.join_soon();
-        let joined = self.joined.wait_while_answered(life.unwrap_or(patience), patience);
-        let done = joined.and_then(|_| self.sync(end.saturating_sub(clock::uptime())));
-        if let Err(e) = done {
+        let waited = self.services.patience.spend(patience, |patience| {
+            let end = clock::uptime() + patience;
+            let joined = self.joined.wait_while_answered(life.unwrap_or(patience), patience);
+            joined.and_then(|_| self.sync(end.saturating_sub(clock::uptime())))
+        });
+        if let Some(Err(e)) = waited {
             log::warn!("walrust: {}: closed before it was in the replica: {e}", self.path().display());
         }
         if self.handles.count_mapped() == 0 {
@@ -83,17 +88,37 @@ impl Watched {
         }
     }
 
-    /// The last connection of this process closed: what is pending leaves, if the replica is known to answer.
+    /// The last connection of this process closed: what is pending leaves, if the replica is known to answer, and the lease is given
+    /// back. In a program that opens and closes it again and again, neither is waited for ([`super::patience`]).
     pub(super) fn drain_at_close(&self) {
-        if !self.is_to_drain() {
+        if !self.is_to_drain() || !self.closes.may_wait() {
             return;
         }
         let patience = self.settings().sync_timeout.min(CLOSE_PATIENCE);
-        if let Err(e) = self.sync_until(patience, Until::Closed) {
+        let waited = self.services.patience.spend(patience, |patience| {
+            let end = clock::uptime() + patience;
+            self.sync_until(patience, Until::Closed)?;
+            self.link.give_lease_back(LEASE_PATIENCE.min(end.saturating_sub(clock::uptime())));
+            Ok::<_, Error>(())
+        });
+        self.closes.waited();
+        if let Some(Err(e)) = waited {
             log::warn!("walrust: {}: not all is in the replica at close: {e}", self.path().display());
-            return;
         }
-        self.link.give_lease_back(LEASE_PATIENCE);
+    }
+
+    /// The sealer's look: the lease of a database that the app has had closed for a while is given back.
+    pub(super) fn give_back_if_closed(&self) {
+        if !self.handles.is_closed() {
+            return self.closed.ends();
+        }
+        let is_long = self.closed.goes_on(clock::uptime()) >= LEASE_KEPT;
+        if is_long
+            && self.role() == Role::Shipper
+            && is_shipped(self.tracker.position().as_ref(), self.replicated())
+        {
+            self.link.give_lease_back(Duration::ZERO);
+        }
     }
 
     /// Whether the replica is on a network. (A directory is never away: it answers when this machine comes to it.)

@@ -2,9 +2,10 @@
 //!
 //! App's threads, inside SQLite. Without a watched database every call is one load of a flag.
 
-use super::access::FORMAT_VERSIONS;
+use super::access::{FORMAT_VERSIONS, Held};
 use super::gate::{Gate, WatchedHere};
 use super::handles::Handles;
+use super::prove;
 use super::reread::LARGEST_HELD;
 use super::watched::Watched;
 use super::wish::{Moment, Wish};
@@ -107,6 +108,13 @@ impl Entry {
     /// Whether the program, which has the file open, wants another journal mode than WAL.
     pub(super) fn asked_for_other_mode(&self) -> bool {
         self.other_mode.load(Ordering::Relaxed)
+    }
+
+    /// The app's last handle is about to close the database, or to take it for itself.
+    fn last_moment(&self, w: &Arc<Watched>) {
+        self.above.closing(w);
+        w.finish_beginning();
+        prove::note_met(w, &Held::new(&self.handles, IndexHeader::EMPTY, 0));
     }
 
     fn wish_at(&self, f: &HookedFile, moment: Moment) {
@@ -403,6 +411,12 @@ impl DbObserver for Entry {
         // In WAL mode EXCLUSIVE is wanted by the last close and by a change of journal mode.
         let ours = self.is_alive() && self.is_watched.load(Ordering::Acquire);
         if level == FileLock::Exclusive && ours {
+            // (What the WAL holds is about to go into the file: nothing of ours reads it after that.)
+            if self.handles.is_last_with_wal_index(f)
+                && let Some(w) = self.watched()
+            {
+                self.last_moment(&w);
+            }
             self.handles.recall(f);
             if let Some(w) = self.watched() {
                 w.follow_as_standby();
@@ -490,9 +504,10 @@ impl DbObserver for Entry {
         if self.handles.is_last_open(f) {
             self.wish.close();
             self.other_mode.store(false, Ordering::Relaxed);
-            if let Some(w) = self.watched() {
-                self.above.closing(&w);
-                w.finish_beginning();
+            if let Some(w) = self.watched()
+                && !self.handles.bars(f)
+            {
+                self.last_moment(&w);
             }
         }
         self.handles.recall(f);

@@ -33,7 +33,7 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
                 format!("snapshot of TXID {txid} is in the replica"),
                 json!({"txid": txid.0, "bytes": bytes}),
             );
-            w.ask(Ask::Retain);
+            w.ask(Ask::Care);
         }
         E::Failed { kind, error, attempts } => {
             m.upload_error(*kind);

@@ -133,6 +133,11 @@ impl Handles {
         lock(&self.mapped).contains_key(&f.id())
     }
 
+    /// Whether `f` has it mapped, and no other handle of the app.
+    pub(super) fn is_last_with_wal_index(&self, f: &HookedFile) -> bool {
+        self.is_mapped(f) && self.is_last_mapped(f)
+    }
+
     /// How many handles of the app have the wal-index mapped.
     pub(super) fn count_mapped(&self) -> usize {
         lock(&self.mapped).len()
@@ -282,6 +287,11 @@ impl Handles {
     /// Whether no handle of ours may be opened: the app closes the file, or changes its journal mode.
     pub(super) fn is_barred(&self) -> bool {
         !lock(&self.own).barred_by.is_empty()
+    }
+
+    /// Whether the app's handle `f` is one of those that bar us: it was about to take the file for itself already.
+    pub(super) fn bars(&self, f: &HookedFile) -> bool {
+        lock(&self.own).barred_by.contains(&f.id())
     }
 
     /// The app's handle `f` is about to close or to want the file for itself. If no other handle of the app keeps the wal-index, ours

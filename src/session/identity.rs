@@ -118,6 +118,7 @@ pub(super) enum Begin {
     Reread(Expected, Reason, Queue),
 }
 
+const UNHEARD: &str = "the database went on here before its replica was heard";
 const UNSEEN: &str = "the database changed while nothing that had loaded walrust was there to see it";
 
 impl Begin {
@@ -137,6 +138,11 @@ impl Begin {
         queue: Queue,
     ) -> Begin {
         Begin::Reread(Expected { txid, attested }, Reason::Gap(why.into()), queue)
+    }
+
+    /// The database is the replica's, and went on before that was heard; nothing here or there is above `txid`.
+    pub(super) fn after_commits_unheard(txid: TxId) -> Begin {
+        Begin::gap(txid, None, UNHEARD, Queue::Clear)
     }
 
     fn first(txid: TxId) -> Begin {

@@ -4,15 +4,17 @@
 //! longer than [`Patience`] allows. A try that fails leaves lease, queue and position as they were (I-SES-4): what it took, it gives
 //! back. The sealer has the next try made after a pause.
 
+use super::access::Access;
 use super::events::on_event;
 use super::identity::{self, Begin, Here, Identity, Known, Queue, Remote, Taken};
 use super::job::Job;
 use super::phase::{Part, Role};
+use super::prove::{self, Proof};
 use super::registry::Engine;
+use super::reread;
 use super::told::UNREADABLE;
 use super::watched::Watched;
 use super::work::Work;
-use super::{prove, reread};
 use crate::base::{DbChecksum, Error, ForkSafe, Kind, Lineage, Result, TxId, clock, panics, thread};
 use crate::capture::Continuity;
 use crate::replica;
@@ -303,7 +305,11 @@ impl Watched {
                 if expected.attested.is_none() {
                     expected.attested = Some((Lineage::fresh(), self.checksum_of_replica()?));
                 }
-                prove::run(self, expected)?;
+                if prove::run(self, expected)? == Proof::Descends {
+                    let newest = self.spool.pending()?.last().map(|q| q.txid).unwrap_or_default();
+                    let begin = Begin::after_commits_unheard(expected.txid.max(newest));
+                    return self.begin_at(begin, found, reading);
+                }
             }
             Begin::Reread(expected, reason, _) => {
                 self.remember(found.remote)?;
@@ -593,6 +599,7 @@ fn try_to_join(engine: &Engine, w: &Arc<Watched>) {
         return w.joined.refuse(&failed.error(), false, Duration::ZERO);
     }
     w.cannot_join(&failed);
+    prove::note_met(w, &Access::new(&w.handles));
 }
 
 fn longest_pause(kind: Kind) -> Duration {

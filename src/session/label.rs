@@ -47,7 +47,7 @@ impl Watched {
             self.note_owed(list);
         }
         drop(owed);
-        self.ask(Ask::Label);
+        self.ask(Ask::Care);
     }
 
     /// Whether there is something to label now.

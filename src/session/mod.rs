@@ -20,7 +20,7 @@
 //! | the lists of the process | `observe`, `face`, `heartbeat`, `registry`, `follow`, `care` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
 //! | verbs on one watched database | `label`, `drill`, `sound`, `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
-//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `dead_man`, `labelling`, `points`, `trouble`, `since` |
+//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `dead_man`, `labelling`, `patience`, `points`, `trouble`, `since` |
 //! | pure decisions | `phase`, `told`, `identity`, `wish`, `settings`, `waiting` |
 //!
 //! # Rules
@@ -73,6 +73,7 @@ mod listening;
 mod observe;
 mod occupy;
 mod past;
+mod patience;
 mod phase;
 mod points;
 mod prove;

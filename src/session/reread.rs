@@ -211,7 +211,7 @@ fn has_begun(w: &Watched) -> bool {
 }
 
 /// Whether neither the spool nor its records say anything of this database or its replica.
-fn knows_nothing(w: &Watched) -> bool {
+pub(super) fn knows_nothing(w: &Watched) -> bool {
     w.spool.shipped().is_ok_and(|s| s.is_none())
         && w.known().is_ok_and(|k| k.is_none())
         && w.spool.pending().is_ok_and(|p| p.is_empty())

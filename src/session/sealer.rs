@@ -95,14 +95,15 @@ fn look_at(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, 
 
 fn look(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, Duration) {
     w.sync_closed(SYNC_AFTER);
+    w.give_back_if_closed();
     let Some(is_due) = is_due(w, watched) else { return (false, LOOK) };
     let asks = std::mem::take(&mut *lock(&w.asks));
     for ask in asks.into_iter().filter(|_| !w.link.is_stopped()) {
         match ask {
             Ask::Restart(why) => renew::restart(engine, w, why),
             Ask::ClearQueue(why) => renew::clear_queue(w, why),
-            Ask::Retain => engine.care.after_snapshot(w),
-            Ask::Label => engine.care.schedule(w),
+            Ask::Retain => engine.care.retain(w),
+            Ask::Care => engine.care.schedule(w),
             Ask::Snapshot => reread::start_snapshot(w, reread::Unless::Never),
         }
     }

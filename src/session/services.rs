@@ -1,6 +1,7 @@
 //! What the databases of one process share, and what knows nothing of them.
 
 use super::bell::Bell;
+use super::patience::Patience;
 use crate::base::{Result, lock};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -13,12 +14,20 @@ pub(super) struct Services {
     pub(super) generation: usize,
     pub(super) bell: Bell,
     pub(super) metrics: Arc<Metrics>,
+    /// Of last closes.
+    pub(super) patience: Patience,
     config: Mutex<Option<Arc<Config>>>,
 }
 
 impl Services {
     pub(super) fn new(generation: usize, bell: Bell) -> Services {
-        Services { generation, bell, metrics: Arc::new(Metrics::new()), config: Mutex::default() }
+        Services {
+            generation,
+            bell,
+            metrics: Arc::new(Metrics::new()),
+            patience: Patience::default(),
+            config: Mutex::default(),
+        }
     }
 
     /// The configuration of the process, read at first use. Errors with what is wrong in it.

@@ -6,6 +6,7 @@ use super::handles::Handles;
 use super::job::JobPlace;
 use super::joined::Joined;
 use super::labelling::Labelling;
+use super::patience::Closes;
 use super::phase::{Part, Role};
 use super::services::Services;
 use super::since::{Since, SinceSame};
@@ -73,10 +74,10 @@ pub(super) enum Ask {
     Restart(&'static str),
     /// Clear the queue: a file of it is damaged.
     ClearQueue(String),
-    /// Apply retention: a snapshot is in the replica, or time has made something superfluous.
+    /// Apply retention: time has made something superfluous.
     Retain,
-    /// Label what `auto_label` is to.
-    Label,
+    /// Look what care is due: a snapshot is in the replica, or `auto_label` is to label something.
+    Care,
     /// Put a snapshot there: what validation found missing keeps the replica from being restored.
     Snapshot,
 }
@@ -123,6 +124,9 @@ pub struct Watched {
     pub(super) spool_gone: Since,
     /// Since when what a last close left in the spool has not been forced to disk (I-SPOOL-2).
     pub(super) unsynced: Since,
+    /// Since when the app has it closed, as the sealer has seen it.
+    pub(super) closed: Since,
+    pub(super) closes: Closes,
     /// It could not be read anew for a connection that has it for itself.
     pub(super) held_failed: Since,
     /// Counters and gauges.
@@ -218,6 +222,8 @@ impl Watched {
             behind: Since::default(),
             spool_gone: Since::default(),
             unsynced: Since::default(),
+            closed: Since::default(),
+            closes: Closes::default(),
             held_failed: Since::default(),
             metrics: services.metrics.database(&series(path)),
             unread: Mutex::default(),

@@ -166,9 +166,15 @@ impl Link {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// The app has closed the database: gives the lease back, and waits for that up to `timeout`.
+    /// The app has closed the database: gives the lease back, unless it was, and waits for that up to `timeout`.
     pub fn give_lease_back(&self, timeout: Duration) {
-        *self.wish() = LeaseWish::GiveBack;
+        {
+            let mut wish = self.wish();
+            if *wish != LeaseWish::Hold {
+                return;
+            }
+            *wish = LeaseWish::GiveBack;
+        }
         self.work.notify_one();
         let end = clock::uptime() + timeout;
         let mut s = self.lock();
@@ -190,7 +196,8 @@ impl Link {
         *self.wish()
     }
 
-    pub(super) fn is_lease_unwanted(&self) -> bool {
+    /// Whether the app has closed the database, and the lease is, or is about to be, given back.
+    pub fn is_lease_unwanted(&self) -> bool {
         self.lease_wish() != LeaseWish::Hold
     }
 

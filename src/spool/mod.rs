@@ -10,6 +10,7 @@
 //! sound.json             the newest snapshot of which it is known that its database was sound
 //! labels.json            schema cookies that were seen on their way, for `auto_label` to look at
 //! care.json              when the replica was last validated, and after which snapshot retention was applied, by whatever process
+//! met.json               what the database file was before this machine's first commits, while its replica was not heard
 //! shipped.json           the newest TXID that is durable in the replica (Shipped)
 //! ventured.json          what may be in the replica although the position does not say so (Ventured)
 //! replica.json           which replica that is, and the lineages that are ours (Identity); synced before anything leaves

@@ -4,7 +4,7 @@ use super::dir::Spool;
 use super::files::read_json;
 use super::held::SealHeld;
 use super::position::{Handoff, Identity, Position, Shipped, Ventured, WalPlace};
-use crate::base::{Error, Lineage, Result, Timestamp, TxId, clock, durable, manners};
+use crate::base::{DbChecksum, Error, Lineage, Result, Timestamp, TxId, clock, durable, manners};
 use std::fs;
 use std::io::Write;
 
@@ -19,6 +19,14 @@ struct StoreNote {
     conditions: String,
     /// Milliseconds since 1970.
     asked: i64,
+}
+
+/// What the database file was before this machine's first commits, while its replica was not heard.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct MetNote {
+    replica: String,
+    /// Hex.
+    checksum: String,
 }
 
 /// When a replica was looked after.
@@ -166,6 +174,19 @@ impl Spool {
     pub fn note_conditions(&self, address: &str, conditions: &str, asked: Timestamp) -> Result<()> {
         let (address, conditions) = (address.to_string(), conditions.to_string());
         self.write_json("store.json", &StoreNote { address, conditions, asked: asked.0 })
+    }
+
+    /// What the database file added up to when this machine met it, before `replica` was heard; `None` if that was not noted. Errors as the
+    /// file system does.
+    pub fn met(&self, replica: &str) -> Result<Option<DbChecksum>> {
+        let noted: Option<MetNote> = read_json(&self.dir.join("met.json"))?;
+        let of_it = noted.filter(|n| n.replica == replica);
+        Ok(of_it.and_then(|n| u64::from_str_radix(&n.checksum, 16).ok()).map(DbChecksum))
+    }
+
+    /// Writes that down. Errors as the file system does.
+    pub fn note_met(&self, replica: &str, was: DbChecksum) -> Result<()> {
+        self.write_json("met.json", &MetNote { replica: replica.to_string(), checksum: was.to_string() })
     }
 
     /// When `replica` was last validated from here, or first looked at; `None` if neither. Errors as the file system does.

@@ -282,6 +282,82 @@ class MadeAnew(Configured):
         self.assertIn("journal_mode=WAL", p.status()["last_error"])
 
 
+class ShortConnections(Configured):
+    """A program with a connection for each request, on a machine that has just restored its database."""
+
+    VISIT = (
+        "import sqlite3, sys\n"
+        "m = sqlite3.connect(':memory:'); m.enable_load_extension(True); m.load_extension(sys.argv[1])\n"
+        "for i in range(5):\n"
+        "    c = sqlite3.connect(sys.argv[2], isolation_level=None)\n"
+        "    c.execute('INSERT INTO t VALUES(2)'); c.close()\n"
+    )
+
+    def replicated(self, url, env=None):
+        db = self.path("first.db")
+        p = self.peer(env=env).open(db)
+        p.watch(url, interval="0s")
+        p.sql("CREATE TABLE t(x)")
+        p.sql("INSERT INTO t VALUES(1)")
+        p.sync()
+        p.kill()
+        out, _ = self.restore(url, out=self.path("second", "app.db"), env=env)
+        return out
+
+    def test_short_connections_to_a_restored_database(self):
+        os.mkdir(self.path("second"))
+        url = self.path("r")
+        db = self.replicated(url)
+        for end in ("os._exit(0)", ""):
+            env = door.clean_env(self.dir, {"WALRUST_REPLICA": url})
+            code = self.VISIT + f"import os\n{end}\n"
+            done = subprocess.run(["/usr/bin/python3", "-c", code, door.SO, db], env=env, capture_output=True, text=True, timeout=60)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertSameBytes(db, self.restore(url)[0])
+
+    def test_short_connections_before_the_store_is_heard(self):
+        """Its closes have checkpointed what the restored file was away, and what it was is known all the same."""
+        os.mkdir(self.path("second"))
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        url = s3.url("app", proxy.endpoint)
+        db = self.replicated(url, s3.env())
+        proxy.down = True
+        p = self.peer(env={**s3.env(), "WALRUST_REPLICA": url, "WALRUST_INTERVAL": "0s"})
+        for i in range(6):
+            p.open(db)
+            p.sql("INSERT INTO t VALUES(2)")
+            p.close()
+        proxy.down = False
+        p.open(db)
+        self.eventually(lambda: p.status()["state"] == "streaming", timeout=90, what="it is known again", every=0.2)
+        p.sql("INSERT INTO t VALUES(3)")
+        p.sync()
+        self.assertSameBytes(db, self.restore(url, env=s3.env())[0])
+        self.assertEqual(p.sql("SELECT count(*) FROM t"), 8)
+
+    def test_another_database_in_its_place_is_none_of_it(self):
+        """One that never was what the replica holds is refused, however short its connections are."""
+        os.mkdir(self.path("second"))
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        url = s3.url("app", proxy.endpoint)
+        self.replicated(url, s3.env())
+        other = self.path("second", "other.db")
+        self.shell("CREATE TABLE t(x); INSERT INTO t VALUES('of another')", db=other, load=False)
+        proxy.down = True
+        p = self.peer(env={**s3.env(), "WALRUST_REPLICA": url, "WALRUST_INTERVAL": "0s"})
+        for i in range(3):
+            p.open(other)
+            p.sql("INSERT INTO t VALUES('and more')")
+            p.close()
+        proxy.down = False
+        p.open(other)
+        self.eventually(lambda: p.status()["state"] == "failed", timeout=90, what="it is refused", every=0.2)
+        self.assertIn("another database's history", p.status()["last_error"])
+        self.assertEqual(door.plain_rows(self.restore(url, env=s3.env())[0], "SELECT count(*) FROM t"), [(1,)])
+
+
 class FailedStarts(door.DoorTest):
     def test_a_watch_inside_a_transaction_leaves_no_lease(self):
         for begin in ("BEGIN IMMEDIATE", "BEGIN"):

@@ -253,10 +253,12 @@ class Counted(test_read.OverS3):
         txid = p.sync()
         p.sql("UPDATE u SET v = 'after'")
         p.sync()
+        # (Retention, which follows the snapshot, reads the header of what the manifest does not name yet.)
+        p.sql("SELECT walrust_verify()")
         p.sql("ATTACH ? AS past", p.sql("SELECT walrust_past(?)", txid))
         p.sql("SELECT count(*) FROM past.sqlite_master")
         got, seen, _, _ = self.gets("rows in the WAL", lambda: p.sql("SELECT count(*) FROM past.t WHERE v = zeroblob(1000)"))
-        self.assertEqual((got, seen), (201, []))
+        self.assertEqual((got, [path for _, path, _ in seen if ".ltx" in path]), (201, []))
 
     def gets(self, what, f):
         """As `spent`, where uploads may go on beside it."""

@@ -1,5 +1,6 @@
 """The road between spool and store: how many requests an upload, a start and a large file cost, and what their failures cost."""
 
+import collections
 import contextlib
 import json
 import os
@@ -83,6 +84,31 @@ class OneRoundTrip(Road):
         self.assertNotRegex(self.verify(), "Stale|⚠️|❌")
         p.end()
         self.assertNotIn("will be named", self.verify())
+
+    def test_a_connection_for_each_request(self):
+        """Most closes of a program that opens and closes the database again and again ask the store for nothing, written or read."""
+        p = self.streaming()
+        p.close()
+        count = Counting(self.proxy, delay=0.06)
+        for i in range(60):
+            p.open(self.db)
+            p.sql("INSERT INTO t(v) VALUES(?)" if i % 2 else "SELECT count(*), ? FROM t", i)
+            p.close()
+        visits = count.all()
+        print(f"\n  60 visits: {collections.Counter(visits)}", flush=True)
+        self.assertLessEqual(sum(m == "PUT" for m, _ in visits), 30, visits)
+        # What is pending leaves all the same, while the program has it closed.
+        rows = lambda: door.plain_rows(self.restore(self.s3.url(), env=self.s3.env())[0], "SELECT count(*) FROM t")
+        self.eventually(lambda: rows() == [(30,)], what="all is in the replica", every=0.5)
+        # And another machine may go on with it when it has been closed for a while: the program that lives on has given the lease back.
+        out, _ = self.restore(self.s3.url(), env=self.s3.env())
+        q = self.peer(env=self.s3.env()).open(out)
+
+        def taken():
+            with contextlib.suppress(door.SqlError):
+                return q.watch(self.s3.url(), interval="0s")
+
+        self.assertIn("continuing at TXID", self.eventually(taken, what="the lease is given back", every=1))
 
     def test_what_a_killed_process_left_is_told_and_named_by_the_next(self):
         p = self.streaming()

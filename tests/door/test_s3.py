@@ -307,8 +307,9 @@ result = [worst, n]
             return None
 
         self.proxy.fault = fault
-        self.insert(p, 20)
-        p.sync(60)
+        for _ in range(5):
+            self.insert(p, 4)
+            p.sync(60)
         self.proxy.fault = None
         self.assertComplete(p)
         self.assertIn("lost", {outcome for _, _, outcome in self.proxy.seen})

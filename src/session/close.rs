@@ -49,12 +49,10 @@ impl Watched {
             return;
         }
         self.join_soon();
-        let waited = self.services.patience.spend(patience, |patience| {
-            let end = clock::uptime() + patience;
-            let joined = self.joined.wait_while_answered(life.unwrap_or(patience), patience);
-            joined.and_then(|_| self.sync(end.saturating_sub(clock::uptime())))
-        });
-        if let Some(Err(e)) = waited {
+        let end = clock::uptime() + patience;
+        let joined = self.joined.wait_while_answered(life.unwrap_or(patience), patience);
+        let done = joined.and_then(|_| self.sync(end.saturating_sub(clock::uptime())));
+        if let Err(e) = done {
             log::warn!("walrust: {}: closed before it was in the replica: {e}", self.path().display());
         }
         if self.handles.count_mapped() == 0 {

@@ -1,10 +1,13 @@
-//! How long the last closes of a process wait for its replicas, in all.
+//! How long the last closes of a process wait, in all, for what is pending to leave.
 //!
 //! A last close may be the last moment of a program that ends without `exit()`, so what is pending gets a chance to leave. But a program
 //! that opens and closes a database for each request has a last close each time, and shall not wait for the network each time.
 //!
 //! * I-CLOSE-1: of each database, the first [`CLOSES`] last closes of a process wait, and no other.
 //! * I-CLOSE-2: all closes of a process together wait no longer than [`WHOLE`]. Those that wait side by side share what is left.
+//!
+//! The close soon after a watch began is not counted: it waits once, until it is known whose replica it is ([`super::close`]), and so a program
+//! that goes through thousands of databases keeps few of them beginning at a time, with few descriptors.
 //!
 //! What does not leave at a close leaves by itself while the process lives, at its `exit()`, or with the next one.
 //!

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 
 /// Bytes of blocks held at most.
 const BLOCKS: usize = 8 << 20;
-/// The same, where they are on local disk, too.
-const BLOCKS_BESIDE_DISK: usize = 2 << 20;
+/// The same, where they are to be had again without a request: they are on local disk, too.
+const BLOCKS_BESIDE_DISK: usize = 1 << 20;
 /// Bytes of pages held at most.
-const PAGES: usize = 1 << 20;
+const PAGES: usize = 512 << 10;
 
 /// Number of a file in this process, and the block.
 pub(super) type BlockKey = (u64, u64);
@@ -82,9 +82,9 @@ pub(super) fn has_block(key: BlockKey) -> bool {
     BLOCK_CACHE.lock().all.contains_key(&key)
 }
 
-/// Keeps a block, which is on local disk or not.
-pub(super) fn put_block(key: BlockKey, block: Arc<[u8]>, is_on_disk: bool) {
-    BLOCK_CACHE.lock().put(key, block, if is_on_disk { BLOCKS_BESIDE_DISK } else { BLOCKS });
+/// Keeps a block, which is on this machine or not.
+pub(super) fn put_block(key: BlockKey, block: Arc<[u8]>, is_here: bool) {
+    BLOCK_CACHE.lock().put(key, block, if is_here { BLOCKS_BESIDE_DISK } else { BLOCKS });
 }
 
 /// The page, if it is here.

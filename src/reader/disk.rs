@@ -28,6 +28,7 @@ use crate::replica::contents::{Keep, Part};
 use crate::replica::layout::BLOCK;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -256,11 +257,45 @@ impl Disk {
     }
 }
 
+/// Which files of a replica were put here: so that what is here is not asked for before the manifest tells its name here. A word and no
+/// promise: where it is wrong, a request is made earlier or later.
+impl Disk {
+    /// Files of the replica at `url` that were put here.
+    pub(super) fn files(&self, url: &str) -> BTreeSet<u64> {
+        let found = self.get(&key_of_files(url), |_| true).unwrap_or_default();
+        found.as_chunks::<8>().0.iter().map(|n| u64::from_be_bytes(*n)).collect()
+    }
+
+    /// `files` of the replica at `url` are here. Of those that were here before some are remembered.
+    pub(super) fn put_files(&self, url: &str, files: &[u64]) {
+        let before = self.files(url);
+        if files.iter().all(|f| before.contains(f)) {
+            return;
+        }
+        let others = before.into_iter().filter(|f| !files.contains(f));
+        let all: Vec<u8> =
+            files.iter().copied().chain(others).take(SLOT / 8).flat_map(u64::to_be_bytes).collect();
+        self.drop_it(&key_of_files(url));
+        Disk::put(self, &key_of_files(url), &all);
+    }
+
+    fn drop_it(&self, key: &Key) {
+        if let Some((slot, _)) = self.find(key) {
+            drop(self.file.write_all_at(&[0; ENTRY], Self::entry_at(slot)));
+        }
+    }
+}
+
+fn key_of_files(url: &str) -> Key {
+    key(&Sha256::digest(url).into(), b'f', 0)
+}
+
 fn what(part: Part) -> u8 {
     match part {
         Part::Whole => b'w',
         Part::Sums => b's',
         Part::Guide => b'g',
+        Part::Edges => b'e',
     }
 }
 
@@ -291,10 +326,7 @@ impl Keep for Disk {
     }
 
     fn forget(&self, of: &[u8; 32], part: Part) {
-        let first = key(of, what(part), 0);
-        if let Some((slot, _)) = self.find(&first) {
-            drop(self.file.write_all_at(&[0; ENTRY], Self::entry_at(slot)));
-        }
+        self.drop_it(&key(of, what(part), 0));
     }
 }
 

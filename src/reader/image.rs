@@ -15,7 +15,8 @@ use super::runtime;
 use super::view::View;
 use crate::base::{Error, Kind, PageSize, Pgno, Result, TxId, fork};
 use crate::ltx::Header;
-use crate::replica::contents::Contents;
+use crate::replica::contents::{Contents, Keep, Part};
+use crate::replica::layout::BLOCK;
 use crate::replica::pages::Place;
 use crate::replica::{FileId, Point};
 use crate::sqlite::{Image, ReadExtent};
@@ -157,6 +158,8 @@ impl ReplicaImage {
                 return false;
             };
             let is_on_disk = || Some(disk.as_ref()?.has_block(contents.sha256.as_ref()?, block));
+            // (What cannot be proved by itself is fetched with all of its file.)
+            let is_on_disk = || is_on_disk().filter(|_| contents.can_prove_blocks());
             cache::has_block((*number, block)) || is_on_disk().unwrap_or(false)
         };
         let pages = foretold.pages.iter().copied();
@@ -294,7 +297,14 @@ fn disk_of(view: &View) -> Option<Arc<Disk>> {
 
 /// A block that is on disk, proved.
 fn on_disk(view: &View, contents: &Contents, number: u64, block: u64) -> Option<Arc<[u8]>> {
-    let found = disk_of(view)?.block(contents.sha256.as_ref()?, block, |b| contents.is_block(block, b))?;
+    let (disk, of) = (disk_of(view)?, contents.sha256.as_ref()?);
+    if !contents.can_prove_blocks() {
+        return None;
+    }
+    let is_it = |b: &[u8]| contents.is_block(block, b);
+    // A file that came whole lies there whole.
+    let whole = || Keep::get(&*disk, of, Part::Whole).filter(|all| contents.bytes <= BLOCK && is_it(all));
+    let found = disk.block(of, block, is_it).or_else(|| whole().map(|all| all.to_vec()))?;
     let found: Arc<[u8]> = found.into();
     cache::put_block((number, block), found.clone(), true);
     Some(found)
@@ -321,13 +331,17 @@ async fn get_one(view: &View, wanted: Wanted) -> Result<Vec<Fetched>, About> {
     else {
         return Ok(Vec::new());
     };
+    let is_first = !contents.can_prove_blocks();
     let blocks = contents.fetch(&view.store, wanted.blocks).await.map_err(|e| (Some(contents.id), e))?;
     let disk = disk_of(view);
+    if is_first && let (Some(disk), Some(of), Some(sums)) = (&disk, &contents.sha256, contents.sums()) {
+        Keep::put(&**disk, of, Part::Sums, &sums);
+    }
     for (block, bytes) in &blocks {
         if let (Some(disk), Some(of)) = (&disk, &contents.sha256) {
             disk.put_block(of, *block, bytes);
         }
-        cache::put_block((*number, *block), bytes.clone(), disk.is_some());
+        cache::put_block((*number, *block), bytes.clone(), disk.is_some() || view.store.is_near());
     }
     Ok(blocks.into_iter().map(|(block, bytes)| (wanted.file, block, bytes)).collect())
 }

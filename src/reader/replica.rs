@@ -4,7 +4,7 @@ use super::known::Known;
 use super::limits::FRESH_FOR;
 use super::nearby::Nearby;
 use super::runtime;
-use super::view::{self, View, Way};
+use super::view::{self, Early, View, Way};
 use crate::address::ReplicaUrl;
 use crate::base::{ForkSafe, Result, TxId, clock, lock};
 use crate::ltx::Level;
@@ -134,7 +134,8 @@ impl Replica {
             return Ok(view);
         }
         let (this, to, near) = (self.clone(), way.clone(), near.clone());
-        let made = runtime::run(async move { Ok(view::make(&to, &this.known, Some(&near)).await) })?;
+        let made =
+            runtime::run(async move { Ok(view::make(&to, &Early::new(), &this.known, Some(&near)).await) })?;
         match made {
             Ok(view) => {
                 let view = Arc::new(view);
@@ -155,7 +156,9 @@ impl Replica {
     ) -> Result<Vec<Arc<Contents>>> {
         let (this, way, near) = (self.clone(), way.clone(), near.cloned());
         runtime::run(async move {
-            let read = view::read(&way, files, &this.known, near.as_ref()).await.map_err(|(_, e)| e)?;
+            let read = view::read(&way, files, &Early::new(), &this.known, near.as_ref())
+                .await
+                .map_err(|(_, e)| e)?;
             Ok(read.into_iter().map(|n| n.contents).collect())
         })
     }
@@ -232,7 +235,7 @@ impl Replica {
                 Err(e) => return Err(e),
             };
             let Ok(contents) = whole(id, bytes, None) else { return Ok(None) };
-            let known = self.known.add(contents);
+            let known = view::take_in(&self.known, contents, view.store.is_near());
             numbers.push(known.number);
             files.push(known.contents);
             at = at.next();

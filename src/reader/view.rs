@@ -1,24 +1,29 @@
 //! A state of a replica's database: from what lies there and a point to the files that make it, and their page indexes.
 
-use super::disk;
+use super::cache;
+use super::disk::{self, Disk};
 use super::known::{Known, Numbered};
 use super::limits::PARALLEL;
 use super::nearby::Nearby;
 use crate::base::{Error, Kind, Result, clock};
 use crate::ltx::Level;
-use crate::replica::contents::{Contents, Keep, is_in_one};
+use crate::replica::contents::{self, Contents, Keep, is_in_one};
 use crate::replica::pages::PageMap;
 use crate::replica::place::{self, Found};
 use crate::replica::restore::refuse_lost_tail;
 use crate::replica::{FileId, FileInfo, Inventory, Manifest, ManifestEntry, Plan, Point, layout, plan};
 use crate::store::{ObjectInfo, Store};
 use futures_util::{StreamExt, TryStreamExt};
-use std::collections::BTreeSet;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 /// How often a way is planned anew because a file was damaged or merged away.
 const REPLANS: usize = 8;
+
+/// What was fetched of files before the manifest told what they are.
+pub(super) type Early = HashMap<FileId, contents::Early>;
 
 /// A state, ready to be read.
 #[derive(Clone, Debug)]
@@ -44,8 +49,8 @@ pub(super) struct Way {
 pub(super) async fn open(store: &Store, point: Point, bad: &BTreeSet<FileId>, known: &Known) -> Result<View> {
     let mut bad = bad.clone();
     // First as fast as it can be told. What does not come together so is looked at in order.
-    if let Ok(way) = quick(store, point, &bad).await
-        && let Ok(view) = make(&way, known, None).await
+    if let Ok((way, early)) = quick(store, point, &bad, Some(known)).await
+        && let Ok(view) = make(&way, &early, known, None).await
     {
         return Ok(view);
     }
@@ -55,7 +60,7 @@ pub(super) async fn open(store: &Store, point: Point, bad: &BTreeSet<FileId>, kn
             Ok(w) => w,
             Err(e) => return Err(last.unwrap_or(e)),
         };
-        match make(&way, known, None).await {
+        match make(&way, &Early::new(), known, None).await {
             Ok(view) => return Ok(view),
             Err((Some(id), e)) if e.is_corrupt() => {
                 bad.insert(id);
@@ -72,18 +77,31 @@ pub(super) async fn open(store: &Store, point: Point, bad: &BTreeSet<FileId>, kn
 
 /// The way to `point`, of which nothing is read yet. Errors as [`open`].
 pub(super) async fn way(store: &Store, point: Point) -> Result<Way> {
-    match quick(store, point, &BTreeSet::new()).await {
-        Ok(way) => Ok(way),
+    match quick(store, point, &BTreeSet::new(), None).await {
+        Ok((way, _)) => Ok(way),
         Err(_) => thorough(store, point, &BTreeSet::new()).await,
     }
 }
 
 /// What lies there, in one listing where the store gives it in one, and what the manifest names besides: two round trips. Whatever is
-/// wrong with it, since the answers are of different moments, comes out when it is put together or fetched.
-async fn quick(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<Way> {
+/// wrong with it, since the answers are of different moments, comes out when it is put together or fetched. Where `known` are the files that were
+/// read before, what the listing alone says will be needed of the others is fetched while the manifest is.
+async fn quick(
+    store: &Store,
+    point: Point,
+    bad: &BTreeSet<FileId>,
+    known: Option<&Known>,
+) -> Result<(Way, Early)> {
     let kind = store.layout();
-    let (mut inventory, manifest) = match store.list_in_one().await? {
-        Some(objects) => (Inventory::of(kind, objects.iter()), Manifest::read_listed(store, &objects).await?),
+    let (mut inventory, manifest, early) = match store.list_in_one().await? {
+        Some(objects) => {
+            let inventory = Inventory::of(kind, objects.iter());
+            let wanted = known.map(|k| wanted_early(store, &inventory, point, bad, k)).unwrap_or_default();
+            let early = async { Ok(fetch_early(store, &objects, wanted).await) };
+            let manifest = Manifest::read_listed(store, &objects);
+            let (manifest, early) = futures_util::future::try_join(manifest, early).await?;
+            (inventory, manifest, early)
+        }
         None => {
             let list = |l| async move { store.list(&layout::level_prefix(kind, l)).await };
             // One less than all that may be under way: the manifest is read meanwhile, which takes two round trips as well.
@@ -92,7 +110,7 @@ async fn quick(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<Wa
                 .try_collect();
             let (lists, manifest): (Vec<Vec<ObjectInfo>>, Manifest) =
                 futures_util::future::try_join(lists, Manifest::read(store)).await?;
-            (Inventory::of(kind, lists.iter().flatten()), manifest)
+            (Inventory::of(kind, lists.iter().flatten()), manifest, Early::new())
         }
     };
     if inventory.is_empty() || !manifest.damaged.is_empty() {
@@ -108,7 +126,66 @@ async fn quick(store: &Store, point: Point, bad: &BTreeSet<FileId>) -> Result<Wa
     for file in way.plan.files.iter().filter(|f| !listed.contains(&f.id())) {
         store.head(&file.id().key(kind)).await?;
     }
-    Ok(way)
+    Ok((way, early))
+}
+
+/// The files that the listing alone says make the state, but those that were read before, here or, as far as is remembered, by another
+/// process. A time is told by the manifest.
+fn wanted_early(
+    store: &Store,
+    inventory: &Inventory,
+    point: Point,
+    bad: &BTreeSet<FileId>,
+    known: &Known,
+) -> Vec<FileInfo> {
+    if matches!(point, Point::Time(_)) {
+        return Vec::new();
+    }
+    let Ok(plan) = plan(&inventory.files, point, clock::now()) else { return Vec::new() };
+    let on_disk = keep_of(store).map(|d| d.files(store.url())).unwrap_or_default();
+    let is_new = |f: &FileInfo| {
+        !bad.contains(&f.id()) && known.get(f, None).is_none() && !on_disk.contains(&number_of(f))
+    };
+    plan.files.into_iter().filter(is_new).collect()
+}
+
+/// By which a file of a replica is remembered.
+fn number_of(file: &FileInfo) -> u64 {
+    let mut hash = Sha256::new().chain_update([file.level.get()]);
+    for n in [file.min.0, file.max.0, file.bytes] {
+        hash.update(n.to_be_bytes());
+    }
+    hash.finalize().first_chunk().map_or(0, |n| u64::from_be_bytes(*n))
+}
+
+/// Fetches what is needed of these files, with as many requests as the manifest leaves.
+async fn fetch_early(store: &Store, objects: &[ObjectInfo], wanted: Vec<FileInfo>) -> Early {
+    let segments = objects.iter().filter(|o| layout::manifest_number(&o.key).is_some()).count();
+    let Some(requests) = PARALLEL.checked_sub(segments).filter(|n| *n > 1) else { return Early::new() };
+    let requests = &Semaphore::new(requests);
+    let fetched = wanted.into_iter().map(|file| async move {
+        let key = layout::blocks_key(file.id());
+        let beside = objects.iter().find(|o| o.key == key).map(|o| o.size);
+        let _permit = requests.acquire_many(contents::Early::requests_of(&file)).await;
+        contents::Early::fetch(store, &file, beside).await.map(|early| (file.id(), early))
+    });
+    futures_util::stream::iter(fetched).buffered(PARALLEL).filter_map(std::future::ready).collect().await
+}
+
+/// The cache on disk, for what is read of `store`. What is near is not kept here once more.
+fn keep_of(store: &Store) -> Option<Arc<Disk>> {
+    if store.is_near() { None } else { disk::get() }
+}
+
+/// Takes a file in that was read. Its bytes, where they are here, go where all that was fetched is, which is bounded.
+pub(super) fn take_in(known: &Known, contents: Contents, is_near: bool) -> Numbered {
+    let (contents, body) = contents.without_body();
+    let is_here = is_near || disk::get().is_some();
+    let added = known.add(contents);
+    for (n, block) in body.iter().flat_map(|all| contents::in_blocks(0, all)) {
+        cache::put_block((added.number, n), block, is_here);
+    }
+    added
 }
 
 /// What lies there, as a restore finds it out.
@@ -137,10 +214,11 @@ async fn planned(mut found: Found, point: Point, bad: &BTreeSet<FileId>) -> Resu
 /// Reads what the files of `way` hold. The error comes with the file it is about, if it is about one.
 pub(super) async fn make(
     way: &Way,
+    early: &Early,
     known: &Known,
     near: Option<&Arc<dyn Nearby>>,
 ) -> Result<View, (Option<FileId>, Error)> {
-    let files = read(way, way.plan.files.clone(), known, near).await?;
+    let files = read(way, way.plan.files.clone(), early, known, near).await?;
     let numbers = files.iter().map(|f| f.number).collect();
     let map = PageMap::new(files.into_iter().map(|f| f.contents).collect()).map_err(|e| (None, e))?;
     Ok(View { map, numbers, store: way.found.store.clone() })
@@ -150,11 +228,14 @@ pub(super) async fn make(
 pub(super) async fn read(
     way: &Way,
     files: Vec<FileInfo>,
+    early: &Early,
     known: &Known,
     near: Option<&Arc<dyn Nearby>>,
 ) -> Result<Vec<Numbered>, (Option<FileId>, Error)> {
     let Found { store, manifest, .. } = &way.found;
     let requests = &Semaphore::new(PARALLEL);
+    let disk = &keep_of(store);
+    let numbers: Vec<u64> = files.iter().filter(|f| manifest.get(f.id()).is_some()).map(number_of).collect();
     let read = files.into_iter().map(|file| async move {
         let entry = manifest.get(file.id());
         if let Some(there) = known.get(&file, entry) {
@@ -163,16 +244,24 @@ pub(super) async fn read(
         if let Some(copy) = near.and_then(|n| n.copy(file.id()))
             && let Ok(contents) = Contents::of_copy(&file, copy, entry).await
         {
+            // (It stays: what is still here is not fetched.)
             return Ok(known.add(contents));
         }
-        let _permit = requests.acquire_many(requests_of(&file, entry)).await;
-        // What is near is not kept here once more.
-        let disk = if store.is_near() { None } else { disk::get() };
         let keep = disk.as_deref().map(|d| d as &dyn Keep);
+        if let Some(early) = early.get(&file.id())
+            && let Some(contents) = Contents::of_early(&file, entry, early, keep)
+        {
+            return Ok(take_in(known, contents, store.is_near()));
+        }
+        let _permit = requests.acquire_many(requests_of(&file, entry)).await;
         let contents = Contents::read(store, &file, entry, keep).await.map_err(|e| (Some(file.id()), e))?;
-        Ok(known.add(contents))
+        Ok(take_in(known, contents, store.is_near()))
     });
-    futures_util::stream::iter(read).buffered(PARALLEL).try_collect().await
+    let read = futures_util::stream::iter(read).buffered(PARALLEL).try_collect().await?;
+    if let Some(disk) = disk {
+        disk.put_files(store.url(), &numbers);
+    }
+    Ok(read)
 }
 
 /// How many requests at once the reading of a file makes at most.

@@ -93,7 +93,7 @@ pub fn of_file(path: &Path, entry: &ManifestEntry) -> Result<Vec<u8>> {
         decoder.finish()?;
     }
     let file = summed.file.try_clone().map_err(|e| Error::io("open", path, e))?;
-    let mut object = encode(entry, &summed.finish());
+    let mut object = encode(entry.id, entry.bytes, &entry.sha256, &summed.finish());
     let bound_to = object.last_chunk::<CHECK>().copied().unwrap_or_default();
     if entry.pages <= MOST_PAGES {
         encode_pages(&mut object, &pages);
@@ -182,14 +182,14 @@ fn pages_bytes(pages: u32) -> u64 {
     (PAGES_HEAD + CHECK) as u64 + u64::from(pages) * PAGE_SUM as u64
 }
 
-fn encode(entry: &ManifestEntry, sums: &[[u8; SUM]]) -> Vec<u8> {
+fn encode(id: FileId, bytes: u64, sha256: &[u8; 32], sums: &[[u8; SUM]]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD + sums.len() * SUM + CHECK);
     out.extend_from_slice(MAGIC);
-    out.push(entry.id.level.get());
-    for n in [entry.id.min.0, entry.id.max.0, entry.bytes] {
+    out.push(id.level.get());
+    for n in [id.min.0, id.max.0, bytes] {
         out.extend_from_slice(&n.to_be_bytes());
     }
-    out.extend_from_slice(&entry.sha256);
+    out.extend_from_slice(sha256);
     sums.iter().for_each(|s| out.extend_from_slice(s));
     let check = Sha256::digest(&out);
     out.extend_from_slice(&check);
@@ -197,6 +197,17 @@ fn encode(entry: &ManifestEntry, sums: &[[u8; SUM]]) -> Vec<u8> {
 }
 
 impl Blocks {
+    /// Of a file that is here and was proved.
+    pub fn of_proved(all: &[u8]) -> Blocks {
+        let sums = all.chunks(BLOCK as usize).map(sum).collect();
+        Blocks { bytes: all.len() as u64, sums, check: [0; CHECK] }
+    }
+
+    /// As what is put beside a file, of the file `id` whose SHA-256 is `sha256`. [`Blocks::decode`] reads it.
+    pub fn encode(&self, id: FileId, sha256: &[u8; 32]) -> Vec<u8> {
+        encode(id, self.bytes, sha256, &self.sums)
+    }
+
     /// Reads what was put beside the file `id` of `bytes` bytes, of which the manifest says `entry` (I-BLOCK-2). `None` if it is damaged
     /// or of another file.
     pub fn decode(object: &[u8], id: FileId, bytes: u64, entry: Option<&ManifestEntry>) -> Option<Blocks> {

@@ -3,12 +3,14 @@
 //! Rules
 //! * I-CONT-1 No byte of a page is given out that was not proved by a checksum over it: of the whole file, or of its block.
 //!   - A file of [`WHOLE`] bytes at most is fetched whole, and proved as a restore does: its file checksum, and the checksum and SHA-256 in
-//!     the manifest.
+//!     the manifest. What is more than [`AT_ONCE`] of it comes when a page is wanted: until then its header, page index and trailer will do, held
+//!     against the checksum of them in the manifest. Of what was proved once the sums of its blocks are remembered, and prove what comes again.
 //!   - A larger one with sums of its blocks beside it ([`super::blocks`]) is fetched block by block. Where its pages lie the guide beside it says
 //!     ([`super::guide`]); without one, its header, page index and trailer are fetched, and held against the checksum of them in the manifest.
 //!   - A larger one without (Litestream's, or of an older version of walrust) is fetched whole into a file without a name in the
 //!     directory for temporary files, and proved as a small one. One of more than [`MOST_LOCAL`] bytes is an error that says so.
-//! * I-CONT-2 A frame has to lie where the page index says, to bear that page's number, and to unpack to one whole page.
+//! * I-CONT-2 What was fetched before it was known what the manifest says ([`Early`]) is proved by that as if it came after.
+//! * I-CONT-3 A frame has to lie where the page index says, to bear that page's number, and to unpack to one whole page.
 //!
 //! Refused: to believe a frame because it unpacks (a changed byte in what LZ4 copies does not show).
 
@@ -26,15 +28,23 @@ use crate::ltx::{
 };
 use crate::store::Store;
 use bytes::Bytes;
-use futures_util::future::{try_join, try_join3};
+use futures_util::future::{join, try_join, try_join3};
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Files without sums of their blocks are fetched whole up to this size.
 pub const MOST_LOCAL: u64 = 4 << 30;
+
+/// A small file comes whole at once up to this size.
+pub const AT_ONCE: u64 = 16 << 10;
+/// Bytes at the end of a small file that are fetched while it is not known how long its page index is.
+const EARLY_TAIL: u64 = 4 << 10;
+/// What lies beside a large file is fetched in one request up to this size.
+const EARLY_BESIDE: u64 = 128 << 10;
 
 /// One file, ready for its pages to be read.
 #[derive(Debug)]
@@ -63,6 +73,8 @@ pub enum Part {
     Sums,
     /// The guide beside it.
     Guide,
+    /// Header, page index and trailer of a small one.
+    Edges,
 }
 
 /// Who keeps parts of files, by the SHA-256 of the file. Nothing of it is believed: each part is proved as if it came from the store.
@@ -82,8 +94,70 @@ enum Body {
     Memory(Bytes),
     /// In a file of our own that has no name, proved.
     Local(File),
-    /// In the store, block by block; a few are here.
-    Remote { blocks: Blocks, firsts: Firsts },
+    /// In the store, block by block; a few frames are here. Of a small file that was not fetched yet the sums of its blocks are not known.
+    Remote { blocks: OnceLock<Blocks>, firsts: Firsts },
+}
+
+/// What was fetched of a file while it was not known what the manifest says of it. Nothing of it is believed.
+#[derive(Clone, Debug)]
+pub enum Early {
+    /// All of it.
+    Whole(Bytes),
+    /// Its header, and its last bytes.
+    Edges {
+        /// The header.
+        head: Bytes,
+        /// The last bytes, trailer included.
+        tail: Bytes,
+    },
+    /// The sums of its blocks, and what lies beside it from `at` on.
+    Beside {
+        /// The sums of its blocks.
+        sums: Bytes,
+        /// What follows in the object beside it.
+        rest: Bytes,
+        /// Where in that object `rest` begins.
+        at: u64,
+    },
+}
+
+impl Early {
+    /// How many requests at once [`Early::fetch`] makes at most.
+    pub fn requests_of(file: &FileInfo) -> u32 {
+        if file.bytes <= AT_ONCE { 1 } else { 2 }
+    }
+
+    /// Fetches what will be needed of `file`, as far as its size, and that of the object beside it if there is one, tell where it lies.
+    /// `None` where they do not, and after any error: then it is asked for when the manifest is known.
+    pub async fn fetch(store: &Store, file: &FileInfo, beside: Option<u64>) -> Option<Early> {
+        let (id, size) = (file.id(), file.bytes);
+        let key = id.key(store.layout());
+        if size < SMALLEST {
+            return None;
+        }
+        if size <= AT_ONCE {
+            return store.get_range(&key, 0..size).await.ok().map(Early::Whole);
+        }
+        if size <= WHOLE {
+            let (head, tail) = (0..HEADER_LEN as u64, size - EARLY_TAIL..size);
+            let (head, tail) = join(store.get_range(&key, head), store.get_range(&key, tail)).await;
+            return Some(Early::Edges { head: head.ok()?, tail: tail.ok()? });
+        }
+        let (key, beside, sums_end) = (blocks_key(id), beside?, blocks_end(size));
+        if beside <= sums_end {
+            return None;
+        }
+        if beside - sums_end <= EARLY_BESIDE {
+            let all = store.get_range(&key, 0..beside).await.ok()?;
+            let at = usize::try_from(sums_end).ok().filter(|at| *at <= all.len())?;
+            return Some(Early::Beside { sums: all.slice(..at), rest: all.slice(at..), at: sums_end });
+        }
+        // Of what is no full copy only the manifest tells how long the guide may be.
+        let at =
+            id.name().is_snapshot().then(|| beside.saturating_sub(guide::most_of_full(size)))?.max(sums_end);
+        let (sums, rest) = join(store.get_range(&key, 0..sums_end), store.get_range(&key, at..beside)).await;
+        Some(Early::Beside { sums: sums.ok()?, rest: rest.ok()?, at })
+    }
 }
 
 impl Contents {
@@ -106,6 +180,67 @@ impl Contents {
         read(store, file, entry, keep).await.map_err(|e| e.context(file.id()))
     }
 
+    /// What `file` holds, by what was fetched of it before. `None` where that does not tell it, or is not what the manifest says.
+    pub fn of_early(
+        file: &FileInfo,
+        entry: Option<&ManifestEntry>,
+        early: &Early,
+        keep: Option<&dyn Keep>,
+    ) -> Option<Contents> {
+        if entry.is_some_and(|e| e.bytes != file.bytes) {
+            return None;
+        }
+        let keep = entry.zip(keep);
+        match early {
+            Early::Whole(all) => {
+                let found = whole(file.id(), all.clone(), entry).ok()?;
+                if let Some((entry, keep)) = keep {
+                    keep.put(&entry.sha256, Part::Whole, all);
+                }
+                Some(found)
+            }
+            Early::Edges { head, tail } => of_edges(file, entry?, head, tail, keep.map(|k| k.1)).ok(),
+            Early::Beside { sums, rest, at } => {
+                let begin = usize::try_from(guide_begins(entry?).checked_sub(*at)?).ok()?;
+                let section = rest.slice(begin.min(rest.len())..);
+                match of_beside(file, entry?, sums, &section) {
+                    Beside::Guide(found) => {
+                        if let Some((entry, keep)) = keep {
+                            keep.put(&entry.sha256, Part::Sums, sums);
+                            keep.put(&entry.sha256, Part::Guide, &section);
+                        }
+                        Some(*found)
+                    }
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    /// The same without what of it is in memory, which is given to the caller: it can be fetched again, and is proved then by the sums of its
+    /// blocks. `None` where nothing of it is.
+    pub fn without_body(mut self) -> (Contents, Option<Bytes>) {
+        match self.body {
+            Body::Memory(all) => {
+                let blocks = OnceLock::from(Blocks::of_proved(&all));
+                self.body = Body::Remote { blocks, firsts: Firsts::default() };
+                (self, Some(all))
+            }
+            _ => (self, None),
+        }
+    }
+
+    /// The sums of its blocks, as [`Part::Sums`], if they are known.
+    pub fn sums(&self) -> Option<Vec<u8>> {
+        let Body::Remote { blocks, .. } = &self.body else { return None };
+        Some(blocks.get()?.encode(self.id, self.sha256.as_ref()?))
+    }
+
+    /// Whether a block of it can be proved by itself.
+    pub fn can_prove_blocks(&self) -> bool {
+        matches!(&self.body, Body::Remote { blocks, .. } if blocks.get().is_some())
+    }
+
     /// What `file` holds, if single pages of it can be read and told from others: a large one with sums of its blocks and pages beside it.
     /// Errors as [`Contents::read`].
     pub async fn in_place(
@@ -121,6 +256,7 @@ impl Contents {
             return Ok(None);
         };
         let Body::Remote { blocks, .. } = &found.body else { return Ok(None) };
+        let Some(blocks) = blocks.get() else { return Ok(None) };
         let pages = u32::try_from(found.pages_known()).unwrap_or(u32::MAX);
         let section = match store.get_range(&blocks_key(id), blocks.pages_range(pages)).await {
             Ok(section) => section,
@@ -194,11 +330,14 @@ impl Contents {
         }
     }
 
-    /// The blocks in which the page lies; `None` where it need not be fetched, or is not in the file.
+    /// The blocks in which the page lies, or which have to be fetched for it; `None` where it need not be fetched, or is not in the file.
     pub fn blocks_of(&self, pgno: Pgno) -> Option<Range<u64>> {
-        let Body::Remote { firsts, .. } = &self.body else { return None };
+        let Body::Remote { blocks, firsts } = &self.body else { return None };
         if firsts.frame(pgno, self.header.page_size).is_some() {
             return None;
+        }
+        if blocks.get().is_none() {
+            return Some(0..self.bytes.div_ceil(BLOCK));
         }
         let span = self.index.span(pgno)?;
         Some(span.start / BLOCK..span.end.div_ceil(BLOCK))
@@ -212,20 +351,37 @@ impl Contents {
 
     /// Whether `bytes` are that block of the file.
     pub fn is_block(&self, block: u64, bytes: &[u8]) -> bool {
-        matches!(&self.body, Body::Remote { blocks, .. } if blocks.prove_one(block, bytes).is_ok())
+        let Body::Remote { blocks, .. } = &self.body else { return false };
+        blocks.get().is_some_and(|b| b.prove_one(block, bytes).is_ok())
     }
 
-    /// Fetches blocks of the file, each proved. Errors: `Corrupt`, with the file's name; `Missing` if the file is gone; the store's.
+    /// Fetches blocks of the file, each proved; all of a small one at its first fetch. Errors: `Corrupt`, with the file's name; `Missing` if the file is gone; the store's.
     pub async fn fetch(&self, store: &Store, wanted: Range<u64>) -> Result<Vec<(u64, Arc<[u8]>)>> {
         let Body::Remote { blocks, .. } = &self.body else { return Ok(Vec::new()) };
+        let Some(known) = blocks.get() else { return self.fetch_whole(store, blocks).await };
         let range = wanted.start * BLOCK..(wanted.end * BLOCK).min(self.bytes);
         let bytes = store.get_range(&self.id.key(store.layout()), range.clone()).await?;
         if bytes.len() as u64 != range.end - range.start {
             return Err(Error::corrupt(format!("{}: it is shorter than the store's listing says", self.id)));
         }
-        blocks.prove(range.start, &bytes).map_err(|e| e.context(self.id))?;
-        // Each by itself: one that stays in memory does not keep the others there.
-        Ok((wanted.start..).zip(bytes.chunks(BLOCK as usize).map(Arc::from)).collect())
+        known.prove(range.start, &bytes).map_err(|e| e.context(self.id))?;
+        Ok(in_blocks(wanted.start, &bytes))
+    }
+
+    /// All of a small file of which the edges are known.
+    async fn fetch_whole(&self, store: &Store, blocks: &OnceLock<Blocks>) -> Result<Vec<(u64, Arc<[u8]>)>> {
+        let bytes = store.get_range(&self.id.key(store.layout()), 0..self.bytes).await?;
+        let is_it = self.sha256.is_some_and(|sum| sum == <[u8; 32]>::from(Sha256::digest(&bytes)));
+        let trailer = proved(self.id, bytes.as_ref(), None).map_err(|e| e.context(self.id))?.1;
+        if !is_it || trailer.checksum != self.crc {
+            return Err(Error::corrupt(format!(
+                "{}: it is not what the manifest says (checksum mismatch)",
+                self.id
+            )));
+        }
+        // (Who came first has put the same.)
+        drop(blocks.set(Blocks::of_proved(&bytes)));
+        Ok(in_blocks(0, &bytes))
     }
 
     fn unpacked(&self, pgno: Pgno, frame: &[u8]) -> Result<Vec<u8>> {
@@ -241,18 +397,35 @@ impl Contents {
         Ok(page)
     }
 
-    /// The page of `frame`, which are the bytes at `entry` (I-CONT-2). Errors with `Corrupt` and the file's name.
+    /// The page of `frame`, which are the bytes at `entry` (I-CONT-3). Errors with `Corrupt` and the file's name.
     pub fn page(&self, entry: &IndexEntry, frame: &[u8]) -> Result<Vec<u8>> {
         self.unpacked(entry.pgno, frame)
     }
+}
+
+/// The blocks from `first` on. Each by itself: one that stays in memory does not keep the others there.
+pub fn in_blocks(first: u64, bytes: &[u8]) -> Vec<(u64, Arc<[u8]>)> {
+    (first..).zip(bytes.chunks(BLOCK as usize).map(Arc::from)).collect()
 }
 
 /// What `keep` has of the file, if it holds.
 fn kept(file: &FileInfo, entry: &ManifestEntry, keep: &dyn Keep) -> Option<Contents> {
     let sha256 = &entry.sha256;
     if file.bytes <= WHOLE {
-        let found = whole(file.id(), keep.get(sha256, Part::Whole)?, Some(entry));
-        return found.inspect_err(|_| keep.forget(sha256, Part::Whole)).ok();
+        if let Some(all) = keep.get(sha256, Part::Whole) {
+            let found = whole(file.id(), all, Some(entry));
+            return found.inspect_err(|_| keep.forget(sha256, Part::Whole)).ok();
+        }
+        let edges = keep.get(sha256, Part::Edges)?;
+        let (head, tail) = edges.split_at_checked(HEADER_LEN)?;
+        let found = of_edges(file, entry, head, tail, None);
+        let found = found.inspect_err(|_| keep.forget(sha256, Part::Edges)).ok()?;
+        let sums = keep.get(sha256, Part::Sums);
+        let sums = sums.and_then(|s| Blocks::decode(&s, file.id(), file.bytes, Some(entry)));
+        if let (Body::Remote { blocks, .. }, Some(sums)) = (&found.body, sums) {
+            drop(blocks.set(sums));
+        }
+        return Some(found);
     }
     let (sums, section) = (keep.get(sha256, Part::Sums)?, keep.get(sha256, Part::Guide)?);
     let found = of_beside(file, entry, &sums, &section);
@@ -277,6 +450,9 @@ async fn read(
         && e.bytes != size
     {
         return Err(Error::corrupt(format!("it has {size} bytes, the manifest says {}", e.bytes)));
+    }
+    if let Some(entry) = entry.filter(|e| is_by_edges(file, e)) {
+        return by_edges(store, file, entry, keep.map(|k| k.1)).await;
     }
     if size <= WHOLE {
         let bytes = store.get(&id.key(store.layout())).await?;
@@ -303,6 +479,50 @@ async fn read(
         )));
     }
     local(store, id, entry).await
+}
+
+/// Whether of a small file first the edges alone are fetched.
+fn is_by_edges(file: &FileInfo, entry: &ManifestEntry) -> bool {
+    (AT_ONCE + 1..=WHOLE).contains(&file.bytes) && tail_bound(Some(entry)) <= file.bytes / 2
+}
+
+/// The edges of a small file.
+async fn by_edges(
+    store: &Store,
+    file: &FileInfo,
+    entry: &ManifestEntry,
+    keep: Option<&dyn Keep>,
+) -> Result<Contents> {
+    let (key, size, head_len) = (file.id().key(store.layout()), file.bytes, HEADER_LEN as u64);
+    let from = size.saturating_sub(tail_bound(Some(entry))).max(head_len);
+    let (head, tail) = (store.get_range(&key, 0..head_len), store.get_range(&key, from..size));
+    let (head, tail) = try_join(head, tail).await?;
+    if tail.len() as u64 != size - from {
+        return Err(Error::corrupt(SHORT));
+    }
+    let tail = with_all_of_the_index(store, &key, size, from, tail).await?;
+    of_edges(file, entry, &head, &tail, keep)
+}
+
+/// A small file by its edges: `tail` are its last bytes, from the end of its pages on or from before it. Errors with `Corrupt` where they
+/// are not those of which the manifest tells.
+fn of_edges(
+    file: &FileInfo,
+    entry: &ManifestEntry,
+    head: &[u8],
+    tail: &[u8],
+    keep: Option<&dyn Keep>,
+) -> Result<Contents> {
+    let (id, bytes) = (file.id(), file.bytes);
+    let head =
+        head.first_chunk().filter(|_| head.len() == HEADER_LEN).ok_or_else(|| Error::corrupt(SHORT))?;
+    let (header, index, tail) = proved_edges(id, bytes, head, tail, entry)?;
+    if let Some(keep) = keep {
+        keep.put(&entry.sha256, Part::Edges, &[head, tail].concat());
+    }
+    let (body, sha256) =
+        (Body::Remote { blocks: OnceLock::new(), firsts: Firsts::default() }, Some(entry.sha256));
+    Ok(Contents { id, header, bytes, crc: entry.crc, sha256, index, body })
 }
 
 /// A whole file in memory, proved. Errors with `Corrupt`.
@@ -384,7 +604,10 @@ enum Beside {
 
 /// Whether what is asked for of a file at once is one request, never two.
 pub fn is_in_one(file: &FileInfo, entry: &ManifestEntry) -> bool {
-    file.bytes <= WHOLE || guide_begins(entry).saturating_sub(blocks_end(entry.bytes)) <= BLOCK
+    if file.bytes <= WHOLE {
+        return !is_by_edges(file, entry);
+    }
+    guide_begins(entry).saturating_sub(blocks_end(entry.bytes)) <= BLOCK
 }
 
 /// A large file by what lies beside it: in one request, or in two at once where the sums of its pages lie between the sums of its blocks and the
@@ -426,7 +649,7 @@ fn of_beside(file: &FileInfo, entry: &ManifestEntry, sums: &[u8], section: &Byte
     let Some(blocks) = Blocks::decode(sums, id, bytes, Some(entry)) else { return Beside::Nothing };
     let Some(guide) = Guide::decode(section, entry, blocks.check()) else { return Beside::Sums(blocks) };
     let Guide { header, index, firsts } = guide;
-    let (body, sha256) = (Body::Remote { blocks, firsts }, Some(entry.sha256));
+    let (body, sha256) = (Body::Remote { blocks: blocks.into(), firsts }, Some(entry.sha256));
     Beside::Guide(Box::new(Contents { id, header, bytes, crc: entry.crc, sha256, index, body }))
 }
 
@@ -453,49 +676,70 @@ async fn by_blocks(
         }
     };
     let (head, tail) = (store.get_range(&key, 0..head_len), store.get_range(&key, from..size));
-    let (blocks, head, mut tail) = match is_in_one(file, entry) {
+    let (blocks, head, tail) = match is_in_one(file, entry) {
         true => (sums.await?, head.await?, tail.await?),
         false => try_join3(sums, head, tail).await?,
     };
     let Some(blocks) = blocks else { return Ok(None) };
-    let short = || Error::corrupt("it is shorter than the store's listing says");
-    if head.len() as u64 != head_len || tail.len() as u64 != size - from {
-        return Err(short());
+    if tail.len() as u64 != size - from {
+        return Err(Error::corrupt(SHORT));
     }
-    let start: &[u8; HEADER_LEN] = head.first_chunk().ok_or_else(short)?;
-    let header = Header::decode(start)?;
+    let start: &[u8; HEADER_LEN] = head.as_ref().try_into().map_err(|_| Error::corrupt(SHORT))?;
+    let tail = with_all_of_the_index(store, &key, size, from, tail).await?;
+    let (header, index, _) = proved_edges(id, size, start, &tail, entry)?;
+    Ok(Some(Contents {
+        id,
+        header,
+        bytes: size,
+        crc: entry.crc,
+        sha256: Some(entry.sha256),
+        index,
+        body: Body::Remote { blocks: blocks.into(), firsts: Firsts::default() },
+    }))
+}
+
+const SHORT: &str = "it is shorter than the store's listing says";
+
+/// The bytes of a file from `from` on to its end, which are `tail`, and those before that belong to its page index: the first guess may have been
+/// too short.
+async fn with_all_of_the_index(store: &Store, key: &str, size: u64, from: u64, tail: Bytes) -> Result<Bytes> {
+    let begins = Tail::parse(&tail)?.index_range(size)?.start - END_OF_PAGES;
+    if begins >= from {
+        return Ok(tail);
+    }
+    let more = store.get_range(key, begins..from).await?;
+    if more.len() as u64 != from - begins {
+        return Err(Error::corrupt(SHORT));
+    }
+    Ok([more.as_ref(), tail.as_ref()].concat().into())
+}
+
+/// Header and page index of the file `id` of `size` bytes, and what follows its pages, out of its header and its last bytes. Errors with
+/// `Corrupt` where they are not what the manifest says (I-CONT-1).
+fn proved_edges<'a>(
+    id: FileId,
+    size: u64,
+    head: &[u8; HEADER_LEN],
+    tail: &'a [u8],
+    entry: &ManifestEntry,
+) -> Result<(Header, Index, &'a [u8])> {
+    let header = Header::decode(head)?;
     is_named(&header, id)?;
-    let parsed = Tail::parse(&tail)?;
+    let parsed = Tail::parse(tail)?;
     let begins = parsed.index_range(size)?.start - END_OF_PAGES;
-    if begins < from {
-        // The first guess was too short, or the frames end within what was fetched as the head.
-        let more = store.get_range(&key, begins..from).await?;
-        if more.len() as u64 != from - begins {
-            return Err(short());
-        }
-        tail = [more.as_ref(), tail.as_ref()].concat().into();
-    }
-    let skip = tail.len().saturating_sub(usize::try_from(size - begins).unwrap_or(usize::MAX));
-    let edges = tail.get(skip..).unwrap_or_default();
+    let len = usize::try_from(size - begins).unwrap_or(usize::MAX);
+    let edges = tail.len().checked_sub(len).and_then(|skip| tail.get(skip..)).unwrap_or_default();
     if !edges.starts_with(&[0; END_OF_PAGES as usize]) {
         return Err(Error::corrupt("its pages do not end where its page index starts"));
     }
-    if edge(start, edges) != entry.edge || parsed.checksum != entry.crc {
+    if edge(head, edges) != entry.edge || parsed.checksum != entry.crc {
         return Err(Error::corrupt(
             "its header, page index or trailer is not what the manifest says (checksum mismatch)",
         ));
     }
     let index = parsed.index_in(edges).ok_or_else(|| Error::corrupt("its page index is not whole"))?;
     let index = Index::Each(PackedIndex::of(&PageIndex::parse_for(index, size, &header)?));
-    Ok(Some(Contents {
-        id,
-        header,
-        bytes: size,
-        crc: parsed.checksum,
-        sha256: Some(entry.sha256),
-        index,
-        body: Body::Remote { blocks, firsts: Firsts::default() },
-    }))
+    Ok((header, index, edges))
 }
 
 fn is_named(header: &Header, id: FileId) -> Result<()> {

@@ -413,12 +413,19 @@ fn close(said: &[u8], bound_to: &[u8; CHECK]) -> Vec<u8> {
 
 /// The most bytes that the guide of a file has of which the manifest says `entry`.
 pub fn most_bytes(entry: &ManifestEntry, is_snapshot: bool) -> u64 {
-    let index = match is_snapshot {
-        true => 8 + blocks_before(entry.bytes) * MARK as u64 + MOST_FIRST as u64,
-        false => 4 + super::probe::tail_bound(Some(entry)) + MOST_CHANGED as u64,
-    };
-    (HEAD + HEADER_LEN + 1 + CHECK) as u64 + index
+    if is_snapshot {
+        return most_of_full(entry.bytes);
+    }
+    FRAME + 4 + super::probe::tail_bound(Some(entry)) + MOST_CHANGED as u64
 }
+
+/// The most bytes that the guide of a full copy of `bytes` bytes has.
+pub fn most_of_full(bytes: u64) -> u64 {
+    FRAME + 8 + blocks_before(bytes) * MARK as u64 + MOST_FIRST as u64
+}
+
+/// What each guide has.
+const FRAME: u64 = (HEAD + HEADER_LEN + 1 + CHECK) as u64;
 
 impl Guide {
     /// Reads the guide at the beginning of `section`, which is bound to the first line that ends with `bound_to`. `None` if there is none, if

@@ -7,12 +7,11 @@
 
 use super::ahead::Ahead;
 use super::cache;
-use super::disk::{self, Disk};
 use super::fetch::{self, Wanted};
 use super::limits::PARALLEL;
 use super::replica::Replica;
 use super::runtime;
-use super::view::View;
+use super::view::{About, Fetched, View, keep_of};
 use crate::base::{Error, Kind, PageSize, Pgno, Result, TxId, fork};
 use crate::ltx::Header;
 use crate::replica::contents::{Contents, Keep, Part};
@@ -41,9 +40,6 @@ pub(super) struct ReplicaImage {
     /// Number of forks before this process, when it was opened.
     generation: usize,
 }
-
-/// An error, and the file of the replica that it is about, if it is about one.
-type About = (Option<FileId>, Error);
 
 /// Whether what is read stays what it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,7 +148,7 @@ impl ReplicaImage {
             Ok(Place::In(file)) => Some((file, view.map.files().get(file)?.blocks_of(pgno)?)),
             _ => None,
         };
-        let disk = disk_of(view);
+        let disk = keep_of(&view.store);
         let is_here = |file: usize, block: u64| {
             let (Some(number), Some(contents)) = (view.numbers.get(file), view.map.files().get(file)) else {
                 return false;
@@ -260,9 +256,6 @@ pub(super) fn localized(page: &[u8], txid: TxId, pages: u32, cookie_shift: u32) 
     out
 }
 
-/// A block that was fetched: which file of the view it is of, its number, its bytes.
-type Fetched = (usize, u64, Arc<[u8]>);
-
 /// The page, if it need not be fetched, or was.
 fn here(view: &View, file: usize, pgno: Pgno, fetched: &[Fetched]) -> Result<Option<Arc<[u8]>>, About> {
     let (Some(contents), Some(number)) = (view.map.files().get(file), view.numbers.get(file)) else {
@@ -290,14 +283,9 @@ fn here(view: &View, file: usize, pgno: Pgno, fetched: &[Fetched]) -> Result<Opt
     Ok(Some(page.map_err(of_file)?.into()))
 }
 
-/// The cache on disk, if what `view` is of is not as near itself.
-fn disk_of(view: &View) -> Option<Arc<Disk>> {
-    if view.store.is_near() { None } else { disk::get() }
-}
-
 /// A block that is on disk, proved.
 fn on_disk(view: &View, contents: &Contents, number: u64, block: u64) -> Option<Arc<[u8]>> {
-    let (disk, of) = (disk_of(view)?, contents.sha256.as_ref()?);
+    let (disk, of) = (keep_of(&view.store)?, contents.sha256.as_ref()?);
     if !contents.can_prove_blocks() {
         return None;
     }
@@ -317,31 +305,11 @@ fn get(view: &Arc<View>, wanted: Vec<Wanted>) -> Result<Vec<Fetched>, About> {
         async move {
             let one = |w: Wanted| {
                 let view = view.clone();
-                async move { get_one(&view, w).await }
+                async move { view.fetch(w.file, w.blocks).await }
             };
             let all = futures_util::stream::iter(wanted.into_iter().map(one)).buffer_unordered(PARALLEL);
             Ok(all.try_collect::<Vec<Vec<Fetched>>>().await.map(|all| all.concat()))
         }
     };
     runtime::run(work).map_err(|e| (None, e))?
-}
-
-async fn get_one(view: &View, wanted: Wanted) -> Result<Vec<Fetched>, About> {
-    let (Some(contents), Some(number)) = (view.map.files().get(wanted.file), view.numbers.get(wanted.file))
-    else {
-        return Ok(Vec::new());
-    };
-    let is_first = !contents.can_prove_blocks();
-    let blocks = contents.fetch(&view.store, wanted.blocks).await.map_err(|e| (Some(contents.id), e))?;
-    let disk = disk_of(view);
-    if is_first && let (Some(disk), Some(of), Some(sums)) = (&disk, &contents.sha256, contents.sums()) {
-        Keep::put(&**disk, of, Part::Sums, &sums);
-    }
-    for (block, bytes) in &blocks {
-        if let (Some(disk), Some(of)) = (&disk, &contents.sha256) {
-            disk.put_block(of, *block, bytes);
-        }
-        cache::put_block((*number, *block), bytes.clone(), disk.is_some() || view.store.is_near());
-    }
-    Ok(blocks.into_iter().map(|(block, bytes)| (wanted.file, block, bytes)).collect())
 }

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// What may stand before a URL, where a driver, or a person, would take it for something else.
 const PREFIX: &str = "walrust:";
+/// What SQLite takes off in URI mode, and some drivers ask for before what is no path.
+const URI: &str = "file:";
 /// What stands before the path of a database that is watched here, where its past is meant.
 const PAST: &str = "walrust:past:";
 /// URLs that no file has as its name.
@@ -35,8 +37,10 @@ pub struct Name {
 /// The name that SQLite knows the database by, if `name` means a replica: with [`PREFIX`] where `name` is a path, so that no file
 /// beside the directory is taken for its journal.
 pub(super) fn full_name(name: &str) -> Option<String> {
-    if name.starts_with(PREFIX) || SCHEMES.iter().any(|s| starts_with(name, s)) {
-        return Some(name.to_string());
+    for name in [Some(name), name.strip_prefix(URI)].into_iter().flatten() {
+        if name.starts_with(PREFIX) || SCHEMES.iter().any(|s| starts_with(name, s)) {
+            return Some(name.to_string());
+        }
     }
     let may_be = !name.is_empty() && !name.ends_with("-journal") && !name.ends_with("-wal");
     let absolute =
@@ -185,6 +189,13 @@ mod tests {
         let text = dir.path().to_str().unwrap().to_string();
         for own in ["s3://b/a", "S3://b/a", "gs://b/a", "az://c/a", "file:///r", "walrust:anything"] {
             assert_eq!(full_name(own).as_deref(), Some(own));
+        }
+        for (given, own) in [
+            ("file:s3://b/a?at=5", "s3://b/a?at=5"),
+            ("file:walrust:/r", "walrust:/r"),
+            ("file:file:///r", "file:///r"),
+        ] {
+            assert_eq!(full_name(given).as_deref(), Some(own));
         }
         assert_eq!(full_name(&text), None, "a directory of the program's");
         std::fs::create_dir(dir.path().join("ltx")).unwrap();

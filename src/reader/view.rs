@@ -5,10 +5,10 @@ use super::disk::{self, Disk};
 use super::known::{Known, Numbered};
 use super::limits::PARALLEL;
 use super::nearby::Nearby;
-use crate::base::{Error, Kind, Result, clock};
+use crate::base::{Error, Kind, Pgno, Result, clock};
 use crate::ltx::Level;
-use crate::replica::contents::{self, Contents, Keep, is_in_one};
-use crate::replica::pages::PageMap;
+use crate::replica::contents::{self, Contents, Keep, Part, is_in_one};
+use crate::replica::pages::{PageMap, Place};
 use crate::replica::place::{self, Found};
 use crate::replica::restore::refuse_lost_tail;
 use crate::replica::{FileId, FileInfo, Inventory, Manifest, ManifestEntry, Plan, Point, layout, plan};
@@ -16,6 +16,7 @@ use crate::store::{ObjectInfo, Store};
 use futures_util::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -24,6 +25,12 @@ const REPLANS: usize = 8;
 
 /// What was fetched of files before the manifest told what they are.
 pub(super) type Early = HashMap<FileId, contents::Early>;
+
+/// An error, and the file of the replica that it is about, if it is about one.
+pub(super) type About = (Option<FileId>, Error);
+
+/// A block that was fetched: which file of the view it is of, its number, its bytes.
+pub(super) type Fetched = (usize, u64, Arc<[u8]>);
 
 /// A state, ready to be read.
 #[derive(Clone, Debug)]
@@ -97,8 +104,15 @@ async fn quick(
         Some(objects) => {
             let inventory = Inventory::of(kind, objects.iter());
             let wanted = known.map(|k| wanted_early(store, &inventory, point, bad, k)).unwrap_or_default();
-            let early = async { Ok(fetch_early(store, &objects, wanted).await) };
-            let manifest = Manifest::read_listed(store, &objects);
+            let requests = Semaphore::new(PARALLEL);
+            let segments = objects.iter().filter(|o| layout::manifest_number(&o.key).is_some()).count();
+            let segments = requests.acquire_many(segments.min(PARALLEL) as u32).await;
+            let early = async { Ok(fetch_early(store, &objects, wanted, &requests).await) };
+            let manifest = async {
+                let manifest = Manifest::read_listed(store, &objects).await;
+                drop(segments);
+                manifest
+            };
             let (manifest, early) = futures_util::future::try_join(manifest, early).await?;
             (inventory, manifest, early)
         }
@@ -158,22 +172,24 @@ fn number_of(file: &FileInfo) -> u64 {
     hash.finalize().first_chunk().map_or(0, |n| u64::from_be_bytes(*n))
 }
 
-/// Fetches what is needed of these files, with as many requests as the manifest leaves.
-async fn fetch_early(store: &Store, objects: &[ObjectInfo], wanted: Vec<FileInfo>) -> Early {
-    let segments = objects.iter().filter(|o| layout::manifest_number(&o.key).is_some()).count();
-    let Some(requests) = PARALLEL.checked_sub(segments).filter(|n| *n > 1) else { return Early::new() };
-    let requests = &Semaphore::new(requests);
+/// Fetches what is needed of these files, each request as `requests` lets it.
+async fn fetch_early(
+    store: &Store,
+    objects: &[ObjectInfo],
+    wanted: Vec<FileInfo>,
+    requests: &Semaphore,
+) -> Early {
     let fetched = wanted.into_iter().map(|file| async move {
         let key = layout::blocks_key(file.id());
         let beside = objects.iter().find(|o| o.key == key).map(|o| o.size);
-        let _permit = requests.acquire_many(contents::Early::requests_of(&file)).await;
+        let _permit = requests.acquire_many(contents::Early::requests_of(&file, beside)).await;
         contents::Early::fetch(store, &file, beside).await.map(|early| (file.id(), early))
     });
     futures_util::stream::iter(fetched).buffered(PARALLEL).filter_map(std::future::ready).collect().await
 }
 
 /// The cache on disk, for what is read of `store`. What is near is not kept here once more.
-fn keep_of(store: &Store) -> Option<Arc<Disk>> {
+pub(super) fn keep_of(store: &Store) -> Option<Arc<Disk>> {
     if store.is_near() { None } else { disk::get() }
 }
 
@@ -217,11 +233,47 @@ pub(super) async fn make(
     early: &Early,
     known: &Known,
     near: Option<&Arc<dyn Nearby>>,
-) -> Result<View, (Option<FileId>, Error)> {
+) -> Result<View, About> {
     let files = read(way, way.plan.files.clone(), early, known, near).await?;
     let numbers = files.iter().map(|f| f.number).collect();
     let map = PageMap::new(files.into_iter().map(|f| f.contents).collect()).map_err(|e| (None, e))?;
-    Ok(View { map, numbers, store: way.found.store.clone() })
+    let view = View { map, numbers, store: way.found.store.clone() };
+    view.fetch_first_page().await?;
+    Ok(view)
+}
+
+impl View {
+    /// Fetches blocks of a file of the map, and keeps them.
+    pub(super) async fn fetch(&self, file: usize, blocks: Range<u64>) -> Result<Vec<Fetched>, About> {
+        let (Some(contents), Some(number)) = (self.map.files().get(file), self.numbers.get(file)) else {
+            return Ok(Vec::new());
+        };
+        let is_first = !contents.can_prove_blocks();
+        let blocks = contents.fetch(&self.store, blocks).await.map_err(|e| (Some(contents.id), e))?;
+        let disk = keep_of(&self.store);
+        if is_first && let (Some(disk), Some(of), Some(sums)) = (&disk, &contents.sha256, contents.sums()) {
+            Keep::put(&**disk, of, Part::Sums, &sums);
+        }
+        for (block, bytes) in &blocks {
+            if let (Some(disk), Some(of)) = (&disk, &contents.sha256) {
+                disk.put_block(of, *block, bytes);
+            }
+            cache::put_block((*number, *block), bytes.clone(), disk.is_some() || self.store.is_near());
+        }
+        Ok(blocks.into_iter().map(|(block, bytes)| (file, block, bytes)).collect())
+    }
+
+    /// Where page 1 lies in a small file of which no page was wanted yet, that file: SQLite reads it first, and an open whose name was made
+    /// before costs no request.
+    async fn fetch_first_page(&self) -> Result<(), About> {
+        if let Ok(Place::In(file)) = self.map.place(Pgno::ONE)
+            && let Some(contents) = self.map.files().get(file).filter(|c| !c.can_prove_blocks())
+            && let Some(blocks) = contents.blocks_of(Pgno::ONE)
+        {
+            self.fetch(file, blocks).await?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads what some of the files of a replica hold, from `near` where it has them. Errors as [`make`].
@@ -231,7 +283,7 @@ pub(super) async fn read(
     early: &Early,
     known: &Known,
     near: Option<&Arc<dyn Nearby>>,
-) -> Result<Vec<Numbered>, (Option<FileId>, Error)> {
+) -> Result<Vec<Numbered>, About> {
     let Found { store, manifest, .. } = &way.found;
     let requests = &Semaphore::new(PARALLEL);
     let disk = &keep_of(store);

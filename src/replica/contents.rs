@@ -122,9 +122,13 @@ pub enum Early {
 }
 
 impl Early {
-    /// How many requests at once [`Early::fetch`] makes at most.
-    pub fn requests_of(file: &FileInfo) -> u32 {
-        if file.bytes <= AT_ONCE { 1 } else { 2 }
+    /// How many requests at once [`Early::fetch`] makes, given the same.
+    pub fn requests_of(file: &FileInfo, beside: Option<u64>) -> u32 {
+        let is_one = match file.bytes {
+            size if size <= WHOLE => is_early_whole(file),
+            size => beside.is_none_or(|b| b.saturating_sub(blocks_end(size)) <= EARLY_BESIDE),
+        };
+        if is_one { 1 } else { 2 }
     }
 
     /// Fetches what will be needed of `file`, as far as its size, and that of the object beside it if there is one, tell where it lies.
@@ -135,7 +139,7 @@ impl Early {
         if size < SMALLEST {
             return None;
         }
-        if size <= AT_ONCE {
+        if is_early_whole(file) {
             return store.get_range(&key, 0..size).await.ok().map(Early::Whole);
         }
         if size <= WHOLE {
@@ -360,12 +364,17 @@ impl Contents {
         let Body::Remote { blocks, .. } = &self.body else { return Ok(Vec::new()) };
         let Some(known) = blocks.get() else { return self.fetch_whole(store, blocks).await };
         let range = wanted.start * BLOCK..(wanted.end * BLOCK).min(self.bytes);
-        let bytes = store.get_range(&self.id.key(store.layout()), range.clone()).await?;
-        if bytes.len() as u64 != range.end - range.start {
-            return Err(Error::corrupt(format!("{}: it is shorter than the store's listing says", self.id)));
+        let key = self.id.key(store.layout());
+        // Each by itself: one that stays in memory does not keep the others there.
+        let blocks = store.get_range_in(&key, range.clone(), BLOCK as usize).await?;
+        if blocks.iter().map(|b| b.len() as u64).sum::<u64>() != range.end.saturating_sub(range.start) {
+            return Err(Error::corrupt(format!("{}: {SHORT}", self.id)));
         }
-        known.prove(range.start, &bytes).map_err(|e| e.context(self.id))?;
-        Ok(in_blocks(wanted.start, &bytes))
+        let blocks: Vec<_> = (wanted.start..).zip(blocks).collect();
+        for (n, block) in &blocks {
+            known.prove_one(*n, block).map_err(|e| e.context(self.id))?;
+        }
+        Ok(blocks)
     }
 
     /// All of a small file of which the edges are known.
@@ -403,7 +412,7 @@ impl Contents {
     }
 }
 
-/// The blocks from `first` on. Each by itself: one that stays in memory does not keep the others there.
+/// The blocks from `first` on, each by itself.
 pub fn in_blocks(first: u64, bytes: &[u8]) -> Vec<(u64, Arc<[u8]>)> {
     (first..).zip(bytes.chunks(BLOCK as usize).map(Arc::from)).collect()
 }
@@ -481,9 +490,16 @@ async fn read(
     local(store, id, entry).await
 }
 
+/// Whether all of a file is fetched while it is not known what the manifest says of it.
+fn is_early_whole(file: &FileInfo) -> bool {
+    file.bytes <= AT_ONCE || (file.bytes <= WHOLE && file.id().name().is_snapshot())
+}
+
 /// Whether of a small file first the edges alone are fetched.
 fn is_by_edges(file: &FileInfo, entry: &ManifestEntry) -> bool {
-    (AT_ONCE + 1..=WHOLE).contains(&file.bytes) && tail_bound(Some(entry)) <= file.bytes / 2
+    // (Of a full copy the first page and the schema are wanted at once.)
+    let is_full = file.id().name().is_snapshot();
+    !is_full && (AT_ONCE + 1..=WHOLE).contains(&file.bytes) && tail_bound(Some(entry)) <= file.bytes / 2
 }
 
 /// The edges of a small file.
@@ -747,4 +763,205 @@ fn is_named(header: &Header, id: FileId) -> Result<()> {
         return Ok(());
     }
     Err(Error::corrupt(format!("its header says {}: a renamed or swapped file", header.file_name())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::random_u64;
+    use crate::base::{PageSize, Timestamp, TxId};
+    use crate::ltx::Level;
+    use crate::replica::testkit::{LtxFile, block, encode, put};
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+
+    /// Every third page of a database of some, none of which can be packed.
+    fn noise(pages: u32, of: u32) -> (LtxFile, HashMap<Pgno, Vec<u8>>) {
+        let size = PageSize::new(4096).unwrap();
+        let header = Header::new(size, of, TxId(5), TxId(9), Timestamp(7));
+        let noise = || (0..512).flat_map(|_| random_u64().to_be_bytes()).collect::<Vec<u8>>();
+        let all: Vec<(Pgno, Vec<u8>)> =
+            (0..pages).map(|n| (Pgno::new(2 + 3 * n).unwrap(), noise())).collect();
+        let borrowed: Vec<(Pgno, &[u8])> = all.iter().map(|(n, p)| (*n, p.as_slice())).collect();
+        (encode(Level::L0, header, &borrowed), all.into_iter().collect())
+    }
+
+    fn stored(file: &LtxFile) -> (Store, FileInfo) {
+        let store = Store::in_memory();
+        block(put(&store, std::slice::from_ref(file)));
+        (store, FileInfo::listed(file.id, file.bytes.len() as u64, Timestamp(0)))
+    }
+
+    #[derive(Default)]
+    struct Kept(Mutex<HashMap<([u8; 32], u8), Bytes>>);
+
+    impl Keep for Kept {
+        fn get(&self, of: &[u8; 32], part: Part) -> Option<Bytes> {
+            self.0.lock().unwrap().get(&(*of, part as u8)).cloned()
+        }
+        fn put(&self, of: &[u8; 32], part: Part, bytes: &[u8]) {
+            self.0.lock().unwrap().insert((*of, part as u8), Bytes::copy_from_slice(bytes));
+        }
+        fn forget(&self, of: &[u8; 32], part: Part) {
+            self.0.lock().unwrap().remove(&(*of, part as u8));
+        }
+    }
+
+    /// All pages as they are read. Errors as reading them does.
+    fn pages(store: &Store, contents: &Contents) -> Result<HashMap<Pgno, Vec<u8>>> {
+        let mut out = HashMap::new();
+        for (_, e) in contents.pages() {
+            let range = contents.blocks_of(e.pgno).unwrap();
+            let fetched = block(contents.fetch(store, range.clone()))?;
+            assert!(fetched.iter().all(|(n, bytes)| contents.is_block(*n, bytes)));
+            let all: Vec<u8> = fetched.iter().flat_map(|(_, bytes)| bytes.to_vec()).collect();
+            out.insert(e.pgno, contents.page_of(e.pgno, range.start, &all)?);
+        }
+        Ok(out)
+    }
+
+    #[test]
+    fn of_a_small_file_the_edges_come_first_and_each_changed_byte_is_found() {
+        let (file, expected) = noise(40, 200);
+        let (store, info) = stored(&file);
+        let (entry, size) = (Some(&file.entry), file.bytes.len());
+        let contents = block(Contents::read(&store, &info, entry, None)).unwrap();
+        assert!(!contents.can_prove_blocks() && contents.sums().is_none());
+        assert_eq!(contents.blocks_of(Pgno::new(5).unwrap()), Some(0..3), "all of it, which proves itself");
+        assert_eq!(pages(&store, &contents).unwrap(), expected);
+        assert!(contents.can_prove_blocks());
+        assert_eq!(contents.blocks_of(Pgno::new(5).unwrap()), Some(0..1));
+        let begins = size - 40 * 9;
+        let tail = (begins..size).chain(0..HEADER_LEN);
+        for at in tail.chain((HEADER_LEN..begins).step_by(997)) {
+            let mut broken = file.clone();
+            broken.bytes[at] ^= 1;
+            let (store, info) = stored(&broken);
+            // Each byte is the index's, or a page's, and found when that is wanted.
+            let found = block(Contents::read(&store, &info, entry, None)).and_then(|c| pages(&store, &c));
+            assert!(found.unwrap_err().is_corrupt(), "byte {at}");
+        }
+        // What was proved once proves what comes again.
+        let mut broken = file.clone();
+        broken.bytes[70_000] ^= 1;
+        let (store, _) = stored(&broken);
+        assert!(block(contents.fetch(&store, 0..1)).is_ok());
+        assert!(block(contents.fetch(&store, 1..2)).unwrap_err().is_corrupt());
+    }
+
+    #[test]
+    fn what_came_before_the_manifest_is_proved_by_it() {
+        for (n, of) in [(3, 200), (40, 200)] {
+            let (file, expected) = noise(n, of);
+            let (store, info) = stored(&file);
+            let early = block(Early::fetch(&store, &info, None)).unwrap();
+            assert_eq!(matches!(early, Early::Whole(_)), n == 3);
+            let read = |early: &Early| Contents::of_early(&info, Some(&file.entry), early, None);
+            let (contents, body) = read(&early).unwrap().without_body();
+            assert_eq!(body.is_some(), n == 3);
+            assert_eq!(pages(&store, &contents).unwrap(), expected);
+            // Another file's manifest, or another size: it is not this file.
+            let (other, _) = noise(n, of);
+            assert!(Contents::of_early(&info, Some(&other.entry), &early, None).is_none());
+            let shorter = ManifestEntry { bytes: file.entry.bytes - 1, ..file.entry };
+            assert!(Contents::of_early(&info, Some(&shorter), &early, None).is_none());
+            let size = file.bytes.len();
+            for at in (0..HEADER_LEN).chain(size - TAIL_LEN..size) {
+                let mut broken = file.clone();
+                broken.bytes[at] ^= 1;
+                let (store, info) = stored(&broken);
+                let early = block(Early::fetch(&store, &info, None)).unwrap();
+                assert!(read(&early).is_none(), "byte {at}");
+            }
+        }
+        // What no manifest names is proved by itself, or comes later.
+        let (file, _) = noise(3, 200);
+        let (store, info) = stored(&file);
+        let early = block(Early::fetch(&store, &info, None)).unwrap();
+        assert!(Contents::of_early(&info, None, &early, None).is_some());
+        let (file, _) = noise(40, 200);
+        let (store, info) = stored(&file);
+        let early = block(Early::fetch(&store, &info, None)).unwrap();
+        assert!(Contents::of_early(&info, None, &early, None).is_none());
+    }
+
+    #[test]
+    fn what_lies_beside_a_large_file_will_do_without_the_manifest_s_word_where_it_lies() {
+        use crate::replica::blocks;
+        for (pages, cut) in [(90, false), (90, true), (40_000, false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let size = PageSize::new(512).unwrap();
+            let is_full = pages > 100;
+            let min = if is_full { TxId(1) } else { TxId(5) };
+            let header = Header::new(size, if is_full { pages } else { 9000 }, min, TxId(9), Timestamp(7));
+            let noise: Vec<u8> = (0..64).flat_map(|_| random_u64().to_be_bytes()).collect();
+            let step = if is_full { 1 } else { 7 };
+            let count = if is_full { pages } else { 900 };
+            let made: Vec<(Pgno, &[u8])> =
+                (0..count).map(|n| (Pgno::new(1 + step * n).unwrap(), noise.as_slice())).collect();
+            let file = encode(if is_full { Level::SNAPSHOT } else { Level::L0 }, header, &made);
+            let path = dir.path().join("x.ltx");
+            std::fs::write(&path, &file.bytes).unwrap();
+            let mut object = blocks::of_file(&path, &file.entry).unwrap();
+            let (store, info) = stored(&file);
+            let len = object.len() as u64;
+            if cut {
+                object.truncate(blocks_end(info.bytes) as usize + 20);
+            }
+            let key = blocks_key(file.id);
+            block(store.put_over(&key, object.clone())).unwrap();
+            let early = block(Early::fetch(&store, &info, Some(object.len() as u64)));
+            let read = |e: &Early| Contents::of_early(&info, Some(&file.entry), e, None);
+            let found = early.as_ref().and_then(read);
+            assert_eq!(found.is_some(), !cut, "{pages} pages, {len} bytes beside");
+            if let Some(found) = found {
+                assert!(
+                    found.can_prove_blocks()
+                        && found.header
+                            == block(Contents::read(&store, &info, Some(&file.entry), None)).unwrap().header
+                );
+                for at in (0..object.len()).step_by(501) {
+                    let mut broken = object.clone();
+                    broken[at] ^= 1;
+                    block(store.put_over(&key, broken)).unwrap();
+                    let early = block(Early::fetch(&store, &info, Some(len)));
+                    let is_of_pages =
+                        (blocks_end(info.bytes)..guide_begins(&file.entry)).contains(&(at as u64));
+                    let found = early.as_ref().and_then(read);
+                    assert_eq!(found.is_some(), is_of_pages, "byte {at}");
+                }
+            }
+            // Nothing lies there, or it is not known that something does.
+            assert!(block(Early::fetch(&store, &info, None)).is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_small_file_is_proved_again() {
+        let (file, expected) = noise(40, 200);
+        let (store, info) = stored(&file);
+        let (entry, keep) = (Some(&file.entry), Kept::default());
+        let first = block(Contents::read(&store, &info, entry, Some(&keep))).unwrap();
+        pages(&store, &first).unwrap();
+        keep.put(&file.entry.sha256, Part::Sums, &first.sums().unwrap());
+        // Without a request for the edges.
+        let nothing = Store::in_memory();
+        let again = block(Contents::read(&nothing, &info, entry, Some(&keep))).unwrap();
+        assert!(again.can_prove_blocks() && again.header == first.header);
+        assert_eq!(pages(&store, &again).unwrap(), expected);
+        for (part, last) in [(Part::Edges, true), (Part::Sums, false)] {
+            let good = keep.get(&file.entry.sha256, part).unwrap();
+            for at in 0..good.len() {
+                let mut broken = good.to_vec();
+                broken[at] ^= 1;
+                keep.put(&file.entry.sha256, part, &broken);
+                let found = block(Contents::read(&nothing, &info, entry, Some(&keep)));
+                match last {
+                    true => assert!(found.is_err(), "byte {at}: asked for in the store, where it is not"),
+                    false => assert!(!found.unwrap().can_prove_blocks(), "byte {at}"),
+                }
+            }
+            keep.put(&file.entry.sha256, part, &good);
+        }
+    }
 }

@@ -7,7 +7,8 @@ use super::directory::Directory;
 use super::env::Env;
 use super::faults::{Fault, Faults, Op};
 use super::object::{
-    ByteStream, ObjectInfo, Version, check_folder, check_key, collect, complete, file_error, small_enough,
+    ByteStream, ObjectInfo, Version, check_folder, check_key, collect, collect_in, complete, file_error,
+    small_enough,
 };
 use super::objects::Objects;
 use super::open;
@@ -243,6 +244,22 @@ impl Store {
             self.attempt(Op::Get, key, async move {
                 let opened = self.backend.open(key, Some(range)).await?;
                 collect(key, opened.stream, opened.length).await
+            })
+        })
+        .await
+    }
+
+    /// [`Store::get_range`] in parts of `size` bytes, the last one shorter, each by itself. Errors as that one.
+    pub async fn get_range_in(&self, key: &str, range: Range<u64>, size: usize) -> Result<Vec<Arc<[u8]>>> {
+        check_key(key)?;
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.tried(|_| {
+            let range = range.clone();
+            self.attempt(Op::Get, key, async move {
+                let opened = self.backend.open(key, Some(range)).await?;
+                collect_in(key, opened.stream, opened.length, size).await
             })
         })
         .await

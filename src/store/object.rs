@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 
 /// The longest object that is read whole into memory ([`super::Store::get`]). What is read so is small by its nature:
 /// lease, manifest segment, an LTX file of which the listing said so. One that is longer is not what it is taken for.
@@ -141,6 +142,38 @@ pub(super) async fn collect(key: &str, mut stream: ByteStream, length: u64) -> R
     }
     let all = if rest.is_empty() { first } else { rest.into() };
     complete(key, all.len() as u64, length)?;
+    Ok(all)
+}
+
+/// As [`collect`], in parts of `size` bytes, the last one shorter: so much is in memory and little more.
+pub(super) async fn collect_in(
+    key: &str,
+    mut stream: ByteStream,
+    length: u64,
+    size: usize,
+) -> Result<Vec<Arc<[u8]>>> {
+    let (mut all, mut part, mut seen) = (Vec::new(), Vec::with_capacity(size), 0);
+    while let Some(piece) = stream.next().await {
+        let piece = piece?;
+        seen += piece.len() as u64;
+        if seen > length {
+            break;
+        }
+        let mut rest: &[u8] = &piece;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(size.saturating_sub(part.len()).max(1)));
+            part.extend_from_slice(now);
+            rest = later;
+            if part.len() >= size {
+                all.push(Arc::from(part.as_slice()));
+                part.clear();
+            }
+        }
+    }
+    complete(key, seen, length)?;
+    if !part.is_empty() {
+        all.push(part.into());
+    }
     Ok(all)
 }
 

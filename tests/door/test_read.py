@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import re
 import shutil
+import subprocess
 import time
 import unittest
 
@@ -188,6 +190,105 @@ class Oracle(ReadTest):
         for txid in self.every:
             out, _ = self.restore("file://" + replica, point=txid)
             self.assertEqual(self.digest(r, f"file://{replica}?at={txid}", "was"), self.digest(r, out, "was"))
+
+
+#: What each driver is asked for: lines of text that are the same whoever asks, so that all can be compared with a restored file.
+PYTHON_LINES = """
+def lines(conn, schema, statements):
+    return [str(r[0]) for s in statements for r in conn.execute(s.replace("SCHEMA", schema))]
+got = []
+for name in args['names']:
+    db = connect(":memory:")
+    db.execute("ATTACH ? AS past", (name,))
+    got.append(lines(db, "past", args['statements'][name]))
+    db.close()
+    db = connect(name)
+    got.append(lines(db, "main", args['statements'][name]))
+    db.close()
+result = got
+"""
+NODE_LINES = """
+const [so, modules] = process.argv.slice(1), { names, statements } = JSON.parse(require('fs').readFileSync(0))
+const Database = require(modules + '/better-sqlite3')
+new Database(':memory:').loadExtension(so)
+const lines = (db, schema, all) => all.flatMap(s => db.prepare(s.replaceAll('SCHEMA', schema)).raw().all().map(r => String(r[0])))
+const got = []
+for (const name of names) {
+  let db = new Database(':memory:')
+  db.prepare('ATTACH ? AS past').run(name)
+  got.push(lines(db, 'past', statements[name]))
+  db.close()
+  db = new Database(name)
+  got.push(lines(db, 'main', statements[name]))
+  db.close()
+}
+console.log(JSON.stringify(got))
+"""
+#: Where better-sqlite3 lies, if it is not among what `make` installs for the tests: its package is built where it is installed.
+NODE_MODULES = os.environ.get("WALRUST_NODE_MODULES", os.path.join(os.path.dirname(door.BIN), "npm", "node_modules"))
+
+
+class Doors(Oracle):
+    """The same through each driver, by ATTACH and by open."""
+
+    def questions(self, url, env=None, name=lambda url, txid: f"{url}{'&' if '?' in url else '?'}at={txid}"):
+        """Each name of a point, the statements that read all of it, and what they give in its restore."""
+        statements, expected = {}, []
+        for txid in [t for t, in self.reader(env=env).rows("SELECT txid FROM walrust_points(?)", url)]:
+            out, _ = self.restore(url, point=txid, env=env)
+            asks = ["SELECT type || name || tbl_name || coalesce(sql, '') FROM SCHEMA.sqlite_master ORDER BY name, type", "PRAGMA SCHEMA.integrity_check"]
+            for (table,) in door.plain_rows(out, "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"):
+                columns = [c for c, in door.plain_rows(out, "SELECT name FROM pragma_table_info(?)", (table,))]
+                asks.append(f"SELECT rowid || {' || '.join(f'quote({c})' for c in columns)} FROM SCHEMA.{table} ORDER BY rowid")
+            statements[name(url, txid)] = asks
+            lines = [str(r[0]) for ask in asks for r in door.plain_rows(out, ask.replace("SCHEMA.", ""))]
+            # By ATTACH, and by open.
+            expected += [lines, lines]
+            os.remove(out)
+        self.assertGreater(len(statements), 6)
+        return {"names": list(statements), "statements": statements}, expected
+
+    def places(self):
+        replica = self.path("replica")
+        self.history(4096, replica, steps=12).close()
+        yield "file://" + replica, None
+        s3 = door.S3(self)
+        for at, _, names in os.walk(replica):
+            for name in names:
+                key = re.sub(r"^ltx/(\d)/", r"000\1/", os.path.relpath(os.path.join(at, name), replica))
+                if not name.startswith("."):
+                    s3.s3.upload_file(os.path.join(at, name), "bucket", f"app/{key}")
+        yield s3.url("app"), s3.env(WALRUST_CACHE_DIR=self.path("cache"))
+
+    def test_every_point_through_python_and_apsw(self):
+        for url, env in self.places():
+            asked, expected = self.questions(url, env)
+            for module in ("sqlite3", "apsw"):
+                with self.subTest(module=module, url=url):
+                    self.assertEqual(self.peer(module=module, env=env).code(PYTHON_LINES, **asked), expected)
+
+    def test_every_point_through_the_shell(self):
+        for url, env in self.places():
+            asked, expected = self.questions(url, env)
+            script = []
+            for name in asked["names"]:
+                for by, schema in ((f"ATTACH {quote(name)} AS past;", "past"), (f".open {door.shell_word(name)}", "main")):
+                    script += [by, *(s.replace("SCHEMA", schema) + ";" for s in asked["statements"][name]), "SELECT '-- end';", ".open :memory:"]
+            got = [[]]
+            for line in self.shell("\n".join(script), env=env).split("\n"):
+                got[-1].append(line) if line != "-- end" else got.append([])
+            self.assertEqual(got[:-1], ["\n".join(lines).split("\n") for lines in expected])
+
+    @unittest.skipUnless(shutil.which("node") and os.path.isdir(os.path.join(NODE_MODULES, "better-sqlite3")), "better-sqlite3 is not installed; WALRUST_NODE_MODULES says where it is")
+    def test_every_point_through_better_sqlite3(self):
+        for url, env in self.places():
+            # It opens a name only in a directory that there is, or one that begins with file:.
+            names = {"name": lambda url, txid: f"file:{url}{'&' if '?' in url else '?'}at={txid}"} if url.startswith("s3:") else {}
+            asked, expected = self.questions(url, env, **names)
+            done = subprocess.run(["node", "-e", NODE_LINES, door.SO, NODE_MODULES], input=json.dumps(asked), text=True, capture_output=True,
+                                  timeout=120, env=door.clean_env(self.dir, env), cwd=self.dir)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertEqual(json.loads(done.stdout), expected)
 
 
 class Moving(ReadTest):

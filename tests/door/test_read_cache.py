@@ -205,6 +205,46 @@ result = os.read(read, 1000).decode()
 
 
 
+class Unmerged(Cached):
+    """Many small files that are not merged yet, beside a full copy."""
+
+    FILES = 40
+
+    def test_small_files_cost_their_page_indexes_and_the_pages_that_are_wanted(self):
+        p = self.peer(env=self.s3.env()).open(self.path("app.db"))
+        p.watch(self.s3.url("app"), interval="0s", levels=["1h"])
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, k INTEGER, v BLOB)")
+        p.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<8000) INSERT INTO t(k, v) SELECT i, randomblob(1000) FROM n")
+        p.sql("SELECT walrust_snapshot()")
+        p.sync(60)
+        for n in range(self.FILES):
+            p.sql("UPDATE t SET v = randomblob(1000), k = k + 1 WHERE id % 200 = ?", n)
+            p.sync(60)
+        sizes = sorted(len(self.s3.get(k)) for k in self.s3.keys("app/0000/"))[-self.FILES:]
+        self.assertTrue(16 << 10 < sizes[0] and sizes[-1] <= 256 << 10, sizes)
+        r = self.reader()
+
+        def both():
+            r.sql("ATTACH ? AS past", self.url())
+            return r.rows("SELECT id, k FROM past.t WHERE id = 4321")
+
+        got, seen, fetched, _ = self.spent(f"open and a look-up beside {self.FILES} files of {sum(sizes)} bytes", both)
+        self.assertEqual(got, p.rows("SELECT id, k FROM t WHERE id = 4321"))
+        self.assertLessEqual(fetched, 1_500_000)
+        # Two for each small file, what is asked for once, and the path to the row.
+        self.assertLessEqual(len(seen), 2 * self.FILES + 9)
+        expected = self.scan(p, "main")
+        got, seen, fetched, _ = self.spent("a scan", lambda: self.scan(r))
+        self.assertEqual(got, expected)
+        # Whoever comes next finds on disk what was fetched.
+        r = self.reader()
+        _, seen, _, _ = self.spent("the same again, another process", lambda: (r.sql("ATTACH ? AS past", self.url()), self.scan(r)))
+        self.assertEqual(self.data(seen), [])
+        # And where nothing is kept, nothing that memory gave up is missing.
+        r = self.peer(env=self.s3.env(WALRUST_CACHE_SIZE="0")).open(":memory:")
+        self.assertEqual(self.digest(r, self.url()), self.digest(self.reader(cache="other"), self.url()))
+
+
 class RoundTrips(Cached):
     """The bars, at a database that is small, so that they are held each time: with nothing cached, and at what the paths of b-trees are."""
 

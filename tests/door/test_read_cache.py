@@ -220,8 +220,11 @@ class Unmerged(Cached):
         for n in range(self.FILES):
             p.sql("UPDATE t SET v = randomblob(1000), k = k + 1 WHERE id % 200 = ?", n)
             p.sync(60)
-        sizes = sorted(len(self.s3.get(k)) for k in self.s3.keys("app/0000/"))[-self.FILES:]
-        self.assertTrue(16 << 10 < sizes[0] and sizes[-1] <= 256 << 10, sizes)
+        sizes = [n for n in (len(self.s3.get(k)) for k in self.s3.keys("app/0000/")) if 16 << 10 < n <= 256 << 10]
+        self.assertEqual(len(sizes), self.FILES)
+        # (A file that no manifest names yet, for ten seconds at most, can be proved whole alone.)
+        named = lambda: sum(self.s3.get(k).count(b"\n[0,") for k in self.s3.keys("app/walrust/manifest-"))
+        self.eventually(lambda: named() > self.FILES, timeout=60, every=0.2)
         r = self.reader()
 
         def both():

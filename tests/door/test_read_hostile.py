@@ -104,14 +104,26 @@ class Corpus(Hostile):
                 ltx += corpus(folder, rng)
         others = [data for folder in SEEDS[1:] if "ltx" not in folder for data in corpus(folder, rng)]
         self.assertTrue(ltx and others)
-        base = min(ltx, key=lambda d: (d[16:24] != (1).to_bytes(8, "big"), len(d)))
+        p, _, good = self.watched()
+        p.sql("INSERT INTO t(v) VALUES('one')")
+        p.sync()
+        p.close()
+        p.kill()
+        base = {}
+        for at, _, names in os.walk(good):
+            for name in names:
+                if not name.startswith("."):
+                    with open(os.path.join(at, name), "rb") as f:
+                        base[os.path.relpath(f.name, good)] = f.read()
+        self.assertTrue(base)
         opened = refused = 0
         jobs = [(data, None) for data in ltx + others] + [(None, data) for data in others]
         jobs += [(mutated(rng, rng.choice(ltx), ltx + others), rng.choice((None, mutated(rng, rng.choice(others), ltx + others))))
                  for _ in range(door.rounds(150))]
         for n, (file, manifest) in enumerate(jobs):
             at = self.path(f"replica-{n}")
-            files = {self.name_of(base): base}
+            # Alone, or beside what is good.
+            files = dict(rng.choice((base, {})))
             if file is not None:
                 files[self.name_of(file)] = file
             if manifest is not None:
@@ -212,7 +224,7 @@ class Changed(Hostile):
             with open(path, "wb") as f:
                 f.write(data)
 
-        self.rounds(names, read, put, lambda n, txid: f"walrust:{self.path(f'replica-{n}')}?at={txid}", txid)
+        self.rounds(names, read, put, lambda n, txid: f"walrust:file://{self.path(f'replica-{n}')}?at={txid}", txid)
 
     @pytest.mark.campaign
     @pytest.mark.timeout(3600)

@@ -195,6 +195,14 @@ BETTER = NODE_HEAD % (
 )
 # Its default VFS encrypts, and is not one of SQLite's own.
 LIBSQL = BETTER.replace("better-sqlite3", "libsql").replace("(d + '/app.db')", "('file:' + d + '/app.db?vfs=unix')")
+# The replica is read in place, by open and by ATTACH.
+BETTER = BETTER.replace(NODE_ENDS, """
+const past = new (require('better-sqlite3'))('file:walrust:' + d + '/replica'), count = 'SELECT count(*) FROM '
+if (past.prepare(count + 't').pluck().get() < 100) throw new Error('opened in place: rows are missing')
+past.close(); db.prepare('ATTACH ? AS past').run('file://' + d + '/replica')
+if (db.prepare(count + 'past.t').pluck().get() < 100) throw new Error('attached: rows are missing')
+db.exec('DETACH past')
+""" + NODE_ENDS)
 NODE_SQLITE = NODE_HEAD % (
     "const { DatabaseSync } = require('node:sqlite'), db = new DatabaseSync(d + '/app.db', { allowExtension: true }); db.loadExtension(so)",
     "db.prepare(sql).get(...p)",

@@ -14,8 +14,7 @@ use super::runtime;
 use super::view::{About, Fetched, View, keep_of};
 use crate::base::{Error, Kind, PageSize, Pgno, Result, TxId, fork};
 use crate::ltx::Header;
-use crate::replica::contents::{Contents, Keep, Part};
-use crate::replica::layout::BLOCK;
+use crate::replica::contents::Contents;
 use crate::replica::pages::Place;
 use crate::replica::{FileId, Point};
 use crate::sqlite::{Image, ReadExtent};
@@ -289,11 +288,7 @@ fn on_disk(view: &View, contents: &Contents, number: u64, block: u64) -> Option<
     if !contents.can_prove_blocks() {
         return None;
     }
-    let is_it = |b: &[u8]| contents.is_block(block, b);
-    // A file that came whole lies there whole.
-    let whole = || Keep::get(&*disk, of, Part::Whole).filter(|all| contents.bytes <= BLOCK && is_it(all));
-    let found = disk.block(of, block, is_it).or_else(|| whole().map(|all| all.to_vec()))?;
-    let found: Arc<[u8]> = found.into();
+    let found: Arc<[u8]> = disk.block(of, block, |b| contents.is_block(block, b))?.into();
     cache::put_block((number, block), found.clone(), true);
     Some(found)
 }

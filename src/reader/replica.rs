@@ -235,7 +235,7 @@ impl Replica {
                 Err(e) => return Err(e),
             };
             let Ok(contents) = whole(id, bytes, None) else { return Ok(None) };
-            let known = view::take_in(&self.known, contents, view.store.is_near());
+            let known = view::take_in(&self.known, contents, &view.store);
             numbers.push(known.number);
             files.push(known.contents);
             at = at.next();

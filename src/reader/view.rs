@@ -194,14 +194,24 @@ pub(super) fn keep_of(store: &Store) -> Option<Arc<Disk>> {
 }
 
 /// Takes a file in that was read. Its bytes, where they are here, go where all that was fetched is, which is bounded.
-pub(super) fn take_in(known: &Known, contents: Contents, is_near: bool) -> Numbered {
+pub(super) fn take_in(known: &Known, contents: Contents, store: &Store) -> Numbered {
     let (contents, body) = contents.without_body();
-    let is_here = is_near || disk::get().is_some();
     let added = known.add(contents);
-    for (n, block) in body.iter().flat_map(|all| contents::in_blocks(0, all)) {
-        cache::put_block((added.number, n), block, is_here);
+    if let Some(body) = body {
+        keep_blocks(store, &added.contents, added.number, &contents::in_blocks(0, &body));
     }
     added
+}
+
+/// Keeps blocks of a file that were fetched and proved: in memory, and on disk if there is a cache.
+fn keep_blocks(store: &Store, contents: &Contents, number: u64, blocks: &[(u64, Arc<[u8]>)]) {
+    let disk = keep_of(store);
+    for (n, block) in blocks {
+        if let (Some(disk), Some(of)) = (&disk, &contents.sha256) {
+            disk.put_block(of, *n, block);
+        }
+        cache::put_block((number, *n), block.clone(), disk.is_some() || store.is_near());
+    }
 }
 
 /// What lies there, as a restore finds it out.
@@ -254,12 +264,7 @@ impl View {
         if is_first && let (Some(disk), Some(of), Some(sums)) = (&disk, &contents.sha256, contents.sums()) {
             Keep::put(&**disk, of, Part::Sums, &sums);
         }
-        for (block, bytes) in &blocks {
-            if let (Some(disk), Some(of)) = (&disk, &contents.sha256) {
-                disk.put_block(of, *block, bytes);
-            }
-            cache::put_block((*number, *block), bytes.clone(), disk.is_some() || self.store.is_near());
-        }
+        keep_blocks(&self.store, contents, *number, &blocks);
         Ok(blocks.into_iter().map(|(block, bytes)| (file, block, bytes)).collect())
     }
 
@@ -303,11 +308,11 @@ pub(super) async fn read(
         if let Some(early) = early.get(&file.id())
             && let Some(contents) = Contents::of_early(&file, entry, early, keep)
         {
-            return Ok(take_in(known, contents, store.is_near()));
+            return Ok(take_in(known, contents, store));
         }
         let _permit = requests.acquire_many(requests_of(&file, entry)).await;
         let contents = Contents::read(store, &file, entry, keep).await.map_err(|e| (Some(file.id()), e))?;
-        Ok(take_in(known, contents, store.is_near()))
+        Ok(take_in(known, contents, store))
     });
     let read = futures_util::stream::iter(read).buffered(PARALLEL).try_collect().await?;
     if let Some(disk) = disk {

@@ -57,7 +57,7 @@ pub struct Contents {
     pub bytes: u64,
     /// The file checksum in its trailer.
     pub crc: u64,
-    /// The SHA-256 of all of it, if the manifest tells it.
+    /// The SHA-256 of all of it, if the manifest tells it, or all of it was read.
     pub sha256: Option<[u8; 32]>,
     /// Where its pages lie.
     pub index: Index,
@@ -548,7 +548,8 @@ pub fn whole(id: FileId, bytes: Bytes, entry: Option<&ManifestEntry>) -> Result<
     let tail = Tail::parse(&bytes)?;
     let index = tail.index_in(&bytes).ok_or_else(|| Error::corrupt("its page index is not whole"))?;
     let index = Index::Each(PackedIndex::of(&PageIndex::parse_for(index, size, &header)?));
-    let sha256 = entry.map(|e| e.sha256);
+    // (What the manifest says was compared with it.)
+    let sha256 = trailer.sha256;
     Ok(Contents { id, header, bytes: size, crc: trailer.checksum, sha256, index, body: Body::Memory(bytes) })
 }
 

@@ -1,5 +1,6 @@
 """Eight threads read three points of one replica while its writer, merges and retention go on; a share of it in each run, ten minutes in a campaign."""
 
+import json
 import unittest
 
 import door
@@ -67,7 +68,7 @@ def read(k):
         except Exception as e:
             text = f"{e}: {told(db)}"
             # A point may go while it is asked for: by retention, or merged into a later one.
-            if any(word in text for word in ("gone", "outside the history", "cannot be rebuilt", "cannot be restored", "each time it was read", "no file", "between")):
+            if any(word in text for word in ("gone", "outside the history", "cannot be rebuilt", "cannot be restored", "is not separately restorable any more", "each time it was read", "no file", "between")):
                 gone += 1
             else:
                 other.append(text)
@@ -86,9 +87,15 @@ def read(k):
             if (count, total) != (n, 0) or first != got:
                 wrong.append([txid, list(got), list(first)])
             if (rng_state >> 20) % 7 == 0:
+                told(db)
                 check = db.execute("PRAGMA r.quick_check").fetchone()[0]
-                if check != "ok":
-                    wrong.append([txid, check])
+                why = told(db) if check != "ok" else ""
+                # A page that cannot be read is no error of this statement's, but a line of its answer.
+                unread = [line.endswith("unable to get the page. error code=266") for line in check.splitlines()[1:]]
+                if check != "ok" and any(word in why for word in ("is gone", "each time it was read")) and unread and all(unread):
+                    gone += 1
+                elif check != "ok":
+                    wrong.append([txid, check[:500], why])
         except Exception as e:
             text = f"{e}: {told(db)}"
             if any(word in text for word in ("is gone", "each time it was read")):
@@ -126,7 +133,7 @@ class Long(test_read.ReadTest):
         p.wait()
         seen, contents, gone, wrong, other = got
         print(f"\n{seen} reads of {contents} points, {gone} that went meanwhile", flush=True)
-        self.assertEqual((wrong, other), ([], []))
+        self.assertEqual((wrong, other), ([], []), json.dumps([wrong, other]))
         self.assertGreater(seen, seconds)
         self.assertGreater(contents, 3)
         p.sync(60)

@@ -8,7 +8,7 @@
 //!
 //! Refused: a cost per database of an assumed size (the walrust command line's 1 GB).
 
-use super::compact::size;
+use super::compact::{size, words};
 use super::due::copies_per_day;
 use super::inventory::Inventory;
 use super::manifest::{ENTRIES_WITHIN, MOST_WAITING};
@@ -255,7 +255,7 @@ fn retention_lines(p: &Policy, out: &mut String) {
     let _ = writeln!(out, "Daily: {} snapshots ({week})", p.daily);
     let _ = writeln!(out, "Weekly: {} snapshots ({})", p.weekly, last(p.weekly, "week"));
     let _ = writeln!(out, "Monthly: {} snapshots (beyond {} weeks)", p.monthly, p.weekly);
-    let _ = writeln!(out, "Every upload: {}", humantime::format_duration(p.pitr_window));
+    let _ = writeln!(out, "Every upload: kept for {}", words(p.pitr_window));
 }
 
 /// What will lie in the replica once retention is in balance, and what a month of it costs.
@@ -434,16 +434,11 @@ fn per_day(interval: Duration) -> f64 {
 
 /// `3600s (1 hour)`.
 fn seconds(d: Duration) -> String {
-    let s = d.as_secs();
-    let whole = |n: u64, unit: &str| format!("{n} {unit}{}", if n == 1 { "" } else { "s" });
-    let words = match s {
-        0 => return humantime::format_duration(d).to_string(),
-        _ if s.is_multiple_of(86_400) => whole(s / 86_400, "day"),
-        _ if s.is_multiple_of(3600) => whole(s / 3600, "hour"),
-        _ if s.is_multiple_of(60) => whole(s / 60, "minute"),
-        _ => return format!("{s}s"),
-    };
-    format!("{s}s ({words})")
+    match (d.as_secs(), words(d)) {
+        (0, words) => words,
+        (s, words) if words == format!("{s}s") => words,
+        (s, words) => format!("{s}s ({words})"),
+    }
 }
 
 fn dollars(n: f64) -> String {
@@ -530,7 +525,7 @@ mod tests {
              Daily: 7 snapshots (last week)\n\
              Weekly: 12 snapshots (last 12 weeks)\n\
              Monthly: 12 snapshots (beyond 12 weeks)\n\
-             Every upload: 1day\n\
+             Every upload: kept for 1 day\n\
              Estimated Storage:\n\
              Active: 1.4 GB (current snapshots)\n\
              Archive: 51.3 GB (retained history)\n\

@@ -73,6 +73,7 @@ mod listening;
 mod neighbours;
 mod observe;
 mod occupy;
+mod others;
 mod past;
 mod patience;
 mod phase;

@@ -22,7 +22,7 @@ use crate::spool::requests::{Answer, Wanted};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// Between two times that the others are asked.
@@ -36,27 +36,12 @@ const STALE: Duration = Duration::from_secs(15);
 /// Databases that are told of.
 const MOST: usize = 1000;
 
-/// What is known of the others.
-#[derive(Default)]
-pub(super) struct Neighbours {
-    at: Mutex<Desk>,
-    wake: Condvar,
-}
-
-#[derive(Default)]
-struct Desk {
-    /// Uptime of the last look.
-    looked: Option<Duration>,
-    is_asking: bool,
-    rows: BTreeMap<String, (Duration, DatabaseFace)>,
-}
-
 impl Engine {
     /// What this process shows of itself, and of the other processes of this machine.
     pub(super) fn face_of_machine(&'static self) -> Face {
         let mut face = self.face();
         let now = clock::uptime();
-        let mut desk = lock(&self.neighbours.at);
+        let mut desk = lock(&self.others.at);
         desk.looked = Some(now);
         if !desk.is_asking {
             match thread::spawn("walrust-workers", 1 << 20, || self.ask_neighbours()) {
@@ -73,7 +58,7 @@ impl Engine {
 
     /// The replica of a database that another process tells of.
     pub(super) fn replica_of_neighbour(&self, database: &str) -> Option<String> {
-        lock(&self.neighbours.at).rows.get(database)?.1.replica.clone()
+        lock(&self.others.at).rows.get(database)?.1.replica.clone()
     }
 
     fn ask_neighbours(&'static self) {
@@ -83,7 +68,7 @@ impl Engine {
                 log::error!("walrust: other processes cannot be asked: internal error: {said}");
                 BTreeMap::new()
             });
-            let mut desk = lock(&self.neighbours.at);
+            let mut desk = lock(&self.others.at);
             let now = clock::uptime();
             desk.rows = found.into_iter().map(|(name, row)| (name, (now, row))).collect();
             if desk.looked.is_none_or(|at| now.saturating_sub(at) >= LINGERS) {
@@ -92,7 +77,7 @@ impl Engine {
                 return;
             }
             let rest = AGAIN.saturating_sub(now.saturating_sub(begun)).max(AGAIN / 4);
-            drop(self.neighbours.wake.wait_timeout(desk, rest).unwrap_or_else(PoisonError::into_inner));
+            drop(self.others.wake.wait_timeout(desk, rest).unwrap_or_else(PoisonError::into_inner));
         }
     }
 

@@ -65,6 +65,9 @@ class Serve(door.DoorTest):
         text = self.get("/metrics")[1]
         self.assertRegex(text, r'(?m)^walrust_replica_readable\{replica="file://[^"]*"\} 1$')
         self.assertRegex(text, rf"(?m)^walrust_replica_points\{{.*\}} {len(points)}$")
+        with open(os.path.join(door.ROOT, "docs", "metrics.md")) as f:
+            documented = set(re.findall(r"walrust_replica_\w+", f.read()))
+        self.assertEqual(set(re.findall(r"(?m)^# TYPE (walrust_replica_\w+) ", text)), documented)
         for said in (text, health):
             self.assertNotRegex(said, "streaming|catching up|standby|lag|pending")
         self.assertEqual(door.tree(url), before, "nothing is written")

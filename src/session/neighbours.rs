@@ -33,8 +33,33 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const LINGERS: Duration = Duration::from_secs(120);
 /// What was told longer ago is not shown.
 const STALE: Duration = Duration::from_secs(15);
+/// Between two searches for what the configuration names; longer where a search takes long, as a pattern over a whole disk does.
+const NAMES_AGAIN: Duration = Duration::from_secs(10);
+/// A search takes at most one part in so many of the time.
+const NAMES_SHARE: u32 = 20;
 /// Databases that are told of.
 const MOST: usize = 1000;
+
+/// What the configuration names, as of the last search.
+#[derive(Default)]
+struct Named {
+    paths: Vec<PathBuf>,
+    /// Uptime of the next search.
+    due: Duration,
+}
+
+impl Named {
+    fn search(&mut self, engine: &Engine) {
+        let begun = clock::uptime();
+        if begun < self.due {
+            return;
+        }
+        let found = engine.config().and_then(|c| c.present()).unwrap_or_default();
+        self.paths = found.into_iter().map(|(path, _)| path.canonicalize().unwrap_or(path)).collect();
+        let now = clock::uptime();
+        self.due = now + NAMES_AGAIN.max(now.saturating_sub(begun) * NAMES_SHARE);
+    }
+}
 
 impl Engine {
     /// What this process shows of itself, and of the other processes of this machine.
@@ -62,9 +87,14 @@ impl Engine {
     }
 
     fn ask_neighbours(&'static self) {
+        let mut named = Named::default();
         loop {
             let begun = clock::uptime();
-            let found = panics::caught(|| self.rows_of_others()).unwrap_or_else(|said| {
+            let found = panics::caught(|| {
+                named.search(self);
+                self.rows_of_others(&named.paths)
+            })
+            .unwrap_or_else(|said| {
                 log::error!("walrust: other processes cannot be asked: internal error: {said}");
                 BTreeMap::new()
             });
@@ -82,7 +112,7 @@ impl Engine {
     }
 
     /// The databases that this process does not ship, as whoever does tells of them.
-    fn rows_of_others(&'static self) -> BTreeMap<String, DatabaseFace> {
+    fn rows_of_others(&'static self, named: &[PathBuf]) -> BTreeMap<String, DatabaseFace> {
         let (watched, unwatched) = self.all();
         let own: HashSet<PathBuf> = watched
             .iter()
@@ -91,9 +121,7 @@ impl Engine {
             .chain(unwatched.into_iter().map(|w| w.database))
             .collect();
         let standby = watched.iter().map(|w| w.path().to_path_buf());
-        let named = self.config().and_then(|c| c.present()).unwrap_or_default();
-        let mut paths: Vec<PathBuf> = standby.chain(named.into_iter().map(|(path, _)| path)).collect();
-        paths.iter_mut().for_each(|p| *p = p.canonicalize().unwrap_or_else(|_| p.clone()));
+        let mut paths: Vec<PathBuf> = standby.chain(named.iter().cloned()).collect();
         paths.sort();
         paths.dedup();
         paths.retain(|p| !own.contains(p));

@@ -213,6 +213,16 @@ bench-read: $(VENV)/.ready loadable ## A replica of 1 GB read in place, 20 ms a 
 bench-away: $(VENV)/.ready loadable ## What a store that is away costs a program: 100 databases opened, written, closed by 8 threads, with and without
 	$(PY) bench/away.py --so dist/walrust.$(EXT)
 
+# The documents' builder. Built without optimization: it is at work for a moment.
+MDBOOK := $(TARGET)/mdbook/bin/mdbook
+$(MDBOOK):
+	$(CARGO) install --quiet --locked --debug --version 0.5.4 --no-default-features --features search --root $(TARGET)/mdbook --target-dir $(TARGET)/mdbook/build mdbook
+	rm -rf $(TARGET)/mdbook/build
+
+.PHONY: docs
+docs: $(MDBOOK) ## The documents as a small site with search, every link and anchor followed: target/docs/html
+	$(PYTHON) docs/site.py $(MDBOOK) $(TARGET)/docs
+
 .PHONY: demo
 demo: system loadable ## Stream a real database, kill its writer, delete it, restore it, prove it equal
 	@demo/run dist/walrust.$(EXT)

@@ -45,7 +45,9 @@ pub use limits::MAX_INPUT_BYTES;
 pub use options::{OptionKind, OptionSpec, Options, WithSettings};
 pub use paths::{conflict, spool_conflict};
 pub use raw::whole;
-pub use resolve::{Chosen, Config, ConfigRow, Resolved, default_cache, default_spool, embedded_replica};
+pub use resolve::{
+    Chosen, Config, ConfigRow, Place, Resolved, default_cache, default_spool, embedded_replica,
+};
 pub use settings::{Retention, Retry, Settings};
 pub use table::{Id, Scope, Setting, TABLE, settings_markdown};
 pub use value::{AutoLabel, ByteCount, Durability, Functions, RetentionBy, parse_duration};

@@ -26,6 +26,31 @@ pub enum Chosen {
     ByEntry(Source),
 }
 
+/// Where replicas lie.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Place {
+    /// One, at this URL.
+    At(String),
+    /// Any number, below this URL.
+    Below(String),
+}
+
+/// A name that no database has, where a pattern stands for many.
+const ANY: &str = "walrust-any-name";
+
+/// Where a replica lies whose URL may have [`ANY`] or a placeholder in it.
+fn place(replica: &str) -> Option<Place> {
+    let filled = paths::expand(replica, Path::new(&format!("/{ANY}/{ANY}.db"))).ok()?;
+    if !filled.contains(ANY) {
+        return Some(Place::At(filled));
+    }
+    let mut url = ReplicaUrl::parse(&filled).ok()?;
+    while url.to_string().contains(ANY) {
+        url = url.parent()?;
+    }
+    Some(Place::Below(url.to_string()))
+}
+
 /// A row of `walrust_config`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigRow {
@@ -229,6 +254,35 @@ impl Config {
             let resolved = self.resolve(&path, None, None)?;
             found.push((path, resolved));
         }
+        Ok(found)
+    }
+
+    /// Where the replicas lie that the configuration names, whether or not their databases are on this machine: one for each entry. An entry
+    /// that names no replica has those beside its databases. Errors as [`Config::resolve`].
+    pub fn places(&self) -> Result<Vec<Place>> {
+        let Some(file) = self.file.as_ref().filter(|f| !f.databases.is_empty()) else {
+            return Ok(self.process()?.settings.replica.iter().filter_map(|r| place(r)).collect());
+        };
+        let mut found = Vec::new();
+        for entry in &file.databases {
+            let mut entries = Entries::new();
+            put(&mut entries, &self.env, |id| id != Id::Replica);
+            put(&mut entries, &file.top, |_| true);
+            put(&mut entries, &entry.layer, |_| true);
+            let is_pattern = entry.pattern.contains(['*', '?', '[']);
+            let standing_in = file.base.join(ANY).join(format!("{ANY}.db"));
+            let database = if is_pattern { standing_in } else { file.base.join(&entry.pattern) };
+            match finish(entries, Some((&database, Some(&file.base))))?.settings.replica {
+                Some(replica) => found.extend(place(&replica)),
+                None => {
+                    let present = paths::existing(&entry.pattern, &file.base, MOST_FILES);
+                    let beside = present.iter().map(|p| embedded_replica(p).to_string_lossy().into_owned());
+                    found.extend(beside.map(Place::At));
+                }
+            }
+        }
+        found.sort();
+        found.dedup();
         Ok(found)
     }
 

@@ -36,6 +36,8 @@ pub enum RowKind {
     Source,
     /// A file that is kept up to date from a replica.
     Copy,
+    /// A replica, looked at without the process that streams to it: what only that one knows is not known.
+    Replica,
 }
 
 impl RowKind {
@@ -44,6 +46,29 @@ impl RowKind {
         match self {
             RowKind::Source => "source",
             RowKind::Copy => "copy",
+            RowKind::Replica => "replica",
+        }
+    }
+}
+
+/// Who tells of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Teller {
+    /// The process that shows it.
+    Own,
+    /// Another process of this machine, by its number.
+    Process(i32),
+    /// The spool: its process was not asked, or did not answer, or there is none.
+    Spool,
+}
+
+impl Teller {
+    /// `None` of what the process that shows it knows itself.
+    pub fn text(self) -> Option<String> {
+        match self {
+            Teller::Own => None,
+            Teller::Process(pid) => Some(format!("process {pid} of this machine")),
+            Teller::Spool => Some("the spool".to_string()),
         }
     }
 }
@@ -55,6 +80,8 @@ pub struct DatabaseFace {
     pub database: String,
     /// What it is.
     pub kind: RowKind,
+    /// Who tells of it.
+    pub told_by: Teller,
     /// URL of the replica, without secrets; `None` where none is known yet.
     pub replica: Option<String>,
     /// As in `walrust_status`.
@@ -79,6 +106,8 @@ pub struct DatabaseFace {
     pub spool_bytes: u64,
     /// The circuit breaker.
     pub breaker: &'static str,
+    /// Bytes uploaded since the process began; `None` where that is another process's to tell.
+    pub uploaded_bytes: Option<u64>,
     /// When the last upload succeeded.
     pub last_upload: Option<Timestamp>,
     /// When a periodic check last found the replica good.
@@ -87,6 +116,27 @@ pub struct DatabaseFace {
     pub verify_every: Duration,
     /// The last error, if it still holds.
     pub last_error: Option<String>,
+    /// What the replica itself tells; of a [`RowKind::Replica`].
+    pub seen: Option<SeenFace>,
+}
+
+/// What a replica tells, as it was when it was last asked with success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenFace {
+    /// When that was.
+    pub asked: Timestamp,
+    /// Time of the oldest point.
+    pub oldest: Option<Timestamp>,
+    /// Time of the newest point.
+    pub newest: Option<Timestamp>,
+    /// Points that can be restored.
+    pub points: usize,
+    /// Labels.
+    pub labels: usize,
+    /// Files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// All of it.
@@ -106,6 +156,11 @@ impl Face {
         self.databases.iter().map(|d| d.health).max().unwrap_or(HealthStatus::Healthy)
     }
 
+    /// The rows as `/status.json` has them, for another process.
+    pub fn rows_json(&self) -> Value {
+        self.databases.iter().map(|d| d.json(self.now, None)).collect()
+    }
+
     /// `/status.json`. `since` tells when a database's state was first seen to be what it is.
     pub(super) fn json(&self, since: impl Fn(&str) -> Option<Timestamp>) -> Value {
         let databases: Vec<Value> =
@@ -122,12 +177,20 @@ impl Face {
 }
 
 impl DatabaseFace {
+    /// Whether a process tells, and not a replica alone.
+    pub(super) fn is_told_by_a_process(&self) -> bool {
+        self.kind != RowKind::Replica
+    }
+
     fn json(&self, now: Timestamp, since: Option<Timestamp>) -> Value {
         let lag_ms = self.lag.map(|l| i64::try_from(l.as_millis()).unwrap_or(i64::MAX));
         let safe_until = lag_ms.map(|ms| Timestamp(now.0.saturating_sub(ms)).rfc3339());
+        let process = self.is_told_by_a_process();
+        let known = |n: u64| process.then_some(n);
         json!({
             "database": self.database,
             "kind": self.kind.as_str(),
+            "told_by": self.told_by.text(),
             "replica": self.replica,
             "state": self.state,
             "explained": self.explained,
@@ -135,23 +198,41 @@ impl DatabaseFace {
             "state_since": since.map(Timestamp::rfc3339),
             "lag_seconds": self.lag.map(|l| l.as_secs_f64()),
             "safe_until": safe_until,
-            "pending_bytes": self.pending_bytes,
-            "txid": self.txid.0,
+            "pending_bytes": known(self.pending_bytes),
+            "txid": known(self.txid.0),
             "replicated_txid": self.replicated.0,
-            "database_bytes": self.database_bytes,
-            "wal_bytes": self.wal_bytes,
-            "spool_bytes": self.spool_bytes,
-            "breaker": self.breaker,
+            "database_bytes": known(self.database_bytes),
+            "wal_bytes": known(self.wal_bytes),
+            "spool_bytes": known(self.spool_bytes),
+            "breaker": process.then_some(self.breaker),
+            "uploaded_bytes": self.uploaded_bytes,
             "last_upload": self.last_upload.map(Timestamp::rfc3339),
             "last_verified": self.last_verified.map(Timestamp::rfc3339),
             "verify_every_seconds": self.verify_every.as_secs(),
             "last_error": self.last_error,
+            "seen": self.seen.map(|s| s.json(now)),
+        })
+    }
+}
+
+impl SeenFace {
+    pub(super) fn json(&self, now: Timestamp) -> Value {
+        let age = self.newest.map(|t| now.since(t).as_secs_f64());
+        json!({
+            "asked": self.asked.rfc3339(),
+            "oldest": self.oldest.map(Timestamp::rfc3339),
+            "newest": self.newest.map(Timestamp::rfc3339),
+            "newest_age_seconds": age,
+            "points": self.points,
+            "labels": self.labels,
+            "files": self.files,
+            "bytes": self.bytes,
         })
     }
 }
 
 /// One point that can be restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PointFace {
     /// Its TXID.
     pub txid: TxId,
@@ -163,6 +244,8 @@ pub struct PointFace {
     pub bytes: u64,
     /// Pages in it, if that is known.
     pub pages: Option<u32>,
+    /// The labels that it has.
+    pub labels: Vec<String>,
 }
 
 /// What a replica holds, as it was when it was asked.
@@ -210,6 +293,7 @@ impl PointFace {
             "level": self.level,
             "bytes": self.bytes,
             "pages": self.pages,
+            "labels": self.labels,
         })
     }
 }
@@ -242,7 +326,7 @@ fn within(points: &[PointFace], span: Span) -> impl Iterator<Item = &PointFace> 
         .filter(move |p| span.from.is_none_or(|t| p.time >= t) && span.to.is_none_or(|t| p.time <= t))
 }
 
-/// The points of a span. Of more than `most`, the newest of each of `most` equal parts of the span.
+/// The points of a span. Of more than `most`, those with a label, and the newest of each of `most` equal parts of the span.
 fn thinned(points: &[PointFace], span: Span, most: usize) -> Vec<&PointFace> {
     let all: Vec<&PointFace> = within(points, span).collect();
     let (Some(first), Some(last)) = (all.first(), all.last()) else { return all };
@@ -255,7 +339,7 @@ fn thinned(points: &[PointFace], span: Span, most: usize) -> Vec<&PointFace> {
     let mut kept: Vec<&PointFace> = Vec::new();
     for p in &all {
         match kept.last_mut() {
-            Some(at) if part(at) == part(p) => *at = p,
+            Some(at) if part(at) == part(p) && at.labels.is_empty() => *at = p,
             _ => kept.push(p),
         }
     }
@@ -267,7 +351,7 @@ mod tests {
     use super::*;
 
     fn point(n: u64, ms: i64) -> PointFace {
-        PointFace { txid: TxId(n), time: Timestamp(ms), level: 0, bytes: 1, pages: None }
+        PointFace { txid: TxId(n), time: Timestamp(ms), level: 0, bytes: 1, pages: None, labels: Vec::new() }
     }
 
     #[test]

@@ -8,6 +8,17 @@ use serde_json::{Map, Value, json};
 pub(super) fn line(face: &Face) -> (HealthStatus, String) {
     let status = face.health();
     let one = |d: &DatabaseFace| {
+        if let Some(seen) = &d.seen {
+            return json!({
+                "state": d.state,
+                "seen": seen.json(face.now),
+                "last_verified": d.last_verified.map(Timestamp::rfc3339),
+                "last_error": d.last_error,
+            });
+        }
+        if !d.is_told_by_a_process() {
+            return json!({ "state": d.state, "last_error": d.last_error });
+        }
         json!({
             "state": d.state,
             "lag_seconds": d.lag.map(|lag| lag.as_secs_f64()),

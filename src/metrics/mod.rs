@@ -18,6 +18,7 @@
 mod answer;
 mod face;
 mod health;
+mod replicas;
 mod server;
 mod trail;
 
@@ -35,7 +36,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use answer::Pages;
-pub use face::{DatabaseFace, Face, HealthStatus, PointFace, Points, ReplicaFace, RowKind};
+pub use face::{DatabaseFace, Face, HealthStatus, PointFace, Points, ReplicaFace, RowKind, SeenFace, Teller};
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;
@@ -261,6 +262,8 @@ pub struct Metrics {
     copy_lag: Family<Database, Seconds>,
     copy_txid: Family<Database, Gauge>,
     names: Mutex<HashSet<String>>,
+    /// Databases of other processes that are shown.
+    others: Mutex<HashSet<String>>,
     databases: Gauge,
     uptime: Seconds,
     started: Duration,
@@ -292,6 +295,7 @@ impl Metrics {
             copy_lag: Family::default(),
             copy_txid: Family::default(),
             names: Mutex::default(),
+            others: Mutex::default(),
             databases: Gauge::default(),
             uptime: Seconds::default(),
             started: clock::uptime(),
@@ -328,10 +332,28 @@ impl Metrics {
         self.health.clear();
         self.copy_lag.clear();
         self.copy_txid.clear();
+        let mut others = HashSet::new();
         for row in &face.databases {
             let database = || row.database.clone();
             let label = Row { database: database(), kind: row.kind.as_str() };
             self.health.get_or_create_owned(&label).set(row.health as i64);
+            if row.kind == RowKind::Source && row.told_by != Teller::Own {
+                let label = Database { database: database() };
+                self.families.txid.get_or_create_owned(&label).set(row.txid.as_i64());
+                self.families.replicated_txid.get_or_create_owned(&label).set(row.replicated.as_i64());
+                self.families
+                    .pending
+                    .get_or_create_owned(&label)
+                    .set(i64::try_from(row.pending_bytes).unwrap_or(i64::MAX));
+                if let Some(lag) = row.lag {
+                    self.families.lag.get_or_create_owned(&label).set(lag.as_secs_f64());
+                }
+                for state in STATES {
+                    let label = DatabaseState { database: database(), state };
+                    self.states.get_or_create_owned(&label).set(i64::from(row.state == state));
+                }
+                others.insert(database());
+            }
             if row.kind == RowKind::Copy {
                 let label = Database { database: database() };
                 self.copy_txid.get_or_create_owned(&label).set(row.txid.as_i64());
@@ -340,6 +362,13 @@ impl Metrics {
                 }
             }
         }
+        // What nobody tells of any more, and this process has no handles of.
+        let mut shown = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = self.names().clone();
+        for name in shown.difference(&others).filter(|name| !own.contains(*name)) {
+            self.forget_series(name);
+        }
+        *shown = others;
     }
 
     fn names(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -348,9 +377,13 @@ impl Metrics {
 
     /// Forgets a database: its series end. Its handles may still be used; nobody sees them.
     pub fn remove(&self, name: &str) {
+        self.names().remove(name);
+        self.forget_series(name);
+    }
+
+    fn forget_series(&self, name: &str) {
         let label = Database { database: name.to_string() };
         let database = || name.to_string();
-        self.names().remove(name);
         self.families.remove(&label);
         self.upload_seconds.remove(&label);
         for (_, kind) in ERROR_KINDS {
@@ -382,6 +415,12 @@ impl Metrics {
     pub fn uptime(&self) -> Duration {
         clock::uptime().saturating_sub(self.started)
     }
+}
+
+/// The exposition of replicas that are looked at without their process. One that has not answered yet has `walrust_replica_readable` 0 and
+/// nothing that only an answer tells.
+pub fn replicas_text(face: &Face) -> String {
+    text_format(&replicas::open_metrics(face))
 }
 
 /// OpenMetrics, which the client library writes, to the older text format, which everything reads:

@@ -263,6 +263,7 @@ impl Pages for Fixed {
         let app = DatabaseFace {
             database: "/data/\"app\".db".to_string(),
             kind: RowKind::Source,
+            told_by: Teller::Own,
             replica: None,
             state: "streaming",
             explained: "",
@@ -275,10 +276,12 @@ impl Pages for Fixed {
             wal_bytes: 0,
             spool_bytes: 0,
             breaker: "closed",
+            uploaded_bytes: Some(0),
             last_upload: Some(Timestamp(0)),
             last_verified: None,
             verify_every: Duration::ZERO,
             last_error: None,
+            seen: None,
         };
         let copy = DatabaseFace {
             database: "/data/copy.db".to_string(),
@@ -292,7 +295,14 @@ impl Pages for Fixed {
         Face { now: Timestamp(1_800_000_000_000), uptime: Duration::from_secs(2), databases }
     }
     fn points(&self, database: &str) -> Points {
-        let point = PointFace { txid: TxId(7), time: Timestamp(1000), level: 0, bytes: 9, pages: Some(1) };
+        let point = PointFace {
+            txid: TxId(7),
+            time: Timestamp(1000),
+            level: 0,
+            bytes: 9,
+            pages: Some(1),
+            labels: Vec::new(),
+        };
         match database {
             "app" => Points::Known(Arc::new(ReplicaFace {
                 asked: Timestamp(5000),
@@ -491,4 +501,58 @@ fn a_page_that_panics_costs_one_connection() {
     let s = serve("127.0.0.1:0", Arc::new(Panics)).unwrap();
     assert_eq!(send(&s, b"GET /metrics HTTP/1.1\r\n\r\n"), "");
     assert!(get(&s, "/health").0.starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_replica_alone_has_no_series_and_no_word_of_a_processs() {
+    let fixed = Fixed { metrics: Metrics::new(), status: HealthStatus::Healthy };
+    let mut face = fixed.face();
+    let seen = SeenFace {
+        asked: Timestamp(2000),
+        oldest: Some(Timestamp(500)),
+        newest: Some(Timestamp(1000)),
+        points: 3,
+        labels: 1,
+        files: 4,
+        bytes: 900,
+    };
+    let row = DatabaseFace {
+        database: "s3://b/\"app\"".to_string(),
+        kind: RowKind::Replica,
+        state: "readable",
+        lag: None,
+        last_upload: None,
+        seen: Some(seen),
+        ..face.databases[0].clone()
+    };
+    let silent = DatabaseFace { database: "s3://b/silent".to_string(), seen: None, ..row.clone() };
+    face.databases = vec![row, silent];
+    let samples = lint(&replicas_text(&face));
+    let of = |name: &str| -> Vec<f64> {
+        samples.iter().filter(|(n, ..)| n == &format!("walrust_replica_{name}")).map(|(.., v)| *v).collect()
+    };
+    assert_eq!((of("readable"), of("points"), of("bytes")), (vec![1.0, 0.0], vec![3.0], vec![900.0]));
+    assert_eq!(
+        (of("newest_timestamp_seconds"), of("last_verified_timestamp_seconds")),
+        (vec![1.0], vec![0.0, 0.0])
+    );
+    assert!(!samples.iter().any(|(n, ..)| n.contains("lag") || n.contains("state") || n.contains("pending")));
+    let said = face.json(|_| None);
+    for row in said["databases"].as_array().unwrap() {
+        for unknown in [
+            "lag_seconds",
+            "safe_until",
+            "pending_bytes",
+            "txid",
+            "wal_bytes",
+            "spool_bytes",
+            "breaker",
+            "database_bytes",
+        ] {
+            assert!(row[unknown].is_null(), "{unknown}: {row}");
+        }
+    }
+    assert_eq!(said["databases"][0]["seen"]["newest_age_seconds"], 1_799_999_999.0);
+    let (_, line) = health::line(&face);
+    assert!(!line.contains("lag") && !line.contains("pending") && line.contains("newest"), "{line}");
 }

@@ -102,7 +102,7 @@ impl Trail {
 
 #[cfg(test)]
 mod tests {
-    use super::super::face::{DatabaseFace, HealthStatus, RowKind};
+    use super::super::face::{DatabaseFace, HealthStatus, RowKind, Teller};
     use super::*;
     use crate::base::TxId;
 
@@ -110,6 +110,7 @@ mod tests {
         let one = |i: usize| DatabaseFace {
             database: format!("/data/{i}.db"),
             kind: RowKind::Source,
+            told_by: Teller::Own,
             replica: None,
             state,
             explained: "",
@@ -122,10 +123,12 @@ mod tests {
             wal_bytes: 0,
             spool_bytes: 0,
             breaker: "closed",
+            uploaded_bytes: None,
             last_upload: None,
             last_verified: None,
             verify_every: Duration::ZERO,
             last_error: None,
+            seen: None,
         };
         Face { now: Timestamp(at), uptime: Duration::ZERO, databases: (0..databases).map(one).collect() }
     }

@@ -22,6 +22,7 @@ use crate::ltx::Level;
 use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// Whether to remove, or only to say what would be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -204,7 +205,7 @@ fn rows<'a>(files: impl Iterator<Item = (&'a FileInfo, Why)>) -> Vec<Row> {
 
 fn text(url: &str, files: &[FileInfo], decided: &Retention, policy: &Policy, action: Action) -> String {
     let mut out = format!("Compacting backup: {url}\n{}\n", "=".repeat(48));
-    let window = humantime::format_duration(policy.pitr_window);
+    let window = words(policy.pitr_window);
     let _ = writeln!(
         out,
         "Policy: hourly {}, daily {}, weekly {}, monthly {}; every upload for {window}",
@@ -260,6 +261,19 @@ fn table(out: &mut String, title: &str, rows: Vec<Row>) {
         );
     }
     out.push('\n');
+}
+
+/// `1 hour`.
+pub(super) fn words(d: Duration) -> String {
+    let s = d.as_secs();
+    let whole = |n: u64, unit: &str| format!("{n} {unit}{}", if n == 1 { "" } else { "s" });
+    match s {
+        0 => humantime::format_duration(d).to_string(),
+        _ if s.is_multiple_of(86_400) => whole(s / 86_400, "day"),
+        _ if s.is_multiple_of(3600) => whole(s / 3600, "hour"),
+        _ if s.is_multiple_of(60) => whole(s / 60, "minute"),
+        _ => format!("{s}s"),
+    }
 }
 
 /// Bytes for people, in units of 1000.
@@ -388,6 +402,15 @@ mod tests {
         let e = block(compact(&store, &policy(0), Action::Force, maker.time, None)).unwrap_err();
         assert!(e.is_corrupt(), "{e}");
         assert_eq!(keys(&store), before);
+    }
+
+    #[test]
+    fn durations_are_words() {
+        for (s, text) in
+            [(0, "0s"), (1, "1s"), (60, "1 minute"), (90, "90s"), (7200, "2 hours"), (86_400, "1 day")]
+        {
+            assert_eq!(words(std::time::Duration::from_secs(s)), text);
+        }
     }
 
     #[test]

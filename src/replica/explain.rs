@@ -8,7 +8,7 @@
 //!
 //! Refused: a cost per database of an assumed size (the walrust command line's 1 GB).
 
-use super::compact::size;
+use super::compact::{size, words};
 use super::due::copies_per_day;
 use super::inventory::Inventory;
 use super::manifest::{ENTRIES_WITHIN, MOST_WAITING};
@@ -31,21 +31,34 @@ pub struct Price {
     pub per_gb: f64,
     /// Dollars per 1000 PUT or LIST requests.
     pub per_1000_put: f64,
+    /// Dollars per 1000 GET or HEAD requests.
+    pub per_1000_get: f64,
 }
 
-const S3: Price = Price { name: "S3 Standard", per_gb: 0.023, per_1000_put: 0.005 };
-const GCS: Price = Price { name: "Google Cloud Storage Standard", per_gb: 0.020, per_1000_put: 0.005 };
-const AZURE: Price = Price { name: "Azure Blob Hot LRS", per_gb: 0.018, per_1000_put: 0.0065 };
+const S3: Price = Price { name: "S3 Standard", per_gb: 0.023, per_1000_put: 0.005, per_1000_get: 0.0004 };
+const GCS: Price =
+    Price { name: "Google Cloud Storage Standard", per_gb: 0.020, per_1000_put: 0.005, per_1000_get: 0.0004 };
+const AZURE: Price =
+    Price { name: "Azure Blob Hot LRS", per_gb: 0.018, per_1000_put: 0.0065, per_1000_get: 0.0005 };
 /// Recognised by the end of the endpoint's host.
 const BY_HOST: [(&str, Price); 8] = [
     ("amazonaws.com", S3),
-    ("tigris.dev", Price { name: "Tigris", per_gb: 0.020, per_1000_put: 0.005 }),
-    ("tigrisfiles.io", Price { name: "Tigris", per_gb: 0.020, per_1000_put: 0.005 }),
-    ("storage.dev", Price { name: "Tigris", per_gb: 0.020, per_1000_put: 0.005 }),
-    ("r2.cloudflarestorage.com", Price { name: "Cloudflare R2", per_gb: 0.015, per_1000_put: 0.0045 }),
-    ("backblazeb2.com", Price { name: "Backblaze B2", per_gb: 0.006, per_1000_put: 0.0 }),
-    ("wasabisys.com", Price { name: "Wasabi", per_gb: 0.007, per_1000_put: 0.0 }),
-    ("digitaloceanspaces.com", Price { name: "DigitalOcean Spaces", per_gb: 0.020, per_1000_put: 0.0 }),
+    ("tigris.dev", Price { name: "Tigris", per_gb: 0.020, per_1000_put: 0.005, per_1000_get: 0.0005 }),
+    ("tigrisfiles.io", Price { name: "Tigris", per_gb: 0.020, per_1000_put: 0.005, per_1000_get: 0.0005 }),
+    ("storage.dev", Price { name: "Tigris", per_gb: 0.020, per_1000_put: 0.005, per_1000_get: 0.0005 }),
+    (
+        "r2.cloudflarestorage.com",
+        Price { name: "Cloudflare R2", per_gb: 0.015, per_1000_put: 0.0045, per_1000_get: 0.00036 },
+    ),
+    (
+        "backblazeb2.com",
+        Price { name: "Backblaze B2", per_gb: 0.006, per_1000_put: 0.0, per_1000_get: 0.0004 },
+    ),
+    ("wasabisys.com", Price { name: "Wasabi", per_gb: 0.007, per_1000_put: 0.0, per_1000_get: 0.0 }),
+    (
+        "digitaloceanspaces.com",
+        Price { name: "DigitalOcean Spaces", per_gb: 0.020, per_1000_put: 0.0, per_1000_get: 0.0 },
+    ),
 ];
 
 /// The list price for a replica; `None` for a local directory or an endpoint we do not know.
@@ -255,7 +268,7 @@ fn retention_lines(p: &Policy, out: &mut String) {
     let _ = writeln!(out, "Daily: {} snapshots ({week})", p.daily);
     let _ = writeln!(out, "Weekly: {} snapshots ({})", p.weekly, last(p.weekly, "week"));
     let _ = writeln!(out, "Monthly: {} snapshots (beyond {} weeks)", p.monthly, p.weekly);
-    let _ = writeln!(out, "Every upload: {}", humantime::format_duration(p.pitr_window));
+    let _ = writeln!(out, "Every upload: kept for {}", words(p.pitr_window));
 }
 
 /// What will lie in the replica once retention is in balance, and what a month of it costs.
@@ -269,6 +282,8 @@ pub struct Estimate {
     pub puts: u64,
     /// LIST requests per month.
     pub lists: u64,
+    /// GET and HEAD requests of validation per month; none of a directory.
+    pub gets: u64,
 }
 
 /// The numbers behind the preview.
@@ -301,12 +316,19 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
     let files = uploads + entries + 2.0 * (merges + snapshots);
     // Retention after each snapshot and where one is not worth it, and each validation: one listing per level and one of the manifest.
     let rounds = if d.snapshot_interval.is_zero() { 0.0 } else { per_day(d.snapshot_interval) };
+    // What lies there: as listed, else what comes in the time for which every upload is kept.
+    let held = if d.seen_rate() {
+        m.files_now as f64
+    } else {
+        uploads * d.policy.pitr_window.as_secs_f64() / 86_400.0
+    };
     let validations = if d.validation_interval.is_zero() { 0.0 } else { per_day(d.validation_interval) };
     Estimate {
         active: snapshot.saturating_add(increments as u64),
         archive: snapshot.saturating_mul(kept - 1),
         puts: ((files + lease) * 30.0) as u64,
         lists: ((rounds + validations) * 11.0 * 30.0) as u64,
+        gets: if is_local { 0 } else { (validations * held * VERIFY_READS * 30.0) as u64 },
     }
 }
 
@@ -324,6 +346,9 @@ fn lease_puts(d: &ExplainDatabase, uploads: f64) -> f64 {
     let resting = (1.0 - awake) * renewals / d.lease_sharers as f64;
     (awake * renewals + resting + 2.0 * uploads).min(renewals)
 }
+
+/// Requests of a quick verify for each file: its size, its beginning, its end.
+const VERIFY_READS: f64 = 3.0;
 
 fn estimate(d: &ExplainDatabase, url: &ReplicaUrl, out: &mut String) {
     let e = numbers(d);
@@ -346,6 +371,9 @@ fn estimate(d: &ExplainDatabase, url: &ReplicaUrl, out: &mut String) {
     let known = d.seen_rate();
     let upper = if known { "" } else { "at most " };
     let _ = writeln!(out, "Requests: {upper}{} PUT and {} LIST per month", e.puts, e.lists);
+    if e.gets > 0 {
+        let _ = writeln!(out, "Reads of validation: {upper}{} GET and HEAD per month", e.gets);
+    }
     cost(d, url, &e, out);
 }
 
@@ -365,12 +393,22 @@ fn cost(d: &ExplainDatabase, url: &ReplicaUrl, e: &Estimate, out: &mut String) {
     let requests = (e.puts + e.lists) as f64 / 1000.0 * per_put;
     let _ = writeln!(out, "Monthly cost: ~{} @ ${}/GB ({named})", dollars(storage), trim(per_gb));
     let _ = writeln!(out, "Monthly requests: ~{} @ ${}/1000", dollars(requests), trim(per_put));
+    if e.gets > 0 {
+        let per_get = per_get(url);
+        let reads = e.gets as f64 / 1000.0 * per_get;
+        let _ = writeln!(out, "Monthly reads: ~{} @ ${per_get}/1000", dollars(reads));
+    }
+}
+
+/// Dollars per 1000 GET or HEAD requests.
+fn per_get(url: &ReplicaUrl) -> f64 {
+    price_of(url).unwrap_or(S3).per_1000_get
 }
 
 /// Dollars per GB and per 1000 requests, and whose they are.
 fn rates(d: &ExplainDatabase, url: &ReplicaUrl) -> (f64, f64, String) {
     let list = price_of(url);
-    let free = Price { name: "local directory", per_gb: 0.0, per_1000_put: 0.0 };
+    let free = Price { name: "local directory", per_gb: 0.0, per_1000_put: 0.0, per_1000_get: 0.0 };
     let reckoned = list.unwrap_or(if url.kind() == StoreKind::Local { free } else { S3 });
     let named = match (d.price_per_gb, list) {
         (Some(_), _) => "configured price".to_string(),
@@ -399,6 +437,7 @@ fn total(databases: &[ExplainDatabase], out: &mut String) {
         lists = lists.saturating_add(e.lists);
         month += (e.active as f64 + e.archive as f64) / 1e9 * per_gb;
         month += (e.puts as f64 + e.lists as f64) / 1000.0 * per_put;
+        month += e.gets as f64 / 1000.0 * per_get(url);
     }
     let _ = writeln!(out, "\nTotal: {} databases", databases.len());
     let _ = writeln!(out, "Active: {}", size(active));
@@ -434,16 +473,11 @@ fn per_day(interval: Duration) -> f64 {
 
 /// `3600s (1 hour)`.
 fn seconds(d: Duration) -> String {
-    let s = d.as_secs();
-    let whole = |n: u64, unit: &str| format!("{n} {unit}{}", if n == 1 { "" } else { "s" });
-    let words = match s {
-        0 => return humantime::format_duration(d).to_string(),
-        _ if s.is_multiple_of(86_400) => whole(s / 86_400, "day"),
-        _ if s.is_multiple_of(3600) => whole(s / 3600, "hour"),
-        _ if s.is_multiple_of(60) => whole(s / 60, "minute"),
-        _ => return format!("{s}s"),
-    };
-    format!("{s}s ({words})")
+    match (d.as_secs(), words(d)) {
+        (0, words) => words,
+        (s, words) if words == format!("{s}s") => words,
+        (s, words) => format!("{s}s ({words})"),
+    }
 }
 
 fn dollars(n: f64) -> String {
@@ -530,14 +564,16 @@ mod tests {
              Daily: 7 snapshots (last week)\n\
              Weekly: 12 snapshots (last 12 weeks)\n\
              Monthly: 12 snapshots (beyond 12 weeks)\n\
-             Every upload: 1day\n\
+             Every upload: kept for 1 day\n\
              Estimated Storage:\n\
              Active: 1.4 GB (current snapshots)\n\
              Archive: 51.3 GB (retained history)\n\
              Measured: a snapshot takes 50% of the database's size, changes 100 MB a day\n\
              Requests: 491528 PUT and 15840 LIST per month\n\
+             Reads of validation: 11016000 GET and HEAD per month\n\
              Monthly cost: ~$1.05 @ $0.02/GB (Tigris pricing, 2025)\n\
              Monthly requests: ~$2.54 @ $0.005/1000\n\
+             Monthly reads: ~$5.51 @ $0.0005/1000\n\
              Validation:\n\
              Interval: 3600s (1 hour)\n\
              On failure: Send webhook to https://hooks.example.com\n"

@@ -58,6 +58,13 @@ pub(super) fn range_bytes(bytes: u64) -> u64 {
     (bytes / 96).next_multiple_of(16 * UNIT).clamp(RANGE / 16, RANGE)
 }
 
+/// How many requests fetch these files: [`Ahead`]'s, where none is tried again. `is_near`: [`Store::is_near`]. Pure.
+pub fn requests(files: &[FileInfo], is_near: bool) -> u64 {
+    let window = Window::of(is_near, files.iter().map(|f| f.bytes).sum());
+    let of = |f: &FileInfo| if f.bytes <= WHOLE { 1 } else { f.bytes.div_ceil(window.range) };
+    files.iter().map(of).sum()
+}
+
 /// Buffers of ranges that were used.
 #[derive(Clone, Default)]
 struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);

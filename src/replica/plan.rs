@@ -10,6 +10,8 @@
 //!   file belongs to another history and is not used after the earlier one.
 //! * I-PLAN-4 A time means the newest state whose file time is at or before it. (Litestream takes strictly
 //!   before, and so loses the file whose time was copied from its own listing.) A time in the future is outside.
+//! * I-PLAN-5 A time is not certain where what follows the state that it means was stamped later than now: a clock was ahead, and everything
+//!   that came since bears that clock's time. That is an error; an older state is never given for it silently.
 //!
 //! The greedy choice (furthest reach first) is complete: whatever follows a shorter step also follows the
 //! longer one, as only the start of a file is compared. Refused: searching all paths, which for a day of
@@ -20,6 +22,7 @@ use super::point::Point;
 use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
 
 /// The files to apply, oldest first, and the state they give.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,10 +92,32 @@ fn target(files: &[FileInfo], point: Point, now: Timestamp) -> Result<TxId> {
         Point::Time(t) => {
             let at = files.iter().filter(|f| f.time <= t).map(|f| f.max).max();
             match at {
-                Some(at) if t <= now && at >= *first => Ok(at),
+                Some(at) if t <= now && at >= *first => certain(files, t, at, now),
                 _ => Err(Error::new(Kind::Missing, format!("time {t} is outside the history {}", range()))),
             }
         }
+    }
+}
+
+/// How far the clock of another machine may be ahead without a word.
+const AHEAD: Duration = Duration::from_secs(60);
+
+/// I-PLAN-5.
+fn certain(files: &[FileInfo], t: Timestamp, at: TxId, now: Timestamp) -> Result<TxId> {
+    let next = files.iter().filter(|f| f.max > at).min_by_key(|f| (f.max, f.level));
+    match next {
+        Some(next) if next.time.since(now) > AHEAD => {
+            let newest = files.iter().map(|f| f.max).max().unwrap_or_default();
+            Err(Error::new(
+                Kind::Missing,
+                format!(
+                    "which state was there at {t} is not certain: TXID {} and what follows bear times later than now ({}), as a clock \
+                     was ahead; name a TXID from {} to {}, or no point for the newest state",
+                    next.max.0, next.time, at.0, newest.0
+                ),
+            ))
+        }
+        _ => Ok(at),
     }
 }
 

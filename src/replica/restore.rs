@@ -213,7 +213,7 @@ async fn into_temp(
     if point == Point::Latest {
         refuse_lost_tail(&store, &inventory, &manifest).await?;
     }
-    let plan = plan(&inventory.files, point, clock::now())?;
+    let plan = plan(&inventory.files, point, clock::now()).map_err(|e| named(&store, &inventory, e))?;
     if let Some(built) = of_what_is_at_hand(&store, &manifest, &plan, target, options).await? {
         built.applier.sync()?;
         crash::point("restore.built");
@@ -304,7 +304,13 @@ pub async fn txid_at(store: &Store, point: Point) -> Result<TxId> {
     if matches!(point, Point::Time(_)) {
         inventory.learn_times(&store).await?;
     }
-    Ok(plan(&inventory.files, point, clock::now())?.txid)
+    let plan = plan(&inventory.files, point, clock::now()).map_err(|e| named(&store, &inventory, e))?;
+    Ok(plan.txid)
+}
+
+/// Why there is no way, with the name of a replica that holds nothing at all: its URL may be the mistake.
+pub(super) fn named(store: &Store, inventory: &Inventory, e: Error) -> Error {
+    if inventory.is_empty() { e.context(store.url()) } else { e }
 }
 
 /// I-RES-3.

@@ -54,6 +54,7 @@ fn answer(engine: &'static Engine, w: &Arc<Watched>, one: &Waiting) -> Result<()
             let there = engine.find_by_replica(&url.to_string());
             one.answer(&Answer::Snapshot(w.copy_to(&url, there.as_ref(), SNAPSHOT)?.0))
         }
+        Wanted::Face => one.answer(&Answer::Face(engine.face().rows_json())),
         Wanted::Manifest => {
             let _lent = alone(&w.store, Some(w), &[])?;
             one.answer(&Answer::Lent)?;

@@ -7,7 +7,7 @@ use super::told;
 use super::watched::{Watched, series};
 use super::wish::WishRow;
 use crate::base::{Result, Timestamp, TxId, clock};
-use crate::metrics::{DatabaseFace, Face, Points, RowKind};
+use crate::metrics::{DatabaseFace, Face, Points, RowKind, Teller};
 use crate::store::{ReplicaUrl, Store};
 use std::path::Path;
 use std::sync::Arc;
@@ -42,8 +42,9 @@ impl Engine {
                 Ok(w.store.clone())
             }));
         }
-        let followed = self.followers().into_iter().find(|f| series(&f.path) == database)?;
-        Some(Box::new(move || open(&followed.replica)))
+        let followed = self.followers().into_iter().find(|f| series(&f.path) == database).map(|f| f.replica);
+        let replica = followed.or_else(|| self.replica_of_neighbour(database))?;
+        Some(Box::new(move || open(&replica)))
     }
 }
 
@@ -61,6 +62,7 @@ fn of_watched(w: &Watched) -> DatabaseFace {
     DatabaseFace {
         database: series(&row.database),
         kind: RowKind::Source,
+        told_by: Teller::Own,
         replica: Some(row.replica),
         state: row.state.as_str(),
         explained: told::sentence(row.state),
@@ -73,10 +75,12 @@ fn of_watched(w: &Watched) -> DatabaseFace {
         wal_bytes: row.wal_bytes,
         spool_bytes: row.spool_bytes,
         breaker: row.breaker.as_str(),
+        uploaded_bytes: Some(w.metrics.uploaded.get()),
         last_upload: row.last_upload,
         last_verified: (verified > 0.0).then_some(Timestamp((verified * 1000.0) as i64)),
         verify_every: w.settings().validation_interval,
         last_error: row.last_error,
+        seen: None,
     }
 }
 
@@ -84,6 +88,7 @@ fn of_follower(f: FollowerRow) -> DatabaseFace {
     DatabaseFace {
         database: series(&f.path),
         kind: RowKind::Copy,
+        told_by: Teller::Own,
         replica: Some(f.replica),
         state: f.state.as_str(),
         explained: told::sentence_of_copy(f.state),
@@ -96,10 +101,12 @@ fn of_follower(f: FollowerRow) -> DatabaseFace {
         wal_bytes: 0,
         spool_bytes: 0,
         breaker: "closed",
+        uploaded_bytes: None,
         last_upload: f.time,
         last_verified: None,
         verify_every: Duration::ZERO,
         last_error: f.last_error,
+        seen: None,
     }
 }
 
@@ -108,6 +115,7 @@ fn of_unwatched(wish: WishRow) -> DatabaseFace {
     DatabaseFace {
         database: series(&wish.database),
         kind: RowKind::Source,
+        told_by: Teller::Own,
         replica: None,
         state: state.as_str(),
         explained: told::sentence(state),
@@ -120,9 +128,11 @@ fn of_unwatched(wish: WishRow) -> DatabaseFace {
         wal_bytes: 0,
         spool_bytes: 0,
         breaker: "closed",
+        uploaded_bytes: None,
         last_upload: None,
         last_verified: None,
         verify_every: Duration::ZERO,
         last_error: Some(wish.why),
+        seen: None,
     }
 }

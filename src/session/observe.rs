@@ -24,7 +24,11 @@ const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(3);
 impl Engine {
     /// The exposition, brought up to date.
     pub fn metrics_text(&self) -> String {
-        self.metrics().show(&self.face());
+        self.exposition(&self.face())
+    }
+
+    fn exposition(&self, face: &Face) -> String {
+        self.metrics().show(face);
         self.metrics().render()
     }
 
@@ -112,11 +116,11 @@ struct Pages(&'static Engine);
 
 impl metrics::Pages for Pages {
     fn metrics(&self) -> String {
-        self.0.metrics_text()
+        self.0.exposition(&self.0.face_of_machine())
     }
 
     fn face(&self) -> Face {
-        self.0.face()
+        self.0.face_of_machine()
     }
 
     fn points(&self, database: &str) -> Points {

@@ -135,13 +135,15 @@ fn ask(open: Open) -> Result<ReplicaFace, String> {
     }
 }
 
-fn face(held: Holdings, asked: crate::base::Timestamp) -> ReplicaFace {
+/// What the pages show of a replica that was asked.
+pub fn face(held: Holdings, asked: crate::base::Timestamp) -> ReplicaFace {
     let point = |p: &crate::replica::list::PointRow| PointFace {
         txid: p.txid,
         time: p.time,
         level: p.id.level.get(),
         bytes: p.bytes,
         pages: p.pages,
+        labels: p.labels.clone(),
     };
     ReplicaFace {
         asked,

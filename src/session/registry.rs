@@ -5,6 +5,7 @@ use super::dead_man::DeadMan;
 use super::entry::{Above, Entry};
 use super::follow::Followers;
 use super::listening::Listening;
+use super::others::Others;
 use super::phase::Role;
 use super::points::Asker;
 use super::renewals::Renewals;
@@ -43,6 +44,7 @@ pub struct Engine {
     pub(super) drills: care::Queue,
     pub(super) listening: Mutex<Listening>,
     pub(super) points: Asker,
+    pub(super) others: Others,
     pub(super) dead_man: DeadMan,
     /// Databases whose watch has ended and is to begin again by itself, with why.
     pub(super) renewals: Renewals,
@@ -83,6 +85,7 @@ impl Engine {
             drills: care::Queue::named("walrust-drill"),
             listening: Mutex::default(),
             points: Asker::default(),
+            others: Others::default(),
             dead_man: DeadMan::default(),
             renewals: Renewals::default(),
             spools: Mutex::default(),

@@ -33,6 +33,8 @@ pub enum Wanted {
     },
     /// The right to remove files from the replica.
     Manifest,
+    /// What the process shows of its databases.
+    Face,
 }
 
 /// What came of it.
@@ -43,6 +45,8 @@ pub enum Answer {
     Snapshot(u64),
     /// The manifest is the asker's while the request is alive.
     Lent,
+    /// The rows of its page.
+    Face(serde_json::Value),
     /// It cannot be done.
     Refused(Refusal),
 }

@@ -7,7 +7,7 @@ use crate::replica::Inventory;
 use crate::replica::explain::{ExplainDatabase, Measured, Seen, explain as preview};
 use crate::session::{self, Watched, engine};
 use crate::sqlite::{Connection, Value};
-use crate::store::{Conditions, ReplicaUrl, Store, StoreKind, block_on};
+use crate::store::{Conditions, Env, ReplicaUrl, Store, StoreKind, block_on};
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,6 +64,7 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
         Some(w) => ReplicaUrl::parse(w.replica())?,
         None => session::request(path, resolved, false)?.replica,
     };
+    let replica = at_endpoint(replica, &Env::process());
     let conditions = watched.as_ref().map_or(Conditions::Unknown, |w| w.store.conditions());
     let remark = match conditions {
         Conditions::Unknown | Conditions::Held => None,
@@ -94,6 +95,19 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
         validation_interval: s.validation_interval,
         webhooks: s.webhooks.iter().map(|h| h.url.clone()).collect(),
     })
+}
+
+/// The replica with the endpoint that the environment names, as a store is opened with it: whose prices hold depends on it.
+fn at_endpoint(replica: ReplicaUrl, env: &Env) -> ReplicaUrl {
+    if replica.kind() != StoreKind::S3 || replica.endpoint().is_some() {
+        return replica;
+    }
+    let Some(endpoint) = env.get("AWS_ENDPOINT_URL_S3").or(env.get("AWS_ENDPOINT_URL")) else {
+        return replica;
+    };
+    let text = replica.to_string();
+    let join = if text.contains('?') { '&' } else { '?' };
+    ReplicaUrl::parse(&format!("{text}{join}endpoint={endpoint}")).unwrap_or(replica)
 }
 
 /// The folder in a bucket whose heart its lease would rest on.
@@ -130,4 +144,24 @@ async fn look(url: Option<ReplicaUrl>) -> Seen {
         Err(_) => Error::new(crate::base::Kind::Timeout, format!("no answer in {} s", PATIENCE.as_secs())),
     };
     Seen::Unreachable(e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_endpoint_of_the_environment_counts() {
+        let tigris = Env::of([("AWS_ENDPOINT_URL_S3", "https://fly.storage.tigris.dev")]);
+        for (url, env, expected) in [
+            ("s3://b/app", &tigris, Some("https://fly.storage.tigris.dev")),
+            ("s3://b/app?region=auto", &tigris, Some("https://fly.storage.tigris.dev")),
+            ("s3://b/app?endpoint=http://127.0.0.1:9000", &tigris, Some("http://127.0.0.1:9000")),
+            ("gs://b/app", &tigris, None),
+            ("s3://b/app", &Env::of([]), None),
+        ] {
+            let url = at_endpoint(ReplicaUrl::parse(url).unwrap(), env);
+            assert_eq!(url.endpoint(), expected, "{url}");
+        }
+    }
 }

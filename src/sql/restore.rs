@@ -7,7 +7,8 @@ use crate::config::{OptionSpec, Options, WithSettings};
 use crate::replica::{self, Check, Overwrite, Progress, RestoreOptions, Reuse, Structure};
 use crate::session::{check_file, engine, occupy};
 use crate::sqlite::{Connection, Value};
-use crate::store::{ReplicaUrl, Store, block_on};
+use crate::store::{LayoutKind, ReplicaUrl, Store, block_on};
+use serde_json::json;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -23,9 +24,27 @@ const OPTIONS: &[OptionSpec] = &[
     OptionSpec::flag("delta"),
     OptionSpec::one_of("check", &["none", "quick", "full"]),
     OptionSpec::count("parallel", 1, 64),
+    OptionSpec::flag("dry_run"),
 ];
 
-/// Writes the database at a point to a path.
+/// What a restore would do, as one JSON document.
+fn told(r: &replica::Rehearsal, layout: LayoutKind, path: &Path, reuse: Reuse) -> serde_json::Value {
+    let file = |f: &replica::FileInfo| json!({ "key": f.id().key(layout), "level": f.level.get(), "bytes": f.bytes });
+    json!({
+        "dry_run": true,
+        "path": path.display().to_string(),
+        "txid": r.txid.0,
+        "time": r.time.rfc3339(),
+        "files": r.files.iter().map(file).collect::<Vec<_>>(),
+        "bytes": r.bytes,
+        "requests": r.requests,
+        "at_most": reuse == Reuse::LeftAndTarget,
+        "database_bytes": r.database_bytes,
+        "estimated_seconds": (r.takes.as_secs_f64() * 1000.0).round() / 1000.0,
+    })
+}
+
+/// Writes the database at a point to a path; with `dry_run`, says what that would do.
 pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     let url = common::needed(args, 0, "the replica URL")?;
     let path = common::file(args, 1, "the target path")?;
@@ -49,6 +68,11 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     let store = Store::open(&ReplicaUrl::parse(url)?)?;
     let point = block_on(replica::labels::point_of(&store, &named))??;
     let parallel = options.count("parallel").map_or(replica::fetch::PARALLEL, |n| n.max(1) as usize);
+    if options.flag("dry_run") {
+        let way = (overwrite, Some(&occupy as replica::Occupier<'_>));
+        let said = block_on(replica::rehearse(&store, point, &absolute, way, parallel))??;
+        return Ok(Value::Text(told(&said, store.layout(), path, reuse).to_string()));
+    }
     let checker = |p: &Path, c: Check| check_file(p, c);
 
     static DONE: Done<Written> = Done::new();

@@ -326,7 +326,8 @@ impl Store {
     /// such folder. Errors: those of every verb, but `Missing`.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
         let folder = check_folder(prefix)?;
-        let mut all = self.tried(|_| self.attempt(Op::List, folder, self.backend.list(folder))).await?;
+        let listed = self.tried(|_| self.attempt(Op::List, folder, self.backend.list(folder))).await;
+        let mut all = listed.map_err(|e| e.context(&self.url))?;
         all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
     }
@@ -335,7 +336,8 @@ impl Store {
     /// verb, but `Missing`.
     pub async fn sample(&self, prefix: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
         let folder = check_folder(prefix)?;
-        self.tried(|_| self.attempt(Op::List, folder, self.backend.sample(folder, limit))).await
+        let listed = self.tried(|_| self.attempt(Op::List, folder, self.backend.sample(folder, limit))).await;
+        listed.map_err(|e| e.context(&self.url))
     }
 
     /// Every object of the replica, sorted by key, if one request can tell; `None` if there are more, or the store has no such

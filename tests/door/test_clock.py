@@ -51,6 +51,25 @@ class Clock(door.DoorTest):
         self.assertIn("Exit code: 0", p.sql("SELECT walrust_verify(?, 'deep')", url))
         self.assertEqual(len(door.ltx_files(url, level=9)), 1)
 
+    def test_a_clock_that_was_once_ahead_makes_no_restore_silently_older(self):
+        p, db, url = self.watched(env=self.clock("c"), interval="0s")
+        for offset in (0, 30 * 86400, 0):
+            self.put("c", offset)
+            for _ in range(3):
+                p.sql("INSERT INTO t(v) VALUES(?)", offset)
+                newest = p.sync()
+        for point in ("0 seconds ago", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())):
+            done = self.run_cli("restore", url, self.path("now.db"), "--point", point)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            # (What was a second ago may be before the first commit.)
+            self.assertErrorLine(done.stderr, "not certain" if point[0] == "0" else "not certain|outside the history")
+        self.assertErrorLine(self.run_cli("restore", url, self.path("now.db"), "--point", "0 seconds ago").stderr,
+                             "later than now", "a clock was ahead", f"name a TXID from \\d+ to {newest}")
+        self.assertFalse(os.path.exists(self.path("now.db")))
+        restored, at = self.restore(url)
+        self.assertSameBytes(db, restored)
+        self.assertEqual((at, self.restore(url, point=str(at - 1))[1]), (newest, newest - 1))
+
     def test_a_process_that_starts_in_the_past_of_the_one_before(self):
         p, db, url = self.watched(env=self.clock("c", 7200), interval="0s")
         p.sql("INSERT INTO t(v) VALUES('in two hours')")

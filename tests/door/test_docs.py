@@ -1,6 +1,7 @@
 """The documents tell the truth: what they show is run as it stands there, what they list is what is loaded."""
 
 import glob
+import importlib.util
 import os
 import re
 import shutil
@@ -107,6 +108,28 @@ class Documents(door.DoorTest):
         listed = set(re.findall(r"`(walrust_\w+)`", re.search(r"\| series.*?\n\n", read("docs/metrics.md"), re.S)[0]))
         shown = set(re.findall(r"^# TYPE (\w+) ", p.sql("SELECT walrust_metrics()"), re.M))
         self.assertEqual(listed, shown)
+
+    def site(self):
+        spec = importlib.util.spec_from_file_location("site_of_docs", os.path.join(door.ROOT, "docs", "site.py"))
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def test_every_document_is_on_the_site(self):
+        self.assertEqual(self.site().lay_out(self.path("src")), [])
+        self.assertTrue(os.path.exists(self.path("src", "docs", "commit.svg")))
+        with open(self.path("src", "SUMMARY.md")) as f:
+            for link in re.findall(r"\]\(([^)]+)\)", f.read()):
+                self.assertTrue(os.path.exists(self.path("src", link)), link)
+
+    def test_a_link_of_the_site_that_leads_nowhere_is_found(self):
+        os.mkdir(self.path("site"))
+        for name, body in (("index", '<h2 id="a">A</h2><a href="b.html#here">x</a><a href="#a">y</a><a href="https://example.com/">z</a>'),
+                           ("b", '<p id="here"></p><a href="gone.html">x</a><a href="index.html#b">y</a><img src="no.png">')):
+            with open(self.path("site", f"{name}.html"), "w") as f:
+                f.write(body)
+        dead, pages = self.site().dead_links(self.path("site"))
+        self.assertEqual((sorted(dead), pages), (["b.html: gone.html", "b.html: index.html#b has no such heading", "b.html: no.png"], 2))
 
 
 def section_of(text, heading):

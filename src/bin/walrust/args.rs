@@ -114,7 +114,7 @@ pub enum Command {
     ///
     /// The file appears complete and verified, or not at all.
     #[command(
-        after_long_help = "Examples:\n  walrust restore s3://bucket/app app.db\n  walrust restore s3://bucket/app app.db --if-replica-exists --if-db-not-exists\n  walrust restore s3://bucket/app then.db --point '5 minutes ago'\n  walrust restore s3://bucket/app then.db --point 2026-11-22T18:00:00Z"
+        after_long_help = "Examples:\n  walrust restore s3://bucket/app app.db\n  walrust restore s3://bucket/app app.db --if-replica-exists --if-db-not-exists\n  walrust restore s3://bucket/app then.db --point '5 minutes ago'\n  walrust restore s3://bucket/app then.db --point 2026-11-22T18:00:00Z\n  walrust restore s3://bucket/app app.db --dry-run"
     )]
     Restore(Restore),
     /// Keep a file up to date from a replica, until SIGTERM or SIGINT
@@ -159,6 +159,20 @@ pub enum Command {
         after_long_help = "Examples:\n  walrust status app.db\n  walrust status --max-lag 60 || alert\n  walrust status app.db orders.db --json"
     )]
     Status(Status),
+    /// Watch states, lag, pending bytes and throughput in a terminal; q ends it
+    ///
+    /// What `walrust status` tells, again and again: without DB, of every database in walrust.toml. Whatever needs a look stands first.
+    #[command(after_long_help = "Examples:\n  walrust top\n  walrust top app.db orders.db --every 5s")]
+    Top(Top),
+    /// Serve the page, /health and /metrics for replicas without the process that streams to them, until SIGTERM or SIGINT
+    ///
+    /// What a replica alone can say: its points, labels, sizes, the age of the newest point, and what a check that is asked for here finds.
+    /// Whether a process streams to it, and how far it is behind, is not known from here. A replica is read when somebody looks, once in
+    /// 30 seconds at most; nothing is changed.
+    #[command(
+        after_long_help = "Examples:\n  walrust serve s3://bucket/app\n  walrust serve s3://bucket/tenants --listen 127.0.0.1:8080\n  walrust serve walrust.toml --verify 6h"
+    )]
+    Serve(Serve),
     /// Show every setting, its value, and where that comes from
     Config(Database),
     /// Print metrics as Prometheus reads them
@@ -251,6 +265,31 @@ pub struct Status {
     /// Also fail where the replica is more than this many seconds behind, or nobody can say how many
     #[arg(long, value_name = "SECONDS")]
     pub max_lag: Option<f64>,
+}
+
+/// `top`
+#[derive(Args, Debug)]
+pub struct Top {
+    /// The database files; without one, every database in walrust.toml
+    #[arg(value_name = "DB")]
+    pub databases: Vec<PathBuf>,
+    /// Between two looks
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub every: String,
+}
+
+/// `serve`
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// A replica URL, a URL that replicas lie below, or a walrust.toml (then: the replicas that it names)
+    #[arg(value_name = "URL_OR_TOML")]
+    pub target: String,
+    /// Where to listen. There is no login: other addresses than the loopback's are for private networks
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9090")]
+    pub listen: String,
+    /// Check each replica at this interval, as `walrust verify` does (default: never)
+    #[arg(long, value_name = "DURATION")]
+    pub verify: Option<String>,
 }
 
 /// How thorough `verify` is.
@@ -519,6 +558,9 @@ pub struct Restore {
     /// Downloads at once (default 32)
     #[arg(long, value_name = "N")]
     pub parallel: Option<u16>,
+    /// Write nothing; say which files would be read, how many requests and bytes that is, and about how long it takes
+    #[arg(long)]
+    pub dry_run: bool,
     /// Do nothing, successfully, if the replica holds nothing
     #[arg(long)]
     pub if_replica_exists: bool,
@@ -547,6 +589,9 @@ impl Restore {
         }
         if let Some(n) = self.parallel {
             all.insert("parallel".into(), n.into());
+        }
+        if self.dry_run {
+            all.insert("dry_run".into(), Value::Bool(true));
         }
         Value::Object(all).to_string()
     }

@@ -32,10 +32,19 @@ fn without_function(message: &str) -> &str {
     }
 }
 
+/// An option as it is typed here.
+fn as_typed(message: &str) -> String {
+    message
+        .replace("pass overwrite to", "pass --overwrite to")
+        .replace("or pass overwrite", "or pass --overwrite")
+}
+
 impl From<rusqlite::Error> for Failure {
     fn from(e: rusqlite::Error) -> Failure {
         match e {
-            rusqlite::Error::SqliteFailure(_, Some(message)) => Failure::new(without_function(&message)),
+            rusqlite::Error::SqliteFailure(_, Some(message)) => {
+                Failure::new(as_typed(without_function(&message)))
+            }
             other => Failure::new(other.to_string()),
         }
     }
@@ -62,5 +71,10 @@ mod tests {
         assert_eq!(without_function("walrust_restore: no such point: 7"), "no such point: 7");
         assert_eq!(without_function("walrust is old: 7"), "walrust is old: 7");
         assert_eq!(Failure::new("a\n  b\r\n").to_string(), "a b");
+        assert_eq!(
+            as_typed("exists; or pass overwrite to replace it"),
+            "exists; or pass --overwrite to replace it"
+        );
+        assert_eq!(as_typed("remove it, or pass overwrite"), "remove it, or pass --overwrite");
     }
 }

@@ -27,6 +27,16 @@ fn ask(target: &str) -> Result<Asked, Failure> {
     Ok(Asked { conn: host::in_memory()?, url: Some(target.to_string()) })
 }
 
+/// An error where a path leads nowhere: that a backup is lost is not to be said of a misspelt one.
+fn refuse_typo(target: &str) -> Result<(), Failure> {
+    if target.contains("://") || Path::new(target).exists() {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "{target}: no such file or directory; give a replica URL, its directory, or the database"
+    )))
+}
+
 /// A connection whose `main` is the database, if there is one.
 fn on(database: Option<&Path>) -> Result<Connection, Failure> {
     host::start(host::Hooks::None)?;
@@ -61,6 +71,7 @@ struct Judgement<'a> {
 
 /// `verify`: the report, or its findings in JSON; both say the same.
 pub fn verify(a: &Verify, form: Form) -> Outcome {
+    refuse_typo(&a.target)?;
     let Asked { conn, url } = ask(&a.target)?;
     let shown = matches!(a.mode, Mode::Deep).then(|| progress::spinner("reading the whole replica"));
     let params = (url, a.mode.as_str());
@@ -83,6 +94,7 @@ pub fn verify(a: &Verify, form: Form) -> Outcome {
 
 /// `drill`: the report; in JSON its text and exit status.
 pub fn drill(a: &Drill, form: Form) -> Outcome {
+    refuse_typo(&a.target)?;
     let Asked { conn, url } = ask(&a.target)?;
     let shown = progress::spinner("restoring for a test");
     let text: String = scalar(&conn, "SELECT walrust_drill(?1, ?2)", (url, a.options()))?;
@@ -98,7 +110,7 @@ fn exit_of_report(text: &str) -> Option<u8> {
 }
 
 /// The worst finding; a verification that found nothing at all, not even that all is well, is not good.
-fn exit_of_findings(found: &Table) -> u8 {
+pub fn exit_of_findings(found: &Table) -> u8 {
     let severities = found.column("severity").map(|v| match v {
         rusqlite::types::Value::Text(t) if t == "ok" => 0,
         rusqlite::types::Value::Text(t) if t == "warning" => 1,
@@ -117,7 +129,12 @@ pub fn explain(a: &Explain, form: Form) -> Outcome {
 /// `list`
 pub fn list(url: &str, form: Form) -> Outcome {
     let conn = on(None)?;
-    Table::query(&conn, "SELECT * FROM walrust_list(?1)", (url,))?.print(form)?;
+    let found = Table::query(&conn, "SELECT * FROM walrust_list(?1)", (url,))?;
+    if found.rows.is_empty() && form == Form::Text {
+        show::complain(&format!("no replica lies at {url} or below it"));
+        return Ok(0);
+    }
+    found.print_only(form, &["name", "snapshots", "files", "bytes", "max_txid", "last_time"])?;
     Ok(0)
 }
 
@@ -180,7 +197,7 @@ pub fn files(target: &str, form: Form) -> Outcome {
     if found.rows.is_empty() {
         return Err(Failure::new(format!("no replica at {target}: no LTX file lies there")));
     }
-    found.print(form)?;
+    found.print_only(form, &["level", "min_txid", "max_txid", "bytes", "pages", "time"])?;
     Ok(0)
 }
 
@@ -210,6 +227,11 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
         return Err(Failure::new(format!("{} is not UTF-8; name another path", a.path.display())));
     };
     let conn = on(None)?;
+    if a.dry_run {
+        let text: String =
+            scalar(&conn, "SELECT walrust_restore(?1, ?2, ?3, ?4)", (&a.url, path, &a.point, a.options()))?;
+        return rehearsal(&text, form);
+    }
     let shown = progress::restore();
     let done: Result<i64, Failure> =
         scalar(&conn, "SELECT walrust_restore(?1, ?2, ?3, ?4)", (&a.url, path, &a.point, a.options()));
@@ -230,6 +252,53 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
     Ok(0)
 }
 
+/// `restore --dry-run`
+fn rehearsal(text: &str, form: Form) -> Outcome {
+    let bad = |e: serde_json::Error| Failure::new(format!("the answer is no JSON: {e}"));
+    match form {
+        Form::Json => show::json(&serde_json::from_str::<serde_json::Value>(text).map_err(bad)?)?,
+        Form::Text => {
+            let r: Rehearsed = serde_json::from_str(text).map_err(bad)?;
+            for f in &r.files {
+                show::text(&format!("{:>9}  {}", show::bytes(f.bytes), f.key))?;
+            }
+            let most = if r.at_most { "at most " } else { "" };
+            show::text(&format!(
+                "{}: TXID {} of {}, {} (dry run: nothing was written)\nreads {most}{} in {} and {}, about {}",
+                r.path,
+                show::txid(r.txid),
+                r.time,
+                show::bytes(r.database_bytes),
+                show::bytes(r.bytes),
+                show::count(r.files.len() as u64, "file"),
+                show::count(r.requests, "request"),
+                show::span(r.estimated_seconds),
+            ))?;
+        }
+    }
+    Ok(0)
+}
+
+/// What `dry_run` answers.
+#[derive(serde::Deserialize)]
+struct Rehearsed {
+    path: String,
+    txid: i64,
+    time: String,
+    files: Vec<WouldRead>,
+    bytes: u64,
+    requests: u64,
+    at_most: bool,
+    database_bytes: u64,
+    estimated_seconds: f64,
+}
+
+#[derive(serde::Deserialize)]
+struct WouldRead {
+    key: String,
+    bytes: u64,
+}
+
 /// Whether there is a replica. A bucket that is not there is an error, not an absent replica, and so is a place that holds something
 /// else (I-PLACE-1): whoever is told that there is none begins empty.
 fn holds_anything(url: &str) -> Result<bool, Failure> {
@@ -240,7 +309,8 @@ fn holds_anything(url: &str) -> Result<bool, Failure> {
 
 /// `config`
 pub fn config(database: Option<&Path>, form: Form) -> Outcome {
-    Table::query(&on(database)?, "SELECT * FROM walrust_config", ())?.print(form)?;
+    let found = Table::query(&on(database)?, "SELECT * FROM walrust_config", ())?;
+    found.print_only(form, &["name", "value", "source"])?;
     Ok(0)
 }
 

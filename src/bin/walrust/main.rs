@@ -23,8 +23,10 @@ mod look;
 mod outside;
 mod policy;
 mod progress;
+mod serve;
 mod show;
 mod stream;
+mod top;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
@@ -93,6 +95,8 @@ fn run(cli: Cli) -> Outcome {
         Command::NotifyTest(a) => look::notify_test(a.database.as_deref(), form),
         Command::Version => look::version(form),
         Command::Status(a) => look::status(&a, form),
+        Command::Serve(a) => serve::serve(&a, form),
+        Command::Top(a) => top::top(&a, form),
         Command::Watch(a) => stream::watch(&a, form),
         Command::Snapshot(a) => stream::snapshot(&a, form),
         Command::Sync(a) => stream::sync(&a, form),

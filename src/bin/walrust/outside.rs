@@ -10,8 +10,7 @@ use crate::show::Table;
 use rusqlite::types::Value;
 use std::path::{Path, PathBuf};
 use walrust::base::Timestamp;
-use walrust::session::{engine, request, same_replica};
-use walrust::spool::{FileStamp, Handoff, Owner, Position, Spool};
+use walrust::session::{SpoolState, engine};
 
 const COLUMNS: [&str; 15] = [
     "database",
@@ -40,6 +39,8 @@ pub struct Found {
     pub table: Table,
     /// One line each.
     pub without: Vec<String>,
+    /// Bytes that its process has uploaded so far, for each row; `None` where no process was asked.
+    pub uploaded: Vec<Option<i64>>,
 }
 
 /// Of these databases, else of all that the configuration names.
@@ -52,12 +53,18 @@ pub fn status(databases: &[PathBuf]) -> Result<Found, Failure> {
         paths = engine().config()?.present()?.into_iter().map(|(path, _)| path).collect();
     }
     let said = if paths.is_empty() { None } else { ask::process() };
-    let (mut rows, mut without) = (Vec::new(), Vec::new());
+    let (mut rows, mut without, mut uploaded) = (Vec::new(), Vec::new(), Vec::new());
     for path in &paths {
         match said.as_ref().and_then(|s| told(s, path)) {
-            Some(row) => rows.push(row),
+            Some((row, bytes)) => {
+                rows.push(row);
+                uploaded.push(bytes);
+            }
             None => match row(path)? {
-                Some(row) => rows.push(row),
+                Some(row) => {
+                    rows.push(row);
+                    uploaded.push(None);
+                }
                 None if databases.is_empty() => {}
                 None => without.push(format!(
                     "{}: not streamed from here: {} is not there",
@@ -73,14 +80,20 @@ pub fn status(databases: &[PathBuf]) -> Result<Found, Failure> {
         );
     }
     let columns = COLUMNS.iter().map(ToString::to_string).collect();
-    Ok(Found { table: Table { columns, rows }, without })
+    Ok(Found { table: Table { columns, rows }, without, uploaded })
 }
 
 /// What a process says of a database that it streams.
-fn told(said: &Said, path: &Path) -> Option<Vec<Value>> {
+fn told(said: &Said, path: &Path) -> Option<(Vec<Value>, Option<i64>)> {
     let d = said.of(path.to_str()?)?;
+    let teller = match d["told_by"].as_str() {
+        None => format!("process {} at {}", said.pid, said.address),
+        // (What the spool says can be read here.)
+        Some(BY_SPOOL) => return None,
+        Some(other) => format!("{other}, by way of process {} at {}", said.pid, said.address),
+    };
     let value = |column: &&str| match *column {
-        "told_by" => Value::Text(format!("process {} at {}", said.pid, said.address)),
+        "told_by" => Value::Text(teller.clone()),
         "as_of" => Value::Text(said.now.clone()),
         name => match &d[name] {
             serde_json::Value::String(t) => Value::Text(t.clone()),
@@ -90,7 +103,7 @@ fn told(said: &Said, path: &Path) -> Option<Vec<Value>> {
             _ => Value::Null,
         },
     };
-    Some(COLUMNS.iter().map(value).collect())
+    Some((COLUMNS.iter().map(value).collect(), d["uploaded_bytes"].as_i64()))
 }
 
 /// What is wrong with a row, in one line; `None` where it is well.
@@ -124,103 +137,27 @@ pub fn complaint(row: &[Value], max_lag_s: Option<f64>) -> Option<String> {
 }
 
 fn row(path: &Path) -> Result<Option<Vec<Value>>, Failure> {
-    let dir = engine().spool_dir(path)?;
-    if !dir.is_dir() {
-        return Ok(None);
-    }
-    if let Err(e) = Owner::of(path).check(&dir) {
-        let text = Value::Text;
-        let none = || Value::Integer(0);
-        return Ok(Some(vec![
-            text(path.display().to_string()),
-            Value::Null,
-            text("failed".to_string()),
-            none(),
-            none(),
-            Value::Null,
-            none(),
-            none(),
-            none(),
-            Value::Null,
-            Value::Null,
-            text(e.to_string()),
-            text("unhealthy".to_string()),
-            text(BY_SPOOL.to_string()),
-            Value::Null,
-        ]));
-    }
-    let spool = Spool::open(&dir)?;
-    let position = spool.position()?;
-    let wanted = wanted(path)?;
-    let is_wanted = |replica: &str| wanted.as_ref().is_none_or(|w| same_replica(w, replica));
-    let shipped = spool.shipped()?.filter(|s| is_wanted(&s.replica));
-    let elsewhere = spool.shipping()?.filter(|s| !is_wanted(&s.replica));
-    let txid = position.as_ref().map(|p| p.txid).unwrap_or_default();
-    let replicated = shipped.as_ref().map(|s| s.txid).unwrap_or_default();
-    let waits = txid > replicated || position.as_ref().is_some_and(|p| p.pieces > 0);
-    let shipper = spool.ship_lock().holder()?.filter(|_| elsewhere.is_none());
-    let state = match (shipper, waits) {
-        (None, _) => "stopped".to_string(),
-        (Some(_), true) => "catching up".to_string(),
-        (Some(_), false) => "streaming".to_string(),
-    };
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    let is_as_left = position.as_ref().is_some_and(|p| is_as_closed(p, path, Path::new(&wal)));
-    // Who does not stream it knows of no commit that is in no file of the spool yet.
-    let is_even = !waits && (shipper.is_some() || is_as_left);
-    // (Where nobody streams it, it is well as long as the replica has all that its last close left.)
-    let is_well = elsewhere.is_none() && (shipper.is_some() || is_even);
-    let health = if is_well { "healthy" } else { "unhealthy" };
-    let note = match elsewhere {
-        Some(s) => Some(format!("{} of this machine ships this database to {}", s.process(), s.replica)),
-        None if shipper.is_none() && !is_as_left => Some(
-            "nobody streams it, and it was changed since it last was, or its last program did not close it: what the replica lacks is \
-             known when it is streamed again"
-                .to_string(),
-        ),
-        None => None,
-    };
+    let Some(s) = engine().spooled(path)? else { return Ok(None) };
+    let is_ours = s.state != SpoolState::Failed;
     let bytes = |n: u64| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
     let text = |t: Option<String>| t.map_or(Value::Null, Value::Text);
     Ok(Some(vec![
         Value::Text(path.display().to_string()),
-        text(shipped.as_ref().map(|s| s.replica.clone()).or(wanted)),
-        Value::Text(state),
-        Value::Integer(txid.as_i64()),
-        Value::Integer(replicated.as_i64()),
-        if is_even { Value::Real(0.0) } else { Value::Null },
-        bytes(spool.bytes_waiting()),
-        bytes(std::fs::metadata(&wal).map(|m| m.len()).unwrap_or(0)),
-        bytes(spool.bytes()),
+        text(s.replica),
+        Value::Text(s.state.as_str().to_string()),
+        Value::Integer(s.txid.as_i64()),
+        Value::Integer(s.replicated.as_i64()),
+        if s.is_even && is_ours { Value::Real(0.0) } else { Value::Null },
+        bytes(s.pending_bytes),
+        bytes(s.wal_bytes),
+        bytes(s.spool_bytes),
         Value::Null,
-        text(shipped.map(|s| s.time.rfc3339())),
-        text(note),
-        Value::Text(health.to_string()),
+        text(s.last_upload.map(Timestamp::rfc3339)),
+        text(s.why),
+        Value::Text(if s.is_well { "healthy" } else { "unhealthy" }.to_string()),
         Value::Text(BY_SPOOL.to_string()),
-        text(changed(&dir)),
+        text(s.changed.map(Timestamp::rfc3339)),
     ]))
-}
-
-/// When the records of a spool were last written.
-fn changed(dir: &Path) -> Option<String> {
-    let records = std::fs::read_dir(dir).ok()?.filter_map(|e| e.ok()?.metadata().ok()?.modified().ok());
-    records.max().map(|at| Timestamp::from(at).rfc3339())
-}
-
-/// Whether the database is as the last close of a program with walrust left it: everything in the file, and that unchanged.
-fn is_as_closed(p: &Position, path: &Path, wal: &Path) -> bool {
-    let Handoff::Closed(stamp) = p.handoff else { return false };
-    std::fs::metadata(wal).map_or(true, |m| m.len() == 0) && FileStamp::of(path).is_ok_and(|now| now == stamp)
-}
-
-/// The replica that the configuration names for the database, in its canonical form.
-fn wanted(path: &Path) -> Result<Option<String>, Failure> {
-    let resolved = engine().resolve(path, None)?;
-    if resolved.settings.replica.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(request(path, &resolved, false)?.replica.to_string()))
 }
 
 #[cfg(test)]

@@ -52,6 +52,25 @@ impl Table {
         }
     }
 
+    /// Prints it; as text, these columns alone, so that a line fits into a terminal. JSON has them all.
+    pub fn print_only(&self, form: Form, columns: &[&str]) -> Result<(), Failure> {
+        match form {
+            Form::Json => self.print(form),
+            Form::Text => self.only(columns).print(form),
+        }
+    }
+
+    /// Of these columns.
+    fn only(&self, columns: &[&str]) -> Table {
+        let at: Vec<usize> =
+            columns.iter().filter_map(|c| self.columns.iter().position(|own| own == c)).collect();
+        let some = |r: &Vec<Value>| at.iter().filter_map(|i| r.get(*i).cloned()).collect();
+        Table {
+            columns: at.iter().filter_map(|i| self.columns.get(*i).cloned()).collect(),
+            rows: self.rows.iter().map(some).collect(),
+        }
+    }
+
     /// One object a row, keys in the order of the columns.
     pub fn objects(&self) -> Vec<Object<'_>> {
         self.rows
@@ -138,6 +157,34 @@ pub fn txid(n: i64) -> String {
     format!("{n:016x}")
 }
 
+/// A size as the page has it: three figures, powers of ten.
+pub fn bytes(n: u64) -> String {
+    for (unit, step) in [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)] {
+        let parts = n as f64 / step;
+        if parts >= 0.9995 {
+            return format!("{parts:.*} {unit}", usize::from(parts < 9.95));
+        }
+    }
+    count(n, "byte")
+}
+
+/// "1 file", "2 files".
+pub fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A time as the page has it.
+pub fn span(s: f64) -> String {
+    match s {
+        s if s < 0.0995 => "0.1 s or less".to_string(),
+        s if s < 9.95 => format!("{s:.1} s"),
+        s if s < 99.5 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
+        s => format!("{:.0} days", s / 86_400.0),
+    }
+}
+
 /// Prints lines.
 pub fn text(text: &str) -> Result<(), Failure> {
     print(&format!("{text}\n"))
@@ -192,8 +239,36 @@ mod tests {
             lines,
             ["        max_txid  bytes  key", "0000000000000010   4096  a b", "               -      7  -",]
         );
+        assert_eq!(table().only(&["key", "none", "bytes"]).aligned().lines().next(), Some("key  bytes"));
         assert_eq!(Table::default().aligned(), "");
         assert_eq!(table().blocks().lines().next(), Some("max_txid: 0000000000000010"));
+    }
+
+    #[test]
+    fn sizes_and_times_have_one_style() {
+        for (n, text) in [
+            (0, "0 bytes"),
+            (1, "1 byte"),
+            (999, "999 bytes"),
+            (1000, "1.0 kB"),
+            (9_940, "9.9 kB"),
+            (9_960, "10 kB"),
+            (999_700, "1.0 MB"),
+            (7_400_000_000, "7.4 GB"),
+            (12_000_000_000_000, "12 TB"),
+        ] {
+            assert_eq!(bytes(n), text, "{n}");
+        }
+        for (s, text) in [
+            (0.02, "0.1 s or less"),
+            (0.1, "0.1 s"),
+            (9.96, "10 s"),
+            (99.6, "2 min"),
+            (7200.0, "2 h"),
+            (2e5, "2 days"),
+        ] {
+            assert_eq!(span(s), text, "{s}");
+        }
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Streamed {
 }
 
 /// SIGTERM and SIGINT.
-struct Signals {
+pub struct Signals {
     runtime: tokio::runtime::Runtime,
     terminate: Signal,
     interrupt: Signal,
@@ -74,7 +74,7 @@ struct Signals {
 
 impl Signals {
     /// From now on they do not end the process by themselves.
-    fn new() -> Result<Signals, Failure> {
+    pub fn new() -> Result<Signals, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let inside = runtime.enter();
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -83,7 +83,7 @@ impl Signals {
     }
 
     /// Whether one came within the time.
-    fn within(&mut self, time: Duration) -> bool {
+    pub fn within(&mut self, time: Duration) -> bool {
         let Signals { runtime, terminate, interrupt } = self;
         runtime.block_on(async {
             tokio::select! {

@@ -49,6 +49,26 @@ fn prefers_the_newest_snapshot_and_the_furthest_reach() {
 }
 
 #[test]
+fn a_time_is_not_certain_where_a_clock_was_ahead() {
+    let timed =
+        |n: u64, s: i64| FileInfo { time: Timestamp(s * 1000), ..file(if n == 1 { 9 } else { 0 }, n, n) };
+    // Up to now = 1000 s: three states; then a clock that was ahead by an hour, and what came after it was put right.
+    let files = [timed(1, 100), timed(2, 200), timed(3, 300), timed(4, 4600), timed(5, 4600)];
+    let at_time =
+        |files: &[FileInfo], s: i64| plan(files, Point::Time(Timestamp(s * 1000)), NOW).map(|p| p.txid.0);
+    for s in [300, 999, 1000] {
+        let e = at_time(&files, s).unwrap_err();
+        assert!(e.is_missing() && e.to_string().contains("name a TXID from 3 to 5"), "{s}: {e}");
+    }
+    assert_eq!(at_time(&files, 299).unwrap(), 2, "before the jump times are what they are");
+    assert!(at_time(&files, 1001).is_err(), "the future is outside");
+    // Another machine's clock that is ahead by less than a minute is no reason to refuse.
+    let near = [timed(1, 100), timed(2, 1050)];
+    assert_eq!(at_time(&near, 1000).unwrap(), 1);
+    assert_eq!(plan(&files, Point::Latest, NOW).unwrap().txid, TxId(5));
+}
+
+#[test]
 fn a_full_copy_at_level_0_is_a_start() {
     assert_eq!(names(&at(&[file(0, 1, 1), file(0, 2, 2)], 2).unwrap()), [(0, 1, 1), (0, 2, 2)]);
 }

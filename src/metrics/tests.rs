@@ -504,7 +504,7 @@ fn a_page_that_panics_costs_one_connection() {
 }
 
 #[test]
-fn a_replica_alone_has_no_series_and_no_word_of_a_processs() {
+fn a_replica_alone_has_no_series_and_no_word_of_a_process() {
     let fixed = Fixed { metrics: Metrics::new(), status: HealthStatus::Healthy };
     let mut face = fixed.face();
     let seen = SeenFace {
@@ -528,8 +528,12 @@ fn a_replica_alone_has_no_series_and_no_word_of_a_processs() {
     let silent = DatabaseFace { database: "s3://b/silent".to_string(), seen: None, ..row.clone() };
     face.databases = vec![row, silent];
     let samples = lint(&replicas_text(&face));
+    // (The replicas come in any order.)
     let of = |name: &str| -> Vec<f64> {
-        samples.iter().filter(|(n, ..)| n == &format!("walrust_replica_{name}")).map(|(.., v)| *v).collect()
+        let name = format!("walrust_replica_{name}");
+        let mut all: Vec<f64> = samples.iter().filter(|(n, ..)| *n == name).map(|(.., v)| *v).collect();
+        all.sort_by(|a, b| b.total_cmp(a));
+        all
     };
     assert_eq!((of("readable"), of("points"), of("bytes")), (vec![1.0, 0.0], vec![3.0], vec![900.0]));
     assert_eq!(

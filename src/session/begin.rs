@@ -27,7 +27,7 @@ use super::entry::Entry;
 use super::registry::Engine;
 use super::start::WatchRequest;
 use super::watched::{Origin, Watched};
-use super::wish::{FileKind, Inherited, Moment, Said, Step, Wanted, decide};
+use super::wish::{FileKind, Inherited, Moment, Said, Step, Wanted, Why, decide};
 use crate::base::{Error, Result, clock, lock, panics};
 use crate::config::{Durability, Resolved, Settings, default_spool, embedded_replica};
 use crate::spool::Spool;
@@ -83,7 +83,8 @@ pub(super) fn opened(engine: &'static Engine, conn: &Connection) {
     if kind == FileKind::Opaque && was_streamed(engine, &path) {
         entry.wish.note(|wanted| wanted.wrote = true);
     }
-    match decide(Moment::Opened, kind, Said { wrote: false, other_mode: entry.asked_for_other_mode() }) {
+    let said = Said { other_mode: entry.asked_for_other_mode(), ..Said::default() };
+    match decide(Moment::Opened, kind, said) {
         // On the connection itself, which then has the wal-index mapped from the start: else one that asks for
         // locking_mode=EXCLUSIVE before its first read would keep it to itself.
         Step::SwitchBySql | Step::Start => {
@@ -114,6 +115,20 @@ fn wanted(engine: &Engine, path: &Path) -> Option<Wanted> {
             None
         }
     }
+}
+
+/// A database file was opened, by a connection of its own, of which [`opened`] tells next, or by `ATTACH`, of which nothing else tells.
+pub(super) fn met(engine: &'static Engine, entry: &Entry) {
+    let path = entry.path();
+    if entry.wish.is_open() || engine.find(path).is_some() || super::follow::is_follower(path) {
+        return;
+    }
+    let Some(mut wanted) = wanted(engine, path) else { return };
+    wanted.made_aside = std::fs::metadata(path).map_or(true, |m| m.len() == 0);
+    if wanted.made_aside {
+        wanted.waits(Why::MadeAside);
+    }
+    entry.wish.set(Some(wanted));
 }
 
 /// What the watch that there is wishes for the file at its path: where that is another than before, made anew, or copied there, it is to
@@ -255,7 +270,8 @@ fn at(engine: &'static Engine, entry: &Arc<Entry>, moment: Moment, kind: impl Fn
     }
     let Ok(kind) = kind() else { return };
     let path = entry.path();
-    let said = Said { wrote: wanted.wrote, other_mode: entry.asked_for_other_mode() };
+    let said =
+        Said { wrote: wanted.wrote, other_mode: entry.asked_for_other_mode(), made_aside: wanted.made_aside };
     let begun = match decide(moment, kind, said) {
         Step::Wait(why) => return wanted.waits(why),
         Step::SwitchBySql => caught(|| wal_by_sql(path).and_then(|()| start(engine, entry, wanted))),

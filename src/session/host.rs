@@ -5,7 +5,7 @@ use super::begin;
 use super::engine::engine;
 use super::entry::Entry;
 use crate::config::{Layer, TABLE};
-use crate::sqlite::{Access, Connection, DbObserver, FileInfo, Host};
+use crate::sqlite::{Access, Connection, DbObserver, FileInfo, Host, How};
 use std::sync::Arc;
 
 /// The host of a process: hand it to [`crate::sqlite`].
@@ -17,7 +17,11 @@ impl Host for EngineHost {
         if file.access == Access::ReadOnly || file.path.as_os_str().is_empty() {
             return None;
         }
-        Some(note_uri(file))
+        let entry = note_uri(file);
+        if file.how == How::VfsOpen {
+            begin::met(engine(), &entry);
+        }
+        Some(entry)
     }
 
     fn left_alone(&self, file: &FileInfo<'_>) {

@@ -55,6 +55,9 @@ pub(super) struct Said {
     pub(super) wrote: bool,
     /// It has asked for a journal mode other than WAL.
     pub(super) other_mode: bool,
+    /// No connection was opened on the file, which was empty when something else opened it: `ATTACH`, or `VACUUM INTO`, whose file is
+    /// not to be touched.
+    pub(super) made_aside: bool,
 }
 
 /// What to do.
@@ -79,6 +82,8 @@ pub(super) enum Why {
     Opaque,
     /// The program wants another journal mode.
     OtherMode,
+    /// It was made by something else than a connection of its own.
+    MadeAside,
 }
 
 impl Why {
@@ -89,6 +94,10 @@ impl Why {
             Why::Opaque => {
                 "the database is encrypted, or no SQLite database: it is watched once this program reads it in WAL mode, or has written \
                  to it"
+            }
+            Why::MadeAside => {
+                "this program made it by ATTACH (or VACUUM INTO): it is watched once it is opened by itself, or attached again after its \
+                 last close"
             }
             Why::OtherMode => {
                 "the program set another journal mode, and only what is committed in WAL mode can be replicated: set PRAGMA \
@@ -101,6 +110,7 @@ impl Why {
 /// The decision. Reads nothing, changes nothing.
 pub(super) fn decide(moment: Moment, kind: FileKind, said: Said) -> Step {
     match (moment, kind) {
+        _ if said.made_aside => Step::Wait(Why::MadeAside),
         (Moment::Mapped, _) | (_, FileKind::Wal) => Step::Start,
         (_, FileKind::Empty) => Step::Wait(Why::Empty),
         (_, FileKind::Rollback | FileKind::Opaque) if said.other_mode => Step::Wait(Why::OtherMode),
@@ -130,6 +140,8 @@ pub(super) struct Wanted {
     pub(super) inherited: Option<Inherited>,
     /// The program has written to the file in rollback mode, or was streamed from this machine before.
     pub(super) wrote: bool,
+    /// See [`Said::made_aside`].
+    pub(super) made_aside: bool,
     last: Last,
     /// Uptime before which nothing is tried again, and how long the next pause is.
     not_before: Duration,
@@ -141,6 +153,7 @@ impl Wanted {
         Wanted {
             inherited,
             wrote: false,
+            made_aside: false,
             last: Last::Waits(Why::Empty),
             not_before: Duration::ZERO,
             pause: PAUSE,
@@ -298,9 +311,14 @@ mod tests {
         let nothing = Said::default();
         let wrote = Said { wrote: true, ..nothing };
         let mode = Said { other_mode: true, ..nothing };
-        let both = Said { wrote: true, other_mode: true };
+        let both = Said { wrote: true, other_mode: true, ..nothing };
+        let aside = Said { made_aside: true, ..nothing };
+        let made = Wait(Why::MadeAside);
         let (empty, opaque, other) = (Wait(Why::Empty), Wait(Why::Opaque), Wait(Why::OtherMode));
         for (said, kind, steps) in [
+            (aside, Empty, [made; 4]),
+            (aside, Rollback, [made; 4]),
+            (aside, Wal, [made; 4]),
             (nothing, Empty, [empty, empty, empty, Start]),
             (mode, Empty, [empty, empty, empty, Start]),
             (nothing, Wal, [Start, Start, Start, Start]),

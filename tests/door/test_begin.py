@@ -282,6 +282,56 @@ class MadeAnew(Configured):
         self.assertIn("journal_mode=WAL", p.status()["last_error"])
 
 
+class Attached(Configured):
+    """Databases that a program sees by ATTACH only."""
+
+    def test_one_that_is_there_is_watched(self):
+        for mode in ("delete", "wal"):
+            with self.subTest(mode):
+                audit = self.path(f"audit-{mode}.db")
+                self.shell(f"PRAGMA journal_mode={mode}; CREATE TABLE a(x); INSERT INTO a VALUES(1);", db=audit, load=False)
+                p = self.configured().open(self.path(f"main-{mode}.db"))
+                p.sql("CREATE TABLE t(x)")
+                p.sql("ATTACH ? AS audit", audit)
+                p.sql("BEGIN")
+                p.sql("INSERT INTO t VALUES(1)")
+                p.sql("INSERT INTO audit.a VALUES(2)")
+                p.sql("COMMIT")
+                there = lambda: (p.status(database=audit) or {}).get("state") == "streaming"
+                self.eventually(there, what="it is streamed")
+                self.assertSameBytes(audit, self.restore(self.replica(f"audit-{mode}"))[0])
+                p.end()
+
+    def test_one_that_is_made_waits_and_has_a_row(self):
+        audit = self.path("audit.db")
+        p = self.configured().open(self.path("main.db"))
+        p.sql("CREATE TABLE t(x)")
+        p.sql("ATTACH ? AS audit", audit)
+        p.sql("CREATE TABLE audit.a(x)")
+        p.sql("INSERT INTO audit.a VALUES(1)")
+        row = p.status(database=audit)
+        self.assertEqual(row["state"], "catching up")
+        self.assertErrorLine(row["last_error"], "ATTACH", "opened by itself")
+        p.sql("DETACH audit")
+        p.sql("ATTACH ? AS audit", audit)
+        p.sql("INSERT INTO audit.a VALUES(2)")
+        there = lambda: (p.status(database=audit) or {}).get("state") == "streaming"
+        self.eventually(there, what="it is streamed")
+        self.assertSameBytes(audit, self.restore(self.replica("audit"))[0])
+
+    def test_what_vacuum_into_writes_is_left_alone(self):
+        p = self.configured().open(self.path("main.db"))
+        p.sql("CREATE TABLE t(x)")
+        p.sql("INSERT INTO t VALUES(1)")
+        p.sync()
+        copy = self.path("copy.db")
+        p.sql("VACUUM INTO ?", copy)
+        self.assertEqual([n for n in os.listdir(self.dir) if n.startswith("copy.db")], ["copy.db"])
+        with open(copy, "rb") as f:
+            self.assertEqual(f.read(20)[18:], b"\x01\x01", "in rollback mode")
+        self.assertEqual(p.rows("SELECT count(*) FROM walrust_status"), [(1,)])
+
+
 class ShortConnections(Configured):
     """A program with a connection for each request, on a machine that has just restored its database."""
 

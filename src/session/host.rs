@@ -12,12 +12,21 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct EngineHost;
 
+impl EngineHost {
+    /// The same as [`Host::opened`], where what is configured is not to begin by being opened.
+    pub fn opened_on_demand(&self, file: &FileInfo<'_>) -> Option<Arc<dyn DbObserver>> {
+        Some(entry_of(file)?)
+    }
+}
+
+fn entry_of(file: &FileInfo<'_>) -> Option<Arc<Entry>> {
+    let has_commits = file.access == Access::ReadWrite && !file.path.as_os_str().is_empty();
+    has_commits.then(|| note_uri(file))
+}
+
 impl Host for EngineHost {
     fn opened(&self, file: &FileInfo<'_>) -> Option<Arc<dyn DbObserver>> {
-        if file.access == Access::ReadOnly || file.path.as_os_str().is_empty() {
-            return None;
-        }
-        let entry = note_uri(file);
+        let entry = entry_of(file)?;
         if file.how == How::VfsOpen {
             begin::met(engine(), &entry);
         }

@@ -49,7 +49,7 @@ struct OnDemand;
 
 impl Host for OnDemand {
     fn opened(&self, file: &FileInfo<'_>) -> Option<Arc<dyn DbObserver>> {
-        EngineHost.opened(file)
+        EngineHost.opened_on_demand(file)
     }
 }
 

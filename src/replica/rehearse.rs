@@ -11,10 +11,9 @@
 
 use super::fetch::{self, Ahead};
 use super::inventory::{FileInfo, read_header};
-use super::place::{self, Found};
-use super::plan::plan;
+use super::place::Found;
 use super::point::Point;
-use super::restore::{named, refuse_lost_tail};
+use super::restore::choose;
 use super::target::{Occupier, Overwrite, Target};
 use crate::base::{Error, Kind, Result, Timestamp, TxId, clock};
 use crate::store::Store;
@@ -57,14 +56,7 @@ pub async fn rehearse(
     parallel: usize,
 ) -> Result<Rehearsal> {
     Target::prepare(path, overwrite)?.refuse_used(occupier)?;
-    let Found { store, mut inventory, manifest } = place::find(store).await?;
-    if matches!(point, Point::Time(_)) {
-        inventory.learn_times(&store).await?;
-    }
-    if point == Point::Latest {
-        refuse_lost_tail(&store, &inventory, &manifest).await?;
-    }
-    let plan = plan(&inventory.files, point, clock::now()).map_err(|e| named(&store, &inventory, e))?;
+    let (Found { store, .. }, plan) = choose(store, point).await?;
     let last = plan.files.last().ok_or_else(|| Error::new(Kind::Bug, "a plan without a file"))?;
     let begun = clock::uptime();
     let header = read_header(&store, last.id()).await.map_err(|e| e.context(last.id()))?;

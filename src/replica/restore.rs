@@ -199,6 +199,20 @@ struct Proved {
     notes: Vec<String>,
 }
 
+/// What the replica holds, and the files that make `point`. Errors where that is not there or not whole, and with the store's.
+pub(super) async fn choose(store: &Store, point: Point) -> Result<(Found, Plan)> {
+    let mut found = place::find(store).await?;
+    if matches!(point, Point::Time(_)) {
+        found.inventory.learn_times(&found.store).await?;
+    }
+    if point == Point::Latest {
+        refuse_lost_tail(&found.store, &found.inventory, &found.manifest).await?;
+    }
+    let plan = plan(&found.inventory.files, point, clock::now());
+    let plan = plan.map_err(|e| named(&found.store, &found.inventory, e))?;
+    Ok((found, plan))
+}
+
 /// Everything up to the moment when the target changes.
 async fn into_temp(
     store: &Store,
@@ -206,14 +220,7 @@ async fn into_temp(
     target: &mut Target,
     options: &RestoreOptions<'_>,
 ) -> Result<(Proved, Store)> {
-    let Found { store, mut inventory, manifest } = place::find(store).await?;
-    if matches!(point, Point::Time(_)) {
-        inventory.learn_times(&store).await?;
-    }
-    if point == Point::Latest {
-        refuse_lost_tail(&store, &inventory, &manifest).await?;
-    }
-    let plan = plan(&inventory.files, point, clock::now()).map_err(|e| named(&store, &inventory, e))?;
+    let (Found { store, inventory, manifest }, plan) = choose(store, point).await?;
     if let Some(built) = of_what_is_at_hand(&store, &manifest, &plan, target, options).await? {
         built.applier.sync()?;
         crash::point("restore.built");
@@ -309,7 +316,7 @@ pub async fn txid_at(store: &Store, point: Point) -> Result<TxId> {
 }
 
 /// Why there is no way, with the name of a replica that holds nothing at all: its URL may be the mistake.
-pub(super) fn named(store: &Store, inventory: &Inventory, e: Error) -> Error {
+fn named(store: &Store, inventory: &Inventory, e: Error) -> Error {
     if inventory.is_empty() { e.context(store.url()) } else { e }
 }
 

@@ -3,7 +3,9 @@
 //! A program may say things of a new file before it writes to it that hold for good (`PRAGMA page_size`, `auto_vacuum`, `encoding`, a
 //! cipher's key), and a connection may be opened long before it is used. So opening a file that is empty, or that cannot be read
 //! without a key, changes nothing: a wish is noted ([`super::wish`]). At each [`Moment`] after that, [`decide`] tells from what the file has become
-//! what to do. An existing database that can be read has nothing left to say: its watch begins as it is opened.
+//! what to do. An existing database that can be read has nothing left to say: its watch begins as it is opened. Of one that is attached
+//! nobody tells but the opening of its file ([`met`]); one that comes to be that way may be what `VACUUM INTO` writes, and is left alone. A
+//! file that took the place of a watched one is wished for anew beside its watch.
 //!
 //! Rules:
 //! * I-BEG-1: before the program's first commit to a new file nothing is written to that file, nor beside it.

@@ -365,21 +365,28 @@ class ShortConnections(Configured):
             self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertSameBytes(db, self.restore(url)[0])
 
-    def test_short_connections_before_the_store_is_heard(self):
-        """Its closes have checkpointed what the restored file was away, and what it was is known all the same."""
+    def unheard(self, s3, visits, make=None):
+        """A replica's database restored on a second machine, or another that `make` makes there, which a program visits so often while the
+        store is away; then that is back, and the program has it open. Gives (peer, db, url)."""
         os.mkdir(self.path("second"))
-        s3 = door.S3(self)
         proxy = door.FaultProxy(self, s3.port)
         url = s3.url("app", proxy.endpoint)
         db = self.replicated(url, s3.env())
+        db = make() if make else db
         proxy.down = True
         p = self.peer(env={**s3.env(), "WALRUST_REPLICA": url, "WALRUST_INTERVAL": "0s"})
-        for i in range(6):
+        for i in range(visits):
             p.open(db)
             p.sql("INSERT INTO t VALUES(2)")
             p.close()
         proxy.down = False
         p.open(db)
+        return p, db, url
+
+    def test_short_connections_before_the_store_is_heard(self):
+        """Its closes have checkpointed what the restored file was away, and what it was is known all the same."""
+        s3 = door.S3(self)
+        p, db, url = self.unheard(s3, 6)
         self.eventually(lambda: p.status()["state"] == "streaming", timeout=90, what="it is known again", every=0.2)
         p.sql("INSERT INTO t VALUES(3)")
         p.sync()
@@ -388,21 +395,14 @@ class ShortConnections(Configured):
 
     def test_another_database_in_its_place_is_none_of_it(self):
         """One that never was what the replica holds is refused, however short its connections are."""
-        os.mkdir(self.path("second"))
         s3 = door.S3(self)
-        proxy = door.FaultProxy(self, s3.port)
-        url = s3.url("app", proxy.endpoint)
-        self.replicated(url, s3.env())
-        other = self.path("second", "other.db")
-        self.shell("CREATE TABLE t(x); INSERT INTO t VALUES('of another')", db=other, load=False)
-        proxy.down = True
-        p = self.peer(env={**s3.env(), "WALRUST_REPLICA": url, "WALRUST_INTERVAL": "0s"})
-        for i in range(3):
-            p.open(other)
-            p.sql("INSERT INTO t VALUES('and more')")
-            p.close()
-        proxy.down = False
-        p.open(other)
+
+        def another():
+            other = self.path("second", "other.db")
+            self.shell("CREATE TABLE t(x); INSERT INTO t VALUES('of another')", db=other, load=False)
+            return other
+
+        p, _, url = self.unheard(s3, 3, make=another)
         self.eventually(lambda: p.status()["state"] == "failed", timeout=90, what="it is refused", every=0.2)
         self.assertIn("another database's history", p.status()["last_error"])
         self.assertEqual(door.plain_rows(self.restore(url, env=s3.env())[0], "SELECT count(*) FROM t"), [(1,)])

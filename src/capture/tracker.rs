@@ -266,7 +266,7 @@ impl Tracker {
             && changed
         {
             // It came to be, whatever becomes of our place: nothing of it is to be taken back.
-            drop(self.spool.forget_asked(p.position.txid));
+            drop(self.spool.has_come_to_be(p.position.txid));
         }
         if s.continuity != Continuity::Kept {
             s.seen = Some(h);

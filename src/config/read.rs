@@ -1,6 +1,6 @@
 //! Reading what a front door gave ([`Raw`]) as a value.
 
-use super::raw::{Fault, Raw, What, fault, text_of};
+use super::raw::{self, Fault, Raw, What, fault, text_of};
 use super::value::{
     AutoLabel, ByteCount, Durability, Functions, RetentionBy, Value, ValueKind, parse_duration,
 };
@@ -24,6 +24,11 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
                 return Err(fault(raw, "must not be empty"));
             }
             Ok((Value::Text(t.to_string()), t.to_string()))
+        }
+        ValueKind::Mirrors => {
+            let urls = mirrors(raw)?;
+            let shown = urls.join(",");
+            Ok((Value::Texts(urls), shown))
         }
         ValueKind::Folder => {
             let t = text_of(raw, "text")?;
@@ -111,6 +116,39 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
             Ok((Value::Webhooks(hook.into_iter().collect()), shown))
         }
     }
+}
+
+/// URLs: text with commas between them, or a list of texts and of tables with `replica`.
+fn mirrors(given: &Raw) -> Result<Vec<String>, Fault> {
+    let wanted = "URLs of replicas, or tables with replica";
+    match &given.what {
+        What::Text(t) if t.trim_start().starts_with('[') => {
+            let inner = raw::json(t).map_err(|m| fault(given, m))?;
+            mirrors(&inner).map_err(|f| fault(given, f.message))
+        }
+        What::Text(t) => {
+            Ok(t.split(',').map(str::trim).filter(|u| !u.is_empty()).map(ToString::to_string).collect())
+        }
+        What::List(items) => items.iter().map(|item| mirror(item, wanted)).collect(),
+        _ => Err(fault(given, format!("is {}; it takes {wanted}", given.type_name()))),
+    }
+}
+
+fn mirror(item: &Raw, wanted: &str) -> Result<String, Fault> {
+    let url = match &item.what {
+        What::Table(fields) => {
+            if let Some((key, raw)) = fields.iter().find(|(key, _)| key != "replica") {
+                return Err(fault(raw, format!("unknown key {}; a mirror has replica", quoted(key))));
+            }
+            let Some((_, raw)) = fields.first() else { return Err(fault(item, "a mirror has no replica")) };
+            text_of(raw, "a replica URL")?
+        }
+        _ => text_of(item, wanted)?,
+    };
+    if url.trim().is_empty() || url.contains('\0') {
+        return Err(fault(item, "a mirror's replica must not be empty"));
+    }
+    Ok(url.trim().to_string())
 }
 
 fn bytes(raw: &Raw) -> Result<ByteCount, Fault> {

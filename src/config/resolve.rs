@@ -6,7 +6,7 @@ use super::paths;
 use super::settings::{Settings, typed};
 use super::table::{Id, Setting, TABLE};
 use super::value::{Functions, Value};
-use crate::address::ReplicaUrl;
+use crate::address::{ReplicaUrl, replica_key};
 use crate::base::{Error, Result, beside};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -211,7 +211,7 @@ impl Config {
         if let Some(file) = &self.file {
             // Above a list of databases, a replica is for those listed; without a list, for all.
             let for_all = listed.is_some() || file.databases.is_empty();
-            put(&mut entries, &file.top, |id| id != Id::Replica || for_all);
+            put(&mut entries, &file.top, |id| !matches!(id, Id::Replica | Id::Mirrors) || for_all);
         }
         for layer in [listed.map(|e| &e.layer), uri, sql].into_iter().flatten() {
             put(&mut entries, layer, |_| true);
@@ -310,8 +310,11 @@ impl Config {
             let resolved = self.resolve(&path, None, None)?;
             found.push((path, resolved.settings));
         }
-        let replica = |(p, s): &'_ (PathBuf, Settings)| s.replica.clone().map(|r| (p.clone(), r));
-        let replicas: Vec<(PathBuf, String)> = found.iter().filter_map(replica).collect();
+        let of = |(p, s): &'_ (PathBuf, Settings)| {
+            let urls = s.replica.iter().chain(&s.mirrors);
+            urls.map(|r| (p.clone(), r.clone())).collect::<Vec<_>>()
+        };
+        let replicas: Vec<(PathBuf, String)> = found.iter().flat_map(of).collect();
         paths::conflict(replicas.iter().map(|(p, r)| (p.as_path(), r.as_str())))?;
         let spools = found.iter().filter_map(|(p, s)| s.spool_dir.as_deref().map(|d| (p.as_path(), d)));
         paths::spool_conflict(spools)
@@ -338,6 +341,12 @@ impl Config {
             .iter()
             .flat_map(|f| std::iter::once(&f.top).chain(f.databases.iter().map(|e| &e.layer)));
         for layer in layers.chain([&self.env]) {
+            if let Some(Said { value: Value::Texts(urls), source, .. }) = layer.0.get(&Id::Mirrors) {
+                for url in urls {
+                    let at = |e: Error| e.context("mirrors").context(source);
+                    check(&paths::expand(url, Path::new("/dir/name.db")).map_err(at)?).map_err(at)?;
+                }
+            }
             for (id, name) in [(Id::Replica, "replica"), (Id::SpoolDir, "spool_dir")] {
                 let Some(Said { value: Value::Text(t), source, .. }) = layer.0.get(&id) else { continue };
                 let at = |e: Error| e.context(format_args!("{name}")).context(source);
@@ -381,6 +390,7 @@ fn finish(mut entries: Entries, database: Option<(&Path, Option<&Path>)>) -> Res
             entry.shown.clone_from(&filled);
             entry.value = Value::Text(filled);
         }
+        fill_mirrors(&mut entries, database, base)?;
         entries.entry(Id::SpoolDir).or_insert_with(|| {
             let dir = default_spool(database).to_string_lossy().into_owned();
             Said { value: Value::Text(dir.clone()), shown: dir, source: Source::Default }
@@ -397,6 +407,35 @@ fn finish(mut entries: Entries, database: Option<(&Path, Option<&Path>)>) -> Res
         )));
     }
     Ok(Resolved { settings, chosen: Chosen::No, entries })
+}
+
+/// Fills the placeholders of mirrors. Errors for one that is the replica, or named twice.
+fn fill_mirrors(entries: &mut Entries, database: &Path, base: Option<&Path>) -> Result<()> {
+    let key_of = |e: &Said| if let Value::Text(t) = &e.value { Some(replica_key(t)) } else { None };
+    let replica = entries.get(&Id::Replica).and_then(key_of);
+    let Some(entry) = entries.get_mut(&Id::Mirrors) else { return Ok(()) };
+    let Value::Texts(templates) = &entry.value else { return Ok(()) };
+    let mut seen: Vec<String> = replica.into_iter().collect();
+    let mut urls = Vec::new();
+    for template in templates {
+        let at = |e: Error| e.context(format_args!("{} (mirrors)", entry.source));
+        let mut filled = paths::expand(template, database).map_err(at)?;
+        check(&filled).map_err(at)?;
+        let relative = !filled.contains("://") && Path::new(&filled).is_relative();
+        if let (true, Source::File { .. }, Some(base)) = (relative, &entry.source, base) {
+            filled = base.join(filled).to_string_lossy().into_owned();
+        }
+        let key = replica_key(&filled);
+        if seen.contains(&key) {
+            let why = format!("{filled} is the replica already, or named twice; a mirror lies elsewhere");
+            return Err(at(Error::config(why)));
+        }
+        seen.push(key);
+        urls.push(filled);
+    }
+    entry.shown = urls.join(",");
+    entry.value = Value::Texts(urls);
+    Ok(())
 }
 
 /// The grammar of the URL. Opens nothing.

@@ -36,6 +36,7 @@ pub struct Retry {
 pub struct Settings {
     /// `None`: nobody named one.
     pub replica: Option<String>,
+    pub mirrors: Vec<String>,
     pub interval: Duration,
     pub durability: Durability,
     pub sync_timeout: Duration,
@@ -109,6 +110,10 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
     };
     Ok(Settings {
         replica: text(Id::Replica),
+        mirrors: match all.get(&Id::Mirrors) {
+            Some(Value::Texts(urls)) => urls.clone(),
+            _ => Vec::new(),
+        },
         interval: duration(Id::Interval)?,
         durability: match all.get(&Id::Durability) {
             Some(Value::Durability(d)) => *d,

@@ -9,6 +9,7 @@ use std::time::Duration;
 #[allow(missing_docs)] // TABLE describes each
 pub enum Id {
     Replica,
+    Mirrors,
     Interval,
     Durability,
     SyncTimeout,
@@ -142,6 +143,11 @@ const fn default(mut s: Setting, text: &'static str) -> Setting {
     s
 }
 
+const fn keyed(mut s: Setting, key: &'static str) -> Setting {
+    s.key = key;
+    s
+}
+
 const fn unset(mut s: Setting, shown: &'static str) -> Setting {
     s.unset = shown;
     s
@@ -158,13 +164,23 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 31] = [
+pub static TABLE: [Setting; 32] = [
     top(
         Id::Replica,
         "replica",
         ValueKind::Replica,
         "Where the database goes: `s3://bucket/path`, `gs://bucket/path`, `az://container/path`, `file:///dir` or a plain path. \
          `{name}` stands for the file name without its extension, `{file}` for the whole file name, `{dir}` for the name of its directory.",
+    ),
+    keyed(
+        top(
+            Id::Mirrors,
+            "mirrors",
+            ValueKind::Mirrors,
+            "Further replicas that get the same files, each at its own pace: URLs as in `replica`, separated by commas, a JSON array of \
+             them elsewhere, or `[[databases.mirror]]` tables with `replica`. One that is away holds up neither a commit nor the replica.",
+        ),
+        "mirror",
     ),
     default(
         top(
@@ -439,6 +455,7 @@ pub fn settings_markdown() -> String {
         let toml = match (s.section, s.kind) {
             (Some(section), _) => format!("`[{section}]` `{}`", s.key),
             (None, ValueKind::Webhooks) => format!("`[[{}]]`", s.key),
+            (None, ValueKind::Mirrors) => format!("`[[databases.{}]]`", s.key),
             (None, _) => format!("`{}`", s.key),
         };
         let default = match s.default_shown() {

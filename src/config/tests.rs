@@ -36,6 +36,8 @@ fn the_table_is_in_order_and_its_names_follow_one_rule() {
         assert_eq!(s.id as usize, i, "{}", s.name);
         let expected = match s.section {
             Some(section) => format!("{section}_{}", s.key),
+            // (Each table says one of them: [[databases.mirror]].)
+            None if s.kind == ValueKind::Mirrors => format!("{}s", s.key),
             None => s.key.to_string(),
         };
         assert_eq!(s.name, expected);
@@ -86,6 +88,7 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
         let (text, in_toml) = match s.kind {
             ValueKind::Replica => ("file:///backup/{name}", "\"file:///backup/{name}\""),
             ValueKind::Duration { .. } => ("42s", "\"42s\""),
+            ValueKind::Mirrors => ("file:///mirror/{name}", "[{ replica = \"file:///mirror/{name}\" }]"),
             ValueKind::Levels => ("10s,20s", "[\"10s\", \"20s\"]"),
             ValueKind::Count { .. } => ("17", "17"),
             ValueKind::Bytes { .. } => ("2GiB", "\"2GiB\""),
@@ -674,7 +677,7 @@ fn the_example_loads_and_shows_every_key() {
     let process = toml(&all).unwrap().process().unwrap();
     let by_default: Vec<&str> =
         process.rows().into_iter().filter(|r| r.source == "default").map(|r| r.name).collect();
-    assert_eq!(by_default, ["replica", "price_per_gb", "price_per_1000_put"]);
+    assert_eq!(by_default, ["replica", "mirrors", "price_per_gb", "price_per_1000_put"]);
     // Where it claims a default, it is the default.
     for row in process.rows().iter().filter(|r| {
         ![

@@ -12,6 +12,8 @@ pub const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub enum ValueKind {
     /// A replica URL or plain path, with placeholders.
     Replica,
+    /// Replica URLs or plain paths, with placeholders.
+    Mirrors,
     /// A duration from `min` to `max`.
     Duration {
         /// The shortest allowed.
@@ -69,6 +71,7 @@ pub enum ValueKind {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Value {
     Text(String),
+    Texts(Vec<String>),
     Duration(Duration),
     Levels(Vec<Duration>),
     Count(u32),

@@ -36,6 +36,8 @@ pub enum RowKind {
     Source,
     /// A file that is kept up to date from a replica.
     Copy,
+    /// A further replica of a database that is streamed.
+    Mirror,
     /// A replica, looked at without the process that streams to it: what only that one knows is not known.
     Replica,
 }
@@ -46,6 +48,7 @@ impl RowKind {
         match self {
             RowKind::Source => "source",
             RowKind::Copy => "copy",
+            RowKind::Mirror => "mirror",
             RowKind::Replica => "replica",
         }
     }
@@ -80,6 +83,8 @@ pub struct DatabaseFace {
     pub database: String,
     /// What it is.
     pub kind: RowKind,
+    /// Of a [`RowKind::Mirror`]: the database, of which `database` is one of several replicas.
+    pub mirror_of: Option<String>,
     /// Who tells of it.
     pub told_by: Teller,
     /// URL of the replica, without secrets; `None` where none is known yet.

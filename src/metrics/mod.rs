@@ -54,6 +54,12 @@ struct Database {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfMirror {
+    database: String,
+    mirror: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct DatabaseAnd {
     database: String,
     kind: &'static str,
@@ -261,6 +267,9 @@ pub struct Metrics {
     health: Family<Row, Gauge>,
     copy_lag: Family<Database, Seconds>,
     copy_txid: Family<Database, Gauge>,
+    mirror_lag: Family<OfMirror, Seconds>,
+    mirror_txid: Family<OfMirror, Gauge>,
+    mirror_pending: Family<OfMirror, Gauge>,
     names: Mutex<HashSet<String>>,
     /// Databases of other processes that are shown.
     others: Mutex<HashSet<String>>,
@@ -294,6 +303,9 @@ impl Metrics {
             health: Family::default(),
             copy_lag: Family::default(),
             copy_txid: Family::default(),
+            mirror_lag: Family::default(),
+            mirror_txid: Family::default(),
+            mirror_pending: Family::default(),
             names: Mutex::default(),
             others: Mutex::default(),
             databases: Gauge::default(),
@@ -313,6 +325,12 @@ impl Metrics {
         let help = "Time by which a followed file is behind its replica";
         r.register_with_unit("copy_lag", help, Unit::Seconds, metrics.copy_lag.clone());
         r.register("copy_txid", "Transaction id of a followed file", metrics.copy_txid.clone());
+        let help = "Age of the oldest commit that a mirror does not have, 0 if it has all";
+        r.register_with_unit("mirror_lag", help, Unit::Seconds, metrics.mirror_lag.clone());
+        let help = "Newest transaction id that is durable in a mirror, with all before it";
+        r.register("mirror_replicated_txid", help, metrics.mirror_txid.clone());
+        let help = "Captured but not yet in a mirror";
+        r.register_with_unit("mirror_pending", help, Unit::Bytes, metrics.mirror_pending.clone());
         r.register("databases", "Databases that are watched", metrics.databases.clone());
         r.register_with_unit(
             "uptime",
@@ -332,6 +350,9 @@ impl Metrics {
         self.health.clear();
         self.copy_lag.clear();
         self.copy_txid.clear();
+        self.mirror_lag.clear();
+        self.mirror_txid.clear();
+        self.mirror_pending.clear();
         let mut others = HashSet::new();
         for row in &face.databases {
             let database = || row.database.clone();
@@ -353,6 +374,15 @@ impl Metrics {
                     self.states.get_or_create_owned(&label).set(i64::from(row.state == state));
                 }
                 others.insert(database());
+            }
+            if let (Some(of), Some(mirror)) = (&row.mirror_of, &row.replica) {
+                let label = OfMirror { database: of.clone(), mirror: mirror.clone() };
+                let bytes = i64::try_from(row.pending_bytes).unwrap_or(i64::MAX);
+                self.mirror_pending.get_or_create_owned(&label).set(bytes);
+                self.mirror_txid.get_or_create_owned(&label).set(row.replicated.as_i64());
+                if let Some(lag) = row.lag {
+                    self.mirror_lag.get_or_create_owned(&label).set(lag.as_secs_f64());
+                }
             }
             if row.kind == RowKind::Copy {
                 let label = Database { database: database() };

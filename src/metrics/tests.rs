@@ -263,6 +263,7 @@ impl Pages for Fixed {
         let app = DatabaseFace {
             database: "/data/\"app\".db".to_string(),
             kind: RowKind::Source,
+            mirror_of: None,
             told_by: Teller::Own,
             replica: None,
             state: "streaming",
@@ -286,6 +287,7 @@ impl Pages for Fixed {
         let copy = DatabaseFace {
             database: "/data/copy.db".to_string(),
             kind: RowKind::Copy,
+            mirror_of: None,
             health: HealthStatus::Healthy,
             lag: None,
             last_upload: None,
@@ -519,6 +521,7 @@ fn a_replica_alone_has_no_series_and_no_word_of_a_process() {
     let row = DatabaseFace {
         database: "s3://b/\"app\"".to_string(),
         kind: RowKind::Replica,
+        mirror_of: None,
         state: "readable",
         lag: None,
         last_upload: None,

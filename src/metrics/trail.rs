@@ -110,6 +110,7 @@ mod tests {
         let one = |i: usize| DatabaseFace {
             database: format!("/data/{i}.db"),
             kind: RowKind::Source,
+            mirror_of: None,
             told_by: Teller::Own,
             replica: None,
             state,

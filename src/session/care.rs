@@ -21,6 +21,7 @@
 use super::alone::alone;
 use super::drill::{self, last_drilled};
 use super::events::note_trouble;
+use super::mirror::Mirror;
 use super::sound;
 use super::watched::{Ask, Watched};
 use crate::base::event::EventKind;
@@ -30,6 +31,7 @@ use crate::replica::compact::{Action, Compacted};
 use crate::replica::retention::Policy;
 use crate::replica::{self, Report, Rule, Severity, VerifyOptions};
 use crate::ship::{Aged, Course, Duty};
+use crate::spool::Spool;
 use crate::store::{Retry, Store, block_on};
 use serde_json::json;
 use std::cmp::Reverse;
@@ -40,6 +42,8 @@ use std::time::Duration;
 
 /// Between two looks at what seems to be wrong with a replica that is written meanwhile.
 pub(super) const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// How long a mirror's shipper may take to hand its manifest over.
+const HAND_OVER: Duration = Duration::from_secs(600);
 /// The longest rest of retention after a failure.
 const RETENTION_RESTS: Duration = Duration::from_secs(300);
 
@@ -49,6 +53,8 @@ enum Task {
     Retain,
     Label,
     Drill,
+    /// Validation and retention of mirrors.
+    Mirrors,
 }
 
 impl Task {
@@ -58,6 +64,7 @@ impl Task {
             Task::Retain => "retention",
             Task::Label => "labelling",
             Task::Drill => "a drill",
+            Task::Mirrors => "the care of a mirror",
         }
     }
 }
@@ -119,6 +126,9 @@ impl Queue {
         if w.owes_labels() {
             self.add(w, Task::Label);
         }
+        if w.mirrors.iter().any(|m| what_is_due(&w.settings(), m) != MirrorDue::default()) {
+            self.add(w, Task::Mirrors);
+        }
         let every = w.settings().validation_interval;
         // Before the first snapshot is there, a validation could only say so.
         if every.is_zero() || w.link.status().snapshot.0 == 0 {
@@ -174,6 +184,7 @@ impl Queue {
                 Task::Retain => retain(&w),
                 Task::Label => w.make_labels(),
                 Task::Drill => drill::scheduled(&w),
+                Task::Mirrors => w.mirrors.iter().for_each(|m| care_for_mirror(&w, m)),
             };
             if let Err(said) = panics::caught(work) {
                 let what = task.as_str();
@@ -201,10 +212,15 @@ fn is_owed(w: &Watched) -> bool {
 
 /// How long ago the replica was validated, by whatever process: a program may live for a second. The first look begins the count.
 fn last_validated(w: &Watched) -> Aged {
+    last_checked(&w.spool, w.replica())
+}
+
+/// (A record that cannot be written makes the next validation early.)
+fn last_checked(spool: &Spool, replica: &str) -> Aged {
     let now = clock::now();
-    let noted = w.spool.validated(w.replica()).ok().flatten();
+    let noted = spool.validated(replica).ok().flatten();
     if noted.is_none() {
-        note_validated(w);
+        drop(spool.note_validated(replica, now));
     }
     Aged::new(noted.unwrap_or(now), now, clock::uptime())
 }
@@ -287,6 +303,85 @@ pub(super) fn compact(
     }
     let _alone = alone(store, shipping, spools)?;
     block_on(replica::compact::compact(store, policy, action, clock::now(), None))?
+}
+
+/// What a mirror's replica needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct MirrorDue {
+    retention: bool,
+    validation: bool,
+}
+
+fn what_is_due(s: &Settings, m: &Mirror) -> MirrorDue {
+    let Some(queue) = m.queue().filter(|_| m.is_serving()) else { return MirrorDue::default() };
+    let newest = m.link().status().snapshot;
+    if newest == TxId::ZERO {
+        return MirrorDue::default();
+    }
+    let retained = *lock(&m.retained).get_or_insert_with(|| queue.retained(m.url()).unwrap_or_default());
+    let age = lock(&m.validated).get_or_insert_with(|| last_checked(&queue, m.url())).by(clock::uptime());
+    MirrorDue {
+        retention: s.retention_by == RetentionBy::Writer && newest > retained,
+        validation: !s.validation_interval.is_zero() && age >= s.validation_interval,
+    }
+}
+
+/// What goes wrong is that mirror's finding, and is tried again with its next snapshot, or when the next check is due.
+fn care_for_mirror(w: &Arc<Watched>, m: &Arc<Mirror>) {
+    let due = what_is_due(&w.settings(), m);
+    let Some(queue) = m.queue().filter(|_| due != MirrorDue::default()) else { return };
+    if due.retention {
+        let after = m.link().status().snapshot;
+        *lock(&m.retained) = Some(after);
+        match compact_mirror(m, &policy(&w.settings())) {
+            Ok(removed) => {
+                drop(queue.note_retained(m.url(), after));
+                log::info!(
+                    "walrust: {}: mirror {}: retention removed {removed} files",
+                    w.path().display(),
+                    m.url()
+                );
+            }
+            Err(e) => tell_of_mirror(w, m, &format!("retention: {e}")),
+        }
+    }
+    if due.validation {
+        *lock(&m.validated) = Some(Aged::new(clock::now(), clock::now(), clock::uptime()));
+        m.link().have_all_named(SECOND_LOOK);
+        let options = VerifyOptions { pause: SECOND_LOOK, ..Default::default() };
+        match block_on(replica::verify(&m.store, &options)).and_then(|r| r) {
+            Ok(r) if r.severity() == Severity::Ok => {
+                drop(queue.note_validated(m.url(), clock::now()));
+                *lock(&m.finding) = None;
+            }
+            Ok(r) => {
+                let message = damage(&r);
+                tell_of_mirror(w, m, &message);
+                let event = format!("mirror {}: {message}", m.url());
+                w.tell(EventKind::CorruptionDetected, event, details(&r));
+                if r.severity() == Severity::Critical {
+                    // What is lost stays lost; from the next snapshot on everything can be restored again.
+                    m.begin_anew();
+                }
+            }
+            Err(e) => tell_of_mirror(w, m, &format!("the mirror could not be validated: {e}")),
+        }
+    }
+}
+
+fn tell_of_mirror(w: &Watched, m: &Mirror, why: &str) {
+    log::warn!("walrust: {}: mirror {}: {why}", w.path().display(), m.url());
+    *lock(&m.finding) = Some(why.to_string());
+}
+
+/// How many files retention removed.
+fn compact_mirror(m: &Mirror, policy: &Policy) -> Result<usize> {
+    let compact = |action| block_on(replica::compact::compact(&m.store, policy, action, clock::now(), None))?;
+    if compact(Action::DryRun)?.removed == 0 {
+        return Ok(0);
+    }
+    let _alone = m.link().borrow_manifest(HAND_OVER)?;
+    Ok(compact(Action::Force)?.removed)
 }
 
 fn retain(w: &Arc<Watched>) {

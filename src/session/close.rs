@@ -96,6 +96,7 @@ impl Watched {
         let waited = self.services.patience.spend(patience, |patience| {
             let end = clock::uptime() + patience;
             self.sync_until(patience, Until::Closed)?;
+            self.drain_mirrors(end);
             self.link.give_lease_back(LEASE_PATIENCE.min(end.saturating_sub(clock::uptime())));
             Ok::<_, Error>(())
         });
@@ -141,7 +142,7 @@ impl Watched {
     pub(super) fn cut_at_exit(&self) {
         if self.is_to_drain() {
             drop(self.seal_and_cut(Until::Deadline));
-            self.link.work.notify_one();
+            self.ring();
         }
     }
 
@@ -161,6 +162,7 @@ impl Watched {
         } else {
             return;
         };
+        self.drain_mirrors(end);
         if let Err(e) = done {
             log::warn!("walrust: {}: not all is in the replica at exit: {e}", self.path().display());
         }

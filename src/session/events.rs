@@ -1,5 +1,6 @@
 //! What the shipper reports of one database: counted, told, and left to the sealer where something is to be done.
 
+use super::mirror::Mirror;
 use super::watched::{Ask, Watched};
 use crate::base::event::EventKind;
 use crate::base::{Kind, clock, lock};
@@ -57,6 +58,48 @@ pub(super) fn on_event(w: &Arc<Watched>, e: &ship::Event) {
         }
         E::QueueDamaged { error } => w.ask(Ask::ClearQueue(error.clone())),
         E::Corrupt { error } => w.tell(EventKind::CorruptionDetected, error.clone(), json!({})),
+    }
+}
+
+/// The same of the shipper of a mirror: the replica's own counts and states are not touched.
+pub(super) fn on_mirror_event(w: &Arc<Watched>, m: &Mirror, e: &ship::Event) {
+    use ship::Event as E;
+    let tell = |kind, text: &str, attempts: u32| {
+        if attempts.is_power_of_two() {
+            log::warn!("walrust: {}: mirror {}: {text}", w.path().display(), m.url());
+        }
+        let context = json!({"mirror": m.url(), "attempts": attempts});
+        w.tell(kind, format!("mirror {}: {text}", m.url()), context);
+    };
+    let kind_of = |kind: &Kind| match kind {
+        Kind::Denied => EventKind::AuthFailure,
+        _ => EventKind::UploadError,
+    };
+    match e {
+        E::Uploaded { .. } => {
+            if m.is_failure_told.swap(false, Ordering::Relaxed) {
+                let text = format!("mirror {}: uploads succeed again", m.url());
+                w.tell(EventKind::Recovered, text, json!({"mirror": m.url()}));
+            }
+        }
+        E::Snapshot { .. } => w.ask(Ask::Care),
+        E::Failed { kind, error, attempts } => {
+            tell(kind_of(kind), error, *attempts);
+            m.is_failure_told.store(true, Ordering::Relaxed);
+        }
+        E::Trouble { kind, error, attempts, duty } if attempts.is_power_of_two() => {
+            tell(kind_of(kind), &format!("{}: {error}", duty.as_str()), *attempts);
+        }
+        E::BreakerOpen { error } => tell(EventKind::CircuitBreakerOpen, error, 1),
+        E::BreakerClosed => tell(EventKind::CircuitBreakerClosed, "uploads go on", 1),
+        E::Fenced { error } => tell(EventKind::Fenced, error, 1),
+        E::Corrupt { error } => tell(EventKind::CorruptionDetected, error, 1),
+        E::ReplicaLost => m.begin_anew(),
+        E::QueueDamaged { error } => {
+            log::warn!("walrust: {}: mirror {}: {error}; a snapshot follows", w.path().display(), m.url());
+            m.begin_anew();
+        }
+        E::Arrived { .. } | E::Merged { .. } | E::Trouble { .. } => {}
     }
 }
 

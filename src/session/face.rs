@@ -3,6 +3,7 @@
 
 use super::follow::FollowerRow;
 use super::registry::Engine;
+use super::status::Row;
 use super::told;
 use super::watched::{Watched, series};
 use super::wish::WishRow;
@@ -18,6 +19,7 @@ impl Engine {
     pub(super) fn face(&self) -> Face {
         let (watched, unwatched) = self.all();
         let mut databases: Vec<DatabaseFace> = watched.iter().map(|w| of_watched(w)).collect();
+        databases.extend(watched.iter().flat_map(|w| w.mirror_rows()).map(of_mirror));
         databases.extend(self.followers().into_iter().map(of_follower));
         databases.extend(unwatched.into_iter().map(of_unwatched));
         databases.sort_by(|a, b| a.database.cmp(&b.database));
@@ -62,6 +64,7 @@ fn of_watched(w: &Watched) -> DatabaseFace {
     DatabaseFace {
         database: series(&row.database),
         kind: RowKind::Source,
+        mirror_of: None,
         told_by: Teller::Own,
         replica: Some(row.replica),
         state: row.state.as_str(),
@@ -84,10 +87,39 @@ fn of_watched(w: &Watched) -> DatabaseFace {
     }
 }
 
+fn of_mirror(row: Row) -> DatabaseFace {
+    let of = series(&row.database);
+    DatabaseFace {
+        database: format!("{of} (mirror {})", row.replica),
+        kind: RowKind::Mirror,
+        mirror_of: Some(of),
+        told_by: Teller::Own,
+        replica: Some(row.replica),
+        state: row.state.as_str(),
+        explained: told::sentence(row.state),
+        health: row.health,
+        lag: Some(row.lag),
+        pending_bytes: row.pending_bytes,
+        txid: row.txid,
+        replicated: row.replicated,
+        database_bytes: size(&row.database),
+        wal_bytes: 0,
+        spool_bytes: row.spool_bytes,
+        breaker: row.breaker.as_str(),
+        uploaded_bytes: None,
+        last_upload: row.last_upload,
+        last_verified: None,
+        verify_every: Duration::ZERO,
+        last_error: row.last_error,
+        seen: None,
+    }
+}
+
 fn of_follower(f: FollowerRow) -> DatabaseFace {
     DatabaseFace {
         database: series(&f.path),
         kind: RowKind::Copy,
+        mirror_of: None,
         told_by: Teller::Own,
         replica: Some(f.replica),
         state: f.state.as_str(),
@@ -115,6 +147,7 @@ fn of_unwatched(wish: WishRow) -> DatabaseFace {
     DatabaseFace {
         database: series(&wish.database),
         kind: RowKind::Source,
+        mirror_of: None,
         told_by: Teller::Own,
         replica: None,
         state: state.as_str(),

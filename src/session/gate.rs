@@ -153,7 +153,7 @@ fn decide(w: &Arc<Watched>, header: &[u8; FRAME_HEADER], offset: u64, page: &[u8
         match w.tracker.prepare(&h, &last, clock::now()) {
             Ok(txid) => {
                 crash::point("gate.prepared");
-                w.link.work.notify_one();
+                w.ring();
                 let shipped = w.wait_shipped(txid, deadline).and_then(|()| w.tracker.confirm(txid));
                 return shipped.inspect_err(|e| {
                     w.tracker.abandon(txid, &e.to_string());

@@ -9,20 +9,21 @@ use super::events::on_event;
 use super::identity::{self, Begin, Here, Identity, Known, Queue, Remote, Taken};
 use super::job::Job;
 use super::phase::{Part, Role};
+use super::places::Places;
 use super::prove::{self, Proof};
 use super::registry::Engine;
 use super::reread;
 use super::told::UNREADABLE;
 use super::watched::Watched;
 use super::work::Work;
-use crate::base::{DbChecksum, Error, ForkSafe, Kind, Lineage, Result, TxId, clock, panics, thread};
+use crate::base::{DbChecksum, Error, Kind, Lineage, Result, TxId, clock, panics, thread};
 use crate::capture::Continuity;
 use crate::replica;
 use crate::ship::{self, Lease, Me};
 use crate::spool::{Owner, Position, Shipped};
 use crate::store::{Breaker, Conditions, Retry, Store, block_on};
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a watch waits for the first snapshot of a small database, so that the next statement finds it
@@ -34,8 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const LONGEST_PAUSE_REFUSED: Duration = Duration::from_secs(300);
 /// How long a try waits for a last close that reads the database.
 const READING_PATIENCE: Duration = Duration::from_secs(10);
-/// Threads that try at once: a program may open a thousand databases in a second.
-const THREADS: usize = 16;
+/// Threads that try at once.
+static TRYING: Places = Places::of(16);
 
 /// How long a try waits for the store's answer to what it asks at first.
 #[derive(Clone, Copy, Debug)]
@@ -397,7 +398,7 @@ impl Watched {
         checksum
     }
 
-    fn me(&self) -> Result<Me> {
+    pub(super) fn me(&self) -> Result<Me> {
         let writer = self.spool.writer()?;
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Ok(Me {
@@ -448,6 +449,10 @@ impl Watched {
 
     fn ship(self: &Arc<Self>, me: Me, lease: Option<Lease>, evict: bool) -> Result<()> {
         let s = self.settings();
+        let wanted: Vec<&str> = self.mirrors.iter().map(|m| m.url()).collect();
+        if let Err(e) = self.spool.keep_mirrors(&wanted) {
+            log::warn!("walrust: {}: {e}", self.path().display());
+        }
         let on_event = {
             let w = Arc::downgrade(self);
             Arc::new(move |e: ship::Event| {
@@ -461,6 +466,7 @@ impl Watched {
             Arc::new(move || {
                 if let Some(w) = w.upgrade() {
                     w.caught_up();
+                    w.arrivals.tell();
                     w.services.bell.wake();
                 }
             })
@@ -540,34 +546,13 @@ impl Watched {
     }
 }
 
-/// The right to be one of the threads that try, until dropped.
-struct Place;
-
-static TRYING: ForkSafe<Mutex<usize>> = ForkSafe::new(Mutex::default);
-
-impl Place {
-    fn take() -> Option<Place> {
-        let mut trying = TRYING.lock();
-        (*trying < THREADS).then(|| {
-            *trying += 1;
-            Place
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        *TRYING.lock() -= 1;
-    }
-}
-
 /// Makes a try on a thread of its own, if one is due. The caller has the ship lock, and the part is [`Part::Joining`]; the sealer calls
 /// again as long as that is so.
 pub(super) fn join(engine: &'static Engine, w: &Arc<Watched>) {
     if !w.joined.begin_try() {
         return;
     }
-    let Some(place) = Place::take() else { return w.joined.postpone() };
+    let Some(place) = TRYING.take() else { return w.joined.postpone() };
     let mine = w.clone();
     let work = move || {
         try_to_join(engine, &mine);

@@ -15,12 +15,12 @@
 //! | | files |
 //! |---|---|
 //! | the top: what SQLite and SQL call | `host`, `exit`, `past`, `engine`, `occupy` |
-//! | the thread that moves databases from state to state | `sealer`, `answer` |
+//! | the thread that moves databases from state to state | `sealer`, `answer`, `mirrors` |
 //! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `renewals`, `join` |
 //! | the lists of the process | `observe`, `face`, `heartbeat`, `registry`, `follow`, `care` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
-//! | verbs on one watched database | `label`, `drill`, `sound`, `sync`, `reread`, `prove`, `copy`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
-//! | one watched database, and what it is made of | `watched`, `access`, `handles`, `services`, `bell`, `job`, `joined`, `listening`, `dead_man`, `labelling`, `patience`, `points`, `trouble`, `since` |
+//! | verbs on one watched database | `label`, `drill`, `sound`, `sync`, `reread`, `prove`, `copy`, `mirrored`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
+//! | one watched database, and what it is made of | `watched`, `mirror`, `access`, `handles`, `services`, `arrivals`, `places`, `bell`, `job`, `joined`, `listening`, `dead_man`, `labelling`, `patience`, `points`, `trouble`, `since` |
 //! | pure decisions | `phase`, `told`, `identity`, `wish`, `settings`, `waiting` |
 //!
 //! # Rules
@@ -34,13 +34,14 @@
 //! # Threads
 //!
 //! `walrust-seal` (plain) seals, cuts, polls and starts resyncs; `walrust-ship` (the runtime) uploads; a
-//! resync or snapshot has a thread for as long as it runs, and so has a request of another process (`walrust-answer`); `walrust-care` validates, applies retention and makes labels while
+//! resync or snapshot has a thread for as long as it runs, and so has a request of another process (`walrust-answer`), and the beginning of a mirror (`walrust-mirror`); `walrust-care` validates, applies retention and makes labels while
 //! there is something to do; drills have a thread like it (`walrust-drill`); `walrust-follow` polls for followed files while there are any; `walrust-metrics` serves
 //! `metrics_listen`; `walrust-points` asks replicas what the page wants to know, while somebody looks. SQL functions run on the app's threads.
 
 mod access;
 mod alone;
 mod answer;
+mod arrivals;
 mod asked;
 mod begin;
 mod bell;
@@ -70,6 +71,9 @@ mod label;
 mod labelling;
 mod lag;
 mod listening;
+mod mirror;
+mod mirrored;
+mod mirrors;
 mod neighbours;
 mod observe;
 mod occupy;
@@ -77,6 +81,7 @@ mod others;
 mod past;
 mod patience;
 mod phase;
+mod places;
 mod points;
 mod prove;
 mod registry;
@@ -113,6 +118,7 @@ pub use host::EngineHost;
 pub use identity::Identity;
 pub use keep::keep_locks;
 pub use listening::serve_no_metrics;
+pub use mirrored::Replicas;
 pub use past::{Neighbourhood, near};
 pub use phase::Role;
 pub use points::face as replica_face;

@@ -205,6 +205,7 @@ fn of_process(name: &str, pid: i32, d: &Value) -> Option<DatabaseFace> {
     Some(DatabaseFace {
         database: name.to_string(),
         kind: RowKind::Source,
+        mirror_of: None,
         told_by: Teller::Process(pid),
         replica: text("replica"),
         state: state.as_str(),
@@ -242,6 +243,7 @@ fn of_spool(name: &str, s: Spooled) -> DatabaseFace {
     DatabaseFace {
         database: name.to_string(),
         kind: RowKind::Source,
+        mirror_of: None,
         told_by: Teller::Spool,
         replica: s.replica,
         state: s.state.as_str(),

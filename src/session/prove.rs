@@ -42,7 +42,7 @@ pub(super) fn run(w: &Arc<Watched>, expected: Expected) -> Result<Proof> {
     });
     remove_if_there(&beside)?;
     if let Ok(Proof::Same) = done {
-        w.link.work.notify_one();
+        w.ring();
     }
     done
 }

@@ -13,10 +13,11 @@ use super::services::Services;
 use super::watched::{Watched, ended, series};
 use super::wish::{Inherited, WishRow};
 use crate::base::{Error, Kind, Result, lock};
-use crate::config::{Config, Layer, Resolved};
+use crate::config::{Config, Layer, Resolved, replica_key};
 use crate::metrics::Metrics;
 use crate::ship;
 use crate::spool::{Owner, dir_id, other_database, real_dir};
+use crate::store::ReplicaUrl;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
@@ -169,8 +170,10 @@ impl Engine {
         if all.iter().any(|(o, _)| Arc::ptr_eq(o, w)) {
             return Ok(());
         }
-        if let Some((other, _)) = all.iter().find(|(o, _)| o.replica_key == w.replica_key) {
-            return Err(shares_replica(other.path(), w.path(), w.replica()));
+        for (key, url) in w.places() {
+            if let Some((other, _)) = all.iter().find(|(o, _)| o.places().any(|(theirs, _)| theirs == key)) {
+                return Err(shares_replica(other.path(), w.path(), url));
+            }
         }
         let entry = self.entry(w.path());
         entry.set(Some(w.clone()));
@@ -182,7 +185,7 @@ impl Engine {
 
     /// Errors when another database of this process has the replica with that key.
     pub(super) fn refuse_shared_replica(&self, key: &str, path: &Path, replica: &str) -> Result<()> {
-        let shares = |o: &&Arc<Watched>| o.replica_key == key && o.path() != path;
+        let shares = |o: &&Arc<Watched>| o.path() != path && o.places().any(|(theirs, _)| theirs == key);
         match self.watched().iter().find(shares) {
             Some(other) => Err(shares_replica(other.path(), path, replica)),
             None => Ok(()),
@@ -209,6 +212,7 @@ impl Engine {
     pub(super) fn end(&self, w: &Arc<Watched>) {
         w.tracker.stop();
         w.link.stop();
+        w.end_mirrors();
         w.joined.refuse(&ended(), false, Duration::ZERO);
         self.forget_watched(w);
         self.services.metrics.remove(&series(w.path()));
@@ -248,6 +252,20 @@ impl Engine {
     pub fn resolve(&self, path: &Path, sql: Option<&Layer>) -> Result<Resolved> {
         let uri = self.entry(path).uri()?;
         self.config()?.resolve(path, uri.as_ref(), sql)
+    }
+
+    /// The mirrors of `replica`, where it is streamed here, or is what the database at `path` is configured for.
+    pub fn mirrors_of(&self, replica: &ReplicaUrl, path: &Path) -> Vec<ReplicaUrl> {
+        let key = replica_key(&replica.to_string());
+        let here =
+            self.watched().into_iter().find(|w| w.replica_key == key).map(|w| w.settings().mirrors.clone());
+        let configured = || {
+            let settings = self.config().ok()?.resolve(path, None, None).ok()?.settings;
+            let is_it = settings.replica.as_ref().is_some_and(|r| replica_key(r) == key);
+            is_it.then_some(settings.mirrors)
+        };
+        let urls = here.or_else(configured).unwrap_or_default();
+        urls.iter().filter_map(|url| ReplicaUrl::parse(url).ok()).collect()
     }
 
     /// Remembers the settings that a watch was made with, and what calls said of them.

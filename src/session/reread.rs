@@ -88,7 +88,8 @@ fn newest_known(w: &Watched) -> TxId {
     let last =
         |queue: Result<Vec<Queued>>| queue.ok().and_then(|q| q.last().map(|q| q.txid)).unwrap_or_default();
     let ventured = w.spool.ventured().ok().flatten().map(|v| v.txid).unwrap_or_default();
-    cut.max(shipped).max(last(w.spool.pending())).max(last(w.spool.snapshots())).max(ventured)
+    let mirrored = w.mirrors.iter().map(|m| m.replicated(&w.spool)).max().unwrap_or_default();
+    cut.max(shipped).max(last(w.spool.pending())).max(last(w.spool.snapshots())).max(ventured).max(mirrored)
 }
 
 /// Readings that forks interrupted, one after the other, after which the status says so.
@@ -276,7 +277,7 @@ fn find_place(
     w.tracker.resume(position);
     *lock(&w.unread) = None;
     drop(view);
-    w.link.work.notify_one();
+    w.ring();
     Ok(())
 }
 
@@ -430,7 +431,7 @@ fn snapshot_of(w: &Arc<Watched>, view: &View, position: &Position, unless: Unles
         w.tracker.lose(e.to_string());
     }
     taken?;
-    w.link.work.notify_one();
+    w.ring();
     Ok(position.txid)
 }
 
@@ -444,7 +445,7 @@ fn view_at_a_txid(w: &Arc<Watched>) -> Result<(View, Position)> {
         let view = pinned(w, &access)?;
         match place_at(w, &view) {
             Ok(p) => {
-                w.link.work.notify_one();
+                w.ring();
                 return Ok((view, p));
             }
             Err(SealError::Failed(e)) => return Err(e),

@@ -8,8 +8,9 @@
 use super::bell::Note;
 use super::changed::CHANGED;
 use super::close::SYNC_AFTER;
+use super::mirrors::look_at_mirrors;
 use super::phase::{
-    self, LOOK, Phase, PlaceSeen, SPOOL_GONE, Seen, SpoolSeen, Step, Then, Unsealed, Way, decide,
+    self, LOOK, Part, Phase, PlaceSeen, SPOOL_GONE, Seen, SpoolSeen, Step, Then, Unsealed, Way, decide,
 };
 use super::registry::Engine;
 use super::trouble::Trouble;
@@ -114,6 +115,9 @@ fn look(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, Dur
         if w.role() == phase::Role::Shipper {
             answer::answer_all(engine, w);
         }
+        if w.part() == Part::Shipping {
+            look_at_mirrors(w);
+        }
         // Other processes move it on, too, also while this one has the database closed.
         w.tracker.refresh();
     }
@@ -216,7 +220,7 @@ fn act(engine: &'static Engine, w: &Arc<Watched>, step: Step, is_due: bool) -> (
         }
         Step::Restart(why) => renew::restart(engine, w, why),
         Step::Recover => renew::recover(engine, w),
-        Step::Ship => w.link.work.notify_one(),
+        Step::Ship => w.ring(),
         Step::HandOver => renew::hand_over(engine, w),
         Step::Reread(why) => {
             w.troubles.spool_has_room();
@@ -334,13 +338,16 @@ fn seal_step(
     if has_pending {
         // (Another process is at work.)
         lock(&w.rounds).vain = 0;
-        w.link.work.notify_one();
+        w.ring();
     }
+    // (A replica that is away, or slow, holds up no mirror.)
+    let interval = w.settings().interval;
+    let has_hungry = w.mirrors.iter().any(|m| m.is_hungry(interval));
     let plan = phase::plan(Unsealed {
         frames,
         pieces: w.tracker.position().map_or(0, |p| p.pieces),
-        has_pending,
-        is_slot_open: w.link.slot_open(w.settings().interval),
+        has_pending: has_pending && !has_hungry,
+        is_slot_open: w.link.slot_open(w.settings().interval) || has_hungry,
         is_hurried: hurried,
         has_failed: w.troubles.has_spool_failed(),
     });
@@ -371,7 +378,7 @@ fn carry_out(
         Then::Cut => {
             if let Some(p) = w.tracker.cut()? {
                 lock(&w.waiting).cut(p.txid);
-                w.link.work.notify_one();
+                w.ring();
             }
         }
         Then::Fold => {

@@ -17,7 +17,8 @@ pub(super) enum Change {
 
 /// How `new` differs from `old`. The replica, which makes another watch, is not looked at.
 pub(super) fn change(old: &Settings, new: &Settings) -> Change {
-    let built_in = |s: &Settings| (s.spool_dir.clone(), s.spool_limit, s.levels.clone(), s.retry);
+    let built_in =
+        |s: &Settings| (s.spool_dir.clone(), s.spool_limit, s.levels.clone(), s.retry, s.mirrors.clone());
     let same_replica = Settings { replica: old.replica.clone(), ..new.clone() };
     if *old == same_replica {
         Change::None
@@ -55,6 +56,7 @@ mod tests {
         assert_eq!(with(&|s| s.spool_dir = Some("/elsewhere".into())), Change::Renew);
         assert_eq!(with(&|s| s.spool_limit = ByteCount(1)), Change::Renew);
         assert_eq!(with(&|s| s.levels = Vec::new()), Change::Renew);
+        assert_eq!(with(&|s| s.mirrors = vec!["/elsewhere".into()]), Change::Renew);
         assert_eq!(with(&|s| s.retry.breaker_threshold = 99), Change::Renew);
         let both = with(&|s| (s.durability, s.levels) = (Durability::Sync, Vec::new()));
         assert_eq!(both, Change::Renew);

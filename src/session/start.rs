@@ -10,6 +10,7 @@
 use super::follow::forget_followed;
 use super::identity::{Begin, Identity};
 use super::join::{self, NotJoined, Patience};
+use super::mirror::Mirror;
 use super::phase::{Claim, Part, Role};
 use super::registry::Engine;
 use super::settings::{Change, change};
@@ -242,12 +243,14 @@ impl Engine {
     ) -> Result<(Arc<Watched>, Identity)> {
         let manners = Manners::of(req.path);
         let store = Store::open_for(&req.replica, manners)?;
+        let mirrors = req.settings.mirrors.iter().map(|url| Mirror::open(url, manners));
+        let mirrors = mirrors.collect::<Result<Vec<_>>>()?;
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open_like(dir, manners)?);
         let _reserved = self.reserve_spool(dir, req.path)?;
         let ship_lock = LockFile::open(&dir.join("lock.ship"))?;
         let path = req.path;
-        let started = self.start_in(how, req, store, (spool.clone(), record), make_wal);
+        let started = self.start_in(how, req, (store, mirrors), (spool.clone(), record), make_wal);
         let is_new = !had_spool && !matches!(how, Start::Again { .. });
         // (Another process may have begun to use it meanwhile, as those do that watched with a spool that was deleted.)
         if started.is_err()
@@ -265,7 +268,7 @@ impl Engine {
         &'static self,
         how: Start,
         req: WatchRequest<'_>,
-        store: Store,
+        stores: (Store, Vec<Arc<Mirror>>),
         (spool, record): (Arc<Spool>, Option<Shipped>),
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
@@ -277,7 +280,7 @@ impl Engine {
         };
         let handles = self.entry(req.path).handles.clone();
         let at = (how.origin(), part);
-        let w = Watched::new(&self.services, &handles, req.settings, store, spool, at);
+        let w = Watched::new(&self.services, &handles, req.settings, stores, spool, at);
         if !ships {
             w.spool.claim(&Owner::of(w.path()))?;
             make_wal()?;

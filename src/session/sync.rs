@@ -48,7 +48,7 @@ impl Watched {
         let deadline = clock::uptime() + timeout;
         loop {
             let (lineage, txid) = self.cut_now(deadline, until)?;
-            self.link.work.notify_one();
+            self.ring();
             self.wait_shipped(txid, deadline)?;
             // Where another history was found in the replica meanwhile, that TXID is not this one.
             self.tracker.refresh();
@@ -62,6 +62,13 @@ impl Watched {
                 _ => {}
             }
         }
+    }
+
+    /// Cuts what is committed, for replicas of which the own one may be away: the TXID that holds it. Errors as [`Watched::sync`].
+    pub(super) fn cut_for_sync(&self, deadline: Duration) -> Result<TxId> {
+        let (_, txid) = self.cut_now(deadline, Until::Deadline)?;
+        self.ring();
+        Ok(txid)
     }
 
     /// Seals and cuts everything committed so far and returns the TXID that holds it. Where the database must be read

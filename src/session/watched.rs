@@ -1,11 +1,13 @@
 //! One watched database: its settings, its rooms (spool, tracker, store, link), and the state that the files above decide upon.
 
 use super::access::Access;
+use super::arrivals::Arrivals;
 use super::bell::{News, Note};
 use super::handles::Handles;
 use super::job::JobPlace;
 use super::joined::Joined;
 use super::labelling::Labelling;
+use super::mirror::Mirror;
 use super::patience::Closes;
 use super::phase::{Part, Role};
 use super::services::Services;
@@ -111,6 +113,10 @@ pub struct Watched {
     /// The requests of other processes that threads of this one are at, by their numbers.
     pub(super) at_requests: Mutex<BTreeSet<String>>,
     pub(super) job: JobPlace,
+    /// Further replicas.
+    pub(super) mirrors: Vec<Arc<Mirror>>,
+    /// Tells that something has arrived in one of the replicas.
+    pub(super) arrivals: Arrivals,
     /// What keeps commits from being sealed or read.
     pub(super) troubles: Troubles,
     pub(super) rounds: Mutex<Rounds>,
@@ -183,7 +189,7 @@ impl Watched {
         services: &Arc<Services>,
         handles: &Arc<Handles>,
         settings: Settings,
-        store: Store,
+        (store, mirrors): (Store, Vec<Arc<Mirror>>),
         spool: Arc<Spool>,
         (origin, part): (Origin, Part),
     ) -> Arc<Watched> {
@@ -215,6 +221,8 @@ impl Watched {
             asks: Mutex::default(),
             at_requests: Mutex::default(),
             job: JobPlace::default(),
+            mirrors,
+            arrivals: Arrivals::default(),
             troubles: Troubles::default(),
             rounds: Mutex::new(Rounds { began_at: now, ..Rounds::default() }),
             waiting: Mutex::new(Waiting::default()),
@@ -247,6 +255,12 @@ impl Watched {
     /// URL of the replica, canonical and without secrets.
     pub fn replica(&self) -> &str {
         &self.replica
+    }
+
+    /// Where it goes: key and URL of the replica, and of each mirror.
+    pub(super) fn places(&self) -> impl Iterator<Item = (&str, &str)> {
+        let own = (self.replica_key.as_str(), self.replica.as_str());
+        std::iter::once(own).chain(self.mirrors.iter().map(|m| (m.key.as_str(), m.url())))
     }
 
     /// The settings in force.

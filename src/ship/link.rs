@@ -5,7 +5,7 @@ use super::duty::{Course, Duty};
 use super::status::{State, Status};
 use crate::base::{Error, Kind, Result, TxId, clock};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -99,6 +99,17 @@ impl Default for Link {
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Link").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+/// A wait that looks at the status by itself.
+#[derive(Debug)]
+#[must_use = "the wait is over when this is dropped"]
+pub struct WaitElsewhere(Arc<Link>);
+
+impl Drop for WaitElsewhere {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -242,6 +253,15 @@ impl Link {
     /// Whether somebody waits for a snapshot.
     pub(super) fn is_snapshot_waited_for(&self) -> bool {
         self.waiting_for_snapshot.load(Ordering::Acquire) > 0
+    }
+
+    /// Somebody waits elsewhere for what this shipper does, until the guard is dropped: that causes a try at once, whatever pause there is,
+    /// as [`Link::wait_for`] does.
+    pub fn wait_elsewhere(self: &Arc<Link>) -> WaitElsewhere {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        self.work.notify_one();
+        WaitElsewhere(self.clone())
     }
 
     /// Waits until everything up to `txid` is durable; the wait causes a try at once, whatever pause there is. Errors with what

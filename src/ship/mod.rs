@@ -75,7 +75,7 @@ pub use lease::{
     LeaseState, Me, Observed, Process, renew_after as lease_renewed_after, rest_after as lease_rests_after,
 };
 pub use lend::Borrowed;
-pub use link::{Bells, Link};
+pub use link::{Bells, Link, WaitElsewhere};
 pub use run::{is_left_at_work, leave, start};
 pub use schema::schema_cookie;
 pub use shipper::{Event, Plan};

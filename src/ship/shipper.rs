@@ -579,6 +579,7 @@ impl Shipper {
     /// What becomes of a file that is in the replica.
     pub(super) fn conclude(&self, q: &Vouched, entry: &ManifestEntry) -> Result<()> {
         let level = entry.id.level;
+        self.plan.spool.hand_on(q);
         if level == Level::L0 && self.merger().wants_l0() {
             self.merger().keep(&self.plan.spool, &q.path, level, entry.id.name(), clock::uptime())?;
         } else {

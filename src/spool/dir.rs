@@ -24,9 +24,11 @@ pub struct Spool {
     pub(super) ahead_lock: OnceLock<Arc<LockFile>>,
     /// This process holds `ahead_lock`, which it can't see by asking.
     pub(super) ahead_here: AtomicBool,
-    pub(super) sums: PageSums,
+    pub(super) sums: Arc<PageSums>,
     /// The lineage of which the records that name it are known to be on disk.
     pub(super) identity_on_disk: Mutex<Option<Lineage>>,
+    /// Of a mirror's queue: the spool that it lies in, whose position and lineages are its own (see `mirror.rs`).
+    pub(super) source: Option<Arc<Spool>>,
 }
 
 /// Device and inode of a directory. Errors when it cannot be looked at ([`Kind::Io`](crate::base::Kind::Io)).
@@ -86,8 +88,9 @@ impl Spool {
             ship_lock: LockFile::open(&dir.join("lock.ship"))?,
             ahead_lock: OnceLock::new(),
             ahead_here: AtomicBool::new(false),
-            sums: PageSums::open(&dir.join("pages.sum"))?,
+            sums: Arc::new(PageSums::open(&dir.join("pages.sum"))?),
             identity_on_disk: Mutex::new(None),
+            source: None,
         })
     }
 
@@ -109,7 +112,8 @@ impl Spool {
 
     /// Whether it was deleted.
     pub fn is_gone(&self) -> bool {
-        !self.dir.join("open").is_dir()
+        let own = if self.source.is_some() { "pending" } else { "open" };
+        !self.dir.join(own).is_dir()
     }
 
     /// Whether another directory lies in its place, made by another process, or something that belongs into it is not there.

@@ -123,6 +123,9 @@ impl Spool {
     /// Forces to disk whose spool this is and that `lineage` is ours, once in the life of a process and a lineage. Errors as the file
     /// system does.
     pub(super) fn make_identity_durable(&self, lineage: Lineage) -> Result<()> {
+        if let Some(source) = &self.source {
+            return source.make_identity_durable(lineage);
+        }
         let mut on_disk = self.identity_on_disk.lock().unwrap_or_else(PoisonError::into_inner);
         if *on_disk != Some(lineage) {
             for record in [RECORD, "replica.json"] {

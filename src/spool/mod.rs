@@ -22,6 +22,7 @@
 //! asked/<txid>.ltx       the pending files of COMMITs under sync durability, until those are known to have come to be
 //! merge/<level>/<name>   files that are in the replica, kept until they are merged upward
 //! snapshot/<name>        finished snapshot files on their way to the replica
+//! mirror/<id>/           the queue of a mirror (see the file `mirror.rs`)
 //! requests/              what other processes ask of the one that ships, while they wait for it
 //! pages.sum              8 bytes a page: the checksum of each page at `position` (PageSums)
 //! lock.ship, lock.seal   fcntl locks: who ships (one process), who seals (one thread anywhere); the second says, too,
@@ -74,6 +75,7 @@ mod durable;
 mod files;
 mod held;
 mod lock;
+mod mirror;
 mod moment;
 mod owed;
 mod owner;

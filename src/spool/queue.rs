@@ -119,7 +119,8 @@ impl Spool {
             match self.lineage_of(&q.path) {
                 Some(l) if l != p.lineage => out.push(q),
                 Some(_) if p.txid < q.txid => {}
-                _ => self.forget_asked(q.txid)?,
+                Some(_) => self.has_come_to_be(q.txid)?,
+                None => self.forget_asked(q.txid)?,
             }
         }
         Ok(out)
@@ -146,6 +147,7 @@ impl Spool {
     /// while something is being made, or was left by a process that died over it, that is the answer, and
     /// [`Spool::settle_if_free`] comes first (I-SPOOL-6). Errors as the file system does.
     pub fn shippable(&self) -> Result<Shippable> {
+        self.take_up()?;
         let (mut pending, mut snapshots) = (self.pending()?, self.snapshots()?);
         if pending.is_empty() && snapshots.is_empty() {
             return Ok(Shippable::Files(pending, snapshots));

@@ -67,6 +67,9 @@ struct SchemaNote {
 impl Spool {
     /// The position, `None` if there is none or it can't be read as one.
     pub fn position(&self) -> Result<Option<Position>> {
+        if let Some(source) = &self.source {
+            return source.position();
+        }
         read_json(&self.dir.join("position.json"))
     }
 
@@ -101,7 +104,7 @@ impl Spool {
     pub fn may_have_left(&self, txid: TxId) -> Result<bool> {
         let shipped = self.shipped()?.map(|s| s.txid).unwrap_or_default();
         let ventured = self.ventured()?.map(|v| v.txid).unwrap_or_default();
-        Ok(txid <= shipped.max(ventured))
+        Ok(txid <= shipped.max(ventured).max(self.newest_in_mirrors()?))
     }
 
     /// Whose spool this is.
@@ -146,7 +149,12 @@ impl Spool {
     /// Whether `lineage` of `replica` was begun or taken up here.
     pub fn owns(&self, replica: &str, lineage: Lineage) -> Result<bool> {
         let name = lineage.to_string();
-        Ok(self.identity()?.is_some_and(|i| i.replica == replica && i.lineages.contains(&name)))
+        // (What is this database's own for its replica is so for a mirror.)
+        let known = match &self.source {
+            Some(source) => source.identity()?,
+            None => self.identity()?.filter(|i| i.replica == replica),
+        };
+        Ok(known.is_some_and(|i| i.lineages.contains(&name)))
     }
 
     /// From now on only the database's content tells where the WAL goes on.

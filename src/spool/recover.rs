@@ -30,6 +30,9 @@ impl Spool {
     /// Settles what the last holder of the seal lock left undone, if nobody has that lock now. Whether nothing is left undone.
     /// Errors as the file system does.
     pub fn settle_if_free(&self) -> Result<bool> {
+        if let Some(source) = &self.source {
+            return source.settle_if_free();
+        }
         let Some(lock) = self.seal_lock.try_hold()? else { return Ok(false) };
         self.settle_left(SealHeld { lock }).map(|_| true)
     }
@@ -200,6 +203,7 @@ impl Spool {
             }
         }
         drop(fs::remove_dir_all(self.dir.join("merge")));
+        self.mirrors_fall_behind();
         for name in ["position.json", "ventured.json"] {
             drop(fs::remove_file(self.dir.join(name)));
         }

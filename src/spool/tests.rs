@@ -422,3 +422,115 @@ fn a_directory_that_is_being_removed_is_made() {
     std::os::unix::fs::symlink("nowhere", &dir).unwrap();
     assert!(create_dir(&dir, None).is_err(), "a link to nowhere is in its place");
 }
+
+/// A spool at TXID 4 whose queue holds 3 and 4, and a mirror's queue that follows from 2.
+fn mirrored() -> (tempfile::TempDir, Arc<Spool>, Spool) {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Arc::new(Spool::open(dir.path()).unwrap());
+    for txid in [3u8, 4] {
+        write(&spool, &spool.pending_path(TxId(txid.into())), txid.into(), txid - 1, txid, txid.into());
+    }
+    spool.set_position(&held(&spool), &position(4, 0, 4, 4)).unwrap();
+    let mirror = spool.mirror("file:///m", 1 << 20).unwrap();
+    (dir, spool, mirror)
+}
+
+fn waiting(queue: &Spool) -> Vec<u64> {
+    match queue.shippable().unwrap() {
+        Shippable::Files(pending, snapshots) => pending.iter().chain(&snapshots).map(|q| q.txid.0).collect(),
+        Shippable::Changing => panic!("nobody changes it"),
+    }
+}
+
+fn ship(spool: &Spool, txid: u64) {
+    let q = spool.pending().unwrap().into_iter().find(|q| q.txid == TxId(txid)).unwrap();
+    spool.hand_on(&q);
+    remove_if_there(&q.path).unwrap();
+}
+
+#[test]
+fn a_mirror_gets_what_the_replica_has_and_what_it_has_not() {
+    let (_dir, spool, mirror) = mirrored();
+    assert_eq!(waiting(&mirror), [0; 0], "a new one is behind");
+    ship(&spool, 3);
+    assert_eq!(mirror.pending().unwrap(), []);
+    mirror.follow_from(TxId(3)).unwrap();
+    // The replica is away: what waits for it is taken up, once.
+    assert_eq!(waiting(&mirror), [4]);
+    assert_eq!(waiting(&mirror), [4]);
+    ship(&spool, 4);
+    assert_eq!(waiting(&mirror), [4], "it has its own link");
+    write(&spool, &spool.pending_path(TxId(5)), 5, 4, 5, 5);
+    assert_eq!(waiting(&mirror), [4], "not counted yet");
+    spool.set_position(&held(&spool), &position(5, 0, 5, 5)).unwrap();
+    ship(&spool, 5);
+    assert_eq!(waiting(&mirror), [4, 5]);
+    // What it has is not handed on to it again.
+    let shipped = Shipped {
+        replica: "file:///m".into(),
+        lineage: LINEAGE,
+        txid: TxId(5),
+        snapshot: TxId(1),
+        snapshot_time: None,
+        time: Timestamp(1),
+        change: Growth::default(),
+    };
+    mirror.set_shipped(&shipped).unwrap();
+    mirror.pending().unwrap().iter().for_each(|q| remove_if_there(&q.path).unwrap());
+    write(&spool, &spool.pending_path(TxId(5)), 5, 4, 5, 5);
+    ship(&spool, 5);
+    assert_eq!(waiting(&mirror), [0; 0]);
+    assert_eq!(spool.mirror_cursor("file:///m").unwrap(), Some(shipped));
+    assert!(spool.may_have_left(TxId(5)).unwrap() && !spool.may_have_left(TxId(6)).unwrap());
+    // Whose files they are, the spool says.
+    spool.own("file:///replica", LINEAGE).unwrap();
+    assert!(mirror.owns("file:///m", LINEAGE).unwrap() && !mirror.owns("file:///m", Lineage(8)).unwrap());
+}
+
+#[test]
+fn what_a_commit_asked_for_reaches_a_mirror_when_it_has_come_to_be() {
+    let (_dir, spool, mirror) = mirrored();
+    mirror.follow_from(TxId(3)).unwrap();
+    spool.ask(&held(&spool), TxId(4)).unwrap();
+    assert_eq!(waiting(&mirror), [0; 0]);
+    ship(&spool, 4);
+    assert_eq!(waiting(&mirror), [0; 0], "the replica has it, and it may never come to be");
+    spool.has_come_to_be(TxId(4)).unwrap();
+    assert_eq!(waiting(&mirror), [4]);
+    assert!(!spool.is_asked(TxId(4)));
+    // One that did not come to be is forgotten, and handed on to nobody.
+    write(&spool, &spool.pending_path(TxId(5)), 5, 4, 5, 5);
+    spool.ask(&held(&spool), TxId(5)).unwrap();
+    spool.give_up(&held(&spool), TxId(5)).unwrap();
+    spool.forget_asked(TxId(5)).unwrap();
+    assert_eq!(waiting(&mirror), [4]);
+}
+
+#[test]
+fn a_queue_that_grows_beyond_its_bound_is_behind_and_empty() {
+    let (_dir, spool, mirror) = mirrored();
+    mirror.follow_from(TxId(2)).unwrap();
+    assert_eq!(waiting(&mirror), [3, 4]);
+    let small = spool.mirror("file:///m", 1).unwrap();
+    assert_eq!(small.follows_from().unwrap(), Some(TxId(2)), "another bound, the same queue");
+    write(&spool, &spool.pending_path(TxId(5)), 5, 4, 5, 5);
+    spool.set_position(&held(&spool), &position(5, 0, 5, 5)).unwrap();
+    ship(&spool, 5);
+    assert_eq!((small.follows_from().unwrap(), waiting(&small)), (None, vec![]));
+    // A history that is given up is no mirror's to go on from.
+    let other = spool.mirror("file:///n", 1 << 20).unwrap();
+    other.follow_from(TxId(2)).unwrap();
+    spool.clear(&held(&spool)).unwrap();
+    assert_eq!((other.follows_from().unwrap(), other.pending().unwrap()), (None, vec![]));
+    // One that is not wanted any more stays for a day.
+    spool.keep_mirrors(&["file:///m"]).unwrap();
+    assert!(other.dir().exists());
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 86_400);
+    for name in ["mirror.json", "shipped.json"] {
+        if let Ok(f) = fs::File::open(other.dir().join(name)) {
+            f.set_modified(long_ago).unwrap();
+        }
+    }
+    spool.keep_mirrors(&["file:///m"]).unwrap();
+    assert!(!other.dir().exists() && small.dir().exists());
+}

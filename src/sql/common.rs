@@ -162,6 +162,15 @@ pub(super) fn point(v: Option<&Value>) -> Result<Named> {
     }
 }
 
+/// A whole number: an INTEGER, or a REAL that is one.
+pub(super) fn whole_number(v: &Value) -> Option<i64> {
+    match v {
+        Value::Integer(n) => Some(*n),
+        Value::Real(r) => whole(*r),
+        _ => None,
+    }
+}
+
 /// Seconds as INTEGER or REAL, or a duration as TEXT.
 pub(super) fn timeout(v: &Value) -> Result<Duration> {
     let seconds = match v {

@@ -20,7 +20,7 @@ mod verify;
 mod version;
 mod watch;
 
-pub use restore::on_restore_progress;
+pub use restore::{on_restore_note, on_restore_progress};
 
 use crate::config::Functions;
 use crate::sqlite::{ScalarFunction, TableFunction};
@@ -39,7 +39,7 @@ pub static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_version", args: 0..=0, call: version::version },
     ScalarFunction { name: "walrust_watch", args: 0..=2, call: watch::watch },
     ScalarFunction { name: "walrust_unwatch", args: 0..=0, call: watch::unwatch },
-    ScalarFunction { name: "walrust_sync", args: 0..=1, call: watch::sync },
+    ScalarFunction { name: "walrust_sync", args: 0..=2, call: watch::sync },
     ScalarFunction { name: "walrust_snapshot", args: 0..=1, call: watch::snapshot },
     ScalarFunction { name: "walrust_restore", args: 2..=4, call: restore::restore },
     ScalarFunction { name: "walrust_replicate", args: 2..=3, call: replicate::replicate },

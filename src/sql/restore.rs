@@ -2,9 +2,9 @@
 
 use super::common::{self, point};
 use super::once::{Done, Written};
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, TxId};
 use crate::config::{OptionSpec, Options, WithSettings};
-use crate::replica::{self, Check, Overwrite, Progress, RestoreOptions, Reuse, Structure};
+use crate::replica::{self, Check, Named, Overwrite, Progress, RestoreOptions, Reuse, Structure};
 use crate::session::{check_file, engine, occupy};
 use crate::sqlite::{Connection, Value};
 use crate::store::{LayoutKind, ReplicaUrl, Store, block_on};
@@ -19,12 +19,20 @@ pub fn on_restore_progress(tell: fn(Progress)) {
     let _ = PROGRESS.set(tell);
 }
 
+static NOTE: OnceLock<fn(&str)> = OnceLock::new();
+
+/// Has every restore of this process say where else it restored from: for a host program that shows it. The first call counts.
+pub fn on_restore_note(tell: fn(&str)) {
+    let _ = NOTE.set(tell);
+}
+
 const OPTIONS: &[OptionSpec] = &[
     OptionSpec::flag("overwrite"),
     OptionSpec::flag("delta"),
     OptionSpec::one_of("check", &["none", "quick", "full"]),
     OptionSpec::count("parallel", 1, 64),
     OptionSpec::flag("dry_run"),
+    OptionSpec::texts("mirrors"),
 ];
 
 /// What a restore would do, as one JSON document.
@@ -65,17 +73,17 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
         return Err(Error::config("the target ':memory:' is no file; give the path of a file to be made"));
     }
     let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
-    let store = Store::open(&ReplicaUrl::parse(url)?)?;
-    let point = block_on(replica::labels::point_of(&store, &named))??;
+    let url = ReplicaUrl::parse(url)?;
+    let store = Store::open(&url)?;
     let parallel = options.count("parallel").map_or(replica::fetch::PARALLEL, |n| n.max(1) as usize);
     if options.flag("dry_run") {
         let way = (overwrite, Some(&occupy as replica::Occupier<'_>));
+        let point = block_on(replica::labels::point_of(&store, &named))??;
         let said = block_on(replica::rehearse(&store, point, &absolute, way, parallel))??;
         return Ok(Value::Text(told(&said, store.layout(), path, reuse).to_string()));
     }
     let checker = |p: &Path, c: Check| check_file(p, c);
 
-    static DONE: Done<Written> = Done::new();
     let progress = PROGRESS.get().map(|f| f as &(dyn Fn(Progress) + Sync));
     let wanted = RestoreOptions {
         overwrite,
@@ -86,7 +94,44 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
         parallel,
         progress,
     };
-    let done = block_on(replica::restore(&store, point, &absolute, &wanted))?;
+    let first = match restore_from(&store, &named, &absolute, &wanted) {
+        Err(e) if is_the_stores(&e) => e,
+        done => return done.map(|txid| Value::Integer(txid.as_i64())),
+    };
+    let said =
+        options.texts("mirrors").iter().map(|url| ReplicaUrl::parse(url)).collect::<Result<Vec<_>>>()?;
+    for mirror in said.into_iter().chain(engine().mirrors_of(&url, &absolute)) {
+        let tried = Store::open(&mirror).and_then(|store| restore_from(&store, &named, &absolute, &wanted));
+        match tried {
+            Ok(txid) => {
+                let note = format!(
+                    "{}: restored from the mirror {mirror}, because of the replica: {first}",
+                    path.display()
+                );
+                log::warn!("walrust: {note}");
+                if let Some(tell) = NOTE.get() {
+                    tell(&note);
+                }
+                return Ok(Value::Integer(txid.as_i64()));
+            }
+            Err(e) => {
+                log::warn!("walrust: {}: the mirror {mirror} cannot be restored either: {e}", path.display())
+            }
+        }
+    }
+    Err(first)
+}
+
+/// Whether another store may do what this one could not: it is away, refuses us, or what it holds is gone or damaged.
+fn is_the_stores(e: &Error) -> bool {
+    matches!(e.kind(), Kind::Retry | Kind::Timeout | Kind::Denied | Kind::Missing | Kind::Corrupt)
+}
+
+/// Restores from one store. Errors as [`replica::restore`] does.
+fn restore_from(store: &Store, named: &Named, absolute: &Path, wanted: &RestoreOptions<'_>) -> Result<TxId> {
+    static DONE: Done<Written> = Done::new();
+    let point = block_on(replica::labels::point_of(store, named))??;
+    let done = block_on(replica::restore(store, point, absolute, wanted))?;
     if let Err(e) = &done
         && e.is_corrupt()
     {
@@ -94,19 +139,19 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     }
     if let Err(e) = &done
         && e.kind() == Kind::Exists
-        && let Some(before) = DONE.known(&absolute)
+        && let Some(before) = DONE.known(absolute)
         && before.replica == store.url()
-        && before.is_still(&absolute)
-        && block_on(replica::txid_at(&store, point))?.is_ok_and(|txid| txid == before.txid)
+        && before.is_still(absolute)
+        && block_on(replica::txid_at(store, point))?.is_ok_and(|txid| txid == before.txid)
     {
-        return Ok(Value::Integer(before.txid.as_i64()));
+        return Ok(before.txid);
     }
     let done = done?;
-    if let Some(written) = Written::now(&absolute, store.url(), done.txid) {
-        DONE.note(&absolute, written);
+    if let Some(written) = Written::now(absolute, store.url(), done.txid) {
+        DONE.note(absolute, written);
     }
     if done.structure == Structure::Encrypted {
-        log::info!("walrust: {}: encrypted: its structure was not checked", path.display());
+        log::info!("walrust: {}: encrypted: its structure was not checked", absolute.display());
     }
-    Ok(Value::Integer(done.txid.as_i64()))
+    Ok(done.txid)
 }

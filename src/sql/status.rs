@@ -2,31 +2,36 @@
 
 use super::common::{int, time};
 use crate::base::Result;
-use crate::session::engine;
+use crate::session::{Row, engine};
 use crate::sqlite::{Connection, Rows, Value};
 
-/// One row per watched database, per followed file, and per configured database that is open and not watched yet. Of a followed file
+/// The columns of a watched database, or of one of its mirrors.
+fn of(r: Row) -> Vec<Value> {
+    vec![
+        Value::Text(r.database.display().to_string()),
+        Value::Text(r.replica),
+        Value::Text(r.state.as_str().to_string()),
+        Value::Integer(r.txid.as_i64()),
+        Value::Integer(r.replicated.as_i64()),
+        Value::Real(r.lag.as_secs_f64()),
+        int(r.pending_bytes),
+        int(r.wal_bytes),
+        int(r.spool_bytes),
+        Value::Text(r.breaker.as_str().to_string()),
+        time(r.last_upload),
+        r.last_error.map_or(Value::Null, Value::Text),
+    ]
+}
+
+/// One row per watched database, one for each of its mirrors after it, per followed file, and per configured database that is open and not watched yet. Of a followed file
 /// `txid` is what it shows, `replicated_txid` the newest that the replica is known to hold, `last_upload` when the commit it
 /// shows was captured at the source.
 pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows> {
     let mut rows: Vec<Result<Vec<Value>>> = Vec::new();
     let (watched, unwatched) = engine().all();
     for w in watched {
-        let r = w.row();
-        rows.push(Ok(vec![
-            Value::Text(r.database.display().to_string()),
-            Value::Text(r.replica),
-            Value::Text(r.state.as_str().to_string()),
-            Value::Integer(r.txid.as_i64()),
-            Value::Integer(r.replicated.as_i64()),
-            Value::Real(r.lag.as_secs_f64()),
-            int(r.pending_bytes),
-            int(r.wal_bytes),
-            int(r.spool_bytes),
-            Value::Text(r.breaker.as_str().to_string()),
-            time(r.last_upload),
-            r.last_error.map_or(Value::Null, Value::Text),
-        ]));
+        rows.push(Ok(of(w.row())));
+        rows.extend(w.mirror_rows().into_iter().map(|r| Ok(of(r))));
     }
     for f in engine().followers() {
         rows.push(Ok(vec![

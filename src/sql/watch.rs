@@ -2,9 +2,9 @@
 
 use super::common;
 use super::once::Done;
-use crate::base::{Error, Result, TxId, clock};
+use crate::base::{Error, Result, TxId, clock, quoted};
 use crate::config::{OptionSpec, Options, WithSettings};
-use crate::session::{Identity, engine, request};
+use crate::session::{Identity, Replicas, engine, request};
 use crate::sqlite::{Connection, Value};
 use crate::store::ReplicaUrl;
 use std::time::Duration;
@@ -131,7 +131,25 @@ pub(super) fn sync(conn: &Connection, args: &[Value]) -> Result<Value> {
     };
     // Makes the wal-index known on a connection that has read nothing yet; what is wrong with it shows elsewhere.
     drop(conn.touch());
-    Ok(Value::Integer(w.sync(timeout)?.as_i64()))
+    Ok(Value::Integer(w.sync_to(timeout, replicas(args.get(1))?)?.as_i64()))
+}
+
+/// In how many of its replicas what is committed is to be.
+fn replicas(said: Option<&Value>) -> Result<Replicas> {
+    let wrong = |given: &str| {
+        let allowed = "'any', 'all', or how many of the replica and its mirrors";
+        Err(Error::config(format!("walrust_sync: the replicas to wait for are {given}; allowed: {allowed}")))
+    };
+    match said {
+        None | Some(Value::Null) => Ok(Replicas::Own),
+        Some(Value::Text(t)) if t == "all" => Ok(Replicas::All),
+        Some(Value::Text(t)) if t == "any" => Ok(Replicas::Any),
+        Some(Value::Text(t)) => wrong(&quoted(t)),
+        Some(v) => match common::whole_number(v).map(usize::try_from) {
+            Some(Ok(n)) => Ok(Replicas::AtLeast(n)),
+            _ => wrong(v.type_name()),
+        },
+    }
 }
 
 /// Turns WAL mode on, however many others do so at this moment: SQLite asks no busy handler then. Errors with what SQLite says, once

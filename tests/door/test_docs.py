@@ -102,7 +102,7 @@ class Documents(door.DoorTest):
         self.assertEqual(listed, named)
 
     def test_the_series_are_those_of_the_metrics_document(self):
-        p, _, url = self.watched(interval="0s")
+        p, _, url = self.watched(interval="0s", mirrors=[self.path("mirror")])
         p.sync()
         p.sql("SELECT walrust_replicate(?, ?)", url, self.path("copy.db"))
         listed = set(re.findall(r"`(walrust_\w+)`", re.search(r"\| series.*?\n\n", read("docs/metrics.md"), re.S)[0]))

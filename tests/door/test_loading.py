@@ -308,7 +308,7 @@ class Configured(door.DoorTest):
 
     def given(self):
         """A value other than the default for each setting of a database but its replica."""
-        return {**self.SETTINGS, "spool_dir": self.path("spool")}
+        return {**self.SETTINGS, "spool_dir": self.path("spool"), "mirrors": f"{self.path('m1')},{self.path('m2')}"}
 
     def assertShown(self, p, source, conn="main"):
         """walrust_config has each given value, and where it was said (a pattern, {NAME} the setting's)."""
@@ -336,7 +336,7 @@ class Configured(door.DoorTest):
         for name, value in self.given().items():
             section, _, key = name.partition("_")
             plain = re.fullmatch(r"[\d.]+", value)
-            if name == "webhooks":
+            if name in ("webhooks", "mirrors"):
                 continue
             text = "[" + ", ".join(f'"{v}"' for v in value.split(",")) + "]" if name == "levels" else value if plain else f'"{value}"'
             if section in sections:
@@ -344,7 +344,8 @@ class Configured(door.DoorTest):
             else:
                 top.append(f"{name} = {text}")
         lines = [*top, 'metrics_listen = "127.0.0.1:0"', 'heartbeat_url = "http://127.0.0.1:1/x"', 'heartbeat_interval = "8m"', "[retention]", *sections["retention"], "[retry]", *sections["retry"], "[[webhooks]]",
-                 'url = "http://127.0.0.1:1/hook"', "[[databases]]", f'path = "{self.dir}/app.db"', f'replica = "{self.dir}/r"']
+                 'url = "http://127.0.0.1:1/hook"', "[[databases]]", f'path = "{self.dir}/app.db"', f'replica = "{self.dir}/r"',
+                 "[[databases.mirror]]", f'replica = "{self.dir}/m1"', "[[databases.mirror]]", f'replica = "{self.dir}/m2"']
         door.toml(self, "\n".join(lines) + "\n")
         p = self.peer().open(self.path("app.db"))
         rows = self.assertShown(p, r"walrust\.toml:\d+$")

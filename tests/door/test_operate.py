@@ -567,7 +567,7 @@ class Metrics(door.DoorTest):
         self.assertEqual(len(types), len({n for n, _ in types}), "a name declared twice")
 
     def test_the_dashboard_and_the_document_name_series_that_exist(self):
-        p, db, url = self.watched()
+        p, db, url = self.watched(mirrors=[self.path("mirror")])
         p.sync()
         copy = self.path("copy.db")
         p.sql("SELECT walrust_replicate(?, ?, ?)", url, copy, '{"interval":"50ms"}')

@@ -10,7 +10,7 @@ SCALARS = {
     "walrust_version": {0},
     "walrust_watch": {0, 1, 2},
     "walrust_unwatch": {0},
-    "walrust_sync": {0, 1},
+    "walrust_sync": {0, 1, 2},
     "walrust_snapshot": {0, 1},
     "walrust_restore": {2, 3, 4},
     "walrust_replicate": {2, 3},

@@ -414,6 +414,7 @@ fn row(url: &str, known: &Known, verify_every: Duration) -> DatabaseFace {
     DatabaseFace {
         database: url.to_string(),
         kind: RowKind::Replica,
+        mirror_of: None,
         told_by: Teller::Own,
         replica: Some(url.to_string()),
         state: state.word(),

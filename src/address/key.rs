@@ -17,7 +17,7 @@ pub fn canonical(path: &Path) -> PathBuf {
 }
 
 /// One text for each replica: `file:///x/` and `/x` are one, `abs://` and `az://`, doubled slashes and encoded letters
-/// count as what they mean. Of the query only the endpoint counts: region, path style and checksums say how to get
+/// count as what they mean. Of the query only the endpoint counts: region, path style, checksums and profile say how to get
 /// there. A text that is no replica URL stands for itself.
 pub fn replica_key(url: &str) -> String {
     ReplicaUrl::parse(url).map_or_else(|_| url.to_string(), |url| url.key())
@@ -44,7 +44,7 @@ mod tests {
     fn spellings_of_one_place() {
         for (one, other) in [
             ("s3://b/p", "S3://b//p/"),
-            ("s3://b/p", "s3://b/%70?region=eu-1&path_style=true&checksum=none"),
+            ("s3://b/p", "s3://b/%70?region=eu-1&path_style=true&checksum=none&profile=x"),
             ("s3://b/p?endpoint=http://H:9000/", "s3://b/p?endpoint=http%3A%2F%2Fh%3A9000"),
             ("s3://b/p?endpoint=https://h:443", "s3://b/p?endpoint=h"),
             ("az://c/p", "abs://c/p"),

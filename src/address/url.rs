@@ -19,6 +19,7 @@ pub struct ReplicaUrl {
     region: Option<String>,
     bucket_in: Option<BucketIn>,
     checksums: Option<Checksums>,
+    profile: Option<String>,
 }
 
 /// Longer ones are no names.
@@ -71,6 +72,7 @@ impl ReplicaUrl {
             region: None,
             bucket_in: None,
             checksums: None,
+            profile: None,
         };
         if kind == StoreKind::Local {
             if !authority.is_empty() && !authority.eq_ignore_ascii_case("localhost") {
@@ -117,6 +119,7 @@ impl ReplicaUrl {
             region: None,
             bucket_in: None,
             checksums: None,
+            profile: None,
         })
     }
 
@@ -152,12 +155,21 @@ impl ReplicaUrl {
                         _ => return Err(Error::config("checksum in the replica URL is not sha256 or none")),
                     });
                 }
+                (StoreKind::S3, "profile") => {
+                    let plain = |c: char| c.is_alphanumeric() || " -_.@+=/:".contains(c);
+                    if value.is_empty() || value.len() > 128 || !value.chars().all(plain) {
+                        return Err(Error::config(
+                            "profile in the replica URL is not the name of an AWS profile",
+                        ));
+                    }
+                    self.profile = Some(value);
+                }
                 (kind, key) => {
                     let plain =
                         key.len() <= 32 && key.bytes().all(|b| b.is_ascii_lowercase() || b"_-".contains(&b));
                     let shown = if plain && pair.contains('=') { key } else { "..." };
                     let allowed = match kind {
-                        StoreKind::S3 => "allowed: endpoint, region, path_style, checksum",
+                        StoreKind::S3 => "allowed: endpoint, region, path_style, checksum, profile",
                         _ => "this kind of replica has none",
                     };
                     return Err(Error::config(format!(
@@ -212,6 +224,11 @@ impl ReplicaUrl {
     /// What `checksum` says, if given.
     pub fn checksums(&self) -> Option<Checksums> {
         self.checksums
+    }
+
+    /// The AWS profile whose keys, region and endpoint are meant, if one is named.
+    pub fn profile(&self) -> Option<&str> {
+        self.profile.as_deref()
     }
 
     /// The last path segment; the bucket if there is no path.
@@ -290,6 +307,9 @@ impl fmt::Display for ReplicaUrl {
         }
         if let Some(c) = self.checksums {
             query(f, "checksum", c.as_str())?;
+        }
+        if let Some(p) = &self.profile {
+            query(f, "profile", &encode(p))?;
         }
         Ok(())
     }

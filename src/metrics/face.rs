@@ -269,11 +269,11 @@ pub struct ReplicaFace {
 /// Which points are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
-    /// None earlier.
+    /// Points from this time on.
     pub from: Option<Timestamp>,
-    /// None later.
+    /// Points up to this time.
     pub to: Option<Timestamp>,
-    /// Besides, the newest at or before this.
+    /// The newest point at or before this time, beside those.
     pub before: Option<Timestamp>,
 }
 

@@ -20,7 +20,7 @@ const PAST: &str = "walrust:past:";
 /// URLs that no file has as its name.
 const SCHEMES: [&str; 5] = ["s3://", "gs://", "az://", "abs://", "file://"];
 /// What SQLite's own URIs may bring along besides the path, as parameters of the replica's URL.
-const PARAMETERS: [&str; 4] = ["endpoint", "region", "path_style", "checksum"];
+const PARAMETERS: [&str; 5] = ["endpoint", "region", "path_style", "checksum", "profile"];
 
 /// A replica in a directory has one of these in it: the files, in the layout of a directory or of a bucket, or what walrust keeps.
 const FOLDERS: [&str; 4] = ["ltx", "0000", "0009", "walrust"];

@@ -14,8 +14,8 @@
 //!
 //! Rules
 //! * I-GUIDE-1 As I-BLOCK-1: a help, and optional. Without it, or where it is damaged, header and page index are read out of the file.
-//! * I-GUIDE-2 A page is taken from its block only if the frames from the block's first one on bear the page numbers that follow each other, and end
-//!   where the guide says. What kind 0 holds is held against the checksum of it in the manifest; the first line's check binds kind 1
+//! * I-GUIDE-2 A page is taken from its block only if the block's frames bear page numbers that follow each other, from the first frame on,
+//!   and the last frame ends where the guide says. What kind 0 holds is held against the checksum of it in the manifest; the first line's check binds kind 1
 //!   to the file.
 //! * I-GUIDE-3 Frames beside their file are [`MOST_FIRST`] bytes at most, however large the database is; [`MOST_CHANGED`] beside one that is no full copy.
 //!

@@ -223,7 +223,7 @@ impl Handles {
         self.file.load(Ordering::Relaxed) == number_of(read.inode, read.device)
     }
 
-    /// Whether the app has a file open that was at the path, and only such: the one there now it has not.
+    /// Whether every file that the app has open here was at the path once and is not there now.
     pub(super) fn has_only_replaced(&self) -> bool {
         !self.can_read() && !lock(&self.open).is_empty()
     }

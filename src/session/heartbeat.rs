@@ -87,6 +87,7 @@ mod tests {
             last_upload: None,
             last_error: None,
             health,
+            protection: None,
         };
         use HealthStatus::{Degraded, Healthy, Unhealthy};
         for (health, lag_s, interval_s, well) in [

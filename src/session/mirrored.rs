@@ -93,6 +93,7 @@ impl Watched {
             last_upload: status.last_upload.or(cursor.map(|s| s.time).filter(|_| replicated > TxId::ZERO)),
             health: told::health(&told, false, lag, self.settings().interval).min(HealthStatus::Degraded),
             last_error: told.error,
+            protection: serves.then_some(status.protection),
         }
     }
 

@@ -8,7 +8,7 @@ use super::trouble::Trouble;
 use super::watched::Watched;
 use crate::base::{Timestamp, TxId, lock};
 use crate::metrics::{Breaker, HealthStatus};
-use crate::ship::State;
+use crate::ship::{Protection, State};
 use crate::store::BreakerState;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +42,8 @@ pub struct Row {
     pub last_error: Option<String>,
     /// What the health page says of it.
     pub health: HealthStatus,
+    /// What keeps a second machine from writing to the replica; `None` of a process that does not ship.
+    pub protection: Option<Protection>,
 }
 
 impl Watched {
@@ -127,6 +129,7 @@ impl Watched {
             last_upload: status.last_upload.or_else(|| self.shipped().ok().flatten().map(|s| s.time)),
             health: told::health(&told, facts.elsewhere.is_some(), lag, interval),
             last_error: told.error,
+            protection: (self.role() != Role::Standby).then_some(status.protection),
         }
     }
 

@@ -56,7 +56,7 @@ pub(super) struct HeartState {
     /// Host name and process id, for people.
     #[serde(default)]
     pub(super) holder: String,
-    /// Replicas of this folder whose leases were taken from the holder, as it has not heard yet.
+    /// Replicas of this folder whose leases another writer has taken, until the holder has read it here.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) taken: BTreeSet<String>,
 }

@@ -65,7 +65,7 @@ impl Protection {
         }
     }
 
-    /// As `walrust_status` may spell it.
+    /// As `walrust_status` spells it.
     pub fn as_str(self) -> &'static str {
         match self {
             Protection::Unknown => "unknown",

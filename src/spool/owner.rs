@@ -285,7 +285,8 @@ pub fn holder_of(lock_file: &Path) -> Option<String> {
     super::LockFile::open(lock_file).ok()?.holder().ok()?.map(process)
 }
 
-/// The refusal of the spool `dir` where `theirs`, which is the same, or in it, or around it, is that of the database `owner`.
+/// Why `dir` cannot be the spool of a database: the directory `theirs` is the spool of the database `owner`, and is `dir`, lies in `dir`, or
+/// has `dir` in it.
 pub fn other_database(dir: &Path, theirs: &Path, owner: &Path) -> Error {
     let (real, theirs) = (real_dir(dir), real_dir(theirs));
     let owner = Owner::of(owner);

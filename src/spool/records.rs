@@ -149,7 +149,7 @@ impl Spool {
     /// Whether `lineage` of `replica` was begun or taken up here.
     pub fn owns(&self, replica: &str, lineage: Lineage) -> Result<bool> {
         let name = lineage.to_string();
-        // (What is this database's own for its replica is so for a mirror.)
+        // (A lineage that is ours in the replica is ours in each mirror.)
         let known = match &self.source {
             Some(source) => source.identity()?,
             None => self.identity()?.filter(|i| i.replica == replica),

@@ -74,6 +74,7 @@ pub static TABLES: &[TableFunction] = &[
             ("breaker", "TEXT"),
             ("last_upload", "TEXT"),
             ("last_error", "TEXT"),
+            ("protection", "TEXT"),
         ],
         args: &[],
         rows: status::status,

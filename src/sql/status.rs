@@ -20,6 +20,7 @@ fn of(r: Row) -> Vec<Value> {
         Value::Text(r.breaker.as_str().to_string()),
         time(r.last_upload),
         r.last_error.map_or(Value::Null, Value::Text),
+        r.protection.map_or(Value::Null, |p| Value::Text(p.as_str().to_string())),
     ]
 }
 
@@ -47,6 +48,7 @@ pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows
             Value::Text("closed".to_string()),
             time(f.time),
             f.last_error.map_or(Value::Null, Value::Text),
+            Value::Null,
         ]));
     }
     for row in unwatched {
@@ -54,7 +56,13 @@ pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows
         let (path, why) = (row.database, row.why);
         let mut row = vec![Value::Text(path.display().to_string()), Value::Null, Value::Text(state.into())];
         row.extend([Value::Integer(0), Value::Integer(0), Value::Null, Value::Integer(0), Value::Integer(0)]);
-        row.extend([Value::Integer(0), Value::Text("closed".into()), Value::Null, Value::Text(why)]);
+        row.extend([
+            Value::Integer(0),
+            Value::Text("closed".into()),
+            Value::Null,
+            Value::Text(why),
+            Value::Null,
+        ]);
         rows.push(Ok(row));
     }
     Ok(Box::new(rows.into_iter()))

@@ -33,6 +33,32 @@ impl Env {
         self.0.iter().map(|(k, v)| (k.as_str(), v.trim_end())).filter(|(_, v)| !v.is_empty())
     }
 
+    /// The same, but whose keys are meant, and which region and endpoint, is said by the AWS profile of that name.
+    pub(super) fn of_profile(&self, profile: &str) -> Env {
+        let says_who = |name: &str| {
+            const NAMES: [&str; 13] = [
+                "AWS_ACCESS_KEY_ID",
+                "AWS_SECRET_ACCESS_KEY",
+                "AWS_SESSION_TOKEN",
+                "AWS_WEB_IDENTITY_TOKEN_FILE",
+                "AWS_ROLE_ARN",
+                "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                "AWS_SKIP_SIGNATURE",
+                "AWS_ENDPOINT_URL",
+                "AWS_ENDPOINT_URL_S3",
+                "AWS_REGION",
+                "AWS_DEFAULT_REGION",
+                "AWS_DEFAULT_PROFILE",
+            ];
+            NAMES.contains(&name)
+        };
+        let mut vars = self.0.clone();
+        vars.retain(|name, _| !says_who(name));
+        vars.insert("AWS_PROFILE".to_string(), profile.to_string());
+        Env(vars)
+    }
+
     /// Errors with [`crate::base::Kind::Config`] if a variable that is `used` holds what no request can carry: a line
     /// break in its middle (two lines pasted as one key), or another control character. Names the variable, not its
     /// value.
@@ -67,6 +93,18 @@ mod tests {
         let said = |name: &str| e.refuse_control(|n| n == name).unwrap_err().to_string();
         assert!(said("A_TWO").starts_with("A_TWO holds a line break"), "{}", said("A_TWO"));
         assert!(said("B").starts_with("B holds a control character"), "{}", said("B"));
+    }
+
+    #[test]
+    fn a_profile_that_is_named_goes_before_the_keys_of_the_environment() {
+        let e = Env::of([
+            ("AWS_ACCESS_KEY_ID", "k"),
+            ("AWS_REGION", "r"),
+            ("AWS_CA_BUNDLE", "/c"),
+            ("AWS_PROFILE", "x"),
+        ]);
+        let e = e.of_profile("backup");
+        assert_eq!(e.iter().collect::<Vec<_>>(), [("AWS_CA_BUNDLE", "/c"), ("AWS_PROFILE", "backup")]);
     }
 
     #[test]

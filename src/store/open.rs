@@ -145,6 +145,8 @@ fn checksum(url: &ReplicaUrl, env: &Env, profile: Option<&Profile>) -> Result<Op
 }
 
 fn s3(url: &ReplicaUrl, env: &Env) -> Result<Made> {
+    let named = url.profile().map(|profile| env.of_profile(profile));
+    let env = named.as_ref().unwrap_or(env);
     env.refuse_control(|n| n.starts_with("AWS_") && is_key::<AmazonS3ConfigKey>(n))?;
     let static_keys = env.get("AWS_ACCESS_KEY_ID").is_some() || env.get("AWS_SECRET_ACCESS_KEY").is_some();
     let web_identity = env.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() && env.get("AWS_ROLE_ARN").is_some();

@@ -179,10 +179,10 @@ class Peer:
 
 STATUS_COLUMNS = [
     "database", "replica", "state", "txid", "replicated_txid", "lag_seconds", "pending_bytes", "wal_bytes", "spool_bytes",
-    "breaker", "last_upload", "last_error",
+    "breaker", "last_upload", "last_error", "protection",
 ]
 # Those of `walrust status` on the command line, which also says whether it is well, who says so, and when that was so.
-STATUS_LINE_COLUMNS = [*STATUS_COLUMNS, "health", "told_by", "as_of"]
+STATUS_LINE_COLUMNS = [*STATUS_COLUMNS[:-1], "health", "told_by", "as_of"]
 LIST_COLUMNS = ["name", "replica", "snapshots", "files", "bytes", "min_txid", "max_txid", "first_time", "last_time"]
 FILES_COLUMNS = ["level", "min_txid", "max_txid", "bytes", "time", "pages", "commit_pages", "sha256", "key"]
 VERIFY_COLUMNS = ["severity", "check", "file", "min_txid", "max_txid", "bytes", "message"]

@@ -46,6 +46,10 @@ class Mirrored(door.DoorTest):
     def sync(self, p, which="all", timeout=60):
         return p.sql("SELECT walrust_sync(?, ?)", timeout, which)
 
+    def restores(self, url):
+        with contextlib.suppress(door.SqlError):
+            return self.restore(url, env=self.s3.env())
+
     def assertAllEqual(self, urls=None):
         for url in urls or [self.replica, *self.mirrors]:
             restored, _ = self.restore(url, env=self.s3.env())
@@ -154,6 +158,57 @@ class Pace(Mirrored):
         self.insert(p, 1)
         self.sync(p)
         self.assertAllEqual()
+
+
+class Trouble(Mirrored):
+    def test_one_slow_one_away_and_one_damaged_are_all_complete_afterwards(self):
+        """The replica is a directory; of three mirrors in two servers and on a disk each has a trouble of its own."""
+        second = door.S3(self)
+        proxy = door.FaultProxy(self, second.port)
+        # The other server has keys of its own.
+        os.mkdir(self.path(".aws"))
+        with open(self.path(".aws", "credentials"), "w") as f:
+            f.write(f"[elsewhere]\naws_access_key_id = {second.env()['AWS_ACCESS_KEY_ID']}\n"
+                    f"aws_secret_access_key = {second.env()['AWS_SECRET_ACCESS_KEY']}\n")
+        slow = second.url("slow", proxy.endpoint) + "&profile=elsewhere"
+        self.mirrors.append(slow)
+        p = self.streaming(validation_interval="1s", retry={"base": "20ms", "max": "500ms"})
+        self.insert(p, 5)
+        self.sync(p)
+        proxy.fault = lambda method, path: ("delay", 0.3)
+        self.proxy.fault = lambda method, path: ("drop",)
+        for _, _, _, path in door.ltx_files(self.disk):
+            with open(path, "r+b") as f:
+                f.truncate(max(1, os.path.getsize(path) - 7))
+        slowest = 0
+        for _ in range(20):
+            self.insert(p, 2, 2000)
+            began = time.monotonic()
+            self.assertEqual(p.sync(30), p.status()["txid"])
+            slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.1)
+        self.assertLess(slowest, 5, "nobody waits for a mirror")
+        self.eventually(lambda: self.row(p, self.disk)["last_error"], what="the damage is found")
+        self.proxy.fault = None
+        self.sync(p)
+        self.eventually(lambda: self.restores(self.disk), what="a snapshot mends it", timeout=60)
+        self.insert(p, 1)
+        self.sync(p)
+        self.assertAllEqual()
+
+    def test_webhooks_say_which_mirror(self):
+        hook = door.Hook(self)
+        p = self.streaming(webhooks=[hook.url], retry={"base": "20ms", "max": "200ms"})
+        self.insert(p, 3)
+        self.sync(p)
+        self.proxy.fault = lambda method, path: ("drop",)
+        self.insert(p, 3)
+        told = self.eventually(lambda: hook.events("upload_error"))
+        self.assertIn("mirror s3://", told[0]["message"])
+        self.assertEqual({e["context"]["mirror"].split("?")[0] for e in told}, {self.cloud.split("?")[0]})
+        self.proxy.fault = None
+        self.sync(p)
+        self.eventually(lambda: hook.events("recovered"))
 
 
 class Processes(Mirrored):

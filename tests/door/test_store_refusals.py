@@ -225,6 +225,7 @@ class Conditions(S3Test):
                 self.assertFalse(self.s3.keys(f"app{n}/walrust/lease"))
                 self.assertFalse(self.s3.keys(f"app{n}/walrust/probe"))
                 self.assertIn("second machine", p.rows("SELECT walrust_explain()")[0][0])
+                self.assertEqual(p.status()["protection"], "none" if refused == conditions else "create-only")
                 p.kill()
 
     def test_a_store_that_refuses_the_condition_at_the_end_of_an_upload(self):
@@ -246,6 +247,7 @@ class Conditions(S3Test):
         self.insert(p, 1)
         self.assertComplete(p)
         self.assertTrue(self.s3.keys("app/walrust/lease"), "plain puts take conditions: there is a lease")
+        self.assertEqual(p.status()["protection"], "lease")
         self.assertEqual(set(puts), {"*"})
 
     def test_who_may_not_delete_can_replicate(self):

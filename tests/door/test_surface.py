@@ -175,7 +175,7 @@ class Calls(door.DoorTest):
         self.ask("CREATE TABLE t(v)", "SELECT walrust_watch('all/app')", "INSERT INTO t VALUES(1)", "SELECT walrust_sync()")
         for table, before, types in (
             ("walrust_status", "SELECT walrust_watch('all/app');SELECT walrust_sync();",
-             "text text text integer integer real integer integer integer text text null"),
+             "text text text integer integer real integer integer integer text text null text"),
             ("walrust_list('all')", "", "text text integer integer integer integer integer text text"),
             ("walrust_list('all/')", "", "text text integer integer integer integer integer text text"),
             ("walrust_files('all/app')", "", "integer integer integer integer text integer integer text text"),

@@ -35,6 +35,7 @@ class Status(NamedTuple):
     breaker: str
     last_upload: Optional[datetime.datetime]
     last_error: Optional[str]
+    protection: Optional[str]
 
 
 class Finding(NamedTuple):

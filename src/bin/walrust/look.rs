@@ -232,7 +232,7 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
             scalar(&conn, "SELECT walrust_restore(?1, ?2, ?3, ?4)", (&a.url, path, &a.point, a.options()))?;
         return rehearsal(&text, form);
     }
-    walrust::sql::on_restore_note(|note| eprintln!("walrust: {note}"));
+    walrust::sql::on_restore_note(show::complain);
     let shown = progress::restore();
     let done: Result<i64, Failure> =
         scalar(&conn, "SELECT walrust_restore(?1, ?2, ?3, ?4)", (&a.url, path, &a.point, a.options()));

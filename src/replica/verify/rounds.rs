@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Files looked at at once.
 const PARALLEL: usize = 32;
-/// Files with a page index this large are looked at two at a time, to bound memory: an index of 1 MiB is that of about 150,000 pages.
+/// Bytes of a file from which on only two are looked at at once, to bound memory: its page index takes 1 MiB for each 150,000 pages.
 const LARGE: u64 = 256 * 1024 * 1024;
 /// Rounds until what still changes is reported as it is.
 pub(super) const ROUNDS: usize = 8;

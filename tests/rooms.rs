@@ -12,7 +12,7 @@ mod circles;
 /// Rooms whose files still import each other in a circle. To be emptied, never to be added to.
 const STILL_CIRCULAR: [&str; 0] = [];
 
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -21,6 +21,7 @@ const DOCUMENTS: [&str; 11] = [
     "docs/configuration.md",
     "docs/disaster-recovery.md",
     "docs/failure.md",
+    "docs/functions.md",
     "docs/host.md",
     "docs/integrity.md",
     "docs/webhooks.md",

@@ -121,7 +121,9 @@ impl Engine {
     /// Ships what is pending and stops; returns the newest TXID in the replica. Errors when not all is there within `timeout`; it has
     /// stopped then, too, and what is pending stays in the spool.
     pub fn unwatch(&self, w: &Arc<Watched>, timeout: Duration) -> Result<TxId> {
+        let end = clock::uptime() + timeout;
         let shipped = w.sync_until(timeout, super::sync::Until::Deadline);
+        w.drain_mirrors(end);
         self.end(w);
         self.forget_settings(w.path());
         shipped

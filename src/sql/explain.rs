@@ -21,7 +21,14 @@ const PARALLEL: usize = 8;
 pub(super) fn explain(conn: &Connection, args: &[Value]) -> Result<Value> {
     let options = Options::parse("options", common::text(args, 0, "options")?, &[], WithSettings::Yes)?;
     let found = databases(conn, &options.settings)?;
-    let mut shown = found.iter().map(|(path, r)| describe(path, r)).collect::<Result<Vec<_>>>()?;
+    let mut shown = Vec::new();
+    for (path, resolved) in &found {
+        let own = describe(path, resolved)?;
+        let mirrors =
+            resolved.settings.mirrors.iter().map(|url| mirror(&own, url)).collect::<Result<Vec<_>>>()?;
+        shown.push(own);
+        shown.extend(mirrors);
+    }
     let urls: Vec<Option<ReplicaUrl>> = shown.iter().map(|d| d.replica.clone()).collect();
     let seen: Vec<Seen> =
         block_on(
@@ -94,6 +101,19 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
         price_per_1000_put: s.price_per_1000_put,
         validation_interval: s.validation_interval,
         webhooks: s.webhooks.iter().map(|h| h.url.clone()).collect(),
+    })
+}
+
+/// A mirror gets what the replica gets, and costs what its own store asks for that.
+fn mirror(own: &ExplainDatabase, url: &str) -> Result<ExplainDatabase> {
+    let replica = at_endpoint(ReplicaUrl::parse(url)?, &Env::process());
+    let has_lease = replica.kind() != StoreKind::Local;
+    Ok(ExplainDatabase {
+        path: format!("{} (mirror)", own.path),
+        replica: Some(replica),
+        remark: None,
+        lease_interval: if has_lease { session::lease_renewed_after() } else { Duration::ZERO },
+        ..own.clone()
     })
 }
 

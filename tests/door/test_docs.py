@@ -69,16 +69,16 @@ class Documents(door.DoorTest):
         self.assertEqual(done.stderr, "")
         self.assertEqual(done.stdout.splitlines(), shown)
 
-    def test_the_readme_lists_every_function(self):
+    def test_the_document_lists_every_function(self):
         loaded = {}
         for line in self.shell("SELECT name, narg FROM pragma_function_list WHERE name LIKE 'walrust%';").splitlines():
             name, count = line.split("|")
             loaded.setdefault(name, set()).add(int(count))
-        self.assertEqual(calls(section(read("README.md"), "functions")), loaded)
+        self.assertEqual(calls(section(read("docs/functions.md"), "functions")), loaded)
 
-    def test_the_readme_lists_every_table(self):
+    def test_the_document_lists_every_table(self):
         loaded = set(self.shell("SELECT name FROM pragma_module_list WHERE name LIKE 'walrust%';").split())
-        documented = calls(section(read("README.md"), "tables"))
+        documented = calls(section(read("docs/functions.md"), "tables"))
         self.assertEqual(set(documented), loaded)
         for name, counts in documented.items():
             hidden = self.shell(f"SELECT count(*) FROM pragma_table_xinfo('{name}') WHERE hidden = 1;")

@@ -160,6 +160,18 @@ class Pace(Mirrored):
         self.assertAllEqual()
 
 
+    def test_unwatch_and_explain_know_of_mirrors(self):
+        p = self.streaming(interval="1h")
+        self.sync(p)
+        self.insert(p, 3)
+        report = p.sql("SELECT walrust_explain()")
+        self.assertEqual(report.count("(mirror)"), 2)
+        self.assertIn(self.disk, report)
+        txid = p.sql("SELECT walrust_unwatch()")
+        for url in (self.replica, *self.mirrors):
+            self.assertEqual(self.restore(url, env=self.s3.env())[1], txid, url)
+
+
 class Trouble(Mirrored):
     def test_one_slow_one_away_and_one_damaged_are_all_complete_afterwards(self):
         """The replica is a directory; of three mirrors in two servers and on a disk each has a trouble of its own."""

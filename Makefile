@@ -163,12 +163,12 @@ lint: ## Formatting and clippy, warnings are errors; who imports whom
 
 # -- packages -----------------------------------------------------------------------------------------------------------
 
-# For which platforms (packages/cross names them); what this machine has no standard library for is left out, with a line.
+# For which platforms (packages/cross names them). One whose standard library is not here, nor to be built from source, is left out, with a line.
 PACKAGE_TARGETS ?= linux-x64 linux-x64-musl linux-arm64 linux-arm64-musl
 
 .PHONY: packages
 packages: ## Build wheels, npm, deb, tar balls, gem, Go module into dist/packages (PACKAGE_TARGETS=... picks platforms; QUICK=1: this machine's, fast link)
-	@tests/setup build-essential python3-venv
+	@tests/setup build-essential python3-venv ruby $$(command -v npm >/dev/null || echo npm)
 ifdef QUICK
 	$(MAKE) quick quick-cli
 	@mkdir -p dist/targets/linux-x64
@@ -184,6 +184,11 @@ endif
 test-packages: ## Install each package from its file into a clean prefix; stream, restore and verify there (after `make packages`; K=pattern picks)
 	@tests/setup build-essential python3-venv sqlite3 libsqlite3-dev man-db
 	$(PYTHON) -m unittest discover --start-directory packages/tests $(if $(K),-k "$(K)")
+
+.PHONY: test-arm64
+test-arm64: $(VENV)/.ready ## The door tests that tests/door/arm64.txt names, with arm64's extension in arm64's shell and Python under qemu (after `make packages`)
+	@tests/setup qemu-user
+	tests/door/arm64 $(TARGET)/arm64 $(PY) -m pytest -q -n $(JOBS) --dist worksteal --timeout 600 -r fE -p no:cacheprovider $(if $(K),-k "$(K)")
 
 # -- measuring and showing ----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,12 @@
-"""The frameworks of Python, each the real one, with walrust from its wheel: loaded once at the start, databases named in one place."""
+"""The frameworks, each the real one, with walrust from its package: loaded once at the start, databases named in one place."""
 
+import concurrent.futures
+import http.client
 import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import time
 import unittest
@@ -27,19 +32,21 @@ def python():
     return os.path.join(venv, "bin", "python")
 
 
-class Frameworks(clean.CleanTest):
+class Restored(clean.CleanTest):
+    def restored(self, sql, replica="replica"):
+        """The answer of what the replica gives back, in a process of its own."""
+        out = self.path(f"restored-{time.monotonic_ns()}.db")
+        self.run_ok(meta.host().cli, "restore", self.path(replica), out)
+        return self.run_ok("sqlite3", out, sql).strip()
+
+
+class Frameworks(Restored):
     @classmethod
     def setUpClass(cls):
         cls.python = python()
 
     def tell(self, code, **env):
         return self.run_ok(self.python, self.file("program.py", code), env=self.env(**env))
-
-    def restored(self, sql, replica="replica"):
-        """The answer of what the replica gives back, in a process of its own."""
-        out = self.path(f"restored-{time.monotonic_ns()}.db")
-        self.run_ok(meta.host().cli, "restore", self.path(replica), out)
-        return self.run_ok("sqlite3", out, sql).strip()
 
     def test_sqlalchemy(self):
         self.tell(
@@ -126,6 +133,100 @@ class Frameworks(clean.CleanTest):
         self.assertIn('"x": 7', ask("SELECT x FROM t"))
         for page in ("/-/databases.json", "/-/versions.json", "/app/t.json"):
             self.run_ok(datasette, "app.db", "--get", page)
+
+
+class Local(http.client.HTTPConnection):
+    """HTTP over a socket that has a path."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=60)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Servers(Restored):
+    """Servers of several processes: all of them write, one streams, and what was written last leaves when they end."""
+
+    REQUESTS = 60
+
+    def story(self, argv, end, ask, env):
+        """`ask(method, path)` gives the status and the body."""
+        with open(self.path("server.log"), "w") as log:
+            server = subprocess.Popen(argv, cwd=self.dir, env=env, stdout=log, stderr=log)
+        try:
+            self.wait(lambda: os.path.exists(self.path("s.sock")), server)
+            with concurrent.futures.ThreadPoolExecutor(4) as threads:
+                said = list(threads.map(lambda _: ask("POST", "/add"), range(self.REQUESTS)))
+            self.assertEqual([s for s in said if s[0] != 200], [], self.log())
+            self.assertGreater(len({text for _, text in said}), 1, f"{said[0]}: one process answered all requests")
+            self.wait(lambda: any(r["state"] == "streaming" for r in json.loads(ask("GET", "/status")[1])), server)
+        finally:
+            server.send_signal(end)
+            server.wait(60)
+        self.assertEqual(self.restored("SELECT count(*) FROM t"), str(self.REQUESTS), self.log())
+
+    def log(self):
+        with open(self.path("server.log")) as f:
+            return f.read()[-3000:]
+
+    def wait(self, is_so, server, seconds=60):
+        end = time.monotonic() + seconds
+        while not is_so():
+            self.assertIsNone(server.poll(), self.log())
+            self.assertLess(time.monotonic(), end, self.log())
+            time.sleep(0.05)
+
+    def test_rails_and_puma(self):
+        clean.setup("ruby-sqlite3", "ruby-activerecord", "ruby-railties", "ruby-minitest", "rake", "puma")
+        gem = clean.package(f"walrust-{meta.VERSION}-{meta.host().ruby}.gem")
+        self.run_ok("/usr/bin/gem", "install", "--silent", "--local", "--no-document", "--install-dir", self.path("gems"), gem)
+        paths = self.run_ok("/usr/bin/ruby", "-e", "puts Gem.default_path").split()
+        shutil.copy(os.path.join(clean.HERE, "rails", "config.ru"), self.dir)
+        os.mkdir(self.path("config"))
+        self.file("config/database.yml", "production:\n  adapter: sqlite3\n  database: app.db\n  pool: 3\n  timeout: 20000\n")
+        self.run_ok("sqlite3", self.path("app.db"), "CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        env = self.env(GEM_PATH=":".join([self.path("gems"), *paths]), RAILS_ENV="production", APP_HOME=self.dir, WALRUST_REPLICA=self.path("replica"))
+
+        def ask(method, path):
+            c = Local(self.path("s.sock"))
+            c.request(method, path)
+            answer = c.getresponse()
+            text = answer.read().decode()
+            c.close()
+            return answer.status, text
+
+        # One thread a process: this sqlite3 gem waits for a lock with the interpreter held, so that a second thread cannot end its transaction.
+        puma = ["/usr/bin/puma", "--workers", "2", "--threads", "1:1", "--preload", "--bind", f"unix://{self.path('s.sock')}", "config.ru"]
+        self.story(puma, signal.SIGTERM, ask, env)
+
+    def test_laravel_and_php_fpm(self):
+        clean.setup("php-fpm", "php-sqlite3", "php-laravel-framework", "libfcgi-bin")
+        shutil.copytree(os.path.join(clean.HERE, "laravel"), self.dir, dirs_exist_ok=True)
+        for folder in ("storage/framework/views", "resources/views", "bootstrap/cache"):
+            os.makedirs(self.path(folder))
+        self.run_ok("sqlite3", self.path("app.db"), "CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        pool = {
+            "listen": self.path("s.sock"), "pm": "static", "pm.max_children": 3, "pm.max_requests": 20, "catch_workers_output": "yes", "env[APP_HOME]": self.dir, "env[WALRUST_REPLICA]": self.path("replica"),
+        }
+        lines = [f"{k} = {v}" for k, v in pool.items()]
+        root = ["user = root"] if os.getuid() == 0 else []
+        conf = self.file("fpm.conf", "\n".join(["[global]", "error_log = /dev/stderr", "process_control_timeout = 30s", "[www]", *root, *lines, ""]))
+        (fpm,) = [os.path.join("/usr/sbin", n) for n in os.listdir("/usr/sbin") if n.startswith("php-fpm")]
+
+        def ask(method, path):
+            asked = {
+                **self.env(), "SCRIPT_FILENAME": self.path("public/index.php"), "SCRIPT_NAME": "/index.php", "REQUEST_URI": path,
+                "REQUEST_METHOD": method, "SERVER_PROTOCOL": "HTTP/1.1", "CONTENT_LENGTH": "0",
+            }
+            head, _, text = self.run_ok("cgi-fcgi", "-bind", "-connect", self.path("s.sock"), env=asked).partition("\n\n")
+            return int(head.split("Status: ")[1].split()[0]) if "Status: " in head else 200, text
+
+        argv = [fpm, "--nodaemonize", *(["--allow-to-run-as-root"] if root else []), "-d", f"sqlite3.extension_dir={meta.host().dir}", "--fpm-config", conf]
+        self.story(argv, signal.SIGQUIT, ask, self.env())
 
 
 if __name__ == "__main__":

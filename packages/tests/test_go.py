@@ -69,10 +69,9 @@ func main() {
 """
 
 
-@unittest.skipUnless(shutil.which("go"), "go is not installed")
 class Go(clean.CleanTest):
     def test_it_streams_restores_and_verifies_and_leaves_nothing_on_disk(self):
-        clean.setup("golang-github-mattn-go-sqlite3-dev", "libsqlite3-dev", "build-essential")
+        clean.setup("golang-go", "golang-github-mattn-go-sqlite3-dev", "libsqlite3-dev", "build-essential")
         source = self.path("path", "src")
         os.makedirs(source)
         with tarfile.open(clean.package(f"walrust-{meta.VERSION}-go.tar.gz")) as tar:

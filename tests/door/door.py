@@ -5,6 +5,8 @@ what a stranger could see: rows, files, HTTP requests, exit codes. Nothing here 
 
 WALRUST_SO      the extension under test (default dist/walrust.so)
 WALRUST_ROUNDS  multiplies the counts of the campaigns (default 1; `make crash` raises it)
+WALRUST_PYTHON  the Python of the driven processes (default: the one that runs the tests)
+WALRUST_SHELL   the sqlite3 shell
 """
 
 import contextlib
@@ -35,6 +37,7 @@ SO = os.environ.get("WALRUST_SO", os.path.join(ROOT, "dist", "walrust" + SUFFIX)
 CRASH_SO = os.environ.get("WALRUST_CRASH_SO", os.path.join(ROOT, "dist", "walrust-crash" + SUFFIX))
 CLI = os.environ.get("WALRUST_CLI", os.path.join(ROOT, "dist", "walrust"))
 SHELL = os.environ.get("WALRUST_SHELL", "sqlite3")
+PYTHON = os.environ.get("WALRUST_PYTHON", sys.executable)
 BIN = os.path.dirname(sys.executable)
 LITESTREAM = os.path.join(BIN, "litestream")
 ROUNDS = float(os.environ.get("WALRUST_ROUNDS", "1"))
@@ -74,7 +77,7 @@ class Peer:
 
     def __init__(self, test, module="sqlite3", so=SO, env=None, prefix=(), cwd=None):
         self.test = test
-        argv = [*prefix, sys.executable, os.path.join(HERE, "peer.py"), module] + ([so] if so else [])
+        argv = [*prefix, PYTHON if module == "sqlite3" else sys.executable, os.path.join(HERE, "peer.py"), module] + ([so] if so else [])
         self.errlog = tempfile.TemporaryFile(dir=test.dir)
         self.proc = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errlog, text=True,

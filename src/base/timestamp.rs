@@ -16,6 +16,12 @@ impl Timestamp {
         }
     }
 
+    /// `self + later`.
+    #[must_use]
+    pub fn plus(self, later: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_add(i64::try_from(later.as_millis()).unwrap_or(i64::MAX)))
+    }
+
     /// `self - earlier`, zero if negative.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

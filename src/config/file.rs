@@ -196,7 +196,7 @@ impl Reader<'_> {
                 Ok(n) => What::Float(n),
                 Err(_) => return Err(self.error(line, "a number is unreadable")),
             },
-            DeValue::Boolean(_) => What::Other("a boolean"),
+            DeValue::Boolean(b) => What::Other(if *b { "true" } else { "false" }),
             DeValue::Datetime(_) => What::Other("a date"),
             DeValue::Array(items) => {
                 What::List(items.iter().map(|i| self.raw(i, deeper)).collect::<Result<Vec<_>>>()?)

@@ -48,6 +48,6 @@ pub use raw::whole;
 pub use resolve::{
     Chosen, Config, ConfigRow, Place, Resolved, default_cache, default_spool, embedded_replica,
 };
-pub use settings::{Retention, Retry, Settings};
+pub use settings::{Retention, Retry, Settings, StorageClasses};
 pub use table::{Id, Scope, Setting, TABLE, settings_markdown};
-pub use value::{AutoLabel, ByteCount, Durability, Functions, RetentionBy, parse_duration};
+pub use value::{AutoLabel, ByteCount, Durability, Functions, RetainMode, RetentionBy, parse_duration};

@@ -20,7 +20,7 @@ pub(super) enum What {
     Float(f64),
     List(Vec<Raw>),
     Table(Vec<(String, Raw)>),
-    /// Something no setting takes: a boolean, a date.
+    /// `true`, `false`, or something no setting takes: a date.
     Other(&'static str),
 }
 
@@ -36,6 +36,7 @@ impl Raw {
             What::Float(_) => "a number",
             What::List(_) => "a list",
             What::Table(_) => "a table",
+            What::Other("true" | "false") => "a boolean",
             What::Other(name) => name,
         }
     }

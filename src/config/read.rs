@@ -2,7 +2,7 @@
 
 use super::raw::{self, Fault, Raw, What, fault, text_of};
 use super::value::{
-    AutoLabel, ByteCount, Durability, Functions, RetentionBy, Value, ValueKind, parse_duration,
+    AutoLabel, ByteCount, Durability, Functions, RetainMode, RetentionBy, Value, ValueKind, parse_duration,
 };
 use super::webhook;
 use crate::base::{Webhook, quoted};
@@ -100,6 +100,46 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
             "janitor" => Ok((Value::RetentionBy(RetentionBy::Janitor), "janitor".into())),
             other => Err(fault(raw, format!("{} is neither \"writer\" nor \"janitor\"", quoted(other)))),
         },
+        ValueKind::RetainMode => match text_of(raw, "\"governance\" or \"compliance\"")? {
+            "governance" => Ok((Value::RetainMode(RetainMode::Governance), "governance".into())),
+            "compliance" => Ok((Value::RetainMode(RetainMode::Compliance), "compliance".into())),
+            other => {
+                Err(fault(raw, format!("{} is neither \"governance\" nor \"compliance\"", quoted(other))))
+            }
+        },
+        ValueKind::StorageClass => {
+            let t = word(raw, "the name of a storage class, e.g. \"STANDARD_IA\"")?;
+            if FROZEN.contains(&t) {
+                let wanted = "has to be thawed before it is read, and a restore would wait for that";
+                return Err(fault(
+                    raw,
+                    format!("{} {wanted}; name a class such as GLACIER_IR or STANDARD_IA", quoted(t)),
+                ));
+            }
+            Ok((Value::Text(t.to_string()), t.to_string()))
+        }
+        ValueKind::Sse => match word(raw, SSE_WANTED)? {
+            t @ ("" | "AES256" | "aws:kms" | "aws:kms:dsse" | "sse-c") => {
+                Ok((Value::Text(t.into()), t.into()))
+            }
+            other => Err(fault(raw, format!("{} is none of {SSE_WANTED}", quoted(other)))),
+        },
+        ValueKind::Word => {
+            let t = word(raw, "one word")?;
+            Ok((Value::Text(t.to_string()), t.to_string()))
+        }
+        ValueKind::Switch => {
+            let said = match &raw.what {
+                What::Text(t) => t.as_str(),
+                What::Other(t) => t,
+                _ => raw.type_name(),
+            };
+            match said {
+                "true" => Ok((Value::Switch(true), "true".into())),
+                "false" => Ok((Value::Switch(false), "false".into())),
+                other => Err(fault(raw, format!("{} is neither true nor false", quoted(other)))),
+            }
+        }
         ValueKind::Address => {
             let t = text_of(raw, "an address, e.g. \"127.0.0.1:9090\"")?.trim();
             address(t).map_err(|m| fault(raw, m))?;
@@ -149,6 +189,20 @@ fn mirror(item: &Raw, wanted: &str) -> Result<String, Fault> {
         return Err(fault(item, "a mirror's replica must not be empty"));
     }
     Ok(url.trim().to_string())
+}
+
+/// Classes whose objects cannot be read at once.
+/// (Azure's `Archive`; Google's `ARCHIVE` can.)
+const FROZEN: [&str; 3] = ["GLACIER", "DEEP_ARCHIVE", "Archive"];
+const SSE_WANTED: &str = "\"AES256\", \"aws:kms\", \"aws:kms:dsse\", \"sse-c\"";
+
+/// Text that goes into a header: printable ASCII without spaces, 2,048 characters at the most.
+fn word<'a>(raw: &'a Raw, wanted: &str) -> Result<&'a str, Fault> {
+    let t = text_of(raw, wanted)?.trim();
+    if t.len() <= 2048 && t.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(t);
+    }
+    Err(fault(raw, format!("{} is not {wanted}: letters, digits and signs, without spaces", quoted(t))))
 }
 
 fn bytes(raw: &Raw) -> Result<ByteCount, Fault> {

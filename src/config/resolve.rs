@@ -5,7 +5,7 @@ use super::layer::{Entries, Layer, Said, Source};
 use super::paths;
 use super::settings::{Settings, typed};
 use super::table::{Id, Setting, TABLE};
-use super::value::{Functions, Value};
+use super::value::{Durability, Functions, Value};
 use crate::address::{ReplicaUrl, replica_key};
 use crate::base::{Error, Result, beside};
 use std::ffi::OsString;
@@ -327,7 +327,9 @@ impl Config {
         for entry in &file.databases {
             let mut entries = Entries::new();
             for layer in [&self.env, &file.top, &entry.layer] {
-                put(&mut entries, layer, |id| matches!(id, Id::RetryBase | Id::RetryMax));
+                put(&mut entries, layer, |id| {
+                    matches!(id, Id::RetryBase | Id::RetryMax | Id::AppendOnly | Id::Durability)
+                });
             }
             finish(entries, None)?;
         }
@@ -404,6 +406,14 @@ fn finish(mut entries: Entries, database: Option<(&Path, Option<&Path>)>) -> Res
             (humantime::format_duration(settings.retry.base), humantime::format_duration(settings.retry.max));
         return Err(Error::config(format!(
             "{at}: retry.max ({max}) must not be shorter than retry.base ({base})"
+        )));
+    }
+    if settings.append_only && settings.durability == Durability::Sync {
+        let said = |id| entries.get(&id).map(|e: &Said| &e.source);
+        let at = said(Id::AppendOnly).or(said(Id::Durability)).unwrap_or(&Source::Default);
+        return Err(Error::config(format!(
+            "{at}: append_only does not go with durability \"sync\": a COMMIT that is refused may have to be taken back from the replica; \
+             choose one of the two"
         )));
     }
     Ok(Resolved { settings, chosen: Chosen::No, entries })

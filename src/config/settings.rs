@@ -4,7 +4,7 @@ use super::layer::Entries;
 use super::raw::Raw;
 use super::read::read;
 use super::table::{Id, Setting, TABLE};
-use super::value::{AutoLabel, ByteCount, Durability, Functions, RetentionBy, Value};
+use super::value::{AutoLabel, ByteCount, Durability, Functions, RetainMode, RetentionBy, Value};
 use crate::base::{Error, Kind, Result, Webhook};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,6 +30,15 @@ pub struct Retry {
     pub breaker_cooldown: Duration,
 }
 
+/// Storage classes by level; `None`: the bucket's default.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs)] // the table describes each
+pub struct StorageClasses {
+    pub level0: Option<String>,
+    pub merged: Option<String>,
+    pub snapshot: Option<String>,
+}
+
 /// The settings of one database (or of the process), every one with a value. The table describes each.
 #[derive(Clone, PartialEq, Debug)]
 #[allow(missing_docs)]
@@ -47,6 +56,14 @@ pub struct Settings {
     pub pitr_window: Duration,
     pub retention: Retention,
     pub retention_by: RetentionBy,
+    pub append_only: bool,
+    /// Zero: objects are not kept from removal.
+    pub retain: Duration,
+    pub retain_mode: RetainMode,
+    pub storage_class: StorageClasses,
+    /// `None`: as the environment or the bucket says.
+    pub sse: Option<String>,
+    pub sse_kms_key: Option<String>,
     /// Zero: off.
     pub validation_interval: Duration,
     /// Zero: off.
@@ -71,6 +88,13 @@ pub struct Settings {
     pub functions: Functions,
     pub price_per_gb: Option<f64>,
     pub price_per_1000_put: Option<f64>,
+}
+
+impl Settings {
+    /// Who removes what retention does not keep: who replaces and removes nothing leaves that to others.
+    pub fn retention_is_by(&self) -> RetentionBy {
+        if self.append_only { RetentionBy::Janitor } else { self.retention_by }
+    }
 }
 
 /// The value said, else the default.
@@ -136,6 +160,22 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
             Some(Value::RetentionBy(r)) => *r,
             _ => return Err(bug(Id::RetentionBy)),
         },
+        append_only: match all.get(&Id::AppendOnly) {
+            Some(Value::Switch(s)) => *s,
+            _ => return Err(bug(Id::AppendOnly)),
+        },
+        retain: duration(Id::Retain)?,
+        retain_mode: match all.get(&Id::RetainMode) {
+            Some(Value::RetainMode(m)) => *m,
+            _ => return Err(bug(Id::RetainMode)),
+        },
+        storage_class: StorageClasses {
+            level0: text(Id::StorageClassLevel0),
+            merged: text(Id::StorageClassMerged),
+            snapshot: text(Id::StorageClassSnapshot),
+        },
+        sse: text(Id::Sse),
+        sse_kms_key: text(Id::SseKmsKey),
         validation_interval: duration(Id::ValidationInterval)?,
         drill_interval: duration(Id::DrillInterval)?,
         auto_label: match all.get(&Id::AutoLabel) {

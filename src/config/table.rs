@@ -21,6 +21,14 @@ pub enum Id {
     RetentionWeekly,
     RetentionMonthly,
     RetentionBy,
+    AppendOnly,
+    Retain,
+    RetainMode,
+    StorageClassLevel0,
+    StorageClassMerged,
+    StorageClassSnapshot,
+    Sse,
+    SseKmsKey,
     ValidationInterval,
     DrillInterval,
     AutoLabel,
@@ -158,13 +166,17 @@ const fn process(mut s: Setting) -> Setting {
     s
 }
 
+const fn class(id: Id, name: &'static str, key: &'static str, description: &'static str) -> Setting {
+    within(top(id, name, ValueKind::StorageClass, description), "storage_class", key)
+}
+
 const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, what: &'static str) -> Setting {
     // 100,000: eleven years of hours; a bound only so that sums stay small.
     default(within(top(id, name, ValueKind::Count { min: 0, max: 100_000 }, what), "retention", key), n)
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 32] = [
+pub static TABLE: [Setting; 40] = [
     top(
         Id::Replica,
         "replica",
@@ -262,6 +274,68 @@ pub static TABLE: [Setting; 32] = [
             "by",
         ),
         "writer",
+    ),
+    default(
+        top(
+            Id::AppendOnly,
+            "append_only",
+            ValueKind::Switch,
+            "`true`: this process only ever creates objects in the replica, and replaces or removes none, so its credentials need not be allowed \
+             to (`walrust policy --append-only`). It holds no lease; retention is the janitor's. Not with `durability = \"sync\"`.",
+        ),
+        "false",
+    ),
+    default(
+        top(
+            Id::Retain,
+            "retain",
+            any_duration(),
+            "How long each LTX file is kept from removal and replacement by S3 itself (Object Lock), from its upload on; retention extends it for what \
+             it keeps. The bucket has to be made with Object Lock. `0`: not at all.",
+        ),
+        "0",
+    ),
+    default(
+        top(
+            Id::RetainMode,
+            "retain_mode",
+            ValueKind::RetainMode,
+            "`governance`: who has the right to `s3:BypassGovernanceRetention` may go around `retain`. `compliance`: nobody, the account's owner included.",
+        ),
+        "governance",
+    ),
+    class(
+        Id::StorageClassLevel0,
+        "storage_class_level0",
+        "level0",
+        "Storage class of single uploads, as the store spells it. Without it: the bucket's default. They are many, small and soon gone: a class for what \
+         is rarely read costs more.",
+    ),
+    class(
+        Id::StorageClassMerged,
+        "storage_class_merged",
+        "merged",
+        "Storage class of merged files (levels 1 to 3). Without it: the bucket's default.",
+    ),
+    class(
+        Id::StorageClassSnapshot,
+        "storage_class_snapshot",
+        "snapshot",
+        "Storage class of snapshots: `STANDARD_IA`, `GLACIER_IR`, `NEARLINE`, `Cool`. Without it: the bucket's default. A class whose objects have to be \
+         thawed before they are read is refused.",
+    ),
+    top(
+        Id::Sse,
+        "sse",
+        ValueKind::Sse,
+        "How S3 encrypts what is put there (header `x-amz-server-side-encryption`): `AES256`, `aws:kms`, `aws:kms:dsse`, or `sse-c` with the key in \
+         `AWS_SSE_CUSTOMER_KEY_BASE64`. Without it: as `AWS_SERVER_SIDE_ENCRYPTION` or the bucket says.",
+    ),
+    top(
+        Id::SseKmsKey,
+        "sse_kms_key",
+        ValueKind::Word,
+        "Id or ARN of the key of `aws:kms` (header `x-amz-server-side-encryption-aws-kms-key-id`). Without it: `AWS_SSE_KMS_KEY_ID`, or the bucket's own.",
     ),
     default(
         top(

@@ -96,6 +96,11 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
             ValueKind::Durability => ("sync", "\"sync\""),
             ValueKind::Functions => ("read", "\"read\""),
             ValueKind::RetentionBy => ("janitor", "\"janitor\""),
+            ValueKind::Switch => ("true", "true"),
+            ValueKind::RetainMode => ("compliance", "\"compliance\""),
+            ValueKind::StorageClass => ("STANDARD_IA", "\"STANDARD_IA\""),
+            ValueKind::Sse => ("aws:kms", "\"aws:kms\""),
+            ValueKind::Word => ("alias/backup", "\"alias/backup\""),
             ValueKind::AutoLabel => ("ddl", "\"ddl\""),
             ValueKind::Dir => ("/spool/{name}", "\"/spool/{name}\""),
             ValueKind::Folder => ("/cache/walrust", "\"/cache/walrust\""),
@@ -688,6 +693,12 @@ fn the_example_loads_and_shows_every_key() {
             "metrics_listen",
             "heartbeat_url",
             "webhooks",
+            "retain",
+            "storage_class_level0",
+            "storage_class_merged",
+            "storage_class_snapshot",
+            "sse",
+            "sse_kms_key",
         ]
         .contains(&r.name)
     }) {

@@ -48,6 +48,16 @@ pub enum ValueKind {
     AutoLabel,
     /// `writer` or `janitor`.
     RetentionBy,
+    /// `true` or `false`.
+    Switch,
+    /// `governance` or `compliance`.
+    RetainMode,
+    /// The name of a storage class that can be read at once.
+    StorageClass,
+    /// `AES256`, `aws:kms`, `aws:kms:dsse` or `sse-c`.
+    Sse,
+    /// One word of printable ASCII.
+    Word,
     /// A local directory, with placeholders.
     Dir,
     /// A local directory, from the root.
@@ -80,6 +90,8 @@ pub(super) enum Value {
     Functions(Functions),
     AutoLabel(AutoLabel),
     RetentionBy(RetentionBy),
+    Switch(bool),
+    RetainMode(RetainMode),
     Price(f64),
     Webhooks(Vec<Webhook>),
 }
@@ -122,6 +134,16 @@ pub enum RetentionBy {
     Writer,
     /// Somebody with other credentials.
     Janitor,
+}
+
+/// Who may go around a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RetainMode {
+    /// Who has the right to.
+    #[default]
+    Governance,
+    /// Nobody.
+    Compliance,
 }
 
 /// Which SQL functions there are.

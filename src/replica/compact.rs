@@ -7,19 +7,29 @@
 //! * I-CMP-4 Labels are looked for once more when the manifest has forgotten what is to go: what one of them needs by then is named again, and
 //!   stays. (Who makes a label looks at the manifest after it has put the label.) A label that cannot be read keeps everything.
 //!
+//! * I-CMP-5 In a replica whose writer only creates, retention counts on what it vouched for before, and on what it has looked at now
+//!   ([`super::belief`], [`super::vouch`]): before anything goes, what stays is vouched for. A dry run looks at what files say of themselves, and
+//!   not inside them: with `Force` less may go, never more.
+//!
+//! * I-CMP-6 Where objects are kept from removal for a time (`retain`), what stays is kept for that time from now on when half of it has passed since it was put,
+//!   before anything goes. A store that refuses ends the run: what was promised would not hold.
+//!
 //! A crash between manifest and store leaves objects without entry: sound files, removed by the next run. Refused: trusting the store's
 //! lifecycle rules with this (they know ages, not chains).
 
-use super::inventory::FileInfo;
+use super::belief;
+use super::inventory::{FileInfo, Inventory};
 use super::label::{self, Pins};
 use super::labels;
 use super::layout::FileId;
 use super::manifest::{Manifest, ManifestEntry, ManifestWriter};
 use super::place::{self, Found};
 use super::retention::{Policy, Retention, Why, retention};
+use super::vouch;
 use crate::base::{Result, Timestamp, TxId, crash};
 use crate::ltx::Level;
-use crate::store::Store;
+use crate::store::{Hold, Store};
+use futures_util::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -38,6 +48,11 @@ pub enum Action {
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html>).
 const BATCH: usize = 1000;
 
+/// Locks extended at once.
+const HELD_AT_ONCE: usize = 16;
+/// Files that are not counted on of which the reason is told.
+const DOUBTS_SHOWN: usize = 20;
+
 /// What was, or would be, done.
 #[derive(Clone, Debug)]
 pub struct Compacted {
@@ -53,13 +68,17 @@ pub struct Compacted {
     pub removes_full: bool,
     /// The states that stay restorable.
     pub left: BTreeSet<TxId>,
+    /// Files that a janitor is to vouch for, or has (I-CMP-5).
+    pub vouched: usize,
+    /// Files that are to be kept from removal for longer, or are (I-CMP-6).
+    pub extended: usize,
 }
 
 impl Compacted {
     /// For the caller who looked first and found that there is nothing to do.
     #[must_use]
     pub fn forced(mut self) -> Compacted {
-        if self.removed == 0 {
+        if self.removed == 0 && self.vouched == 0 && self.extended == 0 {
             self.text = self.text.replace(DRY_NOTHING, FORCE_NOTHING);
         }
         self
@@ -81,10 +100,17 @@ pub async fn compact(
 ) -> Result<Compacted> {
     let Found { store, mut inventory, manifest } = place::find(store).await?;
     let store = &store;
-    inventory.learn_times(store).await?;
+    let counted = counted_on(store, &mut inventory, &manifest, action).await?;
     let pinned = pins(store, now).await?;
     let mut decided = retention(&inventory.files, policy, &pinned.txids, now)?;
-    if action == Action::Force && !decided.remove.is_empty() {
+    let to_vouch: Vec<ManifestEntry> =
+        counted.entries.values().filter(|e| decided.keep.contains_key(&e.id)).copied().collect();
+    let vouched = match action {
+        Action::Force => to_vouch.len(),
+        Action::DryRun => counted.new.iter().filter(|id| decided.keep.contains_key(id)).count(),
+    };
+    let extended = extend(store, &inventory.files, &decided, policy, (action, now)).await?;
+    if action == Action::Force && (!decided.remove.is_empty() || vouched > 0) {
         let mut own;
         let writer = match writer {
             Some(w) => w,
@@ -93,6 +119,8 @@ pub async fn compact(
                 &mut own
             }
         };
+        writer.append(store, &to_vouch).await?;
+        crash::point("compact.vouched");
         let late = unpinned(store, &pinned, now, &decided, writer).await?;
         if let Some(latest) = late {
             let less = retention(&inventory.files, policy, &latest.txids, now)?;
@@ -107,13 +135,85 @@ pub async fn compact(
     let bytes = decided.remove.iter().map(|(f, _)| f.bytes).sum();
     let (kept, removed) = (decided.keep.len(), decided.remove.len());
     Ok(Compacted {
-        text: text(store.url(), &inventory.files, &decided, policy, action),
+        text: text(
+            store.url(),
+            &inventory.files,
+            &decided,
+            policy,
+            action,
+            (vouched, extended, &counted.doubted),
+        ),
         kept,
         removed,
         bytes,
         removes_full: decided.remove.iter().any(|(f, _)| f.min == TxId(1)),
         left: decided.states.keys().copied().collect(),
+        vouched,
+        extended,
     })
+}
+
+/// I-CMP-6. Gives how many files that is about.
+async fn extend(
+    store: &Store,
+    files: &[FileInfo],
+    decided: &Retention,
+    policy: &Policy,
+    (action, now): (Action, Timestamp),
+) -> Result<usize> {
+    let Some((how_long, mode)) = policy.retain else { return Ok(0) };
+    let is_due = |f: &&FileInfo| decided.keep.contains_key(&f.id()) && now.since(f.put) >= how_long / 2;
+    let due: Vec<FileId> = files.iter().filter(is_due).map(FileInfo::id).collect();
+    if action == Action::Force {
+        let hold = Hold { mode, until: now.plus(how_long) };
+        let held = futures_util::stream::iter(due.clone())
+            .map(|id| async move { store.hold(&id.key(store.layout()), hold).await });
+        held.buffer_unordered(HELD_AT_ONCE).try_collect::<()>().await?;
+    }
+    Ok(due.len())
+}
+
+/// What a replica whose writer only creates has beside what was vouched for.
+#[derive(Default)]
+struct Counted {
+    /// Files that nobody has vouched for, and that are counted on.
+    new: BTreeSet<FileId>,
+    /// What the manifest says of them, where they were read.
+    entries: BTreeMap<FileId, ManifestEntry>,
+    /// Files that are not counted on, and why.
+    doubted: BTreeMap<FileId, String>,
+}
+
+/// Takes out of the inventory what retention does not count on (I-CMP-5). What is left has the times by which it decides.
+async fn counted_on(
+    store: &Store,
+    inventory: &mut Inventory,
+    manifest: &Manifest,
+    action: Action,
+) -> Result<Counted> {
+    let mut counted = Counted::default();
+    if !manifest.is_append_only() {
+        inventory.learn_times(store).await?;
+        return Ok(counted);
+    }
+    let vouched = |id: FileId| manifest.vouches_for(id);
+    // (What a claim says of a file is the word of whoever put it.)
+    for f in inventory.files.iter_mut().filter(|f| !vouched(f.id())) {
+        (f.time, f.attest_before, f.attest_after) = (f.put, None, None);
+    }
+    inventory.learn_headers(store, |f| !vouched(f.id())).await?;
+    let (good, doubted) = belief::believed(&inventory.files, vouched);
+    let why = "it does not go on from what was there before it";
+    counted.doubted = doubted.iter().map(|f| (f.id(), why.to_string())).collect();
+    inventory.files = good;
+    if action == Action::Force {
+        let proof = vouch::prove(store, &inventory.files, vouched).await?;
+        inventory.files.retain(|f| !proof.bad.contains_key(&f.id()));
+        counted.doubted.extend(proof.bad);
+        counted.entries = proof.good;
+    }
+    counted.new = inventory.files.iter().map(FileInfo::id).filter(|id| !vouched(*id)).collect();
+    Ok(counted)
 }
 
 /// What the labels of a replica keep. Errors with that of a label that cannot be read; the store's.
@@ -203,7 +303,14 @@ fn rows<'a>(files: impl Iterator<Item = (&'a FileInfo, Why)>) -> Vec<Row> {
     out
 }
 
-fn text(url: &str, files: &[FileInfo], decided: &Retention, policy: &Policy, action: Action) -> String {
+fn text(
+    url: &str,
+    files: &[FileInfo],
+    decided: &Retention,
+    policy: &Policy,
+    action: Action,
+    (vouched, extended, doubted): (usize, usize, &BTreeMap<FileId, String>),
+) -> String {
     let mut out = format!("Compacting backup: {url}\n{}\n", "=".repeat(48));
     let window = words(policy.pitr_window);
     let _ = writeln!(
@@ -220,6 +327,22 @@ fn text(url: &str, files: &[FileInfo], decided: &Retention, policy: &Policy, act
     let verb = if action == Action::Force { "removed" } else { "to remove" };
     let _ = writeln!(out, "Snapshots: {snapshots}, {snapshots_gone} {verb}");
     let _ = writeln!(out, "Files: {} ({all}), {} {verb} ({gone})", files.len(), decided.remove.len());
+    if vouched > 0 {
+        let verb = if action == Action::Force { "vouched for" } else { "to vouch for" };
+        let _ = writeln!(out, "New: {vouched} {verb}");
+    }
+    if let Some((how_long, _)) = policy.retain
+        && extended > 0
+    {
+        let verb = if action == Action::Force { "extended" } else { "to extend" };
+        let _ = writeln!(out, "Locks: {extended} {verb} to {} from now", words(how_long));
+    }
+    if !doubted.is_empty() {
+        let _ = writeln!(out, "Not counted on, and left as they are: {}", doubted.len());
+        for (id, why) in doubted.iter().take(DOUBTS_SHOWN) {
+            let _ = writeln!(out, "  level {} {id}: {why}", id.level.get());
+        }
+    }
     table(&mut out, verb, rows(decided.remove.iter().map(|(f, w)| (f, *w))));
     let why: BTreeMap<FileId, Why> = decided.keep.clone();
     table(&mut out, "kept", rows(files.iter().filter_map(|f| Some((f, *why.get(&f.id())?)))));
@@ -302,7 +425,14 @@ mod tests {
     use std::time::Duration;
 
     fn policy(window_s: u64) -> Policy {
-        Policy { hourly: 0, daily: 0, weekly: 0, monthly: 0, pitr_window: Duration::from_secs(window_s) }
+        Policy {
+            hourly: 0,
+            daily: 0,
+            weekly: 0,
+            monthly: 0,
+            pitr_window: Duration::from_secs(window_s),
+            retain: None,
+        }
     }
 
     fn keys(store: &Store) -> Vec<String> {
@@ -343,6 +473,100 @@ mod tests {
             let again = block(compact(&store, &policy(5), Action::Force, now, None)).unwrap();
             assert!(again.removed == 0 && again.text.contains("Nothing to remove."));
         }
+    }
+
+    /// As a writer puts it that only creates: objects, then claims.
+    fn append(store: &Store, files: &[LtxFile]) {
+        let store = store.clone().append_only();
+        block(async {
+            store.probe_conditional().await.unwrap();
+            let mut writer = ManifestWriter::load(&store).await.unwrap();
+            for f in files {
+                let meta = crate::store::PutMeta::default();
+                store.put_new(&f.id.key(store.layout()), f.bytes.clone(), meta).await.unwrap();
+            }
+            let entries: Vec<ManifestEntry> = files.iter().map(|f| f.entry).collect();
+            writer.append(&store, &entries).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn what_stays_of_an_append_only_replica_is_vouched_for_first_and_junk_counts_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let local = ReplicaUrl::parse(dir.path().join("r").to_str().unwrap()).unwrap();
+        for store in [Store::in_memory(), Store::open(&local).unwrap()] {
+            let mut maker = Maker::new(1024);
+            let mut files = history(&mut maker, 20);
+            files.push(maker.snapshot());
+            files.extend((21..=30).map(|n| maker.step(n)));
+            append(&store, &files);
+            // What a thief puts: a snapshot of another database, one of a time to come, merged files, half a file, and claims of each.
+            let mut other = Maker::new(1024);
+            for n in 2..=25 {
+                other.step(n);
+            }
+            let mut junk = vec![other.snapshot()];
+            other.txid = TxId(28);
+            other.time.0 += 400 * 86_400_000;
+            junk.push(other.snapshot());
+            let mut half = merged(3, &files[1..5]);
+            half.bytes.truncate(half.bytes.len() / 2);
+            junk.push(half);
+            crate::base::clock::sleep(Duration::from_millis(20));
+            append(&store, &junk);
+            let now = Timestamp(maker.time.0 + 500);
+            let dry = block(compact(&store, &policy(5), Action::DryRun, now, None)).unwrap();
+            assert!(dry.vouched > 5 && dry.removed > 10, "{}", dry.text);
+            let before = keys(&store);
+            let done = block(compact(&store, &policy(5), Action::Force, now, None)).unwrap();
+            assert!(done.text.contains("Not counted on, and left as they are: 3"), "{}", done.text);
+            let left = keys(&store);
+            for f in &junk {
+                assert!(left.contains(&f.id.key(store.layout())));
+            }
+            assert!(left.len() < before.len() - 10);
+            let out = dir.path().join("out.db");
+            for n in 26..=30 {
+                let how = RestoreOptions { overwrite: Overwrite::Replace, ..RestoreOptions::default() };
+                block(restore(&store, Point::TxId(TxId(n)), &out, &how)).unwrap();
+                assert!(read(&out) == maker.images[&TxId(n)], "{n}");
+            }
+            // It goes on: what comes next is new, what was vouched for is not read again.
+            let mut more: Vec<_> = (31..=40).map(|n| maker.step(n)).collect();
+            more.push(maker.snapshot());
+            append(&store, &more);
+            let now = Timestamp(maker.time.0 + 500);
+            let again = block(compact(&store, &policy(5), Action::Force, now, None)).unwrap();
+            assert!(again.vouched > 0 && again.vouched <= more.len(), "{}", again.text);
+            let nothing = block(compact(&store, &policy(5), Action::Force, now, None)).unwrap();
+            assert_eq!((nothing.removed, nothing.vouched), (0, 0), "{}", nothing.text);
+            let manifest = block(Manifest::read(&store)).unwrap();
+            assert!(manifest.is_append_only() && manifest.damaged.is_empty());
+            assert_eq!(manifest.entries().filter(|e| manifest.vouches_for(e.id)).count(), nothing.kept);
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_only_added_to_sends_nothing_else() {
+        let store = Store::in_memory().append_only();
+        block(async {
+            assert_eq!(store.probe_conditional().await.unwrap(), crate::store::Conditions::CreateOnly);
+            let meta = crate::store::PutMeta::default;
+            store.put_new("a", b"1".to_vec(), meta()).await.unwrap();
+            for refused in [
+                store.put_over("a", b"2".to_vec()).await,
+                store.put_if("b", b"2".to_vec(), None).await.map(drop),
+                store.delete(&["a".to_string()]).await,
+            ] {
+                let e = refused.unwrap_err();
+                assert!(
+                    e.kind() == crate::base::Kind::Config && e.to_string().contains("append_only"),
+                    "{e}"
+                );
+            }
+            assert_eq!(store.get("a").await.unwrap(), &b"1"[..]);
+            assert!(store.put_new("a", b"2".to_vec(), meta()).await.is_err());
+        });
     }
 
     #[test]

@@ -40,6 +40,39 @@ const GCS: Price =
     Price { name: "Google Cloud Storage Standard", per_gb: 0.020, per_1000_put: 0.005, per_1000_get: 0.0004 };
 const AZURE: Price =
     Price { name: "Azure Blob Hot LRS", per_gb: 0.018, per_1000_put: 0.0065, per_1000_get: 0.0005 };
+/// A storage class of one of the three clouds, with what it costs to leave early.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Class {
+    name: &'static str,
+    per_gb: f64,
+    per_1000_put: f64,
+    /// Days that are billed at the least.
+    days: u32,
+    /// Bytes that are billed at the least.
+    least: u64,
+}
+
+const fn class(name: &'static str, per_gb: f64, per_1000_put: f64, days: u32, least: u64) -> Class {
+    Class { name, per_gb, per_1000_put, days, least }
+}
+
+const CLASSES: [Class; 11] = [
+    class("STANDARD", 0.023, 0.005, 0, 0),
+    class("INTELLIGENT_TIERING", 0.023, 0.005, 0, 0),
+    class("STANDARD_IA", 0.0125, 0.01, 30, 128_000),
+    class("ONEZONE_IA", 0.01, 0.01, 30, 128_000),
+    class("GLACIER_IR", 0.004, 0.02, 90, 128_000),
+    class("NEARLINE", 0.010, 0.01, 30, 0),
+    class("COLDLINE", 0.004, 0.02, 90, 0),
+    class("ARCHIVE", 0.0012, 0.05, 365, 0),
+    class("Hot", 0.018, 0.0065, 0, 0),
+    class("Cool", 0.010, 0.010, 30, 0),
+    class("Cold", 0.0036, 0.018, 90, 0),
+];
+
+/// What each kind of file is told of: level 0, merged files, snapshots.
+const KINDS: [&str; 3] = ["single uploads", "merged files", "snapshots"];
+
 /// Recognised by the end of the endpoint's host.
 const BY_HOST: [(&str, Price); 8] = [
     ("amazonaws.com", S3),
@@ -162,6 +195,8 @@ pub struct ExplainDatabase {
     pub lease_rests_after: Duration,
     /// How many leases of the process rest on one heart with this one, itself included; 1: it is renewed by itself always.
     pub lease_sharers: usize,
+    /// Storage classes of level 0, of merged files, and of snapshots; `None`: the bucket's default.
+    pub classes: [Option<String>; 3],
     /// Instead of the list price.
     pub price_per_gb: Option<f64>,
     /// Instead of the list price.
@@ -284,6 +319,10 @@ pub struct Estimate {
     pub lists: u64,
     /// GET and HEAD requests of validation per month; none of a directory.
     pub gets: u64,
+    /// Of the bytes: of level 0, of merged files, of snapshots.
+    pub bytes: [u64; 3],
+    /// Of the PUTs: of files of these.
+    pub files: [u64; 3],
 }
 
 /// The numbers behind the preview.
@@ -296,7 +335,8 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
     let window_days = d.policy.pitr_window.as_secs_f64() / 86_400.0;
     let levels = d.levels.iter().filter(|l| !l.is_zero()).count() as f64;
     // Each level holds at most what level 0 holds once more.
-    let increments = m.change_per_day.unwrap_or(0) as f64 * window_days * (1.0 + levels);
+    let level0 = m.change_per_day.unwrap_or(0) as f64 * window_days;
+    let increments = level0 * (1.0 + levels);
     let p = &d.policy;
     let kept = u64::from(p.hourly) + u64::from(p.daily) + u64::from(p.weekly) + u64::from(p.monthly);
     let kept = if d.snapshot_interval.is_zero() { 1 } else { kept.max(2) };
@@ -329,6 +369,8 @@ pub fn numbers(d: &ExplainDatabase) -> Estimate {
         puts: ((files + lease) * 30.0) as u64,
         lists: ((rounds + validations) * 11.0 * 30.0) as u64,
         gets: if is_local { 0 } else { (validations * held * VERIFY_READS * 30.0) as u64 },
+        bytes: [level0 as u64, (increments - level0) as u64, snapshot.saturating_mul(kept)],
+        files: [uploads, merges, snapshots].map(|n| (n * 30.0) as u64),
     }
 }
 
@@ -389,14 +431,71 @@ fn cost(d: &ExplainDatabase, url: &ReplicaUrl, e: &Estimate, out: &mut String) {
         return;
     }
     let (per_gb, per_put, named) = rates(d, url);
-    let storage = (e.active as f64 + e.archive as f64) / 1e9 * per_gb;
-    let requests = (e.puts + e.lists) as f64 / 1000.0 * per_put;
+    let (storage, requests) = month(d, url, e);
     let _ = writeln!(out, "Monthly cost: ~{} @ ${}/GB ({named})", dollars(storage), trim(per_gb));
     let _ = writeln!(out, "Monthly requests: ~{} @ ${}/1000", dollars(requests), trim(per_put));
+    by_class(d, url, e, out);
     if e.gets > 0 {
         let per_get = per_get(url);
         let reads = e.gets as f64 / 1000.0 * per_get;
         let _ = writeln!(out, "Monthly reads: ~{} @ ${per_get}/1000", dollars(reads));
+    }
+}
+
+/// The class of a kind of file, if one is set and its price is known.
+fn class_of(d: &ExplainDatabase, kind: usize) -> Option<&'static Class> {
+    let name = d.classes.get(kind)?.as_deref()?;
+    CLASSES.iter().find(|c| c.name == name)
+}
+
+/// Dollars a month for storage, and for PUT and LIST requests.
+fn month(d: &ExplainDatabase, url: &ReplicaUrl, e: &Estimate) -> (f64, f64) {
+    let (per_gb, per_put, _) = rates(d, url);
+    let mut storage = (e.active as f64 + e.archive as f64) / 1e9 * per_gb;
+    let mut requests = (e.puts + e.lists) as f64 / 1000.0 * per_put;
+    for (kind, (bytes, files)) in e.bytes.iter().zip(e.files).enumerate() {
+        if let Some(c) = class_of(d, kind) {
+            storage += *bytes as f64 / 1e9 * (c.per_gb - per_gb);
+            requests += files as f64 / 1000.0 * (c.per_1000_put - per_put);
+        }
+    }
+    (storage.max(0.0), requests.max(0.0))
+}
+
+/// What the storage classes that are set do to it.
+fn by_class(d: &ExplainDatabase, url: &ReplicaUrl, e: &Estimate, out: &mut String) {
+    let (per_gb, per_put, _) = rates(d, url);
+    for (kind, name) in d.classes.iter().enumerate() {
+        let Some(name) = name else { continue };
+        let what = KINDS.get(kind).copied().unwrap_or_default();
+        let Some(c) = class_of(d, kind) else {
+            let _ =
+                writeln!(out, "Storage class of {what}: {name} (price not known; reckoned as the default)");
+            continue;
+        };
+        let (bytes, files) =
+            (e.bytes.get(kind).copied().unwrap_or(0), e.files.get(kind).copied().unwrap_or(0));
+        let stored = bytes as f64 / 1e9 * c.per_gb;
+        let instead = bytes as f64 / 1e9 * per_gb;
+        let puts = files as f64 / 1000.0 * c.per_1000_put;
+        let puts_instead = files as f64 / 1000.0 * per_put;
+        let _ = writeln!(
+            out,
+            "Storage class of {what}: {name} @ ${}/GB and ${}/1000 PUT: ~{} a month for {}, instead of ~{}",
+            trim(c.per_gb),
+            trim(c.per_1000_put),
+            dollars(stored + puts),
+            size(bytes),
+            dollars(instead + puts_instead)
+        );
+        if c.days > 0 {
+            let least = if c.least > 0 { format!(" and {}", size(c.least)) } else { String::new() };
+            let _ = writeln!(
+                out,
+                "Note: {name} bills {} days{least} of each file at the least, and its reads by the GB: a restore costs more",
+                c.days
+            );
+        }
     }
 }
 
@@ -430,13 +529,13 @@ fn total(databases: &[ExplainDatabase], out: &mut String) {
     let (mut active, mut archive, mut month, mut puts, mut lists) = (0u64, 0u64, 0.0, 0u64, 0u64);
     for d in databases {
         let Some(url) = &d.replica else { continue };
-        let (e, (per_gb, per_put, _)) = (numbers(d), rates(d, url));
+        let e = numbers(d);
         active = active.saturating_add(e.active);
         archive = archive.saturating_add(e.archive);
         puts = puts.saturating_add(e.puts);
         lists = lists.saturating_add(e.lists);
-        month += (e.active as f64 + e.archive as f64) / 1e9 * per_gb;
-        month += (e.puts as f64 + e.lists as f64) / 1000.0 * per_put;
+        let (storage, requests) = self::month(d, url, &e);
+        month += storage + requests;
         month += e.gets as f64 / 1000.0 * per_get(url);
     }
     let _ = writeln!(out, "\nTotal: {} databases", databases.len());
@@ -508,11 +607,35 @@ mod tests {
             lease_interval: Duration::ZERO,
             lease_rests_after: Duration::from_secs(120),
             lease_sharers: 1,
+            classes: [None, None, None],
             price_per_gb: None,
             price_per_1000_put: None,
             validation_interval: Duration::from_secs(3600),
             webhooks: vec!["https://hooks.example.com/services/T0/SECRET".into()],
         }
+    }
+
+    #[test]
+    fn storage_classes_are_priced_by_what_lies_in_them() {
+        let mut d = database("s3://b/app");
+        let (plain, _) = month(&d, d.replica.as_ref().unwrap(), &numbers(&d));
+        d.classes = [None, None, Some("STANDARD_IA".into())];
+        let e = numbers(&d);
+        let (storage, requests) = month(&d, d.replica.as_ref().unwrap(), &e);
+        // All of it but the increments is snapshots.
+        assert!(
+            (plain - storage - e.bytes[2] as f64 / 1e9 * (0.023 - 0.0125)).abs() < 1e-9,
+            "{plain} {storage}"
+        );
+        assert!(requests > 0.0);
+        let text = explain(&[d.clone()]);
+        assert!(
+            text.contains("Storage class of snapshots: STANDARD_IA @ $0.0125/GB and $0.01/1000 PUT"),
+            "{text}"
+        );
+        assert!(text.contains("STANDARD_IA bills 30 days and 128 KB of each file at the least"), "{text}");
+        d.classes = [Some("WARM_SHELF".into()), None, None];
+        assert!(explain(&[d]).contains("WARM_SHELF (price not known; reckoned as the default)"));
     }
 
     #[test]

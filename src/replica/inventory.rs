@@ -44,6 +44,8 @@ pub struct FileInfo {
     pub bytes: u64,
     /// See I-INV-2.
     pub time: Timestamp,
+    /// When the store took it, by its own word.
+    pub put: Timestamp,
     /// Whose time that is.
     pub time_from: TimeFrom,
     /// Database checksum before it, if known and attested.
@@ -70,6 +72,7 @@ impl FileInfo {
             max: id.max,
             bytes,
             time: modified,
+            put: modified,
             time_from: TimeFrom::Store,
             attest_before: None,
             attest_after: None,
@@ -193,8 +196,12 @@ impl Inventory {
     /// Reads the headers of the files whose time is only the store's. Files that vanished meanwhile are dropped
     /// from the inventory; a header that cannot be read leaves the store's time.
     pub async fn learn_times(&mut self, store: &Store) -> Result<()> {
-        let unknown: Vec<FileId> =
-            self.files.iter().filter(|f| f.time_from == TimeFrom::Store).map(FileInfo::id).collect();
+        self.learn_headers(store, |f| f.time_from == TimeFrom::Store).await
+    }
+
+    /// As [`Inventory::learn_times`], of the files that are `wanted`.
+    pub async fn learn_headers(&mut self, store: &Store, wanted: impl Fn(&FileInfo) -> bool) -> Result<()> {
+        let unknown: Vec<FileId> = self.files.iter().filter(|f| wanted(f)).map(FileInfo::id).collect();
         let headers: Vec<(FileId, Option<Header>, bool)> = futures_util::stream::iter(unknown)
             .map(|id| async move {
                 match read_header(store, id).await {

@@ -208,7 +208,7 @@ mod tests {
     }
 
     fn nothing() -> Policy {
-        Policy { hourly: 0, daily: 0, weekly: 0, monthly: 0, pitr_window: Duration::ZERO }
+        Policy { hourly: 0, daily: 0, weekly: 0, monthly: 0, pitr_window: Duration::ZERO, retain: None }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | LTX file | `0000/<min>-<max>.ltx` (level as 4 hex digits) | `ltx/0/<min>-<max>.ltx` (level decimal) |
 //! | manifest | `walrust/manifest-<segment>.json` | the same |
+//! | manifest of a writer that only creates | `walrust/entries/<TXID>-<number>.json` | the same |
 //! | sums of a file's blocks | `walrust/blocks-<level>-<min>-<max>` | the same |
 //! | lease | `walrust/lease.json` | the same |
 //! | label | `walrust/labels/<name>.json` | the same |
@@ -20,6 +21,8 @@ use std::fmt;
 pub const OWN_PREFIX: &str = "walrust/";
 /// Bytes of a block, in which a large file is fetched and proved piece by piece; the last one of a file may be shorter.
 pub const BLOCK: u64 = 64 * 1024;
+/// Manifest segments that are only ever created lie here.
+pub const ENTRIES_PREFIX: &str = "walrust/entries/";
 /// Labels lie here ([`super::label`]).
 pub const LABELS_PREFIX: &str = "walrust/labels/";
 /// The lease object.
@@ -98,6 +101,19 @@ pub fn manifest_number(key: &str) -> Option<u64> {
     (manifest_key(n) == key).then_some(n)
 }
 
+/// The key of a manifest segment that is only ever created ([`super::manifest`]): the newest TXID that it names, and a number of its own.
+pub fn appended_key(newest: TxId, number: u64) -> String {
+    format!("{ENTRIES_PREFIX}{newest}-{number:016x}.json")
+}
+
+/// The newest TXID and the number in a key, if it is exactly that of such a segment.
+pub fn appended_of(key: &str) -> Option<(TxId, u64)> {
+    let (newest, number) = key.strip_prefix(ENTRIES_PREFIX)?.strip_suffix(".json")?.split_once('-')?;
+    let newest = TxId(u64::from_str_radix(newest, 16).ok()?);
+    let number = u64::from_str_radix(number, 16).ok()?;
+    (appended_key(newest, number) == key).then_some((newest, number))
+}
+
 /// Splits the key of any object below some directory into the replica's root and the file, for finding the
 /// databases below a URL: `tenants/a/ltx/0/….ltx` → (`tenants/a`, file). An empty root is the directory itself.
 pub fn split_root(kind: LayoutKind, key: &str) -> Option<(&str, FileId)> {
@@ -163,6 +179,17 @@ mod tests {
             ["walrust/manifest-1f.json", "walrust/manifest-000000000000001F.json", "walrust/lease.json", "x"]
         {
             assert_eq!(manifest_number(key), None, "{key}");
+        }
+        let key = appended_key(TxId(0x1f), 0xab);
+        assert_eq!(key, "walrust/entries/000000000000001f-00000000000000ab.json");
+        assert_eq!(appended_of(&key), Some((TxId(0x1f), 0xab)));
+        for key in [
+            "walrust/entries/000000000000001f-00000000000000AB.json",
+            "walrust/entries/1f-ab.json",
+            "walrust/entries/000000000000001f.json",
+            "walrust/manifest-0000000000000001.json",
+        ] {
+            assert_eq!(appended_of(key), None, "{key}");
         }
     }
 

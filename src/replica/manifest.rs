@@ -28,15 +28,22 @@
 //!   ([`is_ahead`]). Each other entry, and whatever waits before it, is made before the next step. So the files without an entry
 //!   are the newest ones, unbroken; and of a replica whose lease says nothing, all are named but one that is just being uploaded.
 //!
+//! Of a writer that only creates objects (`append_only`) the segments are `walrust/entries/<newest TXID>-<number>.json`, one for each time that it
+//! names something. They have the same form, and are never written again; who may delete (retention, `fix`) makes one of many.
+//!
+//! * I-MAN-5 What such a segment says is a claim: whoever has the writer's keys can put one. Of two that name one file the earlier stands, by
+//!   the store's own time, so that nothing that was said is unsaid by what is put later; what a numbered segment names stands before both. One that
+//!   cannot be read, or is of a later version, hides nothing else and fails nothing.
+//!
 //! A crash leaves either the old or the new form of a segment (an object is put whole), and between two
 //! segments at worst a file named twice. Refused: one manifest object (each upload would rewrite all of it:
 //! 1.5 MB at 10,000 files), and one small object per file (10,000 requests to read, the price of a GET each).
 //! 128 and 1024 files: 20 KB at most per rewrite, 10 KB held by a writer, 18 requests at most for 10,000 files.
 
 use super::layout::{self, FileId};
-use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId};
+use crate::base::{DbChecksum, Error, Kind, Result, Timestamp, TxId, clock};
 use crate::ltx::Level;
-use crate::store::{ObjectInfo, Store, Version, hex};
+use crate::store::{APPEND_ONLY_KEY, ObjectInfo, PutMeta, Store, Version, hex};
 use futures_util::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,8 +65,13 @@ pub const MOST_WAITING: usize = 64;
 /// The longest that they wait. (The build that is killed at named points comes to it in a moment.)
 pub const ENTRIES_WITHIN: Duration =
     if cfg!(feature = "crash-points") { Duration::from_millis(300) } else { Duration::from_secs(10) };
+/// The same of a writer that only creates: each time is an object that stays until a janitor comes.
+pub const CLAIMS_WITHIN: Duration =
+    if cfg!(feature = "crash-points") { Duration::from_millis(300) } else { Duration::from_secs(60) };
 /// Segments read at once.
 const PARALLEL: usize = 16;
+/// Segments deleted in one request, in the order that matters.
+const DELETED_AT_ONCE: usize = 500;
 /// How often a reader starts over when segments vanish under it.
 const RESTARTS: usize = 5;
 
@@ -124,8 +136,12 @@ impl ManifestEntry {
     }
 }
 
-/// Whether the replica's lease says that its holder may have put files whose entries are still to come (I-MAN-4). Errors: the store's.
-pub async fn is_ahead(store: &Store) -> Result<bool> {
+/// Whether the replica's lease says that its holder may have put files whose entries are still to come (I-MAN-4), or its writer is one that holds
+/// none and only creates. Errors: the store's.
+pub async fn is_ahead(store: &Store, manifest: &Manifest) -> Result<bool> {
+    if manifest.is_marked {
+        return Ok(true);
+    }
     #[derive(serde::Deserialize)]
     struct Lease {
         #[serde(default)]
@@ -187,7 +203,10 @@ struct Document {
 /// Errors with `Corrupt` on anything that [`encode_segment`] cannot have written, with `Config` on a manifest of
 /// a later version.
 pub fn decode_segment(number: u64, bytes: &[u8]) -> Result<Vec<ManifestEntry>> {
-    let name = layout::manifest_key(number);
+    decode_named(&layout::manifest_key(number), number, bytes)
+}
+
+fn decode_named(name: &str, number: u64, bytes: &[u8]) -> Result<Vec<ManifestEntry>> {
     let bad = |why: &str| Error::corrupt(format!("manifest segment {name} is damaged: {why}"));
     let text = std::str::from_utf8(bytes).map_err(|_| bad("not text"))?;
     let (body, _) = text.rsplit_once("\"check\":").ok_or_else(|| bad("no check line"))?;
@@ -235,6 +254,55 @@ pub struct Manifest {
     pub segments: usize,
     /// Bytes read.
     pub bytes: u64,
+    /// What the numbered segments name: nobody who only creates objects could have said that.
+    vouched: BTreeSet<FileId>,
+    /// There is a segment of a writer that only creates.
+    has_claims: bool,
+    /// There is the mark of such a writer.
+    is_marked: bool,
+}
+
+/// The objects of a manifest.
+#[derive(Clone, Debug, Default)]
+struct Listed {
+    /// Numbered segments, ascending.
+    numbers: Vec<u64>,
+    /// Keys of segments that are only ever created, and what is in them, the newest by the store's time first.
+    appended: Vec<Appended>,
+    is_marked: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Appended {
+    key: String,
+    newest: TxId,
+    number: u64,
+}
+
+impl Listed {
+    fn of(objects: &[ObjectInfo]) -> Listed {
+        let mut appended: Vec<(Timestamp, Appended)> = objects
+            .iter()
+            .filter_map(|o| {
+                let (newest, number) = layout::appended_of(&o.key)?;
+                Some((o.modified, Appended { key: o.key.clone(), newest, number }))
+            })
+            .collect();
+        appended.sort_by(|(t, a), (u, b)| (u, b.newest, &b.key).cmp(&(t, a.newest, &a.key)));
+        Listed {
+            numbers: numbers_in(objects),
+            appended: appended.into_iter().map(|(_, a)| a).collect(),
+            is_marked: objects.iter().any(|o| o.key == APPEND_ONLY_KEY),
+        }
+    }
+
+    async fn read(store: &Store) -> Result<Listed> {
+        Ok(Listed::of(&store.list(layout::OWN_PREFIX).await?))
+    }
+
+    fn newest_claim(&self) -> TxId {
+        self.appended.iter().map(|a| a.newest).max().unwrap_or_default()
+    }
 }
 
 impl Manifest {
@@ -251,26 +319,45 @@ impl Manifest {
 
     /// As [`Manifest::read`], where it is known already what lies in the replica. Errors as that one.
     pub async fn read_listed(store: &Store, objects: &[ObjectInfo]) -> Result<Manifest> {
-        match Self::gather(fetch(store, numbers_in(objects)).await) {
+        match Self::of_listed(store, Listed::of(objects)).await {
             Err(e) if e.is_missing() => Self::read(store).await,
             other => other,
         }
     }
 
     async fn read_once(store: &Store) -> Result<Manifest> {
-        Self::gather(fetch_all(store).await)
+        Self::of_listed(store, Listed::read(store).await?).await
     }
 
-    fn gather(fetched: Result<Vec<Fetched>>) -> Result<Manifest> {
-        let mut m = Manifest::default();
-        for (number, found) in fetched? {
+    async fn of_listed(store: &Store, listed: Listed) -> Result<Manifest> {
+        let mut m = Manifest {
+            has_claims: !listed.appended.is_empty(),
+            is_marked: listed.is_marked,
+            ..Manifest::default()
+        };
+        for (a, found) in fetch_appended(store, listed.appended).await? {
+            m.segments += 1;
+            let found = found.and_then(|bytes| {
+                m.bytes += bytes.len() as u64;
+                decode_named(&a.key, a.number, &bytes)
+            });
+            match found {
+                Ok(entries) => m.entries.extend(entries.into_iter().map(|e| (e.id, e))),
+                // (Also what is of a later version: anybody who may create can have put it there.)
+                Err(e) => m.damaged.push(e.to_string()),
+            }
+        }
+        for (number, found) in fetch(store, listed.numbers).await? {
             m.segments += 1;
             let found = found.and_then(|(bytes, _)| {
                 m.bytes += bytes.len() as u64;
                 decode_segment(number, &bytes)
             });
             match found {
-                Ok(entries) => m.entries.extend(entries.into_iter().map(|e| (e.id, e))),
+                Ok(entries) => {
+                    m.vouched.extend(entries.iter().map(|e| e.id));
+                    m.entries.extend(entries.into_iter().map(|e| (e.id, e)));
+                }
                 Err(e) if e.is_corrupt() => m.damaged.push(e.to_string()),
                 Err(e) => return Err(e),
             }
@@ -278,9 +365,30 @@ impl Manifest {
         Ok(m)
     }
 
+    /// Whether a writer that only creates objects is, or was, at work: then names and claims may be those of whoever has its keys (I-MAN-5).
+    pub fn is_append_only(&self) -> bool {
+        self.is_marked || self.has_claims
+    }
+
+    /// Whether a numbered segment names the file.
+    pub fn vouches_for(&self, id: FileId) -> bool {
+        self.vouched.contains(&id)
+    }
+
+    /// Whether there are claims of files, which are, or could be, vouched for.
+    pub fn has_claims(&self) -> bool {
+        self.has_claims
+    }
+
     /// What is said of `id`.
     pub fn get(&self, id: FileId) -> Option<&ManifestEntry> {
         self.entries.get(&id)
+    }
+
+    /// What is said of `id` by who could say it with the right to replace and delete: against a claim the file itself stands (I-MAN-5), for it was
+    /// created and never replaced.
+    pub fn sworn(&self, id: FileId) -> Option<&ManifestEntry> {
+        self.get(id).filter(|_| !self.is_append_only() || self.vouches_for(id))
     }
 
     /// All entries, ordered by level and TXID.
@@ -294,8 +402,9 @@ impl Manifest {
     }
 }
 
+#[cfg(test)]
 async fn segment_numbers(store: &Store) -> Result<Vec<u64>> {
-    Ok(numbers_in(&store.list(layout::OWN_PREFIX).await?))
+    Ok(Listed::read(store).await?.numbers)
 }
 
 fn numbers_in(objects: &[ObjectInfo]) -> Vec<u64> {
@@ -304,13 +413,22 @@ fn numbers_in(objects: &[ObjectInfo]) -> Vec<u64> {
     numbers
 }
 
+/// The segments that are only ever created, in the order given. The error of one that is none for its length alone is an inner one.
+async fn fetch_appended(store: &Store, all: Vec<Appended>) -> Result<Vec<(Appended, Result<bytes::Bytes>)>> {
+    futures_util::stream::iter(all)
+        .map(|a| async move {
+            match store.get(&a.key).await {
+                Err(e) if !e.is_corrupt() => Err(e),
+                found => Ok((a, found)),
+            }
+        })
+        .buffered(PARALLEL)
+        .try_collect()
+        .await
+}
+
 /// A segment's number, its bytes and their version. One that cannot be a segment for its length alone is an inner error.
 type Fetched = (u64, Result<(bytes::Bytes, Version)>);
-
-/// All segments.
-async fn fetch_all(store: &Store) -> Result<Vec<Fetched>> {
-    fetch(store, segment_numbers(store).await?).await
-}
 
 async fn fetch(store: &Store, numbers: Vec<u64>) -> Result<Vec<Fetched>> {
     futures_util::stream::iter(numbers)
@@ -372,6 +490,10 @@ pub enum Packing {
 #[derive(Debug)]
 pub struct ManifestWriter {
     newest: Segment,
+    /// The newest TXID that a segment which is only ever created names.
+    claimed: TxId,
+    /// The mark of a writer that only creates was there.
+    is_marked: bool,
 }
 
 impl ManifestWriter {
@@ -379,31 +501,53 @@ impl ManifestWriter {
     /// and writing goes on in a new one.
     pub async fn load(store: &Store) -> Result<ManifestWriter> {
         store.probe_conditional().await?;
-        Ok(ManifestWriter { newest: Self::read_newest(store).await? })
+        let (newest, listed) = Self::read_newest(store).await?;
+        Ok(ManifestWriter { newest, claimed: listed.newest_claim(), is_marked: listed.is_marked })
     }
 
     /// The newest TXID that the newest segment names, 0 if it names none.
     pub fn newest(&self) -> TxId {
-        self.newest.entries.iter().map(|e| e.id.max).max().unwrap_or_default()
+        let named = self.newest.entries.iter().map(|e| e.id.max).max().unwrap_or_default();
+        named.max(self.claimed)
     }
 
-    async fn read_newest(store: &Store) -> Result<Segment> {
+    /// A writer that holds the lease has come after one that only creates: the entries wait for the lease from now on. Best effort: who may not
+    /// delete leaves it, and readers then expect entries to come.
+    pub async fn unmark(&mut self, store: &Store) {
+        if std::mem::take(&mut self.is_marked) {
+            drop(store.delete(&[APPEND_ONLY_KEY.to_string()]).await);
+        }
+    }
+
+    async fn read_newest(store: &Store) -> Result<(Segment, Listed)> {
         let mut tries = 0;
-        let (number, found) = loop {
-            let Some(number) = segment_numbers(store).await?.pop() else { return Ok(Segment::first()) };
+        let (listed, number, found) = loop {
+            let listed = Listed::read(store).await?;
+            let Some(number) = listed.numbers.last().copied() else { return Ok((Segment::first(), listed)) };
             match store.get_versioned(&layout::manifest_key(number)).await {
                 // Another writer has packed it since it was listed: this process may have stood still for long.
                 Err(e) if e.is_missing() && tries < RESTARTS => tries += 1,
-                found => break (number, found),
+                found => break (listed, number, found),
             }
         };
         match found.and_then(|(bytes, version)| Ok((decode_segment(number, &bytes)?, version))) {
-            Ok((entries, version)) => Ok(Segment { number, entries, version: Some(version) }),
+            Ok((entries, version)) => Ok((Segment { number, entries, version: Some(version) }, listed)),
             Err(e) if e.is_corrupt() => {
-                Ok(Segment { number: number + 1, entries: Vec::new(), version: None })
+                Ok((Segment { number: number + 1, entries: Vec::new(), version: None }, listed))
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Adds files as a writer that only creates does: each call puts objects of its own.
+    async fn claim(&mut self, store: &Store, entries: &[ManifestEntry]) -> Result<()> {
+        for some in entries.chunks(SEGMENT_FILES) {
+            put_claims(store, some).await?;
+            let newest = some.iter().map(|e| e.id.max).max().unwrap_or_default();
+            self.claimed = self.claimed.max(newest);
+            crate::base::crash::point("manifest.append");
+        }
+        Ok(())
     }
 
     /// Adds files whose objects are durable in the replica (I-MAN-2), and returns when that is durable too.
@@ -414,6 +558,9 @@ impl ManifestWriter {
 
     /// [`ManifestWriter::append`], beside somebody who removes entries, perhaps. Errors with what the store answers.
     pub async fn add(&mut self, store: &Store, entries: &[ManifestEntry], packing: Packing) -> Result<()> {
+        if store.is_append_only() {
+            return self.claim(store, entries).await;
+        }
         let (mut rest, mut conflicts) = (entries, 0);
         while !rest.is_empty() {
             let mut next = self.newest.clone();
@@ -428,7 +575,7 @@ impl ManifestWriter {
                 Ok(()) => (self.newest, rest) = (next, later),
                 Err(e) if e.kind() == Kind::Exists && conflicts < RESTARTS => {
                     conflicts += 1;
-                    self.newest = Self::read_newest(store).await?;
+                    self.newest = Self::read_newest(store).await?.0;
                 }
                 Err(e) => return Err(e),
             }
@@ -497,7 +644,8 @@ impl ManifestWriter {
     ) -> Result<()> {
         let mut segments: Vec<(u64, Vec<ManifestEntry>, usize)> = Vec::new();
         let mut versions: BTreeMap<u64, Version> = BTreeMap::new();
-        for (number, found) in fetch_all(store).await? {
+        let listed = Listed::read(store).await?;
+        for (number, found) in fetch(store, listed.numbers).await? {
             match found.and_then(|(bytes, version)| Ok((decode_segment(number, &bytes)?, version))) {
                 Ok((entries, version)) => {
                     segments.push((number, entries.clone(), entries.len()));
@@ -507,6 +655,9 @@ impl ManifestWriter {
                 Err(e) => return Err(e),
             }
         }
+        let vouched: BTreeSet<FileId> =
+            segments.iter().flat_map(|(_, entries, _)| entries.iter().map(|e| e.id)).collect();
+        *removed += unclaim(store, listed.appended, ids, &vouched).await?;
         for (_, entries, had) in &mut segments {
             entries.retain(|e| !ids.contains(&e.id));
             *removed += *had - entries.len();
@@ -530,6 +681,49 @@ impl ManifestWriter {
         }
         Ok(())
     }
+}
+
+/// Puts a segment that is only ever created.
+async fn put_claims(store: &Store, entries: &[ManifestEntry]) -> Result<()> {
+    let number = clock::random_u64();
+    let newest = entries.iter().map(|e| e.id.max).max().unwrap_or_default();
+    let key = layout::appended_key(newest, number);
+    store.put_new(&key, encode_segment(number, entries), PutMeta::default()).await.map(drop)
+}
+
+/// Makes as few segments as there can be out of those that are only ever created, without what `ids` names and what is `vouched` for. All of those
+/// read go, the newest first, so that what stood before stands at each moment (I-MAN-5); of those that cannot be read none does. Gives how many
+/// of `ids` were named.
+async fn unclaim(
+    store: &Store,
+    appended: Vec<Appended>,
+    ids: &BTreeSet<FileId>,
+    vouched: &BTreeSet<FileId>,
+) -> Result<usize> {
+    let mut claims: BTreeMap<FileId, ManifestEntry> = BTreeMap::new();
+    let mut keys = Vec::new();
+    for (a, found) in fetch_appended(store, appended).await? {
+        if let Ok(entries) = found.and_then(|bytes| decode_named(&a.key, a.number, &bytes)) {
+            claims.extend(entries.into_iter().map(|e| (e.id, e)));
+            keys.push(a.key);
+        }
+    }
+    let had = claims.len();
+    claims.retain(|id, _| !ids.contains(id));
+    let removed = had - claims.len();
+    claims.retain(|id, _| !vouched.contains(id));
+    if removed == 0 && had.div_ceil(SEGMENT_FILES) == keys.len() && claims.len() == had {
+        return Ok(0);
+    }
+    let left: Vec<ManifestEntry> = claims.into_values().collect();
+    for some in left.chunks(SEGMENT_FILES) {
+        put_claims(store, some).await?;
+    }
+    crate::base::crash::point("manifest.claims");
+    for some in keys.chunks(DELETED_AT_ONCE) {
+        store.delete(some).await?;
+    }
+    Ok(removed)
 }
 
 #[derive(Debug, PartialEq, Eq)]

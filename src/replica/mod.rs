@@ -14,6 +14,7 @@
 
 pub mod adopt;
 pub mod apply;
+mod belief;
 pub mod blocks;
 pub mod btree;
 pub mod compact;
@@ -47,6 +48,7 @@ pub mod target;
 #[cfg(test)]
 mod testkit;
 pub mod verify;
+mod vouch;
 
 pub use compact::{Action, Compacted, compact};
 pub use explain::{ExplainDatabase, Measured, Seen, explain};

@@ -15,6 +15,9 @@
 //! * I-RES-5 What SQLite cannot read without a key is not called damaged: its checksums are checked, its structure is not.
 //! * I-RES-6 What was built of pages at hand is proved as a whole, or built anew without them (I-REUSE-2): nothing at hand makes a restore
 //!   fail, or its result another one.
+//! * I-RES-7 In a replica whose writer only creates, whoever has its keys can put files of any name beside those that are there. A way that fails over
+//!   one, or leads to another state than the file that first ended at the TXID attests, is planned anew among what a janitor vouched for and what the
+//!   store had taken when the TXID could first be reached: what was put later cannot take a point away.
 //!
 //! Runs inside a tokio runtime (`store::block_on` gives one); files are applied on its blocking threads, so downloads go on
 //! meanwhile. A crash, or a store that is away for longer than the tries of a request last, leaves the temporary file, and the next restore to
@@ -24,9 +27,10 @@
 //! it needs all objects open at once, and a slow reader then holds as many connections as there are files.
 
 use super::apply::{Applier, Placing};
+use super::belief;
 use super::encrypted::is_encrypted;
 use super::fetch::{Ahead, Arrived, PARALLEL};
-use super::inventory::Inventory;
+use super::inventory::{Inventory, read_header};
 use super::large::Large;
 use super::layout::FileId;
 use super::manifest::Manifest;
@@ -208,9 +212,17 @@ pub(super) async fn choose(store: &Store, point: Point) -> Result<(Found, Plan)>
     if point == Point::Latest {
         refuse_lost_tail(&found.store, &found.inventory, &found.manifest).await?;
     }
-    let plan = plan(&found.inventory.files, point, clock::now());
-    let plan = plan.map_err(|e| named(&found.store, &found.inventory, e))?;
-    Ok((found, plan))
+    let way = plan(&found.inventory.files, point, clock::now());
+    let way = match (way, point) {
+        (Err(e), Point::TxId(txid)) => {
+            // (What was put beside a history may lead nowhere, too.)
+            let early = belief::as_it_was(&found.inventory.files, &found.manifest, txid);
+            early.and_then(|files| plan(&files, point, clock::now()).ok()).ok_or(e)
+        }
+        (way, _) => way,
+    };
+    let way = way.map_err(|e| named(&found.store, &found.inventory, e))?;
+    Ok((found, way))
 }
 
 /// Everything up to the moment when the target changes.
@@ -221,7 +233,9 @@ async fn into_temp(
     options: &RestoreOptions<'_>,
 ) -> Result<(Proved, Store)> {
     let (Found { store, inventory, manifest }, plan) = choose(store, point).await?;
-    if let Some(built) = of_what_is_at_hand(&store, &manifest, &plan, target, options).await? {
+    let witness = witness(&store, &inventory, &manifest, &plan).await?;
+    let at_hand = of_what_is_at_hand(&store, &manifest, &plan, target, options).await?;
+    if let Some(built) = at_hand.filter(|built| agrees(witness, &built.last)) {
         built.applier.sync()?;
         crash::point("restore.built");
         let (checksum, structure) = prove(&built.applier, target.temp(), options);
@@ -238,11 +252,39 @@ async fn into_temp(
     }
     target.discard()?;
     let mut notes = Vec::new();
-    let built = build(&store, inventory, manifest, (point, plan), target, options, &mut notes).await?;
+    let held = (inventory, manifest, witness);
+    let built = build(&store, held, (point, plan), target, options, &mut notes).await?;
     built.applier.sync()?;
     crash::point("restore.built");
     let (checksum, structure) = prove(&built.applier, target.temp(), options);
     Ok((Proved { built, checksum: checksum?, structure: structure?, notes }, store))
+}
+
+/// The state at the end of a plan, as the file attests that first ended there; `None` where that is the plan's own, or the replica is no
+/// append-only one (I-RES-7). Errors: the store's.
+async fn witness(
+    store: &Store,
+    inventory: &Inventory,
+    manifest: &Manifest,
+    plan: &Plan,
+) -> Result<Option<DbChecksum>> {
+    if !manifest.is_append_only() {
+        return Ok(None);
+    }
+    let ends = inventory.files.iter().filter(|f| f.max == plan.txid);
+    let first = ends.min_by_key(|f| (!manifest.vouches_for(f.id()), f.put, f.level));
+    match first.filter(|f| plan.files.last().is_none_or(|l| l.id() != f.id())) {
+        None => Ok(None),
+        Some(f) => match read_header(store, f.id()).await {
+            Ok(header) => Ok(header.attest.map(|a| a.after)),
+            Err(e) if e.is_missing() || e.is_corrupt() => Ok(None),
+            Err(e) => Err(e),
+        },
+    }
+}
+
+fn agrees(witness: Option<DbChecksum>, last: &Header) -> bool {
+    witness.is_none_or(|sum| last.attest.is_none_or(|a| a.after == sum))
 }
 
 /// The temporary file, out of what is at hand and what is fetched; `None` if nothing is, or nothing came of it (I-RES-6).
@@ -370,8 +412,7 @@ struct Built {
 /// Builds the temporary file, going around files that are damaged (I-RES-2) or were merged away meanwhile.
 async fn build(
     store: &Store,
-    mut inventory: Inventory,
-    mut manifest: Manifest,
+    (mut inventory, mut manifest, witness): (Inventory, Manifest, Option<DbChecksum>),
     (point, first): (Point, Plan),
     target: &Target,
     options: &RestoreOptions<'_>,
@@ -379,10 +420,19 @@ async fn build(
 ) -> Result<Built> {
     let goal = Point::TxId(first.txid);
     let mut bad: BTreeSet<FileId> = BTreeSet::new();
-    let mut way = first;
+    let (mut way, mut is_early) = (first, false);
     for _ in 0..REPLANS {
         let (id, error) = match attempt(store, &manifest, &way, target, options).await {
-            Ok(built) => return Ok(built),
+            Ok(built) if agrees(witness, &built.last) => return Ok(built),
+            Ok(built) => {
+                let id = way.files.last().map(super::inventory::FileInfo::id);
+                let text = format!(
+                    "{} leads to another state than the file that first ended at TXID {}",
+                    built.last.file_name(),
+                    way.txid.0
+                );
+                (id, Error::corrupt(text))
+            }
             Err(failed) => failed,
         };
         // (What may pass leaves the file to whoever goes on in it.)
@@ -392,7 +442,14 @@ async fn build(
             (inventory, manifest) = Inventory::read_with_manifest(store).await?;
         } else {
             notes.push(error.to_string());
-            bad.insert(id);
+            // (Which of two files that do not fit is the wrong one, the failure does not tell; when they came does.)
+            let early =
+                if is_early { None } else { belief::as_it_was(&inventory.files, &manifest, way.txid) };
+            is_early = true;
+            match early {
+                Some(early) => inventory.files = early,
+                None => drop(bad.insert(id)),
+            }
         }
         inventory.files.retain(|f| !bad.contains(&f.id()) && (f.id() != id || !error.is_missing()));
         let again = |p| plan(&inventory.files, p, clock::now());
@@ -426,7 +483,7 @@ async fn attempt(
         let (whole, end) = (arrived.is_whole(), arrived.is_last());
         let Arrived { file, range, piece } = arrived;
         let piece = piece.map_err(about)?;
-        let known = manifest.get(id).copied();
+        let known = manifest.sworn(id).copied();
         if whole {
             let (back, applied) = panics::blocking(move || {
                 let applied = applier.apply(id, piece.bytes.as_ref(), known.as_ref());

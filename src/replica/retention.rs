@@ -23,6 +23,7 @@ use super::plan::{Plan, plan, restorable};
 use super::point::Point;
 use crate::base::{Error, Kind, Result, Timestamp, TxId};
 use crate::ltx::Level;
+use crate::store::LockMode;
 use chrono::{DateTime, Datelike, Utc};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,11 +42,20 @@ pub struct Policy {
     pub monthly: u32,
     /// How far back every upload stays separately restorable.
     pub pitr_window: Duration,
+    /// How long what stays is kept from removal by the store, and how; `None`: it is not.
+    pub retain: Option<(Duration, LockMode)>,
 }
 
 impl Default for Policy {
     fn default() -> Policy {
-        Policy { hourly: 24, daily: 7, weekly: 12, monthly: 12, pitr_window: Duration::from_secs(24 * 3600) }
+        Policy {
+            hourly: 24,
+            daily: 7,
+            weekly: 12,
+            monthly: 12,
+            pitr_window: Duration::from_secs(24 * 3600),
+            retain: None,
+        }
     }
 }
 

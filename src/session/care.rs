@@ -22,6 +22,7 @@ use super::alone::alone;
 use super::drill::{self, last_drilled};
 use super::events::note_trouble;
 use super::mirror::Mirror;
+use super::settings::locks;
 use super::sound;
 use super::watched::{Ask, Watched};
 use crate::base::event::EventKind;
@@ -145,7 +146,7 @@ impl Queue {
 
     /// Time has made something superfluous.
     pub(super) fn retain(&'static self, w: &Arc<Watched>) {
-        if w.settings().retention_by == RetentionBy::Writer {
+        if w.settings().retention_is_by() == RetentionBy::Writer {
             *lock(&w.retained) = Some(w.link.status().snapshot);
             self.add(w, Task::Retain);
         }
@@ -198,7 +199,7 @@ impl Queue {
 /// Whether the replica has a snapshot that no process of this spool has applied retention after, which this one has not begun to do.
 fn is_owed(w: &Watched) -> bool {
     let newest = w.link.status().snapshot;
-    if newest == TxId::ZERO || w.settings().retention_by != RetentionBy::Writer || !w.ships() {
+    if newest == TxId::ZERO || w.settings().retention_is_by() != RetentionBy::Writer || !w.ships() {
         return false;
     }
     let mut begun = lock(&w.retained);
@@ -279,6 +280,7 @@ pub fn policy(s: &Settings) -> Policy {
         weekly: r.weekly,
         monthly: r.monthly,
         pitr_window: s.pitr_window,
+        retain: locks(s),
     }
 }
 
@@ -295,7 +297,7 @@ pub(super) fn compact(
     if action == Action::DryRun {
         return Ok(decided);
     }
-    if decided.removed == 0 {
+    if decided.removed == 0 && decided.vouched == 0 && decided.extended == 0 {
         return Ok(decided.forced());
     }
     if let Some(w) = shipping {
@@ -321,7 +323,7 @@ fn what_is_due(s: &Settings, m: &Mirror) -> MirrorDue {
     let retained = *lock(&m.retained).get_or_insert_with(|| queue.retained(m.url()).unwrap_or_default());
     let age = lock(&m.validated).get_or_insert_with(|| last_checked(&queue, m.url())).by(clock::uptime());
     MirrorDue {
-        retention: s.retention_by == RetentionBy::Writer && newest > retained,
+        retention: s.retention_is_by() == RetentionBy::Writer && newest > retained,
         validation: !s.validation_interval.is_zero() && age >= s.validation_interval,
     }
 }
@@ -333,7 +335,9 @@ fn care_for_mirror(w: &Arc<Watched>, m: &Arc<Mirror>) {
     if due.retention {
         let after = m.link().status().snapshot;
         *lock(&m.retained) = Some(after);
-        match compact_mirror(m, &policy(&w.settings())) {
+        let policy =
+            Policy { retain: locks(&w.settings()).filter(|_| m.store.can_hold()), ..policy(&w.settings()) };
+        match compact_mirror(m, &policy) {
             Ok(removed) => {
                 drop(queue.note_retained(m.url(), after));
                 log::info!(
@@ -377,7 +381,8 @@ fn tell_of_mirror(w: &Watched, m: &Mirror, why: &str) {
 /// How many files retention removed.
 fn compact_mirror(m: &Mirror, policy: &Policy) -> Result<usize> {
     let compact = |action| block_on(replica::compact::compact(&m.store, policy, action, clock::now(), None))?;
-    if compact(Action::DryRun)?.removed == 0 {
+    let decided = compact(Action::DryRun)?;
+    if decided.removed == 0 && decided.vouched == 0 && decided.extended == 0 {
         return Ok(0);
     }
     let _alone = m.link().borrow_manifest(HAND_OVER)?;

@@ -108,7 +108,7 @@ async fn send(store: &Store, path: &Path, position: &Position) -> Result<()> {
         replica::place::refuse_to_begin(store).await?;
     }
     let entry = ManifestEntry::of_file(Level::SNAPSHOT, path)?;
-    let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };
+    let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256), ..PutMeta::default() };
     let measured = store.clone().with_pace(Pace::Measured);
     match measured.put_new(&entry.id.key(store.layout()), Body::File(path.to_path_buf()), meta).await {
         Ok(_) => {}

@@ -13,6 +13,7 @@ use super::places::Places;
 use super::prove::{self, Proof};
 use super::registry::Engine;
 use super::reread;
+use super::settings::keeping;
 use super::told::UNREADABLE;
 use super::watched::Watched;
 use super::work::Work;
@@ -419,7 +420,18 @@ impl Watched {
         let newest = remote.map(|r| r.txid).unwrap_or_default();
         self.recall_conditions();
         patience.ask(&self.store, async move {
-            if !store.probe_conditional().await?.allow_lease() {
+            let conditions = store.probe_conditional().await?;
+            if store.is_append_only() {
+                if !conditions.keep_creations_apart() {
+                    return Err(Error::config(format!(
+                        "append_only wants a store that refuses to replace an object (If-None-Match), and {} does not",
+                        store.url()
+                    )));
+                }
+                Lease::bars(&store, &me, takeover).await?;
+                return Ok(None);
+            }
+            if !conditions.allow_lease() {
                 return Ok(None);
             }
             match Lease::take(&store, &me, takeover, newest).await {
@@ -490,6 +502,7 @@ impl Watched {
             retry: Retry::without_end(s.retry.base, s.retry.max),
             breaker: Breaker::new(s.retry.breaker_threshold, s.retry.breaker_cooldown),
             levels: s.levels.clone(),
+            keeping: keeping(&s),
             on_event,
             on_slot,
             on_end,

@@ -1,10 +1,10 @@
 //! One mirror of a watched database, as this process knows it: see [`super::mirrors`].
 
-use crate::base::{Error, Kind, Manners, Result, Timestamp, TxId, clock, lock};
+use crate::base::{Error, Kind, Result, Timestamp, TxId, clock, lock};
 use crate::config::replica_key;
 use crate::ship::{self, Aged, Link, State};
 use crate::spool::{Shipped, Spool};
-use crate::store::{ReplicaUrl, Store};
+use crate::store::Store;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -87,11 +87,9 @@ pub(super) fn decide(there: Option<(TxId, bool)>, here: Here) -> Begin {
 }
 
 impl Mirror {
-    /// Opens the store. Errors when the URL cannot be one of a store.
-    pub(super) fn open(url: &str, manners: Option<Manners>) -> Result<Arc<Mirror>> {
-        let url = ReplicaUrl::parse(url)?;
-        let store = Store::open_for(&url, manners)?;
-        Ok(Arc::new(Mirror {
+    /// A mirror in that store, which is due to be begun.
+    pub(super) fn of(store: Store) -> Arc<Mirror> {
+        Arc::new(Mirror {
             url: store.url().to_string(),
             key: replica_key(store.url()),
             store,
@@ -102,7 +100,7 @@ impl Mirror {
             validated: Mutex::default(),
             retained: Mutex::default(),
             is_failure_told: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// Its URL, canonical and without secrets.

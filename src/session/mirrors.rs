@@ -26,14 +26,16 @@ use super::join::{Patience, look};
 use super::mirror::{At, Begin, Here, Mirror, decide};
 use super::places::Places;
 use super::reread::at_a_txid;
+use super::settings::keeping;
 use super::watched::Watched;
 use super::work::Work;
 use crate::base::{Error, Kind, Result, TxId, clock, panics, thread};
 use crate::capture::Attested;
+use crate::config::Settings;
 use crate::replica;
-use crate::ship::{self, State};
+use crate::ship::{self, Keeping, State};
 use crate::spool::{Shipped, Spool};
-use crate::store::{Breaker, Conditions, Retry, block_on};
+use crate::store::{Breaker, Conditions, Retry, Store, block_on};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,6 +189,12 @@ fn write_snapshot(w: &Arc<Watched>, queue: &Spool) -> Result<()> {
     queue.follow_from(at)
 }
 
+/// How files are put into a mirror: its store may be one without locks.
+fn keeping_in(store: &Store, s: &Settings) -> Keeping {
+    let keeping = keeping(s);
+    if store.can_hold() { keeping } else { Keeping { retain: None, ..keeping } }
+}
+
 fn serve(w: &Arc<Watched>, m: &Arc<Mirror>, queue: &Arc<Spool>) -> Result<()> {
     let s = w.settings();
     let on_event = {
@@ -221,6 +229,7 @@ fn serve(w: &Arc<Watched>, m: &Arc<Mirror>, queue: &Arc<Spool>) -> Result<()> {
         retry: Retry::without_end(s.retry.base, s.retry.max),
         breaker: Breaker::new(s.retry.breaker_threshold, s.retry.breaker_cooldown),
         levels: s.levels.clone(),
+        keeping: keeping_in(&m.store, &s),
         on_event,
         on_slot,
         on_end,

@@ -1,6 +1,26 @@
 //! What follows when the settings of a watched database are said anew: pure.
 
-use crate::config::{Durability, Settings};
+use crate::config::{Durability, RetainMode, Settings};
+use crate::ship::Keeping;
+use crate::store::LockMode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long, and how, files are kept from removal.
+pub(super) fn locks(s: &Settings) -> Option<(Duration, LockMode)> {
+    let mode = match s.retain_mode {
+        RetainMode::Governance => LockMode::Governance,
+        RetainMode::Compliance => LockMode::Compliance,
+    };
+    (!s.retain.is_zero()).then_some((s.retain, mode))
+}
+
+/// How files are put.
+pub(super) fn keeping(s: &Settings) -> Keeping {
+    let class = |c: &Option<String>| c.as_deref().map(Arc::from);
+    let c = &s.storage_class;
+    Keeping { classes: [class(&c.level0), class(&c.merged), class(&c.snapshot)], retain: locks(s) }
+}
 
 /// What other settings ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +37,11 @@ pub(super) enum Change {
 
 /// How `new` differs from `old`. The replica, which makes another watch, is not looked at.
 pub(super) fn change(old: &Settings, new: &Settings) -> Change {
-    let built_in =
-        |s: &Settings| (s.spool_dir.clone(), s.spool_limit, s.levels.clone(), s.retry, s.mirrors.clone());
+    let built_in = |s: &Settings| {
+        let class = s.storage_class.clone();
+        let put = (s.append_only, s.retain, s.retain_mode, class, s.sse.clone(), s.sse_kms_key.clone());
+        (s.spool_dir.clone(), s.spool_limit, s.levels.clone(), s.retry, s.mirrors.clone(), put)
+    };
     let same_replica = Settings { replica: old.replica.clone(), ..new.clone() };
     if *old == same_replica {
         Change::None
@@ -35,7 +58,6 @@ pub(super) fn change(old: &Settings, new: &Settings) -> Change {
 mod tests {
     use super::*;
     use crate::config::{ByteCount, Config};
-    use std::time::Duration;
 
     #[test]
     fn what_each_setting_asks_for() {
@@ -58,6 +80,9 @@ mod tests {
         assert_eq!(with(&|s| s.levels = Vec::new()), Change::Renew);
         assert_eq!(with(&|s| s.mirrors = vec!["/elsewhere".into()]), Change::Renew);
         assert_eq!(with(&|s| s.retry.breaker_threshold = 99), Change::Renew);
+        assert_eq!(with(&|s| s.append_only = true), Change::Renew);
+        assert_eq!(with(&|s| s.retain = Duration::from_secs(9)), Change::Renew);
+        assert_eq!(with(&|s| s.storage_class.snapshot = Some("STANDARD_IA".into())), Change::Renew);
         let both = with(&|s| (s.durability, s.levels) = (Durability::Sync, Vec::new()));
         assert_eq!(both, Change::Renew);
         let sync = Settings { durability: Durability::Sync, ..old.clone() };

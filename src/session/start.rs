@@ -19,7 +19,7 @@ use crate::base::{Error, Kind, Manners, Result, TxId, clock};
 use crate::config::{Durability, Settings, default_spool, replica_key};
 use crate::ship;
 use crate::spool::{LockFile, Owner, Shipped, Spool, real_dir};
-use crate::store::{ReplicaUrl, Store};
+use crate::store::{AtRest, ReplicaUrl, Store};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,11 +143,11 @@ impl Engine {
         let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(path));
         self.refuse_others_spool(&dir, path)?;
         let replica = req.replica.to_string();
-        if req.replica.dir().is_some_and(|r| std::path::absolute(r).is_ok_and(|r| r.starts_with(&dir))) {
-            return Err(Error::config(format!(
-                "the replica {replica} lies in the spool {}, which may be deleted; give another directory",
-                dir.display()
-            )));
+        refuse_in_spool(&req.replica, &dir)?;
+        for mirror in &req.settings.mirrors {
+            let mirror = ReplicaUrl::parse(mirror)?;
+            refuse_in_spool(&mirror, &dir)?;
+            self.refuse_shared_replica(&replica_key(&mirror.to_string()), path, &mirror.to_string())?;
         }
         let is_sync = how == Start::Asked && req.settings.durability == Durability::Sync;
         let was_sync = self.find(path).is_some_and(|w| w.settings().durability == Durability::Sync);
@@ -244,9 +244,17 @@ impl Engine {
         make_wal: &dyn Fn() -> Result<()>,
     ) -> Result<(Arc<Watched>, Identity)> {
         let manners = Manners::of(req.path);
-        let store = Store::open_for(&req.replica, manners)?;
-        let mirrors = req.settings.mirrors.iter().map(|url| Mirror::open(url, manners));
-        let mirrors = mirrors.collect::<Result<Vec<_>>>()?;
+        let s = &req.settings;
+        let store = open_store(&req.replica, manners, s)?;
+        if !s.retain.is_zero() && !store.can_hold() {
+            return Err(Error::config(format!(
+                "retain is for replicas on S3, in a bucket with Object Lock; {} is none",
+                req.replica
+            )));
+        }
+        let mirror =
+            |url: &String| -> Result<_> { Ok(Mirror::of(open_store(&ReplicaUrl::parse(url)?, manners, s)?)) };
+        let mirrors = s.mirrors.iter().map(mirror).collect::<Result<Vec<_>>>()?;
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open_like(dir, manners)?);
         let _reserved = self.reserve_spool(dir, req.path)?;
@@ -347,6 +355,24 @@ impl Engine {
         join::join(self, w);
         Ok(())
     }
+}
+
+/// Errors for a replica, or a mirror, that lies in the spool.
+fn refuse_in_spool(replica: &ReplicaUrl, spool: &Path) -> Result<()> {
+    if replica.dir().is_some_and(|r| std::path::absolute(r).is_ok_and(|r| r.starts_with(spool))) {
+        return Err(Error::config(format!(
+            "the replica {replica} lies in the spool {}, which may be deleted; give another directory",
+            spool.display()
+        )));
+    }
+    Ok(())
+}
+
+/// The store of the replica, or of a mirror, as the settings say that files are put there. Errors when the URL cannot be one of a store.
+fn open_store(url: &ReplicaUrl, manners: Option<Manners>, s: &Settings) -> Result<Store> {
+    let at_rest = AtRest { how: s.sse.clone(), kms_key: s.sse_kms_key.clone() };
+    let store = Store::open_encrypting(url, manners, &at_rest)?;
+    Ok(if s.append_only { store.append_only() } else { store })
 }
 
 impl Watched {

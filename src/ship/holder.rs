@@ -73,6 +73,20 @@ pub fn lives_for(url: &str, found: &Observed) -> Option<Duration> {
     }
 }
 
+impl Lease {
+    /// For a writer that takes no lease (`append_only`): errors with [`Kind::Fenced`] while another's may be alive, unless it is to give way;
+    /// and as the store does.
+    pub async fn bars(store: &Store, me: &Me, evict: bool) -> Result<()> {
+        let Some(found) = observe(store).await?.filter(|f| f.lease.writer != me.writer) else {
+            return Ok(());
+        };
+        match lives_for(store.url(), &found) {
+            Some(left) if !evict => Err(held_by(&found.lease.holder, left)),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A lease that is held.
 #[derive(Debug)]
 pub struct Lease {

@@ -86,6 +86,7 @@ impl Scene {
     fn plan(&self, levels: &[u64]) -> Plan {
         let (events, ended) = (self.events.clone(), self.ended.clone());
         Plan {
+            keeping: super::shipper::Keeping::default(),
             spool: self.spool.clone(),
             store: self.store.clone(),
             link: self.link.clone(),

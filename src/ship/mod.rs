@@ -78,5 +78,5 @@ pub use lend::Borrowed;
 pub use link::{Bells, Link, WaitElsewhere};
 pub use run::{is_left_at_work, leave, start};
 pub use schema::schema_cookie;
-pub use shipper::{Event, Plan};
+pub use shipper::{Event, Keeping, Plan};
 pub use status::{Aged, Protection, State, Status};

@@ -55,8 +55,9 @@ impl Shipper {
     /// A file is in the replica: its entry is made, or waits for others (I-OWE-1, I-OWE-2). Errors with what the store answers; then
     /// the file is put again, and found to be there.
     pub(super) async fn owe(&self, entry: &ManifestEntry) -> Result<()> {
-        let is_under_lease = self.plan.link.status().protection == Protection::Lease;
-        let may_wait = entry.id.level == Level::L0 && is_under_lease;
+        let protection = self.plan.link.status().protection;
+        let is_told = matches!(protection, Protection::Lease | Protection::AppendOnly);
+        let may_wait = entry.id.level == Level::L0 && is_told;
         let is_noted = may_wait && self.plan.spool.owe(&entry.line()).is_ok();
         crash::point("ship.after-note");
         self.owed().add(*entry, clock::uptime());
@@ -95,10 +96,13 @@ impl Shipper {
 
     /// The manifest's writer; what earlier processes left is known then.
     async fn writer(&self, at_hand: Option<ManifestWriter>) -> Result<ManifestWriter> {
-        let writer = match at_hand {
+        let mut writer = match at_hand {
             Some(w) => w,
             None => ManifestWriter::load(&self.plan.store).await?,
         };
+        if self.plan.link.status().protection == Protection::Lease {
+            writer.unmark(&self.plan.store).await;
+        }
         if !self.owed().is_settled() {
             let left = self.left(&writer).await?;
             self.owed().settle(left);

@@ -1,13 +1,14 @@
 //! The entries that the manifest is owed. Pure; when, and at which store, is said by the caller.
 //!
 //! An upload of level 0 is acknowledged when its object is there: created, by a name that says its TXID, with an attestation of the
-//! database before and after it. Its entry in the manifest comes later, with others ([`ENTRIES_WITHIN`], [`MOST_WAITING`]).
+//! database before and after it. Its entry in the manifest comes later, with others (I-OWE-3, [`MOST_WAITING`]).
 //!
 //! Rules
 //! * I-OWE-1 An entry waits only while the lease is held and says so ([`is_ahead`](crate::replica::manifest::is_ahead)). Where there is no lease each
 //!   entry is made at once: nothing could tell a reader that some are to come.
 //! * I-OWE-2 What waits is on record in the spool before the upload counts as shipped there; where that fails, the entry is made at once.
-//! * I-OWE-3 All that wait are named after [`ENTRIES_WITHIN`]; when there are [`MOST_WAITING`]; before a snapshot is put, and with each entry of
+//! * I-OWE-3 All that wait are named after [`ENTRIES_WITHIN`](crate::replica::manifest::ENTRIES_WITHIN), of a writer that only creates after
+//!   [`CLAIMS_WITHIN`](crate::replica::manifest::CLAIMS_WITHIN); when there are [`MOST_WAITING`]; before a snapshot is put, and with each entry of
 //!   another level; before the right to remove files is lent; before the lease is given back, or when it is found to be another's; and
 //!   when somebody asks.
 //! * I-OWE-4 What an earlier process, or another machine, left is named before the next file is put. The record is believed where it is
@@ -24,7 +25,7 @@
 
 use crate::base::TxId;
 use crate::replica::FileId;
-use crate::replica::manifest::{ENTRIES_WITHIN, MOST_WAITING, ManifestEntry};
+use crate::replica::manifest::{MOST_WAITING, ManifestEntry};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -44,19 +45,21 @@ pub(super) struct Owed {
     /// Uptime at which the oldest of them is due.
     due: Option<Duration>,
     left: Left,
+    /// The longest that they wait.
+    within: Duration,
 }
 
 impl Owed {
     /// At the start of a shipper. `recorded`: what the spool has on record for this replica, if it has a record.
-    pub(super) fn new(recorded: Option<&[String]>) -> Owed {
+    pub(super) fn new(recorded: Option<&[String]>, within: Duration) -> Owed {
         let due = if recorded.is_some_and(<[String]>::is_empty) { None } else { Some(Duration::ZERO) };
-        Owed { waiting: BTreeMap::new(), due, left: Left::Unknown }
+        Owed { waiting: BTreeMap::new(), due, left: Left::Unknown, within }
     }
 
     /// One more, at that uptime.
     pub(super) fn add(&mut self, entry: ManifestEntry, uptime: Duration) {
         self.waiting.insert(entry.id, entry);
-        self.due.get_or_insert(uptime + ENTRIES_WITHIN);
+        self.due.get_or_insert(uptime + self.within);
     }
 
     /// How long until they have to be named.
@@ -94,7 +97,7 @@ impl Owed {
     /// These are named, or are not to be. What is left was added at `uptime` at the earliest.
     pub(super) fn remove(&mut self, named: &[FileId], uptime: Duration) {
         self.waiting.retain(|id, _| !named.contains(id));
-        self.due = (!self.waiting.is_empty()).then_some(uptime + ENTRIES_WITHIN);
+        self.due = (!self.waiting.is_empty()).then_some(uptime + self.within);
     }
 
     /// The lease is given back, or may be another's: what waits is looked at anew when it is ours again.
@@ -129,6 +132,7 @@ mod tests {
     use super::*;
     use crate::base::Timestamp;
     use crate::ltx::Level;
+    use crate::replica::manifest::ENTRIES_WITHIN;
 
     fn entry(txid: u64) -> ManifestEntry {
         let id = FileId { level: Level::L0, min: TxId(txid), max: TxId(txid) };
@@ -167,7 +171,7 @@ mod tests {
     #[test]
     fn entries_wait_so_long_and_no_longer() {
         let s = Duration::from_secs;
-        let mut owed = Owed::new(Some(&[]));
+        let mut owed = Owed::new(Some(&[]), ENTRIES_WITHIN);
         assert_eq!((owed.due_in(s(0)), owed.is_clear(), owed.is_settled()), (None, false, false));
         owed.settle(vec![]);
         assert!(owed.is_clear());
@@ -189,7 +193,7 @@ mod tests {
         assert_eq!((owed.len(), owed.is_settled()), (0, false));
         assert!(owed.due_in(s(1)).is_some(), "it is looked at");
         // What an earlier process left is due at once.
-        assert_eq!(Owed::new(None).due_in(s(1)), Some(s(0)));
-        assert_eq!(Owed::new(Some(&lines(&[1]))).due_in(s(1)), Some(s(0)));
+        assert_eq!(Owed::new(None, ENTRIES_WITHIN).due_in(s(1)), Some(s(0)));
+        assert_eq!(Owed::new(Some(&lines(&[1])), ENTRIES_WITHIN).due_in(s(1)), Some(s(0)));
     }
 }

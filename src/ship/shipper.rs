@@ -8,12 +8,12 @@ use super::merge::Merger;
 use super::owed::Owed;
 use super::plan;
 use super::status::{Protection, State};
-use crate::base::{Error, Kind, Result, TxId, clock, crash, panics};
+use crate::base::{Error, Kind, Result, Timestamp, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
-use crate::replica::manifest::{ManifestEntry, ManifestWriter};
+use crate::replica::manifest::{CLAIMS_WITHIN, ENTRIES_WITHIN, ManifestEntry, ManifestWriter};
 use crate::replica::{Inventory, blocks, layout};
 use crate::spool::{Growth, Queued, Shipped, Spool, Vouched, remove_if_there};
-use crate::store::{Body, Breaker, BreakerState, Pace, PutMeta, Retry, Store};
+use crate::store::{Body, Breaker, BreakerState, Hold, LockMode, Pace, PutMeta, Retry, Store};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,6 +61,29 @@ pub enum Event {
     Merged { level: Level, name: FileName, inputs: usize },
 }
 
+/// How files are put, beside what is in them.
+#[derive(Clone, Debug, Default)]
+pub struct Keeping {
+    /// Storage classes: of level 0, of merged files, of snapshots. `None`: the bucket's default.
+    pub classes: [Option<Arc<str>>; 3],
+    /// How long they are kept from removal, and how; `None`: they are not.
+    pub retain: Option<(Duration, LockMode)>,
+}
+
+impl Keeping {
+    /// For a file of that level that is put at that time.
+    fn meta(&self, entry: &ManifestEntry, now: Timestamp) -> PutMeta {
+        let [level0, merged, snapshot] = &self.classes;
+        let class = match entry.id.level {
+            Level::L0 => level0,
+            Level::SNAPSHOT => snapshot,
+            _ => merged,
+        };
+        let hold = self.retain.map(|(how_long, mode)| Hold { mode, until: now.plus(how_long) });
+        PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256), class: class.clone(), hold }
+    }
+}
+
 /// Everything one shipper needs.
 pub struct Plan {
     /// The queue.
@@ -83,6 +106,8 @@ pub struct Plan {
     pub breaker: Breaker,
     /// How often small files are merged into levels 1, 2, 3; empty: never.
     pub levels: Vec<Duration>,
+    /// How files are put.
+    pub keeping: Keeping,
     /// Called for each event, on the runtime's thread: must not block.
     pub on_event: Arc<dyn Fn(Event) + Send + Sync>,
     /// Called when a slot opens, to wake the sealer.
@@ -105,6 +130,7 @@ impl Plan {
             retry: self.retry,
             breaker: self.breaker.clone(),
             levels: self.levels.clone(),
+            keeping: self.keeping.clone(),
             on_event: self.on_event.clone(),
             on_slot: self.on_slot.clone(),
             on_end: self.on_end.clone(),
@@ -192,6 +218,7 @@ impl Shipper {
         let shipped = plan.spool.shipped().ok().flatten();
         let known = shipped.as_ref().and_then(|s| s.snapshot_time);
         let owed = plan.spool.owed(&plan.replica).ok().flatten();
+        let named_within = if plan.store.is_append_only() { CLAIMS_WITHIN } else { ENTRIES_WITHIN };
         plan.link.update(|s| {
             s.unnamed = owed.as_ref().map_or(0, Vec::len);
             s.note_snapshot_time(s.snapshot_time.or(known));
@@ -208,7 +235,7 @@ impl Shipper {
             rights: AtomicUsize::new(0),
             ours_until: Mutex::new(None),
             manifest: tokio::sync::Mutex::new(None),
-            owed: Mutex::new(Owed::new(owed.as_deref())),
+            owed: Mutex::new(Owed::new(owed.as_deref(), named_within)),
             began: clock::uptime(),
             plan,
         }
@@ -305,8 +332,12 @@ impl Shipper {
             return Ok(());
         }
         let conditions = self.plan.store.probe_conditional().await?;
-        let protection = Protection::of(conditions);
-        if matches!(protection, Protection::CreateOnly | Protection::Nothing) {
+        let protection = Protection::of(&self.plan.store, conditions);
+        if protection == Protection::AppendOnly && self.plan.link.status().protection != protection {
+            let barred = Lease::bars(&self.plan.store, &self.plan.me, seat.evict).await;
+            barred.map_err(|e| if e.kind() == Kind::Fenced { Halt::Barred(e) } else { Halt::Failed(e) })?;
+        }
+        if matches!(protection, Protection::CreateOnly | Protection::AppendOnly | Protection::Nothing) {
             self.has_right(protection);
             return Ok(());
         }
@@ -469,7 +500,7 @@ impl Shipper {
             .map_err(|e| if e.is_corrupt() { self.damaged(e.to_string()) } else { e })?;
         let name = entry.id.name();
         let started = clock::uptime();
-        let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };
+        let meta = self.plan.keeping.meta(&entry, clock::now());
         self.name_what_was_left().await?;
         if level == Level::SNAPSHOT {
             // Before who decides what it makes superfluous can see it, all that it may make so is named.
@@ -507,7 +538,11 @@ impl Shipper {
         let put = async {
             let object = panics::blocking(move || blocks::of_file(&path, &of)).await??;
             let store = self.plan.store.clone().with_pace(pace(entry.id.level));
-            store.put_over(&layout::blocks_key(entry.id), object).await
+            let key = layout::blocks_key(entry.id);
+            match store.is_append_only() {
+                true => store.put_new(&key, object, PutMeta::default()).await.map(drop),
+                false => store.put_over(&key, object).await,
+            }
         };
         if let Err(e) = Box::pin(put).await {
             log::debug!("walrust: no sums of the blocks of {}: {e}", entry.id);

@@ -3,7 +3,7 @@
 use super::duty::Duties;
 use crate::base::{Kind, Timestamp, TxId, clock};
 use crate::spool::Growth;
-use crate::store::{BreakerState, Conditions};
+use crate::store::{BreakerState, Conditions, Store};
 use std::time::Duration;
 
 /// What `walrust_status` shows.
@@ -50,14 +50,17 @@ pub enum Protection {
     Lease,
     /// Objects that are only ever created: the store does not hold to conditional updates, so there is no lease.
     CreateOnly,
+    /// Objects that are only ever created, as this writer may do nothing else: it holds no lease (`append_only`).
+    AppendOnly,
     /// A look before each upload: the store holds to no conditions.
     Nothing,
 }
 
 impl Protection {
     /// What a store of these conditions allows.
-    pub fn of(conditions: Conditions) -> Protection {
+    pub fn of(store: &Store, conditions: Conditions) -> Protection {
         match conditions {
+            Conditions::CreateOnly if store.is_append_only() => Protection::AppendOnly,
             Conditions::Unknown => Protection::Unknown,
             Conditions::Held => Protection::Lease,
             Conditions::CreateOnly => Protection::CreateOnly,
@@ -71,6 +74,7 @@ impl Protection {
             Protection::Unknown => "unknown",
             Protection::Lease => "lease",
             Protection::CreateOnly => "create-only",
+            Protection::AppendOnly => "append-only",
             Protection::Nothing => "none",
         }
     }
@@ -189,9 +193,12 @@ mod tests {
 
     #[test]
     fn a_store_allows_what_it_holds_to() {
-        let of = [Conditions::Unknown, Conditions::Held, Conditions::CreateOnly, Conditions::Ignored]
-            .map(|c| Protection::of(c).as_str());
+        let all = [Conditions::Unknown, Conditions::Held, Conditions::CreateOnly, Conditions::Ignored];
+        let store = Store::in_memory();
+        let of = all.map(|c| Protection::of(&store, c).as_str());
         assert_eq!(of, ["unknown", "lease", "create-only", "none"]);
+        let of = all.map(|c| Protection::of(&store.clone().append_only(), c).as_str());
+        assert_eq!(of, ["unknown", "lease", "append-only", "none"]);
     }
 
     #[test]

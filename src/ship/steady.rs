@@ -7,13 +7,13 @@
 //! prove less; a model in which pages never change twice.
 
 use super::merge::{Merger, Now};
-use crate::base::{DbChecksum, Lineage, PageSize, Pgno, Timestamp, TxId};
+use crate::base::{DbChecksum, Lineage, PageSize, Pgno, Timestamp, TxId, clock};
 use crate::ltx::{Attest, Encoder, FileName, Header, Level, page_checksum};
 use crate::replica::compact::{Action, compact};
 use crate::replica::manifest::{ManifestEntry, ManifestWriter};
 use crate::replica::{
-    Check, FileInfo, Inventory, Mode, Overwrite, Point, Policy, RestoreOptions, VerifyOptions, restorable,
-    restore, verify,
+    Check, FileId, FileInfo, Inventory, Mode, Overwrite, Point, Policy, RestoreOptions, VerifyOptions,
+    restorable, restore, verify,
 };
 use crate::spool::Spool;
 use crate::store::{Body, Put, PutMeta, Store, block_on};
@@ -35,6 +35,8 @@ pub(super) struct Model {
     writers: Vec<Vec<u64>>,
     sizes: Vec<u32>,
     sum: DbChecksum,
+    /// Another one is another database with the same history.
+    salt: u64,
 }
 
 fn content(page: u32, writer: u64) -> Vec<u8> {
@@ -52,11 +54,16 @@ fn content(page: u32, writer: u64) -> Vec<u8> {
 
 impl Model {
     pub(super) fn new() -> Model {
+        Model::salted(0)
+    }
+
+    fn salted(salt: u64) -> Model {
         let mut m = Model {
             lineage: Lineage::fresh(),
             writers: vec![Vec::new(); 200],
             sizes: vec![0],
             sum: DbChecksum::EMPTY,
+            salt,
         };
         m.commit(1);
         m
@@ -70,7 +77,7 @@ impl Model {
 
     fn page_at(&self, page: u32, txid: u64) -> Vec<u8> {
         let w = &self.writers[page as usize];
-        content(page, w[w.partition_point(|t| *t <= txid) - 1])
+        content(page, w[w.partition_point(|t| *t <= txid) - 1] ^ self.salt)
     }
 
     /// The pages that `txid` writes, and the checksum before it.
@@ -89,7 +96,7 @@ impl Model {
         }
         for page in &pages {
             self.writers[*page as usize].push(txid);
-            let sum = page_checksum(Pgno::new(*page).unwrap(), &content(*page, txid));
+            let sum = page_checksum(Pgno::new(*page).unwrap(), &content(*page, txid ^ self.salt));
             self.sum = self.sum.toggle(sum);
         }
         self.sizes.push(new);
@@ -127,6 +134,7 @@ impl Model {
 }
 
 struct Week {
+    start: Timestamp,
     model: Model,
     spool: Spool,
     store: Store,
@@ -139,10 +147,14 @@ struct Week {
 
 impl Week {
     fn new() -> Week {
+        Week::over(Store::in_memory(), START, [180, 900, 3600])
+    }
+
+    fn over(store: Store, start: Timestamp, levels: [u64; 3]) -> Week {
         let scratch = tempfile::tempdir().unwrap();
-        let store = Store::in_memory();
-        let levels = [180, 900, 3600].map(Duration::from_secs).to_vec();
+        let levels = levels.map(Duration::from_secs).to_vec();
         Week {
+            start,
             model: Model::new(),
             spool: Spool::open(&scratch.path().join("spool")).unwrap(),
             manifest: block(ManifestWriter::load(&store)),
@@ -156,7 +168,7 @@ impl Week {
     /// As the shipper does it: object, manifest.
     fn upload(&mut self, path: &Path, level: Level) -> FileName {
         let entry = ManifestEntry::of_file(level, path).unwrap();
-        let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256) };
+        let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256), ..PutMeta::default() };
         let key = entry.id.key(self.store.layout());
         let put = block(self.store.put_new(&key, Body::File(path.to_path_buf()), meta));
         assert_eq!(put, Put::Created);
@@ -166,7 +178,7 @@ impl Week {
     }
 
     fn commit(&mut self, txid: u64, at: Timestamp) {
-        let uptime = at.since(START);
+        let uptime = at.since(self.start);
         let (pages, before) = self.model.commit(txid);
         let path = self.spool.pending_path(TxId(txid));
         self.model.file(&self.spool, &path, txid..=txid, &pages, before, at);
@@ -175,7 +187,7 @@ impl Week {
     }
 
     fn merge(&mut self, uptime: Duration) {
-        let now = Now { wall: Timestamp(START.0 + uptime.as_millis() as i64), uptime };
+        let now = Now { wall: Timestamp(self.start.0 + uptime.as_millis() as i64), uptime };
         while let Some(job) = self.merger.due(&self.spool, now) {
             let merged = job.merge(&self.spool).unwrap();
             self.upload(&merged.path, merged.level);
@@ -279,4 +291,115 @@ fn a_week_of_commits_leaves_a_replica_of_bounded_size() {
 
 fn bytes_of_largest_snapshot(files: &[FileInfo]) -> u64 {
     files.iter().filter(|f| f.min == TxId(1)).map(|f| f.bytes).max().unwrap_or_default()
+}
+
+/// The states that retention promises of a history of `days` whole days with a commit each [`MONTH_STEP`]: of each of the newest hours, days,
+/// weeks and months that there were, one at the least.
+fn assert_promised(states: &[Timestamp], now: Timestamp) {
+    use chrono::{DateTime, Datelike};
+    let policy = Policy::default();
+    let date = |t: Timestamp| DateTime::from_timestamp_millis(t.0).unwrap();
+    let week =
+        |t: Timestamp| i64::from(date(t).iso_week().year()) * 100 + i64::from(date(t).iso_week().week());
+    let month = |t: Timestamp| i64::from(date(t).year()) * 12 + i64::from(date(t).month0());
+    let mut all = vec![now];
+    while let Some(t) = all.last().map(|t| Timestamp(t.0 - MONTH_STEP as i64 * 1000))
+        && t.0 > now.0 - 31 * 86_400_000
+    {
+        all.push(t);
+    }
+    let periods = |period: &dyn Fn(Timestamp) -> i64, from: &[Timestamp]| -> BTreeSet<i64> {
+        from.iter().map(|t| period(*t)).collect()
+    };
+    for (name, period, count) in [
+        ("hour", &(|t: Timestamp| t.0.div_euclid(3_600_000)) as &dyn Fn(Timestamp) -> i64, policy.hourly),
+        ("day", &|t: Timestamp| t.0.div_euclid(86_400_000), policy.daily),
+        ("week", &week, policy.weekly),
+        ("month", &month, policy.monthly),
+    ] {
+        let there = periods(period, states);
+        for p in periods(period, &all).into_iter().rev().take(count as usize) {
+            assert!(there.contains(&p), "no state of {name} {p}");
+        }
+    }
+}
+
+/// Seconds between two commits of the month.
+const MONTH_STEP: u64 = 1200;
+
+/// What a thief puts who has the writer's keys: sound files of another database, of the past and of a time to come, claims of them, and claims of
+/// what is there.
+fn steal(week: &mut Week, txid: u64, thief: &mut Model) {
+    let path = week.spool.snapshot_path(TxId(txid + 1_000_000));
+    let own = std::mem::replace(&mut week.model, std::mem::replace(thief, Model::new()));
+    for (n, at) in [(txid - 7, 0), (txid - 3, 400 * 86_400)] {
+        while week.model.sizes.len() <= n as usize {
+            let next = week.model.sizes.len() as u64;
+            week.model.commit(next);
+        }
+        let pages: Vec<u32> = (1..=*week.model.sizes.last().unwrap()).collect();
+        let time = Timestamp(week.start.0 + at * 1000);
+        week.model.file(&week.spool, &path, 1..=n, &pages, DbChecksum::EMPTY, time);
+        let entry = ManifestEntry::of_file(Level::SNAPSHOT, &path);
+        // (Its checksum is of the newest state; what is sound for the encoder is enough here.)
+        if let Ok(entry) = entry {
+            let key = entry.id.key(week.store.layout());
+            drop(block_on(week.store.put_new(&key, Body::File(path.clone()), PutMeta::default())));
+            block(week.manifest.append(&week.store, &[entry]));
+        }
+        drop(std::fs::remove_file(&path));
+    }
+    *thief = std::mem::replace(&mut week.model, own);
+    let lie = |n: u64| ManifestEntry {
+        id: FileId { level: Level::L0, min: TxId(n), max: TxId(n) },
+        bytes: 7,
+        pages: 1,
+        commit: 1,
+        crc: 1,
+        edge: 1,
+        sha256: [1; 32],
+        time: Timestamp(1),
+        after: None,
+    };
+    block(week.manifest.append(&week.store, &[lie(txid), lie(txid - 1), lie(txid / 2)]));
+}
+
+#[test]
+fn a_month_without_a_right_to_replace_or_delete_keeps_what_is_promised() {
+    // (The store's own times are those of now, and no file's is later than that.)
+    let start = Timestamp(clock::now().0 - 45 * 86_400_000);
+    let janitor = Store::in_memory();
+    let mut week = Week::over(janitor.clone().append_only(), start, [3600, 6 * 3600, 24 * 3600]);
+    let at = |seconds: u64| Timestamp(start.0 + seconds as i64 * 1000);
+    week.snapshot(1, at(0));
+    let (mut txid, mut thief, mut most) = (1, Model::salted(1 << 30), 0);
+    for day in 1..=30 {
+        for step in 1..=24 * HOUR / MONTH_STEP {
+            let now = (day - 1) * 24 * HOUR + step * MONTH_STEP;
+            txid += 1;
+            week.commit(txid, at(now));
+            week.merge(Duration::from_secs(now));
+            if now.is_multiple_of(4 * HOUR) {
+                week.snapshot(txid, at(now));
+            }
+        }
+        let now = at(day * 24 * HOUR);
+        steal(&mut week, txid, &mut thief);
+        let done = block(compact(&janitor, &Policy::default(), Action::Force, now, None));
+        assert!(done.vouched > 0, "{}", done.text);
+        let (inventory, manifest) = block(Inventory::read_with_manifest(&janitor));
+        let files: Vec<FileInfo> =
+            inventory.files.into_iter().filter(|f| manifest.vouches_for(f.id())).collect();
+        most = most.max(files.len());
+        let states = restorable(&files);
+        let window = txid.saturating_sub(24 * HOUR / MONTH_STEP - 1).max(1)..=txid;
+        assert!(window.clone().all(|t| states.contains_key(&TxId(t))), "day {day}");
+        let kept: Vec<u64> = states.keys().map(|t| t.0).collect();
+        kept.iter().step_by(17).chain(kept.first()).for_each(|t| week.assert_restores(*t));
+        if day == 30 {
+            assert_promised(&states.values().copied().collect::<Vec<_>>(), now);
+            kept.iter().for_each(|t| week.assert_restores(*t));
+        }
+    }
+    assert!(most < 24 * 3 * 2 + 200, "{most} files");
 }

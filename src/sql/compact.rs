@@ -42,5 +42,6 @@ fn policy(settings: &Settings, options: &Options) -> Policy {
         weekly: tier("weekly", p.weekly),
         monthly: tier("monthly", p.monthly),
         pitr_window: p.pitr_window,
+        retain: p.retain,
     }
 }

@@ -97,6 +97,11 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
         lease_interval: if has_lease { session::lease_renewed_after() } else { Duration::ZERO },
         lease_rests_after: session::lease_rests_after(),
         lease_sharers: 1,
+        classes: [
+            s.storage_class.level0.clone(),
+            s.storage_class.merged.clone(),
+            s.storage_class.snapshot.clone(),
+        ],
         price_per_gb: s.price_per_gb,
         price_per_1000_put: s.price_per_1000_put,
         validation_interval: s.validation_interval,

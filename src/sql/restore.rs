@@ -2,9 +2,9 @@
 
 use super::common::{self, point};
 use super::once::{Done, Written};
-use crate::base::{Error, Kind, Result, TxId};
+use crate::base::{Error, Kind, Result, Timestamp, TxId, clock, quoted};
 use crate::config::{OptionSpec, Options, WithSettings};
-use crate::replica::{self, Check, Named, Overwrite, Progress, RestoreOptions, Reuse, Structure};
+use crate::replica::{self, Check, Named, Overwrite, Point, Progress, RestoreOptions, Reuse, Structure};
 use crate::session::{check_file, engine, occupy};
 use crate::sqlite::{Connection, Value};
 use crate::store::{LayoutKind, ReplicaUrl, Store, block_on};
@@ -33,6 +33,7 @@ const OPTIONS: &[OptionSpec] = &[
     OptionSpec::count("parallel", 1, 64),
     OptionSpec::flag("dry_run"),
     OptionSpec::texts("mirrors"),
+    OptionSpec::text("as_of"),
 ];
 
 /// What a restore would do, as one JSON document.
@@ -50,6 +51,17 @@ fn told(r: &replica::Rehearsal, layout: LayoutKind, path: &Path, reuse: Reuse) -
         "database_bytes": r.database_bytes,
         "estimated_seconds": (r.takes.as_secs_f64() * 1000.0).round() / 1000.0,
     })
+}
+
+/// The time at which the bucket is read. Errors with [`Kind::Config`] for anything but a time.
+fn moment(text: &str) -> Result<Timestamp> {
+    match Named::parse(text, clock::now())? {
+        Named::Point(Point::Time(at)) => Ok(at),
+        _ => Err(Error::config(format!(
+            "as_of: {} is no time; write e.g. \"2026-11-22T18:00:00Z\" or \"2 days ago\"",
+            quoted(text)
+        ))),
+    }
 }
 
 /// Writes the database at a point to a path; with `dry_run`, says what that would do.
@@ -74,7 +86,8 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     }
     let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
     let url = ReplicaUrl::parse(url)?;
-    let store = Store::open(&url)?;
+    let as_of = options.text("as_of").map(moment).transpose()?;
+    let store = open_at(&url, as_of)?;
     let parallel = options.count("parallel").map_or(replica::fetch::PARALLEL, |n| n.max(1) as usize);
     if options.flag("dry_run") {
         let way = (overwrite, Some(&occupy as replica::Occupier<'_>));
@@ -101,7 +114,8 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     let said =
         options.texts("mirrors").iter().map(|url| ReplicaUrl::parse(url)).collect::<Result<Vec<_>>>()?;
     for mirror in said.into_iter().chain(engine().mirrors_of(&url, &absolute)) {
-        let tried = Store::open(&mirror).and_then(|store| restore_from(&store, &named, &absolute, &wanted));
+        let tried =
+            open_at(&mirror, as_of).and_then(|store| restore_from(&store, &named, &absolute, &wanted));
         match tried {
             Ok(txid) => {
                 let note = format!(
@@ -120,6 +134,12 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
         }
     }
     Err(first)
+}
+
+/// The store at that URL, as it was at a time, if one is said.
+fn open_at(url: &ReplicaUrl, as_of: Option<Timestamp>) -> Result<Store> {
+    let store = Store::open(url)?;
+    as_of.map_or(Ok(store.clone()), |at| store.as_of(at))
 }
 
 /// Whether another store may do what this one could not: it is away, refuses us, or what it holds is gone or damaged.

@@ -26,7 +26,8 @@ fn of(r: Row) -> Vec<Value> {
 
 /// One row per watched database, one for each of its mirrors after it, per followed file, and per configured database that is open and not watched yet. Of a followed file
 /// `txid` is what it shows, `replicated_txid` the newest that the replica is known to hold, `last_upload` when the commit it
-/// shows was captured at the source.
+/// shows was captured at the source. `protection` says what keeps a second writer away: `lease`, `create-only`, `append-only`, `none`, or
+/// `unknown` before the store has answered.
 pub(super) fn status(_conn: &Connection, _args: &[Option<Value>]) -> Result<Rows> {
     let mut rows: Vec<Result<Vec<Value>>> = Vec::new();
     let (watched, unwatched) = engine().all();

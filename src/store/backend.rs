@@ -3,6 +3,7 @@
 //! [`super::Store`]'s and the same for all.
 
 use super::conditions::Conditions;
+use super::direct::Hold;
 use super::object::{Body, ByteStream, ObjectInfo, Version, complete};
 use crate::address::LayoutKind;
 use crate::base::hex::Digest32;
@@ -11,13 +12,22 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What travels with a new object: in its metadata, or (the timestamp) as a file's mtime.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tags {
     pub(super) put_id: u64,
     pub(super) sha256: Digest32,
     pub(super) timestamp: Option<Timestamp>,
+    pub(super) class: Option<Arc<str>>,
+    pub(super) hold: Option<Hold>,
+}
+
+impl Tags {
+    pub(super) fn new(put_id: u64) -> Tags {
+        Tags { put_id, sha256: [0; 32], timestamp: None, class: None, hold: None }
+    }
 }
 
 /// Whether the store is asked to enforce create-only, or cannot be.
@@ -138,6 +148,21 @@ pub(super) trait Backend: Send + Sync {
 
     /// `limit` of them at most. What may not be read is passed over.
     async fn sample(&self, folder: &str, limit: usize) -> Result<Vec<ObjectInfo>>;
+
+    /// Whether objects can be kept from removal.
+    fn can_hold(&self) -> bool {
+        false
+    }
+
+    /// Keeps one from removal for longer. `Config` where there is no such thing.
+    async fn hold(&self, key: &str, _hold: Hold) -> Result<()> {
+        Err(Error::config(format!("cannot lock {key}: only S3 keeps objects from removal")))
+    }
+
+    /// The same place as it was then, to read from; `None` where the store keeps no versions.
+    fn as_of(&self, _at: Timestamp) -> Option<Arc<dyn Backend>> {
+        None
+    }
 
     /// Removes objects; those that are gone count as removed.
     async fn delete(&self, keys: &[String]) -> Result<()>;

@@ -1,21 +1,21 @@
 //! The door: a replica's store, whatever its kind.
 
-use super::backend::{Backend, Opened};
+use super::backend::{Backend, Create, Opened, Tags};
 use super::bandwidth::{self, Pace};
 use super::conditions::{Conditions, Known};
 use super::directory::Directory;
 use super::env::Env;
 use super::faults::{Fault, Faults, Op};
 use super::object::{
-    ByteStream, ObjectInfo, Version, check_folder, check_key, collect, collect_in, complete, file_error,
-    small_enough,
+    Body, ByteStream, ObjectInfo, Version, check_folder, check_key, collect, collect_in, complete,
+    file_error, small_enough,
 };
 use super::objects::Objects;
 use super::open;
 use super::retry::Retry;
 use crate::address::{LayoutKind, ReplicaUrl};
 use crate::base::hex::Digest32;
-use crate::base::{Error, Kind, Manners, Result, clock, manners};
+use crate::base::{Error, Kind, Manners, Result, Timestamp, clock, manners};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
@@ -41,6 +41,24 @@ pub struct Store {
     known: Arc<Mutex<Known>>,
     /// What [`Store::in_layout`] said.
     layout: Option<LayoutKind>,
+    /// See [`Store::append_only`].
+    append_only: bool,
+}
+
+/// How the store encrypts what is put there (S3).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AtRest {
+    /// `AES256`, `aws:kms`, `aws:kms:dsse` or `sse-c`; `None`: as the environment, or the bucket, says.
+    pub how: Option<String>,
+    /// The key in AWS's key service; `None`: the bucket's own.
+    pub kms_key: Option<String>,
+}
+
+impl AtRest {
+    fn vars(&self) -> impl Iterator<Item = (&'static str, String)> + use<> {
+        let how = self.how.clone().map(|h| ("AWS_SERVER_SIDE_ENCRYPTION", h));
+        how.into_iter().chain(self.kms_key.clone().map(|k| ("AWS_SSE_KMS_KEY_ID", k)))
+    }
 }
 
 #[cfg(feature = "sim")]
@@ -57,11 +75,16 @@ impl Store {
 
     /// As [`Store::open`], for a database whose mode and owner what is made in a directory takes. Errors as that one.
     pub fn open_for(url: &ReplicaUrl, like: Option<Manners>) -> Result<Store> {
+        Store::open_encrypting(url, like, &AtRest::default())
+    }
+
+    /// As [`Store::open_for`], whose objects the store encrypts so. Errors as that one.
+    pub fn open_encrypting(url: &ReplicaUrl, like: Option<Manners>, at_rest: &AtRest) -> Result<Store> {
         #[cfg(feature = "sim")]
         if let Some(s) = STAND_IN.with(|s| s.borrow().clone()) {
             return Ok(s);
         }
-        Store::open_like(url, &Env::process(), like)
+        Store::open_like(url, &Env::process().with(at_rest.vars()), like)
     }
 
     /// As [`Store::open`], with other environment variables. Errors as that one.
@@ -109,6 +132,7 @@ impl Store {
             pace: Pace::AtOnce,
             faults: None,
             layout: None,
+            append_only: false,
         }
     }
 
@@ -131,6 +155,43 @@ impl Store {
     pub fn with_faults(mut self, faults: Arc<dyn Faults>) -> Store {
         self.faults = Some(faults);
         self
+    }
+
+    /// The same store for a writer that only creates (I-STORE-7): each verb that would replace or remove something is refused here, and nothing
+    /// is sent. What is known of the store's conditions it finds out anew, by what such a writer may ask.
+    #[must_use]
+    pub fn append_only(mut self) -> Store {
+        self.known = Arc::new(Mutex::new(Known::new(Conditions::Unknown)));
+        self.append_only = true;
+        self
+    }
+
+    /// The same place as it was at that time, to read from. Errors with [`Kind::Config`] where the store keeps no versions.
+    pub fn as_of(&self, at: Timestamp) -> Result<Store> {
+        let Some(backend) = self.backend.as_of(at) else {
+            return Err(Error::config(format!(
+                "{} cannot be read as it was: only S3 keeps the versions of a bucket; name a point instead",
+                self.url
+            )));
+        };
+        let known = Arc::new(Mutex::new(Known::new(Conditions::Held)));
+        Ok(Store { backend, known, ..self.clone() })
+    }
+
+    /// Whether [`Store::append_only`] was said.
+    pub fn is_append_only(&self) -> bool {
+        self.append_only
+    }
+
+    /// I-STORE-7. Errors with [`Kind::Config`] where this store is only added to.
+    pub(super) fn may_change(&self, what: &str, key: &str) -> Result<()> {
+        if !self.append_only {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "cannot {what} {key}: this writer of {} is append_only, and only creates objects; a janitor does it with other credentials (walrust policy)",
+            self.url
+        )))
     }
 
     /// The replica's URL, canonical, without secrets.
@@ -354,12 +415,17 @@ impl Store {
     pub async fn delete(&self, keys: &[String]) -> Result<()> {
         let Some(first) = keys.first() else { return Ok(()) };
         keys.iter().try_for_each(|k| check_key(k))?;
+        self.may_change("delete", first)?;
         self.tried(|_| self.attempt(Op::Delete, first, self.backend.delete(keys))).await
     }
 
     /// What is known about the store's conditional puts; [`Store::probe_conditional`] finds out.
     pub fn conditions(&self) -> Conditions {
-        self.known().conditions()
+        match self.known().conditions() {
+            // What an update on condition would replace is not this writer's to replace.
+            Conditions::Held if self.append_only => Conditions::CreateOnly,
+            known => known,
+        }
     }
 
     /// Where the replica is: its URL, and the endpoint, which may come from the environment.
@@ -370,12 +436,16 @@ impl Store {
     /// What an earlier process found out about conditional puts at this [`Store::address`], `age` ago. What the store answers later
     /// may contradict it; then it is asked.
     pub fn recall(&self, conditions: Conditions, age: Duration) {
+        // (Another kind of writer asked another question.)
+        if self.append_only {
+            return;
+        }
         self.known().recall(conditions, age, clock::uptime());
     }
 
     /// What this process has asked the store about conditional puts, for [`Store::recall`]; `None` if it has not.
     pub fn asked(&self) -> Option<Conditions> {
-        self.known().asked()
+        self.known().asked().filter(|_| !self.append_only)
     }
 
     /// Whether conditional puts hold. Answered from memory; asked of the store the first time, and again when a "no"
@@ -396,7 +466,10 @@ impl Store {
 
     /// The same, from the store itself.
     pub(super) async fn ask_conditions(&self) -> Result<Conditions> {
-        let probed = self.tried(|_| self.backend.probe()).await;
+        let probed = match self.append_only {
+            true => self.ask_creation().await,
+            false => self.tried(|_| self.backend.probe()).await,
+        };
         let mut known = self.known();
         match &probed {
             Ok(found) => known.learn(*found, clock::uptime()),
@@ -405,6 +478,33 @@ impl Store {
         probed
     }
 }
+
+impl Store {
+    /// Whether creations are kept apart, by an object that is there for good: it is created, and then cannot be created again. So nothing is
+    /// left behind that somebody would have to remove.
+    async fn ask_creation(&self) -> Result<Conditions> {
+        let body = Body::Bytes(Bytes::from_static(APPEND_ONLY_MARK));
+        let tags = Tags { sha256: body.sha256()?, ..Tags::new(0) };
+        let length = APPEND_ONLY_MARK.len() as u64;
+        for _ in 0..2 {
+            let create = || self.backend.create(APPEND_ONLY_KEY, &body, length, &tags, Create::Enforced);
+            let asked = self.tried(|_| async { create().await.map_err(|f| f.error) }).await;
+            match asked {
+                Ok(()) => {}
+                // (Some servers say of a new name that it is taken.)
+                Err(e) if e.kind() == Kind::Exists => {
+                    return self.head(APPEND_ONLY_KEY).await.map(|_| Conditions::CreateOnly);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Conditions::Ignored)
+    }
+}
+
+/// What [`Store::append_only`] leaves in a replica: its readers know by it how its manifest is written.
+pub const APPEND_ONLY_KEY: &str = "walrust/append-only.json";
+const APPEND_ONLY_MARK: &[u8] = b"{\"walrust_append_only\":1}\n";
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

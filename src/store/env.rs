@@ -21,6 +21,13 @@ impl Env {
         Env(vars.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect())
     }
 
+    /// The same with some set anew.
+    #[must_use]
+    pub fn with(mut self, vars: impl IntoIterator<Item = (&'static str, String)>) -> Env {
+        self.0.extend(vars.into_iter().map(|(k, v)| (k.to_string(), v)));
+        self
+    }
+
     /// A variable that is set and not empty, without the white space at its end: a secret that was made of a file ends
     /// with the file's line break.
     pub fn get(&self, name: &str) -> Option<&str> {

@@ -13,6 +13,7 @@
 
 use super::answer::{Asked, Protocol, is_page, not_a_listing};
 use super::bandwidth;
+use super::sign::Signer;
 use super::text::{one_line, root_cause};
 use super::xml;
 use crate::base::{Error, ForkSafe, Kind, Result, certificates, panics};
@@ -25,7 +26,7 @@ use object_store::client::{
 use object_store::{ClientOptions, HeaderValue};
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -121,6 +122,8 @@ pub(super) enum Complete {
 pub(super) struct Witness {
     tls: Tls,
     complete: Complete,
+    /// Signs anew what gets a header on its way; empty until the client's keys are known, and where requests are not signed.
+    signer: Arc<OnceLock<Signer>>,
 }
 
 impl Witness {
@@ -131,7 +134,38 @@ impl Witness {
             build(&tls)?;
             GOOD.lock().push(tls.clone());
         }
-        Ok(Witness { tls, complete })
+        Ok(Witness { tls, complete, signer: Arc::default() })
+    }
+
+    /// Whose keys sign what gets a header on its way: to be filled when the client is made.
+    pub(super) fn signer(&self) -> Arc<OnceLock<Signer>> {
+        self.signer.clone()
+    }
+
+    /// Adds to a request that creates an object the headers of [`with_headers`].
+    async fn add_headers(&self, request: &mut HttpRequest) -> Result<(), HttpError> {
+        let headers = HEADERS.try_with(Clone::clone).unwrap_or_default();
+        if headers.is_empty()
+            || !creates(request.method().as_str(), request.uri().query().unwrap_or_default())
+        {
+            return Ok(());
+        }
+        for (name, value) in headers {
+            let value =
+                HeaderValue::from_str(&value).map_err(|e| HttpError::new(HttpErrorKind::Request, e))?;
+            request.headers_mut().insert(name, value);
+        }
+        // (A lock wants to be told which of the checksums counts.)
+        for (sum, name) in [("x-amz-checksum-sha256", "SHA256"), ("x-amz-checksum-crc64nvme", "CRC64NVME")] {
+            if request.headers().contains_key(sum) {
+                let name = HeaderValue::from_static(name);
+                request.headers_mut().insert("x-amz-sdk-checksum-algorithm", name);
+            }
+        }
+        match self.signer.get() {
+            Some(signer) => signer.sign(request).await.map_err(|e| HttpError::new(HttpErrorKind::Unknown, e)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -145,6 +179,7 @@ impl HttpConnector for Witness {
 impl HttpService for Witness {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         spaces_as_percent_20(&mut request);
+        self.add_headers(&mut request).await?;
         let uri = request.uri().clone();
         let host = uri.host().unwrap_or_default().to_string();
         let query = request.uri().query().unwrap_or_default();
@@ -262,6 +297,26 @@ tokio::task_local! {
 /// Runs `future` without the condition on CompleteMultipartUpload, for a store that refuses conditions.
 pub(super) async fn without_condition<F: Future>(future: F) -> F::Output {
     OVERWRITE.scope(true, future).await
+}
+
+tokio::task_local! {
+    static HEADERS: Vec<(&'static str, String)>;
+}
+
+/// Runs `future` with these headers on the request of it that creates an object, or begins to in parts: for what object_store has no option
+/// for.
+pub(super) async fn with_headers<F: Future>(headers: Vec<(&'static str, String)>, future: F) -> F::Output {
+    HEADERS.scope(headers, future).await
+}
+
+/// Whether the request creates an object (S3): a PUT of a whole one, or the beginning of an upload in parts.
+fn creates(method: &str, query: &str) -> bool {
+    let has = |name: &str| query.split('&').any(|p| p.split('=').next() == Some(name));
+    match method {
+        "PUT" => !has("partNumber") && !has("retention"),
+        "POST" => has("uploads"),
+        _ => false,
+    }
 }
 
 /// An element of a listing, and the one in it that holds the name.

@@ -12,6 +12,8 @@
 //! * I-STORE-5: no secret in any text; each text is one line.
 //! * I-STORE-6: memory is bounded by what is under way of an upload from a file (32 MiB, or one part: see `parts`), one piece per streamed download, and
 //!   [`WHOLE_BYTES`] for an object that is read at once, whatever length it says it has.
+//! * I-STORE-7: a store that is [`Store::append_only`] sends no request that replaces or removes an object, and none that creates one without
+//!   the condition that nothing is there. (The probe of conditions, [`Store::probe_conditional`], is made with one object that stays.)
 //!
 //! How it is made: [`Store`] is the door; behind it is one [`backend::Backend`] for each kind of store. What every
 //! kind needs alike (retries, put ids, what is known of conditions, faults) is the door's, so another kind, or a layer
@@ -32,6 +34,7 @@ mod block;
 mod breaker;
 mod conditions;
 mod credentials;
+mod direct;
 mod directory;
 mod door;
 mod env;
@@ -43,11 +46,13 @@ mod object;
 mod objects;
 mod open;
 mod parts;
+mod past;
 mod probe;
 mod process;
 mod profile;
 mod put;
 mod retry;
+mod sign;
 mod text;
 mod xml;
 
@@ -63,7 +68,8 @@ pub use bandwidth::Pace;
 pub use block::block_on;
 pub use breaker::{Breaker, BreakerState, Change, Permit};
 pub use conditions::Conditions;
-pub use door::Store;
+pub use direct::{Hold, LockMode};
+pub use door::{APPEND_ONLY_KEY, AtRest, Store};
 pub use env::Env;
 pub use faults::{Fault, Faults, Op};
 pub use object::{Body, ByteStream, ObjectInfo, Version, WHOLE_BYTES};

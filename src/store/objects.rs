@@ -7,12 +7,16 @@
 use super::backend::{Backend, Create, Failure, Looked, Opened, Tags};
 use super::bandwidth;
 use super::conditions::Conditions;
+use super::direct::{Direct, Hold};
 use super::error::{Place, Refusal, Verb, classify, may_have_happened, no_store, refusal};
 use super::http::{
-    ANSWER_TIMEOUT, NoAnswer, Seen, header_refused, panicked, survived, without_condition, witnessed,
+    ANSWER_TIMEOUT, NoAnswer, Seen, header_refused, panicked, survived, with_headers, without_condition,
+    witnessed,
 };
 use super::object::{Body, ObjectInfo, Version, file_error, rfc3339_nano};
+use super::past::{Past, Versioned};
 use super::probe::{self, Condition, Conditional, Updates};
+use super::xml;
 use crate::address::{LayoutKind, StoreKind};
 use crate::base::hex::{digest, digits};
 use crate::base::{Error, Kind, Result, Timestamp, clock, panics};
@@ -51,6 +55,8 @@ pub(super) struct Clients {
     pub(super) single_deletes: Option<Arc<dyn ObjectStore>>,
     /// The same bucket, whose uploads in parts can be gone on with; `None`: they cannot (Azure wants metadata at their end, memory has no use for it).
     pub(super) parts: Option<Arc<dyn MultipartStore>>,
+    /// The same bucket for what object_store has no verb for; S3 alone.
+    pub(super) direct: Option<Arc<Direct>>,
 }
 
 /// Makes new clients, which ask for keys anew.
@@ -114,7 +120,7 @@ impl Objects {
     pub(super) fn over(store: Arc<dyn ObjectStore>) -> Objects {
         Objects(Arc::new(Bucket {
             kind: None,
-            clients: Mutex::new(Clients { store, single_deletes: None, parts: None }),
+            clients: Mutex::new(Clients { store, single_deletes: None, parts: None, direct: None }),
             remake: None,
             renewed: Mutex::default(),
             no_bulk: AtomicBool::new(false),
@@ -218,7 +224,9 @@ impl Objects {
         let options = PutOptions { mode, attributes: self.attributes(tags), ..PutOptions::default() };
         let client = self.client();
         let put = client.put_opts(&path, PutPayload::from(bytes), options);
-        self.run(Verb::Put, key, limit, put).await.map(version)
+        let put = with_headers(headers_of(tags), put);
+        let put = self.run(Verb::Put, key, limit, put).await.map(version);
+        put.map_err(|f| about_a_hold(tags, f))
     }
 
     /// Streams a file up in parts, one after the other: where a part cannot be tried again by itself. Create-only as far as a look
@@ -317,6 +325,10 @@ impl Objects {
         Err(Error::new(Kind::Retry, format!("cannot {} {key}: {why}", verb.as_str())))
     }
 
+    fn direct(&self) -> Option<Arc<Direct>> {
+        locked(&self.0.clients).direct.clone()
+    }
+
     async fn ends_before(&self, key: &str, start: Option<u64>) -> bool {
         let Some(start) = start else { return false };
         self.look(key).await.is_ok_and(|looked| start >= looked.info.size)
@@ -413,31 +425,44 @@ impl Objects {
         if let Some(at) = tags.timestamp {
             set("litestream-timestamp", rfc3339_nano(at));
         }
+        if let Some(class) = &tags.class {
+            attributes.insert(Attribute::StorageClass, AttributeValue::from(class.to_string()));
+        }
         attributes
     }
 }
 
 #[async_trait]
-impl Backend for Objects {
-    fn layout(&self) -> LayoutKind {
-        match self.0.kind {
-            None | Some(StoreKind::S3) => LayoutKind::LevelHex,
-            _ => LayoutKind::LevelDecimal,
+impl Versioned for Objects {
+    async fn versions(&self) -> Result<Vec<xml::Version>> {
+        let direct = self.direct().ok_or_else(|| Error::config("only S3 keeps versions"))?;
+        let root = self.path("")?;
+        let prefix = if root.as_ref().is_empty() { String::new() } else { format!("{root}/") };
+        let (mut all, mut from) = (Vec::new(), None);
+        loop {
+            let page = direct.versions(&prefix, from.as_ref());
+            let (some, next) =
+                self.run(Verb::List, "", ANSWER_TIMEOUT * 2, page).await.map_err(|f| f.error)?;
+            all.extend(some.into_iter().filter_map(|v| {
+                let key = v.key.strip_prefix(&prefix)?.to_string();
+                Some(xml::Version { key, ..v })
+            }));
+            match next {
+                // (A server that does not get on would be asked for ever.)
+                Some(next) if from.as_ref() != Some(&next) => from = Some(next),
+                _ => return Ok(all),
+            }
         }
     }
 
-    fn has_metadata(&self) -> bool {
-        true
-    }
-
-    fn renewals(&self) -> u64 {
-        locked(&self.0.renewed).times
-    }
-
-    /// Each piece has its own time limit.
-    async fn open(&self, key: &str, range: Option<Range<u64>>) -> Result<Opened> {
+    async fn open_version(
+        &self,
+        key: &str,
+        range: Option<Range<u64>>,
+        version: Option<String>,
+    ) -> Result<Opened> {
         let start = range.as_ref().map(|r| r.start);
-        let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
+        let options = GetOptions { range: range.map(GetRange::Bounded), version, ..GetOptions::default() };
         let result = match self.get_result(key, options).await {
             Ok(result) => result,
             // Not every store answers 416, and object_store's own error for this has no public type.
@@ -466,8 +491,8 @@ impl Backend for Objects {
         Ok(Opened { stream: Box::pin(stream), length, version: Some(version) })
     }
 
-    async fn look(&self, key: &str) -> Result<Looked> {
-        let options = GetOptions { head: true, ..GetOptions::default() };
+    async fn look_at_version(&self, key: &str, version: Option<String>) -> Result<Looked> {
+        let options = GetOptions { head: true, version, ..GetOptions::default() };
         let result = self.get_result(key, options).await.map_err(|f| f.error)?;
         self.is_a_stores(Verb::Head, key, &result.meta)?;
         let text = |name: &str| {
@@ -480,6 +505,51 @@ impl Backend for Objects {
             .and_then(|t| Some(Timestamp(chrono::DateTime::parse_from_rfc3339(&t).ok()?.timestamp_millis())));
         let put_id = text("walrust-put-id").and_then(|t| u64::from_str_radix(&t, 16).ok());
         Ok(Looked { info, put_id })
+    }
+}
+
+#[async_trait]
+impl Backend for Objects {
+    fn layout(&self) -> LayoutKind {
+        match self.0.kind {
+            None | Some(StoreKind::S3) => LayoutKind::LevelHex,
+            _ => LayoutKind::LevelDecimal,
+        }
+    }
+
+    fn has_metadata(&self) -> bool {
+        true
+    }
+
+    fn renewals(&self) -> u64 {
+        locked(&self.0.renewed).times
+    }
+
+    /// Each piece has its own time limit.
+    async fn open(&self, key: &str, range: Option<Range<u64>>) -> Result<Opened> {
+        self.open_version(key, range, None).await
+    }
+
+    async fn look(&self, key: &str) -> Result<Looked> {
+        self.look_at_version(key, None).await
+    }
+
+    fn can_hold(&self) -> bool {
+        self.direct().is_some()
+    }
+
+    async fn hold(&self, key: &str, hold: Hold) -> Result<()> {
+        let path = self.path(key)?;
+        let direct = self.direct().ok_or_else(|| Error::config(format!("cannot lock {key}: only S3 can")))?;
+        let held = direct.hold(path.as_ref(), hold);
+        self.run(Verb::Put, key, ANSWER_TIMEOUT * 2, held).await.map_err(|f| {
+            f.error.context("cannot extend the lock (s3:PutObjectRetention, a bucket with Object Lock)")
+        })
+    }
+
+    fn as_of(&self, at: Timestamp) -> Option<Arc<dyn Backend>> {
+        self.direct()?;
+        Some(Arc::new(Past::new(Arc::new(self.clone()), at)))
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>> {
@@ -597,6 +667,22 @@ impl Conditional for Objects {
             Err(e) => Err(e),
         }
     }
+}
+
+/// The headers of a put that object_store has no option for.
+pub(super) fn headers_of(tags: Option<&Tags>) -> Vec<(&'static str, String)> {
+    tags.and_then(|t| t.hold).map(|h| h.headers().to_vec()).unwrap_or_default()
+}
+
+/// A put that was to be kept from removal, and that the store refused: why that may be.
+pub(super) fn about_a_hold(tags: Option<&Tags>, mut failure: Failure) -> Failure {
+    let is_refused = matches!(failure.status, Some(400 | 403 | 501));
+    if is_refused && tags.is_some_and(|t| t.hold.is_some()) {
+        failure.error = failure.error.context(
+            "retain wants a bucket that was made with Object Lock, and the right to s3:PutObjectRetention",
+        );
+    }
+    failure
 }
 
 pub(super) fn version(r: PutResult) -> Version {

@@ -1,11 +1,13 @@
 //! From a replica URL and the environment to a client.
 
 use super::credentials::ProfileProvider;
+use super::direct::Direct;
 use super::env::Env;
 use super::error::Place;
 use super::http::{Complete, Tls, Witness, panicked};
 use super::objects::{Clients, Objects};
 use super::profile::Profile;
+use super::sign::Signer;
 use super::text::one_line;
 use crate::address::{BucketIn, Checksums, ReplicaUrl, StoreKind, endpoint, host_for};
 use crate::base::{Error, Result, panics};
@@ -197,6 +199,10 @@ fn s3(url: &ReplicaUrl, env: &Env) -> Result<Made> {
     }
     let plain = shown.starts_with("http://");
     let witness = Witness::new(if plain { Tls::Unused } else { tls(env) }, Complete::Conditional)?;
+    let signer = witness.signer();
+    let bucket_url = bucket_url(&shown, url.bucket(), target.bucket_in);
+    let direct = Direct::new(bucket_url, witness.clone(), signer.clone());
+    let region = target.region.clone();
     builder = builder
         .with_bucket_name(url.bucket())
         .with_region(target.region)
@@ -207,14 +213,31 @@ fn s3(url: &ReplicaUrl, env: &Env) -> Result<Made> {
         .with_retry(no_retry())
         .with_http_connector(witness);
     let bulk = Arc::new(builder.clone().with_disable_bulk_delete(false).build().map_err(built)?);
+    if !unsigned {
+        // (Empty until now.)
+        let _ = signer.set(Signer { credentials: bulk.credentials().clone(), region });
+    }
     let single = builder.with_disable_bulk_delete(true).build().map_err(built)?;
     Ok(Made {
-        clients: Clients { store: bulk.clone(), single_deletes: Some(Arc::new(single)), parts: Some(bulk) },
+        clients: Clients {
+            store: bulk.clone(),
+            single_deletes: Some(Arc::new(single)),
+            parts: Some(bulk),
+            direct: Some(Arc::new(direct)),
+        },
         endpoint: shown,
         renewable: !static_keys && !unsigned,
         // It carries the checksum header whatever is said.
         no_bulk: checksum.is_none(),
     })
+}
+
+/// The URL of a bucket at the endpoint `shown`.
+fn bucket_url(shown: &str, bucket: &str, bucket_in: BucketIn) -> String {
+    match (bucket_in, shown.split_once("://")) {
+        (BucketIn::Host, Some((scheme, host))) => format!("{scheme}://{bucket}.{host}"),
+        _ => format!("{shown}/{bucket}"),
+    }
 }
 
 fn gs(url: &ReplicaUrl, env: &Env) -> Result<Made> {
@@ -237,7 +260,7 @@ fn gs(url: &ReplicaUrl, env: &Env) -> Result<Made> {
         .map_err(built)?;
     let store = Arc::new(store);
     Ok(Made {
-        clients: Clients { store: store.clone(), single_deletes: None, parts: Some(store) },
+        clients: Clients { store: store.clone(), single_deletes: None, parts: Some(store), direct: None },
         endpoint: "Google Cloud Storage".into(),
         renewable: true,
         no_bulk: false,
@@ -270,7 +293,7 @@ fn azure(url: &ReplicaUrl, env: &Env) -> Result<Made> {
         "AZURE_STORAGE_SAS_KEY",
     ];
     Ok(Made {
-        clients: Clients { store: Arc::new(store), single_deletes: None, parts: None },
+        clients: Clients { store: Arc::new(store), single_deletes: None, parts: None, direct: None },
         endpoint: "Azure Blob Storage".into(),
         renewable: !fixed.into_iter().any(|name| env.get(name).is_some()),
         no_bulk: false,

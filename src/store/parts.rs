@@ -21,7 +21,7 @@ use super::backend::{Create, Failure, Tags};
 use super::error::Verb;
 use super::http::{ANSWER_TIMEOUT, survived, without_condition};
 use super::object::{Version, file_error};
-use super::objects::{Objects, SLOWEST_BYTES_PER_S, not_yet};
+use super::objects::{Objects, SLOWEST_BYTES_PER_S, about_a_hold, headers_of, not_yet};
 use super::retry::Retry;
 use crate::base::hex::digits;
 use crate::base::{Error, Kind, clock, crash, manners};
@@ -258,7 +258,9 @@ impl Objects {
                 let options =
                     PutMultipartOptions { attributes: self.attributes(Some(tags)), ..Default::default() };
                 let start = client.create_multipart_opts(&path, options);
-                let id = self.run(Verb::Put, key, ANSWER_TIMEOUT * 2, start).await.map_err(not_yet)?;
+                let start = super::http::with_headers(headers_of(Some(tags)), start);
+                let id = self.run(Verb::Put, key, ANSWER_TIMEOUT * 2, start).await;
+                let id = id.map_err(|f| about_a_hold(Some(tags), not_yet(f)))?;
                 // (Not before: as long as the store begins none, what is noted may be as good as it was.)
                 self.abort_noted(&client, source).await;
                 let upload = Upload { id, ..wanted };

@@ -9,6 +9,7 @@
 //! of ours or is an LTX file: nothing else proves a rival.
 
 use super::backend::{Create, Failure, Tags};
+use super::direct::Hold;
 use super::door::Store;
 use super::faults::{Fault, Op};
 use super::object::{Body, Version, check_key};
@@ -17,14 +18,19 @@ use crate::base::hex::Digest32;
 use crate::base::{Error, Kind, Result, Timestamp, clock, crash};
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 /// What goes with a new object.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PutMeta {
     /// Litestream's timestamp: metadata, or a local file's mtime.
     pub timestamp: Option<Timestamp>,
     /// The body's SHA-256 if the caller knows it; else it is computed.
     pub sha256: Option<Digest32>,
+    /// The storage class, as the store spells it; `None`: the bucket's default.
+    pub class: Option<Arc<str>>,
+    /// How long it is kept from removal ([`Store::can_hold`]).
+    pub hold: Option<Hold>,
 }
 
 /// What became of a create-only put.
@@ -64,7 +70,8 @@ impl Store {
             Some(known) => known,
             None => body.sha256()?,
         };
-        let tags = Tags { put_id: clock::random_u64(), sha256, timestamp: meta.timestamp };
+        let PutMeta { timestamp, class, hold, .. } = meta;
+        let tags = Tags { put_id: clock::random_u64(), sha256, timestamp, class, hold };
         self.tried(|_| async {
             let Err(failure) = self.create(key, &body, length, &tags).await else {
                 return Ok(Put::Created);
@@ -127,6 +134,12 @@ impl Store {
             let known = *self.known();
             let enforced =
                 known.conditions().keep_creations_apart() && (!in_parts || known.parts_conditional(now));
+            if !enforced && self.is_append_only() {
+                return Err(Failure::sure(Error::config(format!(
+                    "cannot put {key}: append_only wants a store that refuses to replace an object (If-None-Match), and {} does not",
+                    self.url()
+                ))));
+            }
             if !enforced {
                 self.look_that_nothing_is(key).await?;
             }
@@ -227,7 +240,7 @@ impl Store {
     /// every verb ([`Store`]).
     pub async fn compare(&self, key: &str, length: u64, sha256: Digest32) -> Result<Holds> {
         check_key(key)?;
-        let tags = Tags { put_id: clock::random_u64(), sha256, timestamp: None };
+        let tags = Tags { sha256, ..Tags::new(clock::random_u64()) };
         let found = || self.found(key, length, &tags);
         Ok(match self.tried(|_| found()).await? {
             Found::Mine => Holds::This,
@@ -242,9 +255,21 @@ impl Store {
         self.backend().abort_abandoned(dir).await;
     }
 
+    /// Whether objects can be kept from removal: S3 alone.
+    pub fn can_hold(&self) -> bool {
+        self.backend().can_hold()
+    }
+
+    /// Keeps an object from removal for longer. Errors: [`Kind::Config`] where the store has no such thing, or the bucket was not made for it.
+    pub async fn hold(&self, key: &str, hold: Hold) -> Result<()> {
+        check_key(key)?;
+        self.tried(|_| self.attempt(Op::PutOver, key, self.backend().hold(key, hold))).await
+    }
+
     /// Writes an object, replacing what is there: for the manifest. Errors: those of every verb ([`Store`]).
     pub async fn put_over(&self, key: &str, bytes: impl Into<bytes::Bytes>) -> Result<()> {
         check_key(key)?;
+        self.may_change("replace", key)?;
         let bytes = bytes.into();
         self.tried(|_| self.attempt(Op::PutOver, key, self.backend().put_over(key, bytes.clone()))).await
     }
@@ -259,6 +284,7 @@ impl Store {
         expected: Option<&Version>,
     ) -> Result<Version> {
         check_key(key)?;
+        self.may_change("replace", key)?;
         if !self.conditions().allow_lease() {
             return Err(Error::config(format!("{} does not hold to conditional writes", self.url())));
         }

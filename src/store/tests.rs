@@ -21,7 +21,7 @@ fn local_store(dir: &Path) -> Store {
 }
 
 fn meta() -> PutMeta {
-    PutMeta { timestamp: Some(T), sha256: None }
+    PutMeta { timestamp: Some(T), ..PutMeta::default() }
 }
 
 fn quick(attempts: u32) -> Retry {

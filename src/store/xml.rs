@@ -1,5 +1,6 @@
 //! What is read of a store's XML answers. Pure; names count without their namespace.
 
+use crate::base::Timestamp;
 use bytes::Bytes;
 use quick_xml::Reader;
 use quick_xml::events::Event;
@@ -116,9 +117,96 @@ fn kept_name(inner: &str, name: &str, kept: impl Fn(&str) -> bool) -> bool {
     }
 }
 
+/// One version of an object in a bucket that keeps them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Version {
+    pub(super) key: String,
+    /// `null` where the bucket did not keep versions.
+    pub(super) id: String,
+    /// When it became what the key names.
+    pub(super) modified: Timestamp,
+    /// Bytes; `None`: from then on the key named nothing.
+    pub(super) size: Option<u64>,
+    pub(super) etag: Option<String>,
+}
+
+/// Where a page of versions begins: a key, and a version of it.
+pub(super) type Marker = (String, String);
+
+/// A page of versions, and where the next one begins. `None` for what is no such list.
+pub(super) fn versions(text: &str) -> Option<(Vec<Version>, Option<Marker>)> {
+    if root(text)? != "ListVersionsResult" {
+        return None;
+    }
+    let is_encoded = text_of(text, "EncodingType") == "url";
+    let decoded = |key: String| -> Option<String> {
+        if !is_encoded {
+            return Some(key);
+        }
+        percent_encoding::percent_decode_str(&key.replace('+', " ")).decode_utf8().ok().map(Into::into)
+    };
+    let mut found = Vec::new();
+    let mut reader = reader(text);
+    loop {
+        match reader.read_event() {
+            Ok(Event::Start(e)) if matches!(e.local_name().as_ref(), b"Version" | b"DeleteMarker") => {
+                let is_object = e.local_name().as_ref() == b"Version";
+                let inner = reader.read_text(e.name()).ok()?;
+                let inner = inner.decode().ok()?;
+                let of = |name: &str| text_of(&inner, name);
+                let modified = chrono::DateTime::parse_from_rfc3339(&of("LastModified")).ok()?;
+                found.push(Version {
+                    key: decoded(of("Key"))?,
+                    id: of("VersionId"),
+                    modified: Timestamp(modified.timestamp_millis()),
+                    size: if is_object { Some(of("Size").parse().ok()?) } else { None },
+                    etag: Some(of("ETag")).filter(|t| !t.is_empty()),
+                });
+            }
+            Ok(Event::Eof) => break,
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+    let more = text_of(text, "IsTruncated") == "true";
+    let next = more
+        .then(|| decoded(text_of(text, "NextKeyMarker")).map(|k| (k, text_of(text, "NextVersionIdMarker"))));
+    match next {
+        None => Some((found, None)),
+        Some(next) => Some((found, Some(next?))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_and_the_moments_at_which_there_were_none() {
+        let page = "<?xml version='1.0'?><ListVersionsResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>\
+            <IsTruncated>true</IsTruncated><EncodingType>url</EncodingType><NextKeyMarker>a%20b</NextKeyMarker>\
+            <NextVersionIdMarker>v1</NextVersionIdMarker>\
+            <Version><Key>a%20b</Key><VersionId>v2</VersionId><LastModified>2026-11-22T18:00:01.000Z</LastModified>\
+            <ETag>&quot;e&quot;</ETag><Size>7</Size><Owner><ID>o</ID></Owner></Version>\
+            <DeleteMarker><Key>c+d</Key><VersionId>null</VersionId><LastModified>2026-11-22T18:00:02Z</LastModified></DeleteMarker>\
+            </ListVersionsResult>";
+        let (all, next) = versions(page).unwrap();
+        assert_eq!(next, Some(("a b".to_string(), "v1".to_string())));
+        let of = |v: &Version| (v.key.clone(), v.id.clone(), v.modified.0 % 10_000, v.size, v.etag.clone());
+        assert_eq!(
+            all.iter().map(of).collect::<Vec<_>>(),
+            [
+                ("a b".to_string(), "v2".to_string(), 1000, Some(7), Some("\"e\"".to_string())),
+                ("c d".to_string(), "null".to_string(), 2000, None, None),
+            ]
+        );
+        for bad in
+            ["", "<Error/>", "<ListVersionsResult><Version><Key>a</Key></Version></ListVersionsResult>"]
+        {
+            assert_eq!(versions(bad), None, "{bad}");
+        }
+        assert_eq!(versions("<ListVersionsResult></ListVersionsResult>"), Some((Vec::new(), None)));
+    }
 
     #[test]
     fn texts_and_elements() {

@@ -298,7 +298,9 @@ class Configured(door.DoorTest):
     SETTINGS = {
         "interval": "2s", "durability": "sync", "sync_timeout": "3s", "snapshot_interval": "2h", "levels": "10s,1m", "pitr_window": "12h",
         "retention_hourly": "5", "retention_daily": "4", "retention_weekly": "3", "retention_monthly": "2", "validation_interval": "6h",
-        "retention_by": "janitor", "auto_label": "ddl", "drill_interval": "5h",
+        "retention_by": "janitor", "append_only": "false",  # (what goes with durability "sync", and with a directory)
+        "retain": "0", "retain_mode": "compliance", "storage_class_level0": "STANDARD", "storage_class_merged": "ONEZONE_IA",
+        "storage_class_snapshot": "STANDARD_IA", "sse": "aws:kms", "sse_kms_key": "alias/backup", "auto_label": "ddl", "drill_interval": "5h",
         "spool_dir": None, "spool_limit": "2GB", "retry_base": "50ms", "retry_max": "10s", "retry_breaker_threshold": "7",
         "retry_breaker_cooldown": "30s", "webhooks": "http://127.0.0.1:1/hook", "price_per_gb": "0.5", "price_per_1000_put": "0.25",
     }
@@ -332,10 +334,10 @@ class Configured(door.DoorTest):
         self.assertEqual(rows["metrics_listen"], ("127.0.0.1:0", "env WALRUST_METRICS_LISTEN"))
 
     def test_every_setting_by_the_file(self):
-        top, sections = [], {"retention": [], "retry": []}
+        top, sections = [], {"retention": [], "retry": [], "storage_class": []}
         for name, value in self.given().items():
-            section, _, key = name.partition("_")
-            plain = re.fullmatch(r"[\d.]+", value)
+            section, _, key = name.rpartition("_") if name.startswith("storage_class") else name.partition("_")
+            plain = re.fullmatch(r"[\d.]+|true|false", value)
             if name in ("webhooks", "mirrors"):
                 continue
             text = "[" + ", ".join(f'"{v}"' for v in value.split(",")) + "]" if name == "levels" else value if plain else f'"{value}"'
@@ -343,7 +345,7 @@ class Configured(door.DoorTest):
                 sections[section].append(f"{key} = {text}")
             else:
                 top.append(f"{name} = {text}")
-        lines = [*top, 'metrics_listen = "127.0.0.1:0"', 'heartbeat_url = "http://127.0.0.1:1/x"', 'heartbeat_interval = "8m"', "[retention]", *sections["retention"], "[retry]", *sections["retry"], "[[webhooks]]",
+        lines = [*top, 'metrics_listen = "127.0.0.1:0"', 'heartbeat_url = "http://127.0.0.1:1/x"', 'heartbeat_interval = "8m"', "[retention]", *sections["retention"], "[retry]", *sections["retry"], "[storage_class]", *sections["storage_class"], "[[webhooks]]",
                  'url = "http://127.0.0.1:1/hook"', "[[databases]]", f'path = "{self.dir}/app.db"', f'replica = "{self.dir}/r"',
                  "[[databases.mirror]]", f'replica = "{self.dir}/m1"', "[[databases.mirror]]", f'replica = "{self.dir}/m2"']
         door.toml(self, "\n".join(lines) + "\n")

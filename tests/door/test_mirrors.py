@@ -288,6 +288,7 @@ class Identity(Mirrored):
             ([{"url": self.disk}], "unknown key .url.; a mirror has replica"),
             ([""], "must not be empty"),
             (["ftp://x/y"], "ftp"),
+            ([self.db + "-walrust/mirror"], "lies in the spool"),
             (7, "URLs of replicas"),
         ]:
             with self.assertRaises(door.SqlError) as e:

@@ -114,7 +114,7 @@ pub enum Command {
     ///
     /// The file appears complete and verified, or not at all.
     #[command(
-        after_long_help = "Examples:\n  walrust restore s3://bucket/app app.db\n  walrust restore s3://bucket/app app.db --if-replica-exists --if-db-not-exists\n  walrust restore s3://bucket/app then.db --point '5 minutes ago'\n  walrust restore s3://bucket/app then.db --point 2026-11-22T18:00:00Z\n  walrust restore s3://bucket/app app.db --dry-run"
+        after_long_help = "Examples:\n  walrust restore s3://bucket/app app.db\n  walrust restore s3://bucket/app app.db --if-replica-exists --if-db-not-exists\n  walrust restore s3://bucket/app then.db --point '5 minutes ago'\n  walrust restore s3://bucket/app then.db --point 2026-11-22T18:00:00Z\n  walrust restore s3://bucket/app then.db --as-of '2 days ago'\n  walrust restore s3://bucket/app app.db --dry-run"
     )]
     Restore(Restore),
     /// Keep a file up to date from a replica, until SIGTERM or SIGINT
@@ -136,7 +136,7 @@ pub enum Command {
     /// For s3 an IAM policy, for gcs custom roles with their conditions, for azure a role with its condition. Nothing is asked. A writer cannot
     /// delete: retention is then the janitor's ([retention] by = "janitor", and `walrust compact --force` in cron).
     #[command(
-        after_long_help = "Examples:\n  walrust policy s3 s3://bucket/app --role writer\n  walrust policy s3 s3://bucket/app --role janitor"
+        after_long_help = "Examples:\n  walrust policy s3 s3://bucket/app --role writer\n  walrust policy s3 s3://bucket/app --role writer --append-only\n  walrust policy s3 s3://bucket/app --role janitor"
     )]
     Policy(Policy),
     /// Stream databases until SIGTERM or SIGINT, then ship what is left
@@ -413,6 +413,9 @@ pub struct Policy {
     /// What the credential is used for
     #[arg(long, value_enum, default_value = "all")]
     pub role: Role,
+    /// For a writer with append_only = true: it replaces nothing either
+    #[arg(long)]
+    pub append_only: bool,
 }
 
 /// `explain`
@@ -561,6 +564,9 @@ pub struct Restore {
     /// Write nothing; say which files would be read, how many requests and bytes that is, and about how long it takes
     #[arg(long)]
     pub dry_run: bool,
+    /// Read the bucket as it was then (S3, a bucket that keeps versions): whatever was replaced, removed or added since
+    #[arg(long, value_name = "TIME")]
+    pub as_of: Option<String>,
     /// Do nothing, successfully, if the replica holds nothing
     #[arg(long)]
     pub if_replica_exists: bool,
@@ -592,6 +598,9 @@ impl Restore {
         }
         if self.dry_run {
             all.insert("dry_run".into(), Value::Bool(true));
+        }
+        if let Some(at) = &self.as_of {
+            all.insert("as_of".into(), at.as_str().into());
         }
         Value::Object(all).to_string()
     }

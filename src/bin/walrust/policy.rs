@@ -4,8 +4,12 @@
 //! |---|---|---|---|---|
 //! | reader | all | – | – | – |
 //! | writer | all | LTX files, and what lies under `walrust/` | `walrust/` alone | – |
+//! | writer, append-only | all | LTX files, claims, labels, sums of blocks, the mark | – | – |
 //! | janitor | all | `walrust/` | `walrust/` | all |
 //! | all | all | as the writer | as the writer | all |
+//!
+//! Nobody reads without listing: where it may not list, S3 answers 403 of what is not there, and nobody could tell that from a refusal.
+//! What numbered manifest segments name a janitor vouches for, so a writer that only creates may not create those.
 //!
 //! A writer without the right to delete leaves retention to a janitor: `[retention] by = "janitor"`, and `walrust compact --force` in cron.
 
@@ -18,16 +22,30 @@ use walrust::address::{ReplicaUrl, StoreKind};
 /// What may be done with objects.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Rights {
-    write: bool,
+    write: Write,
     delete: bool,
 }
 
-fn rights(role: Role) -> Rights {
+/// What is put by who streams.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Write {
+    Nothing,
+    /// And never in another's place.
+    Create,
+    /// Under `walrust/` also in another's place.
+    Streaming,
+}
+
+/// Under `walrust/`, what a writer creates that replaces nothing.
+const CREATED: [&str; 4] = ["entries/*", "labels/*", "blocks-*", "append-only.json"];
+
+fn rights(role: Role, append_only: bool) -> Rights {
+    let streaming = if append_only { Write::Create } else { Write::Streaming };
     match role {
-        Role::Reader => Rights { write: false, delete: false },
-        Role::Writer => Rights { write: true, delete: false },
-        Role::Janitor => Rights { write: false, delete: true },
-        Role::All => Rights { write: true, delete: true },
+        Role::Reader => Rights { write: Write::Nothing, delete: false },
+        Role::Writer => Rights { write: streaming, delete: false },
+        Role::Janitor => Rights { write: Write::Nothing, delete: true },
+        Role::All => Rights { write: Write::Streaming, delete: true },
     }
 }
 
@@ -45,16 +63,26 @@ pub fn policy(a: &Policy, form: Form) -> Outcome {
             a.url
         )));
     }
+    if a.append_only && a.role != Role::Writer {
+        return Err(Failure::new("--append-only is of a writer: add --role writer"));
+    }
+    let rights = rights(a.role, a.append_only);
     let document = match wanted {
-        StoreKind::Gs => gcs(&url, a.role),
-        StoreKind::Azure => azure(&url, a.role),
-        _ => s3(&url, a.role),
+        StoreKind::Gs => gcs(&url, rights),
+        StoreKind::Azure => azure(&url, rights),
+        _ => s3(&url, rights),
     };
     show::json(&document)?;
     if form == Form::Text && a.role == Role::Writer {
-        show::complain(
-            "note: this credential cannot delete; set [retention] by = \"janitor\", and run walrust compact --force with the janitor's",
-        );
+        let setting = if a.append_only { "append_only = true" } else { "[retention] by = \"janitor\"" };
+        show::complain(&format!(
+            "note: this credential cannot delete; set {setting}, and run walrust compact --force with the janitor's"
+        ));
+        if a.append_only && wanted == StoreKind::Azure {
+            show::complain(
+                "note: Azure's write, which large uploads need, also replaces; only an immutability policy on the container keeps it from that",
+            );
+        }
     }
     Ok(0)
 }
@@ -71,8 +99,7 @@ fn below(folder: &str, rest: &str) -> String {
 }
 
 /// An IAM policy.
-fn s3(url: &ReplicaUrl, role: Role) -> Value {
-    let Rights { write, delete } = rights(role);
+fn s3(url: &ReplicaUrl, Rights { write, delete }: Rights) -> Value {
     let (own, above) = places(url);
     let bucket = url.bucket();
     let arn = |key: &str| format!("arn:aws:s3:::{bucket}/{key}");
@@ -81,7 +108,7 @@ fn s3(url: &ReplicaUrl, role: Role) -> Value {
     if !own.is_empty() {
         listed.push(own.clone());
     }
-    if write {
+    if write == Write::Streaming {
         listed.push(hearts.clone());
     }
     let mut statements = vec![
@@ -92,27 +119,37 @@ fn s3(url: &ReplicaUrl, role: Role) -> Value {
         json!({"Sid": "Read", "Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [arn(&below(&own, "*"))]}),
     ];
     let files: Vec<String> = (0..10).map(|level| arn(&below(&own, &format!("{level:04x}/*")))).collect();
-    if write {
+    if write != Write::Nothing {
         statements.push(json!({
             "Sid": "CreateFiles", "Effect": "Allow", "Action": ["s3:PutObject", "s3:AbortMultipartUpload"], "Resource": files,
         }));
+        let mut kept = files.clone();
+        if write == Write::Create {
+            let created = CREATED.map(|name| arn(&below(&own, &format!("walrust/{name}"))));
+            statements.push(json!({
+                "Sid": "CreateRecords", "Effect": "Allow", "Action": ["s3:PutObject"], "Resource": created,
+            }));
+            kept = vec![arn(&below(&own, "*"))];
+        }
         // What creates an object has to say that it replaces none; the parts of an upload create none.
         statements.push(json!({
-            "Sid": "NeverReplaceFiles", "Effect": "Deny", "Action": ["s3:PutObject"], "Resource": files,
+            "Sid": "NeverReplaceFiles", "Effect": "Deny", "Action": ["s3:PutObject"], "Resource": kept,
             "Condition": {"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}},
         }));
+    }
+    if write == Write::Streaming {
         statements.push(json!({
             "Sid": "Hearts", "Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": [arn(&hearts)],
         }));
     }
-    if write || delete {
+    if write == Write::Streaming || delete {
         statements.push(json!({
             "Sid": "OwnRecords", "Effect": "Allow", "Action": ["s3:PutObject"], "Resource": [arn(&below(&own, "walrust/*"))],
         }));
     }
     if delete {
         let mut from = vec![arn(&below(&own, "*"))];
-        if write {
+        if write == Write::Streaming {
             from.push(arn(&hearts));
         }
         statements.push(
@@ -123,8 +160,7 @@ fn s3(url: &ReplicaUrl, role: Role) -> Value {
 }
 
 /// Custom roles, each with the condition under which it is bound. (To replace an object, Google wants the right to delete it.)
-fn gcs(url: &ReplicaUrl, role: Role) -> Value {
-    let Rights { write, delete } = rights(role);
+fn gcs(url: &ReplicaUrl, Rights { write, delete }: Rights) -> Value {
     let (own, above) = places(url);
     let within = |key: &str| {
         format!("resource.name.startsWith(\"projects/_/buckets/{}/objects/{key}\")", url.bucket())
@@ -134,11 +170,13 @@ fn gcs(url: &ReplicaUrl, role: Role) -> Value {
         json!({"title": "walrust list", "includedPermissions": ["storage.objects.list"], "condition": "resource.type == \"storage.googleapis.com/Bucket\""}),
         json!({"title": "walrust read", "includedPermissions": ["storage.objects.get"], "condition": within(&folder(&own))}),
     ];
-    if write {
+    if write != Write::Nothing {
         bindings.push(json!({"title": "walrust create files", "includedPermissions": ["storage.objects.create", "storage.multipartUploads.create", "storage.multipartUploads.abort"], "condition": within(&folder(&own))}));
+    }
+    if write == Write::Streaming {
         bindings.push(json!({"title": "walrust hearts", "includedPermissions": ["storage.objects.get", "storage.objects.create", "storage.objects.delete"], "condition": within(&below(&above, "walrust/hearts/"))}));
     }
-    if write || delete {
+    if write == Write::Streaming || delete {
         bindings.push(json!({"title": "walrust own records", "includedPermissions": ["storage.objects.create", "storage.objects.delete"], "condition": within(&below(&own, "walrust/"))}));
     }
     if delete {
@@ -148,13 +186,12 @@ fn gcs(url: &ReplicaUrl, role: Role) -> Value {
 }
 
 /// A role, and the condition under which it is assigned to the container. (Azure's `write` replaces as well as creates.)
-fn azure(url: &ReplicaUrl, role: Role) -> Value {
-    let Rights { write, delete } = rights(role);
+fn azure(url: &ReplicaUrl, Rights { write, delete }: Rights) -> Value {
     let (own, above) = places(url);
     let action =
         |what: &str| format!("Microsoft.Storage/storageAccounts/blobServices/containers/blobs/{what}");
     let mut actions = vec![action("read")];
-    if write || delete {
+    if write != Write::Nothing || delete {
         actions.extend([action("write"), action("add/action")]);
     }
     if delete {
@@ -162,7 +199,7 @@ fn azure(url: &ReplicaUrl, role: Role) -> Value {
     }
     let path = "@Resource[Microsoft.Storage/storageAccounts/blobServices/containers/blobs:path]";
     let mut allowed = vec![format!("{path} StringLike '{}'", below(&own, "*"))];
-    if write {
+    if write == Write::Streaming {
         allowed.push(format!("{path} StringLike '{}'", below(&above, "walrust/hearts/*")));
     }
     let container = url.bucket();
@@ -178,7 +215,7 @@ mod tests {
     use super::*;
 
     fn actions(url: &str, role: Role) -> Vec<String> {
-        let policy = s3(&ReplicaUrl::parse(url).unwrap(), role);
+        let policy = s3(&ReplicaUrl::parse(url).unwrap(), rights(role, false));
         let allowed = policy["Statement"].as_array().unwrap().iter().filter(|s| s["Effect"] == "Allow");
         let mut all: Vec<String> = allowed
             .flat_map(|s| s["Action"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().to_string()))
@@ -202,14 +239,29 @@ mod tests {
             assert_eq!(actions(url, role).contains(&"s3:DeleteObject".to_string()), want, "{role:?}");
             let (gs, az) =
                 (ReplicaUrl::parse("gs://b/app").unwrap(), ReplicaUrl::parse("az://c/app").unwrap());
-            assert_eq!(azure(&az, role).to_string().contains("blobs/delete"), want);
-            assert_eq!(gcs(&gs, role).to_string().contains("walrust delete"), want);
+            assert_eq!(azure(&az, rights(role, false)).to_string().contains("blobs/delete"), want);
+            assert_eq!(gcs(&gs, rights(role, false)).to_string().contains("walrust delete"), want);
         }
     }
 
     #[test]
+    fn who_only_creates_has_no_object_to_replace_and_none_to_vouch_with() {
+        let only = rights(Role::Writer, true);
+        let policy = s3(&ReplicaUrl::parse("s3://b/tenants/app").unwrap(), only);
+        let text = policy.to_string();
+        for word in ["Delete", "hearts", "lease", "walrust/*", "manifest"] {
+            assert!(!text.contains(word), "{word}: {text}");
+        }
+        let deny = policy["Statement"].as_array().unwrap().iter().find(|s| s["Effect"] == "Deny").unwrap();
+        assert_eq!(deny["Resource"], json!(["arn:aws:s3:::b/tenants/app/*"]));
+        let text = gcs(&ReplicaUrl::parse("gs://b/app").unwrap(), only).to_string();
+        assert!(!text.contains("storage.objects.delete") && text.contains("storage.objects.create"));
+    }
+
+    #[test]
     fn nothing_beside_the_replica_and_its_hearts_is_named() {
-        let text = s3(&ReplicaUrl::parse("s3://b/tenants/app").unwrap(), Role::All).to_string();
+        let text =
+            s3(&ReplicaUrl::parse("s3://b/tenants/app").unwrap(), rights(Role::All, false)).to_string();
         for arn in text.split("arn:aws:s3:::").skip(1).map(|s| s.split('"').next().unwrap()) {
             assert!(
                 arn == "b" || arn.starts_with("b/tenants/app/") || arn == "b/tenants/walrust/hearts/*",

@@ -449,8 +449,14 @@ fn a_file_merged_away_while_restoring_is_replanned() {
     let target = Target::prepare(&b.out(), Overwrite::Replace).unwrap();
     let mut notes = Vec::new();
     let options = RestoreOptions::default();
-    let built =
-        block(build(&b.store, inventory, manifest, (Point::Latest, goal), &target, &options, &mut notes))
-            .unwrap();
+    let built = block(build(
+        &b.store,
+        (inventory, manifest, None),
+        (Point::Latest, goal),
+        &target,
+        &options,
+        &mut notes,
+    ))
+    .unwrap();
     assert_eq!(built.files, 5);
 }

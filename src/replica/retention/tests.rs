@@ -16,7 +16,7 @@ fn unlabelled() -> BTreeSet<TxId> {
 }
 
 fn none() -> Policy {
-    Policy { hourly: 0, daily: 0, weekly: 0, monthly: 0, pitr_window: Duration::ZERO }
+    Policy { hourly: 0, daily: 0, weekly: 0, monthly: 0, pitr_window: Duration::ZERO, retain: None }
 }
 
 fn kept(files: &[FileInfo], policy: &Policy, now: i64) -> Vec<(u8, u64, u64)> {
@@ -220,7 +220,7 @@ proptest! {
         let labelled: BTreeSet<TxId> = labels.iter().filter_map(|i| files.get(*i)).map(|f| f.max).collect();
         let now = Timestamp(newest_time(&files).0 + later_min * 60_000);
         let window = Duration::from_secs(window_min * 60);
-        let policy = Policy { hourly, daily, weekly, monthly, pitr_window: window };
+        let policy = Policy { hourly, daily, weekly, monthly, pitr_window: window, retain: None };
         let r = retention(&files, &policy, &labelled, now).unwrap();
         let left: Vec<FileInfo> = files.iter().filter(|f| r.keep.contains_key(&f.id())).cloned().collect();
         // The newest state, each upload within the window, each snapshot kept.

@@ -31,7 +31,7 @@ pub(super) async fn settled(store: &Store, pause: Duration) -> Result<(Facts, Ve
         // A file that is put and not yet named is named at the next look.
         facts.unnamed = unnamed.map_or_else(|| now.clone(), |u| u.intersection(&now).copied().collect());
         unnamed = Some(now);
-        facts.ahead = !facts.unnamed.is_empty() && is_ahead(store).await?;
+        facts.ahead = !facts.unnamed.is_empty() && is_ahead(store, &facts.manifest).await?;
         let findings = judge(&facts);
         // Two gaps in two places are not one that stays.
         let place = |f: &Finding| if f.check == Rule::Continuity { f.message.clone() } else { String::new() };

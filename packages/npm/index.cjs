@@ -9,16 +9,27 @@ function platform () {
   return process.platform === 'linux' && onMusl() ? `${name}-musl` : name
 }
 
-/** Whether this program is one of musl's: the loader that it names in its first bytes says so. */
+/** Whether this program is one of musl's: the loader that it names says so. (ELF of 64 bits: tools move that name anywhere in the file.) */
 function onMusl () {
-  const head = Buffer.alloc(4096)
   const file = fs.openSync(process.execPath, 'r')
+  const read = (at, length) => {
+    const bytes = Buffer.alloc(length)
+    fs.readSync(file, bytes, 0, length, at)
+    return bytes
+  }
   try {
-    fs.readSync(file, head, 0, head.length, 0)
+    const head = read(0, 64)
+    const [table, size, count] = [Number(head.readBigUInt64LE(32)), head.readUInt16LE(54), head.readUInt16LE(56)]
+    for (let i = 0; i < count; i++) {
+      const entry = read(table + i * size, size)
+      if (entry.readUInt32LE(0) === 3) { // PT_INTERP
+        return read(Number(entry.readBigUInt64LE(8)), Number(entry.readBigUInt64LE(32))).includes('/ld-musl-')
+      }
+    }
+    return false
   } finally {
     fs.closeSync(file)
   }
-  return head.includes('/ld-musl-')
 }
 
 /** The extension's file, as `loadExtension()` of any driver takes it. */

@@ -44,9 +44,11 @@ pub(super) struct Past {
 fn there_at(all: Vec<xml::Version>, at: Timestamp) -> BTreeMap<String, xml::Version> {
     let mut there: BTreeMap<String, xml::Version> = BTreeMap::new();
     for v in all.into_iter().filter(|v| v.modified <= at) {
-        // (The newest comes first in a listing: of two of one second that one counts.)
+        // (S3 tells seconds. The newest comes first in its listing: of two of one second that one counts; servers that list removals by
+        // themselves say which is the latest.)
+        let rank = |v: &xml::Version| (v.modified, v.is_latest);
         match there.get(&v.key) {
-            Some(known) if known.modified >= v.modified => {}
+            Some(known) if rank(known) >= rank(&v) => {}
             _ => drop(there.insert(v.key.clone(), v)),
         }
     }
@@ -166,6 +168,7 @@ mod tests {
             modified: Timestamp(at),
             size,
             etag: None,
+            is_latest: id.starts_with("last"),
         };
         let all = vec![
             v("a", "a3", 30, Some(3)),
@@ -174,6 +177,8 @@ mod tests {
             v("b", "b2", 20, Some(2)),
             v("b", "b1", 20, Some(1)),
             v("c", "null", 25, Some(9)),
+            v("d", "d1", 30, Some(1)),
+            v("d", "last", 30, None),
         ];
         for (at, want) in [
             (5, vec![]),

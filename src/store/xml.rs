@@ -128,6 +128,8 @@ pub(super) struct Version {
     /// Bytes; `None`: from then on the key named nothing.
     pub(super) size: Option<u64>,
     pub(super) etag: Option<String>,
+    /// It is what the key names now.
+    pub(super) is_latest: bool,
 }
 
 /// Where a page of versions begins: a key, and a version of it.
@@ -161,6 +163,7 @@ pub(super) fn versions(text: &str) -> Option<(Vec<Version>, Option<Marker>)> {
                     modified: Timestamp(modified.timestamp_millis()),
                     size: if is_object { Some(of("Size").parse().ok()?) } else { None },
                     etag: Some(of("ETag")).filter(|t| !t.is_empty()),
+                    is_latest: of("IsLatest") == "true",
                 });
             }
             Ok(Event::Eof) => break,

@@ -62,10 +62,16 @@ pub(super) enum Begin {
 pub(super) struct Here {
     /// The newest TXID that was recorded as being in the mirror.
     pub(super) cursor: TxId,
-    /// Its queue has every file after that.
+    /// Its queue leads on from that ([`leads_on`]).
     pub(super) follows: bool,
     /// The newest TXID of the database.
     pub(super) newest: TxId,
+}
+
+/// Whether the queue, which holds every file after `from`, leads on from what the mirror has: up to `cursor`, or from the snapshot that
+/// `waits`. (Who died while a mirror was begun has left files and no snapshot.)
+pub(super) fn leads_on(from: Option<TxId>, cursor: TxId, waits: Option<TxId>) -> bool {
+    from.is_some_and(|from| cursor >= from || waits.is_some_and(|snapshot| snapshot >= from))
 }
 
 /// What the mirror needs that holds `there`: its newest TXID, and whether the lineage of that is ours.
@@ -223,6 +229,22 @@ impl Mirror {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_queue_without_the_snapshot_that_it_begins_with_leads_nowhere() {
+        for (from, cursor, waits, want) in [
+            (None, 9, Some(9), false),
+            (Some(5), 0, None, false),
+            (Some(5), 4, None, false),
+            (Some(5), 5, None, true),
+            (Some(5), 7, None, true),
+            (Some(5), 0, Some(4), false),
+            (Some(5), 0, Some(5), true),
+        ] {
+            let got = leads_on(from.map(TxId), TxId(cursor), waits.map(TxId));
+            assert_eq!(got, want, "{from:?} {cursor} {waits:?}");
+        }
+    }
 
     #[test]
     fn what_a_mirror_needs() {

@@ -1,5 +1,6 @@
 //! What `walrust_status` and the pages show of the mirrors of a database, and waiting for more replicas than one.
 
+use super::bell::Note;
 use super::lag::is_shipped;
 use super::mirror::Mirror;
 use super::phase::Role;
@@ -15,6 +16,8 @@ use std::time::Duration;
 const POLL: Duration = Duration::from_millis(10);
 /// Between two looks at what this one serves, if nothing is told.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long a mirror of which nothing is known yet is waited for at the end: its store may be away.
+const BEGINNING_PATIENCE: Duration = Duration::from_millis(500);
 
 /// In how many of its replicas a commit is to be: the replica itself, or so many of it and the mirrors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,11 +145,18 @@ impl Watched {
     pub(super) fn drain_mirrors(&self, end: Duration) {
         let Some(txid) = self.tracker.position().map(|p| p.txid) else { return };
         self.ring();
+        if self.mirrors.iter().any(|m| m.is_beginning()) {
+            // (The sealer looks at what is closed only when it is called.)
+            self.news.leave(Note::LookFully);
+            self.services.bell.hurry();
+        }
+        let begun_until = clock::uptime() + BEGINNING_PATIENCE;
         loop {
             let seen = self.arrivals.seen();
             let is_late = |m: &std::sync::Arc<Mirror>| {
                 let answers = m.link().status().last_error.is_none();
-                m.is_beginning() || m.is_serving() && answers && m.replicated(&self.spool) < txid
+                m.is_beginning() && clock::uptime() < begun_until
+                    || m.is_serving() && answers && m.replicated(&self.spool) < txid
             };
             let left = end.saturating_sub(clock::uptime());
             if left.is_zero() || !self.mirrors.iter().any(is_late) {

@@ -23,7 +23,7 @@ use super::events::on_mirror_event;
 use super::identity::Remote;
 use super::job::Job;
 use super::join::{Patience, look};
-use super::mirror::{At, Begin, Here, Mirror, decide};
+use super::mirror::{At, Begin, Here, Mirror, decide, leads_on};
 use super::places::Places;
 use super::reread::at_a_txid;
 use super::settings::keeping;
@@ -92,6 +92,7 @@ fn begin_soon(w: &Arc<Watched>, m: &Arc<Mirror>, pause: Duration) {
             its.fails(pause, &e);
         }
         drop(place);
+        mine.arrivals.tell();
         mine.services.bell.wake();
     };
     if let Err(e) = thread::spawn("walrust-mirror", 512 << 10, work) {
@@ -132,7 +133,8 @@ fn begin_alone(w: &Arc<Watched>, m: &Arc<Mirror>, queue: &Arc<Spool>) -> Result<
         Ok(w.spool.owns(w.replica(), r.lineage)? || position.as_ref().is_some_and(|p| p.lineage == r.lineage))
     };
     let seen = there.as_ref().map(|r| Ok::<_, Error>((r.txid, is_ours(r)?))).transpose()?;
-    let follows = queue.follows_from()?.is_some();
+    let waits = queue.snapshots()?.last().map(|q| q.txid);
+    let follows = leads_on(queue.follows_from()?, cursor, waits);
     let begun_at = match decide(seen, Here { cursor, follows, newest }) {
         Begin::Refuse(why) => return Err(Error::config(format!("{}: {why}", m.url()))),
         Begin::Resume(txid) => txid,

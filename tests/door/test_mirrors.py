@@ -261,6 +261,29 @@ class Processes(Mirrored):
         self.assertEqual(len(door.ltx_files(self.disk, 9)), snapshots, "what it lacked was kept for it")
 
 
+    def test_a_beginning_that_was_interrupted_is_made_again_while_nobody_writes(self):
+        """A process died when the queue had begun, and the snapshot that it begins with was not there yet."""
+        self.mirrors = []
+        p = self.streaming()
+        self.insert(p, 5)
+        txid = p.sync()
+        self.mirrors = [self.disk]
+        p.watch(self.replica, mirrors=self.mirrors, interval="0s")
+        self.sync(p)
+        p.end()
+        (queue,) = os.listdir(self.path("app.db-walrust/mirror"))
+        queue = self.path("app.db-walrust/mirror", queue)
+        with open(os.path.join(queue, "mirror.json")) as f:
+            record = json.load(f)
+        with open(os.path.join(queue, "mirror.json"), "w") as f:
+            json.dump({**record, "from": txid}, f)
+        os.remove(os.path.join(queue, "shipped.json"))
+        shutil.rmtree(self.disk)
+        p = self.streaming()
+        self.assertGreaterEqual(self.sync(p, timeout=20), txid)
+        self.assertAllEqual()
+
+
 class Identity(Mirrored):
     def test_anothers_history_is_left_alone(self):
         self.mirrors = [self.disk]

@@ -180,6 +180,12 @@ fn give_snapshot(w: &Arc<Watched>, queue: &Spool) -> Result<()> {
 }
 
 fn write_snapshot(w: &Arc<Watched>, queue: &Spool) -> Result<()> {
+    if !w.handles.can_read() {
+        return Err(Error::new(
+            Kind::Retry,
+            "the database is not open here: its snapshot is made when it is opened again",
+        ));
+    }
     let Some(_ticket) = Work::take_within(w, Job::Reading, READING_PATIENCE) else {
         return Err(Error::new(Kind::Retry, "another thread reads the database"));
     };

@@ -62,6 +62,22 @@ fn of_watched(w: &Watched) -> DatabaseFace {
     let row = w.show();
     let verified = w.metrics.last_validation.get();
     DatabaseFace {
+        uploaded_bytes: Some(w.metrics.uploaded.get()),
+        last_verified: (verified > 0.0).then_some(Timestamp((verified * 1000.0) as i64)),
+        verify_every: w.settings().validation_interval,
+        ..of_row(row)
+    }
+}
+
+fn of_mirror(row: Row) -> DatabaseFace {
+    let of = series(&row.database);
+    let database = format!("{of} (mirror {})", row.replica);
+    DatabaseFace { database, kind: RowKind::Mirror, mirror_of: Some(of), ..of_row(row) }
+}
+
+/// What a row of the status tells of a database, or of one of its mirrors.
+fn of_row(row: Row) -> DatabaseFace {
+    DatabaseFace {
         database: series(&row.database),
         kind: RowKind::Source,
         mirror_of: None,
@@ -76,34 +92,6 @@ fn of_watched(w: &Watched) -> DatabaseFace {
         replicated: row.replicated,
         database_bytes: size(&row.database),
         wal_bytes: row.wal_bytes,
-        spool_bytes: row.spool_bytes,
-        breaker: row.breaker.as_str(),
-        uploaded_bytes: Some(w.metrics.uploaded.get()),
-        last_upload: row.last_upload,
-        last_verified: (verified > 0.0).then_some(Timestamp((verified * 1000.0) as i64)),
-        verify_every: w.settings().validation_interval,
-        last_error: row.last_error,
-        seen: None,
-    }
-}
-
-fn of_mirror(row: Row) -> DatabaseFace {
-    let of = series(&row.database);
-    DatabaseFace {
-        database: format!("{of} (mirror {})", row.replica),
-        kind: RowKind::Mirror,
-        mirror_of: Some(of),
-        told_by: Teller::Own,
-        replica: Some(row.replica),
-        state: row.state.as_str(),
-        explained: told::sentence(row.state),
-        health: row.health,
-        lag: Some(row.lag),
-        pending_bytes: row.pending_bytes,
-        txid: row.txid,
-        replicated: row.replicated,
-        database_bytes: size(&row.database),
-        wal_bytes: 0,
         spool_bytes: row.spool_bytes,
         breaker: row.breaker.as_str(),
         uploaded_bytes: None,

@@ -143,6 +143,9 @@ impl Watched {
 
     /// The process, or the app's use of the database, ends: mirrors that answer get what is pending until uptime `end`.
     pub(super) fn drain_mirrors(&self, end: Duration) {
+        if self.mirrors.is_empty() {
+            return;
+        }
         let Some(txid) = self.tracker.position().map(|p| p.txid) else { return };
         self.ring();
         if self.mirrors.iter().any(|m| m.is_beginning()) {

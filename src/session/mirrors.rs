@@ -35,7 +35,7 @@ use crate::config::Settings;
 use crate::replica;
 use crate::ship::{self, Keeping, State};
 use crate::spool::{Shipped, Spool};
-use crate::store::{Breaker, Conditions, Retry, Store, block_on};
+use crate::store::{Breaker, Retry, Store, block_on};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,11 +115,6 @@ fn begin(w: &Arc<Watched>, m: &Arc<Mirror>) -> Result<()> {
 }
 
 fn begin_alone(w: &Arc<Watched>, m: &Arc<Mirror>, queue: &Arc<Spool>) -> Result<()> {
-    if let Ok(Some((known, asked))) = queue.conditions_of(&m.store.address())
-        && let Some(known) = Conditions::of_name(&known)
-    {
-        m.store.recall(known, clock::now().since(asked));
-    }
     let there = look(&m.store, Patience::Patient)?;
     let recorded = queue.shipped()?.filter(|s| s.replica == m.url());
     let cursor = recorded.as_ref().map(|s| s.txid).unwrap_or_default();

@@ -88,7 +88,7 @@ fn newest_known(w: &Watched) -> TxId {
     let last =
         |queue: Result<Vec<Queued>>| queue.ok().and_then(|q| q.last().map(|q| q.txid)).unwrap_or_default();
     let ventured = w.spool.ventured().ok().flatten().map(|v| v.txid).unwrap_or_default();
-    let mirrored = w.mirrors.iter().map(|m| m.replicated(&w.spool)).max().unwrap_or_default();
+    let mirrored = w.spool.newest_in_mirrors().unwrap_or_default();
     cut.max(shipped).max(last(w.spool.pending())).max(last(w.spool.snapshots())).max(ventured).max(mirrored)
 }
 

@@ -6,7 +6,7 @@
 //!   pending/ snapshot/    links to the files that are still to reach this mirror
 //!   merge/                links to files that it has, kept until they are merged upward
 //!   shipped.json          its cursor: the newest TXID that is durable there
-//!   owed store.json care.json lock.ship    as those of the spool, of this mirror
+//!   owed care.json lock.ship    as those of the spool, of this mirror
 //! ```
 //!
 //! A queue is a [`Spool`] whose files are its own, and whose position, locks and lineages are those of the spool that it lies in: the
@@ -108,10 +108,7 @@ impl Spool {
     /// A mirror's queue is behind: what it holds is of no use, and a snapshot is to come first (I-MIRROR-2). Errors as the file system
     /// does.
     pub fn fall_behind(&self) -> Result<()> {
-        if let Some(r) = record_in(&self.dir)? {
-            self.set_record(&Record { from: None, ..r })?;
-        }
-        empty(&self.dir)
+        falls_behind(&self.dir)
     }
 
     fn set_record(&self, r: &Record) -> Result<()> {
@@ -130,21 +127,14 @@ impl Spool {
     /// The COMMIT that asked for `txid` has come to be: it is history, and is handed on (I-MIRROR-1). Errors as
     /// [`Spool::forget_asked`] does.
     pub fn has_come_to_be(&self, txid: TxId) -> Result<()> {
-        let asked = self.asked_path(txid);
-        if asked.exists() {
-            self.hand_on_from(txid, &asked);
-        }
+        self.hand_on_from(txid, &self.asked_path(txid));
         self.forget_asked(txid)
     }
 
     fn hand_on_from(&self, txid: TxId, path: &Path) {
         for dir in queues_in(&self.dir) {
             if let Err(e) = give(&dir, txid, path) {
-                log::warn!(
-                    "walrust: {}: {}: {e}",
-                    dir.display(),
-                    "a file could not be handed on to this mirror"
-                );
+                log::warn!("walrust: {}: a file could not be handed on to this mirror: {e}", dir.display());
                 // (It is behind once that can be written; until then its stream meets the gap.)
                 drop(falls_behind(&dir));
             }
@@ -161,7 +151,7 @@ impl Spool {
     }
 
     /// The newest TXID that any mirror has (I-SPOOL-12). Errors as the file system does.
-    pub(super) fn newest_in_mirrors(&self) -> Result<TxId> {
+    pub fn newest_in_mirrors(&self) -> Result<TxId> {
         let mut cursors = queues_in(&self.dir).into_iter().map(|dir| cursor_in(&dir));
         cursors.try_fold(TxId::ZERO, |newest, cursor| Ok(newest.max(cursor?)))
     }

@@ -139,7 +139,10 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
 /// The store at that URL, as it was at a time, if one is said.
 fn open_at(url: &ReplicaUrl, as_of: Option<Timestamp>) -> Result<Store> {
     let store = Store::open(url)?;
-    as_of.map_or(Ok(store.clone()), |at| store.as_of(at))
+    match as_of {
+        Some(at) => store.as_of(at),
+        None => Ok(store),
+    }
 }
 
 /// Whether another store may do what this one could not: it is away, refuses us, or what it holds is gone or damaged.

@@ -1,6 +1,6 @@
 //! What every room shares: ids and sizes, the error, and the doors to time, chance and threads.
 //!
-//! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`], [`crash`], [`durable`] and [`certificates`].
+//! Imports nothing of ours. Nothing here does I/O except through the doors in [`clock`], [`crash`], [`durable`], [`scratch`] and [`certificates`].
 
 pub mod backoff;
 mod beside;
@@ -17,6 +17,7 @@ pub mod lock;
 pub mod manners;
 pub mod panics;
 pub mod runtime;
+pub mod scratch;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod thread;

@@ -17,9 +17,9 @@ use super::plan::{plan, restorable};
 use super::point::Point;
 use super::restore::{Check, RestoreOptions, Restored, restore};
 use super::reuse::Reuse;
-use super::scratch::Scratch;
 use super::target::Overwrite;
 use super::verify::{Mode, Rule, Severity, VerifyOptions, verify};
+use crate::base::scratch::Scratch;
 use crate::base::{DbChecksum, Result, Timestamp, TxId, clock};
 use crate::store::Store;
 use std::fmt::Write as _;
@@ -248,7 +248,7 @@ pub async fn drill(store: &Store, options: &DrillOptions<'_>) -> Result<Drilled>
         parts: Vec::new(),
     };
     drilled.parts = files(store, options).await?;
-    let scratch = Scratch::new(&options.work_dir, "drill");
+    let scratch = Scratch::new(&options.work_dir, "drill")?;
     let begun = clock::uptime();
     let restored = match restore_one(store, options, scratch.path()).await? {
         Ok(restored) => restored,

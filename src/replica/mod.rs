@@ -43,7 +43,6 @@ pub mod rehearse;
 pub mod restore;
 pub mod retention;
 pub mod reuse;
-mod scratch;
 pub mod target;
 #[cfg(test)]
 mod testkit;

@@ -14,7 +14,7 @@ use super::edge::edge_of;
 use super::inventory::FileInfo;
 use super::layout::FileId;
 use super::manifest::ManifestEntry;
-use super::scratch::Scratch;
+use crate::base::scratch::Scratch;
 use crate::base::{DbChecksum, Error, Result, TxId, panics};
 use crate::ltx::{Decoder, page_checksum};
 use crate::store::Store;
@@ -129,7 +129,7 @@ impl<'a> Coming<'a> {
             let bytes = bytes?;
             return panics::blocking(move || read(id, || Ok(io::Cursor::new(bytes.clone())))).await?;
         }
-        let scratch = Scratch::new(&std::env::temp_dir(), "vouch");
+        let scratch = Scratch::new(&std::env::temp_dir(), "vouch")?;
         self.store.get_to_file(&id.key(self.store.layout()), scratch.path()).await?;
         let open = |path: &Path| File::open(path).map_err(|e| Error::io("open", path, e));
         panics::blocking(move || read(id, || open(scratch.path()))).await?

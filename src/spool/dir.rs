@@ -69,7 +69,7 @@ pub(super) fn create_dir(dir: &Path, like: Option<Manners>) -> std::io::Result<(
 }
 
 impl Spool {
-    /// Opens the spool in `dir`, creating it if need be, and clears litter.
+    /// Opens the spool in `dir`, creating it if need be.
     pub fn open(dir: &Path) -> Result<Spool> {
         Spool::open_like(dir, None)
     }

@@ -32,7 +32,7 @@
 //!
 //! # Rules
 //!
-//! * I-SPOOL-1: files appear under their final name by rename, complete; a file named `.tmp-*` is litter.
+//! * I-SPOOL-1: files appear under their final name by rename, complete; what is named `.tmp-*` and used by nobody is litter.
 //! * I-SPOOL-2: a piece exists before the position that counts it, and the position counts it before the
 //!   WAL frames it holds may be overwritten (and after [`Spool::make_durable`]). A last close removes the WAL before that: it syncs the
 //!   database file, and what it left here is forced to disk within a second, by a thread of ours: a program that opens and closes a

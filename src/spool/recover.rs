@@ -5,6 +5,7 @@ use super::files::{is_note, list_files, remove_if_there};
 use super::held::SealHeld;
 use super::lock::Mark;
 use super::position::{Handoff, Position, WalPlace, WalPoint};
+use crate::base::scratch::{is_litter, sweep};
 use crate::base::{Error, Result, TxId};
 use crate::ltx;
 use std::fs;
@@ -181,11 +182,12 @@ impl Spool {
     fn clear_litter(&self) {
         for d in ["", "open", "pending", "asked", "snapshot"] {
             for path in list_files(&self.dir.join(d)) {
-                if path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(".tmp-")) {
+                if path.file_name().is_some_and(is_litter) {
                     drop(fs::remove_file(path));
                 }
             }
         }
+        sweep(&self.dir);
         // Merged files on their way up when the process died: their inputs are still there.
         for path in list_files(&self.dir.join("merge")) {
             drop(fs::remove_file(path));

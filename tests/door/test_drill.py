@@ -31,7 +31,12 @@ class DrillTest(door.DoorTest):
 
     def assertNothingLeft(self, *directories):
         for directory in directories:
-            self.assertEqual(glob.glob(os.path.join(directory, "**", "*walrust-drill*"), recursive=True), [])
+            self.assertEqual(self.places(directory), [])
+
+    @staticmethod
+    def places(directory):
+        """Where drills and verifications put a copy of the database together."""
+        return [p for what in ("drill", "verify", "vouch") for p in glob.glob(os.path.join(directory, "**", f".tmp-{what}-*"), recursive=True, include_hidden=True)]
 
 
 class Unsound(DrillTest):
@@ -274,6 +279,27 @@ class Scheduled(DrillTest):
         os.rename(self.path("aside"), path)
         self.eventually(lambda: [e for e in hook.events("recovered") if "drill" in e["message"]], what="recovered")
         self.eventually(lambda: p.status()["last_error"] is None, what="a clear status")
+        p.sql("SELECT walrust_unwatch()")
+        # (A drill may be under way.)
+        self.eventually(lambda: not self.places(self.dir), what="nothing left")
+
+    def test_what_a_kill_left_of_one_goes_with_the_next_start(self):
+        """A copy of the whole database would lie there for good."""
+        p, db, replica = self.watched(interval="0s", drill_interval="10ms")
+        p.sql(ROWS.format(2000) + "INSERT INTO t(v) SELECT hex(randomblob(2000)) FROM n")
+        p.sync()
+        for _ in range(50):
+            self.eventually(lambda: self.places(self.dir), what="a drill")
+            p.kill()
+            if self.places(self.dir):
+                break
+            p = self.peer().open(db)
+            p.watch(replica, interval="0s", drill_interval="10ms")
+        left = self.places(self.dir)
+        self.assertNotEqual(left, [])
+        q = self.peer().open(db)
+        q.watch(replica, interval="0s")
+        q.sync()
         self.assertNothingLeft(self.dir)
 
 

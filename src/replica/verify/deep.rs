@@ -4,6 +4,7 @@ use super::finding::{Finding, Rule, Severity};
 use super::judge::{Facts, judge, rule};
 use super::options::VerifyOptions;
 use super::rounds::{ROUNDS, settled};
+use crate::base::scratch::Scratch;
 use crate::base::{Error, Kind, Pgno, Result, TxId, clock, panics};
 use crate::ltx::{Batch, Header, Sink};
 use crate::replica::fetch::{Ahead, Arrived, PARALLEL};
@@ -15,7 +16,6 @@ use crate::replica::point::Point;
 use crate::replica::probe::Probed;
 use crate::replica::restore::{Check, RestoreOptions, Restored, Structure, restore};
 use crate::replica::reuse::Reuse;
-use crate::replica::scratch::Scratch;
 use crate::replica::target::Overwrite;
 use crate::store::{Store, hex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +28,7 @@ pub(super) async fn check(
     options: &VerifyOptions<'_>,
 ) -> Result<Vec<Finding>> {
     let dir = options.work_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let scratch = Scratch::new(&dir, "verify");
+    let scratch = Scratch::new(&dir, "verify")?;
     let mut proved = Proved::default();
     for _ in 0..ROUNDS {
         if prove_files(store, &facts, &mut proved).await? == Gone::None {

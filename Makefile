@@ -215,7 +215,7 @@ bench-read: $(VENV)/.ready loadable ## A replica of 1 GB read in place, 20 ms a 
 	$(PY) bench/past.py --so dist/walrust.$(EXT)
 
 .PHONY: bench-away
-bench-away: $(VENV)/.ready loadable ## What a store that is away costs a program: 100 databases opened, written, closed by 8 threads, with and without
+bench-away: $(VENV)/.ready loadable ## What a store that is away costs a program: 100 opens, writes and closes by 8 threads, of one database and of new ones, with and without
 	$(PY) bench/away.py --so dist/walrust.$(EXT)
 
 # The documents' builder. Built without optimization: it is at work for a moment.

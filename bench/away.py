@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What a store that is away costs a program: 100 databases opened, written and closed by 8 threads, configured and not, in turns.
+"""What a store that is away costs a program: 100 opens, writes and closes by 8 threads, configured and not, in turns; of one database, and
+of 100 new ones, each of which gets a spool of its own.
 
 The store is a black hole (connections never come to be), silent (they do, and nothing is answered) or has a name that nobody resolves
 (a resolver that never answers; needs root). Prints medians, tails and the ratio of the wall times; then the store comes back, and it is
@@ -20,7 +21,7 @@ import time
 
 CHILD = r"""
 import json, os, sqlite3, sys, threading, time
-so, folder, n, linger = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+so, folder, n, linger, files = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
 loader = sqlite3.connect(":memory:")
 loader.enable_load_extension(True)
 loader.load_extension(so)
@@ -28,7 +29,7 @@ took, at = [], iter(range(n))
 def work():
     for i in at:
         begun = time.monotonic()
-        c = sqlite3.connect(f"{folder}/{i}.db", timeout=30)
+        c = sqlite3.connect(f"{folder}/{i % files}.db", timeout=30)
         opened = time.monotonic()
         c.execute("PRAGMA journal_mode = WAL")
         c.execute("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)")
@@ -97,7 +98,7 @@ def silent_resolver():
     return resolver, ["unshare", "-m", "sh", "-c", f'mount --bind {conf.name} /etc/resolv.conf && exec "$@"', "sh"]
 
 
-def run(args, folder, endpoint, linger=0.0, before=()):
+def run(args, folder, endpoint, files, linger=0.0, before=()):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "WALRUST_"))}
     if endpoint:
         env |= {
@@ -105,7 +106,7 @@ def run(args, folder, endpoint, linger=0.0, before=()):
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
         }
-    command = [*before, "/usr/bin/python3", "-c", CHILD, args.so, folder, str(args.databases), str(linger)]
+    command = [*before, "/usr/bin/python3", "-c", CHILD, args.so, folder, str(args.opens), str(linger), str(files)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
 
@@ -114,12 +115,36 @@ def measured(child):
     return wall, took
 
 
+def compare(args, what, endpoint, files, before):
+    """Prints what `files` databases cost with and without a replica, and gives the ratio of the wall times."""
+    walls, parts = {False: [], True: []}, {False: [], True: []}
+    # (Eight threads at one database sleep in SQLite's busy handler, 100 ms at a time: a few turns say nothing.)
+    for turn in range(args.turns * 5 if files == 1 else args.turns):
+        for configured in (False, True) if turn % 2 else (True, False):
+            with tempfile.TemporaryDirectory() as folder:
+                child = run(args, folder, endpoint if configured else None, files, before=before)
+                wall, took = measured(child)
+                child.wait()
+            walls[configured].append(wall)
+            parts[configured] += took
+    ratio = statistics.median(walls[True]) / statistics.median(walls[False])
+    print(f"{what}: {statistics.median(walls[False]):.2f} s without, {statistics.median(walls[True]):.2f} s configured, ratio {ratio:.2f}")
+    for at, name in enumerate(("open", "write", "close")):
+        for configured in (False, True):
+            one = sorted(t[at] for t in parts[configured])
+            print(f"  {name:5} {'configured' if configured else 'without   '} median {one[len(one) // 2] * 1000:.1f} ms, "
+                  f"99 % {one[len(one) * 99 // 100] * 1000:.1f} ms, longest {one[-1] * 1000:.1f} ms")
+    return ratio
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--so", required=True)
-    parser.add_argument("--databases", type=int, default=100)
+    parser.add_argument("--opens", type=int, default=100)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--s3", help="command of an S3 server to come back as; {port} stands for its port")
+    moto = os.path.join(os.path.dirname(sys.executable), "moto_server")
+    parser.add_argument("--s3", default=f"{moto} -H 127.0.0.1 -p {{port}}" if os.path.exists(moto) else None,
+                        help="command of an S3 server to come back as; {port} stands for its port")
     args = parser.parse_args()
     args.so = os.path.abspath(args.so)
     worst = 0.0
@@ -136,31 +161,17 @@ def main():
         else:
             away = Away(mode)
             endpoint = f"http://127.0.0.1:{away.port}"
-        walls, parts = {False: [], True: []}, {False: [], True: []}
-        for turn in range(args.turns):
-            for configured in (False, True) if turn % 2 else (True, False):
-                with tempfile.TemporaryDirectory() as folder:
-                    child = run(args, folder, endpoint if configured else None, before=before)
-                    wall, took = measured(child)
-                    child.wait()
-                walls[configured].append(wall)
-                parts[configured] += took
-        ratio = statistics.median(walls[True]) / statistics.median(walls[False])
-        worst = max(worst, ratio)
-        print(f"{mode}: {args.databases} databases by 8 threads: {statistics.median(walls[False]):.2f} s without, "
-              f"{statistics.median(walls[True]):.2f} s configured, ratio {ratio:.2f}")
-        for at, name in enumerate(("open", "write", "close")):
-            for configured in (False, True):
-                one = sorted(t[at] for t in parts[configured])
-                print(f"  {name:5} {'configured' if configured else 'without   '} median {one[len(one) // 2] * 1000:.1f} ms, "
-                      f"99 % {one[len(one) * 99 // 100] * 1000:.1f} ms, longest {one[-1] * 1000:.1f} ms")
+        for files, what in ((1, "opens of one database"), (args.opens, "new databases")):
+            ratio = compare(args, f"{mode}: {args.opens} {what} by 8 threads", endpoint, files, before)
+            if files == 1:
+                worst = max(worst, ratio)
         if away and args.s3:
             with tempfile.TemporaryDirectory() as folder:
-                child = run(args, folder, endpoint, linger=60)
+                child = run(args, folder, endpoint, args.opens, linger=60)
                 measured(child)
                 away.close()
                 time.sleep(0.2)
-                server = subprocess.Popen([c.replace("{port}", str(away.port)) for c in args.s3.split()], stdout=subprocess.PIPE)
+                server = subprocess.Popen([c.replace("{port}", str(away.port)) for c in args.s3.split()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 print(f"  back: {arrived(args, folder, endpoint)}")
                 child.kill()
                 server.kill()
@@ -174,18 +185,20 @@ def arrived(args, folder, endpoint):
 
     begun = time.monotonic()
     s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="secret")
+    have = set()
     while time.monotonic() - begun < 60:
         try:
+            s3.create_bucket(Bucket="bucket")
             pages = s3.get_paginator("list_objects_v2").paginate(Bucket="bucket")
             keys = [o["Key"] for page in pages for o in page.get("Contents", [])]
         except Exception:
             time.sleep(0.2)
             continue
         have = {k.split("/")[0] for k in keys if k.endswith(".ltx")}
-        if len(have) >= args.databases:
+        if len(have) >= args.opens:
             return f"all {len(have)} replicas hold files {time.monotonic() - begun:.1f} s later"
         time.sleep(0.5)
-    return f"{len(have)} of {args.databases} replicas hold files after 60 s"
+    return f"{len(have)} of {args.opens} replicas hold files after 60 s"
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 /// How long a last close waits for the replica.
 const CLOSE_PATIENCE: Duration = super::patience::WHOLE;
-/// How long it does so where a store on the network has not said a word yet: one that is away holds no close up for longer, and none
-/// but one a minute ([`super::joined::Joined::is_worth_a_close`]). (Not to wait in a program that has more databases, and goes on, was
+/// How long after it was asked a store on the network that has not said a word is waited for: one that is away holds no close up for
+/// longer, and none but one a minute ([`super::joined::Joined::is_worth_a_close`]). (Not to wait in a program that has more databases, and goes on, was
 /// tried: its threads' first questions to the store then come all at once, and take descriptors that the program needs.)
 const LIFE_PATIENCE: Duration = Duration::from_millis(250);
 /// The same where it has been reached from this spool before.
@@ -50,7 +50,10 @@ impl Watched {
         }
         self.join_soon();
         let end = clock::uptime() + patience;
-        let joined = self.joined.wait_while_answered(life.unwrap_or(patience), patience);
+        let joined = match life {
+            Some(life) => self.joined.wait_unless_silent(life, patience),
+            None => self.joined.wait(patience),
+        };
         let done = joined.and_then(|_| self.sync(end.saturating_sub(clock::uptime())));
         if let Err(e) = done {
             log::warn!("walrust: {}: closed before it was in the replica: {e}", self.path().display());

@@ -32,6 +32,8 @@ struct At {
     /// How the last one ended, if one has.
     last: Option<Result<Identity, Failed>>,
     next: Next,
+    /// Uptime at which the try that is under way began.
+    asked: Option<Duration>,
     /// After the next failure.
     pause: Duration,
     /// The store has said something since it was last begun to find it out.
@@ -73,6 +75,7 @@ impl Default for At {
             before: 0,
             last: None,
             next: Next::At(Duration::ZERO),
+            asked: None,
             pause: PAUSE,
             is_answered: false,
         }
@@ -98,13 +101,16 @@ impl Joined {
         let is_due = matches!(at.next, Next::At(t) if clock::uptime() >= t);
         if is_due {
             at.next = Next::UnderWay;
+            at.asked = Some(clock::uptime());
         }
         is_due
     }
 
     /// The try could not be made; another one is due soon.
     pub(super) fn postpone(&self) {
-        lock(&self.at).next = Next::At(clock::uptime() + PAUSE);
+        let mut at = lock(&self.at);
+        at.next = Next::At(clock::uptime() + PAUSE);
+        at.asked = None;
     }
 
     /// It is known.
@@ -130,6 +136,7 @@ impl Joined {
         at.tries += 1;
         at.last = Some(outcome);
         at.next = next(&mut at);
+        at.asked = None;
         drop(at);
         self.changed.notify_all();
     }
@@ -178,16 +185,29 @@ impl Joined {
     /// Waits for the outcome of a try that ends after the call, through failures that pass. Errors with that of the try; with the last
     /// one's, or [`Kind::Timeout`], when none ends within `patience`.
     pub(super) fn wait(&self, patience: Duration) -> Result<Identity> {
-        self.wait_while_answered(patience, patience)
+        self.wait_while(patience, |_, begun| begun + patience)
     }
 
     /// The same, no longer than `for_life` where the store does not answer at all.
     pub(super) fn wait_while_answered(&self, for_life: Duration, patience: Duration) -> Result<Identity> {
+        self.wait_while(patience, |at, begun| begun + if at.is_answered { patience } else { for_life })
+    }
+
+    /// The same, and a store that has said nothing `for_life` after it was asked is not waited for: the time that has passed before the
+    /// call counts.
+    pub(super) fn wait_unless_silent(&self, for_life: Duration, patience: Duration) -> Result<Identity> {
+        self.wait_while(patience, |at, begun| match at.is_answered {
+            true => begun + patience,
+            false => at.asked.unwrap_or(begun).min(begun) + for_life,
+        })
+    }
+
+    fn wait_while(&self, patience: Duration, until: impl Fn(&At, Duration) -> Duration) -> Result<Identity> {
         let begun = clock::uptime();
         let before = lock(&self.at).tries;
         loop {
             let at = lock(&self.at);
-            let end = begun + if at.is_answered { patience } else { for_life.min(patience) };
+            let end = until(&at, begun).min(begun + patience);
             let is_over = clock::uptime() >= end;
             match &at.last {
                 Some(Ok(identity)) => return Ok(*identity),
@@ -219,6 +239,24 @@ impl Joined {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_before_a_close_counts_where_the_store_is_silent() {
+        let (hour, moment) = (Duration::from_secs(3600), Duration::from_millis(5));
+        let joined = Joined::default();
+        assert!(joined.begin_try());
+        clock::sleep(moment);
+        // (It would last an hour.)
+        assert_eq!(joined.wait_unless_silent(moment, hour).unwrap_err().kind(), Kind::Timeout);
+        joined.answers();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| joined.wait_unless_silent(moment, hour));
+            clock::sleep(moment);
+            assert!(!waits.is_finished(), "it answers");
+            joined.tell(Identity::Unanswered);
+            assert_eq!(waits.join().unwrap().unwrap(), Identity::Unanswered);
+        });
+    }
 
     #[test]
     fn what_passes_in_a_moment_ends_no_wait() {

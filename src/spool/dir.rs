@@ -76,7 +76,8 @@ impl Spool {
 
     /// As [`Spool::open`]; directories that are made take mode and owner of the database (I-SPOOL-11). Errors as that one.
     pub fn open_like(dir: &Path, like: Option<Manners>) -> Result<Spool> {
-        for sub in ["", "open", "pending", "asked", "merge", "snapshot"] {
+        // (`asked` and `merge` are made when they are first needed: a directory costs more than all that is said in it.)
+        for sub in ["", "open", "pending", "snapshot"] {
             let d = dir.join(sub);
             create_dir(&d, like).map_err(|e| Error::io("create spool directory", &d, e))?;
         }

@@ -1,6 +1,6 @@
 //! The queue: what waits for the replica, and what may leave.
 
-use super::dir::Spool;
+use super::dir::{Spool, create_dir};
 use super::files::{dir_bytes, file_bytes, parse_txid, remove_if_there, tree_bytes};
 use super::held::SealHeld;
 use super::lock::Mark;
@@ -87,6 +87,9 @@ impl Spool {
     pub fn ask(&self, _held: &SealHeld<'_>, txid: TxId) -> Result<()> {
         let (pending, asked) = (self.pending_path(txid), self.asked_path(txid));
         remove_if_there(&asked)?;
+        if let Some(folder) = asked.parent() {
+            create_dir(folder, None).map_err(|e| Error::io("create spool directory", folder, e))?;
+        }
         // (Not every file system has hard links.)
         fs::hard_link(&pending, &asked)
             .or_else(|_| fs::copy(&pending, &asked).map(drop))

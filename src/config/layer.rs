@@ -130,7 +130,9 @@ impl Layer {
             let Some(setting) = all.get(name) else {
                 // Others may have variables of this prefix; a slip of the pen is told apart by nearness.
                 let rest = name.trim_start_matches("WALRUST_").to_ascii_lowercase();
-                match nearest(&rest, TABLE.iter().map(|s| s.name)).filter(|_| name != "WALRUST_CONFIG") {
+                match nearest(&rest, TABLE.iter().map(|s| s.name))
+                    .filter(|_| !["WALRUST_CONFIG", "WALRUST_IDENTITY"].contains(&name))
+                {
                     Some(near) => {
                         let near = near.to_ascii_uppercase();
                         return Err(Error::config(format!(

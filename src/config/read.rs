@@ -128,6 +128,11 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
             let t = word(raw, "one word")?;
             Ok((Value::Text(t.to_string()), t.to_string()))
         }
+        ValueKind::Recipients => {
+            let keys = recipients(raw)?;
+            let shown = keys.join(",");
+            Ok((Value::Texts(keys), shown))
+        }
         ValueKind::Switch => {
             let said = match &raw.what {
                 What::Text(t) => t.as_str(),
@@ -189,6 +194,36 @@ fn mirror(item: &Raw, wanted: &str) -> Result<String, Fault> {
         return Err(fault(item, "a mirror's replica must not be empty"));
     }
     Ok(url.trim().to_string())
+}
+
+/// Public keys of age, by their form; that they are keys the store's room says.
+fn recipients(given: &Raw) -> Result<Vec<String>, Fault> {
+    const WANTED: &str = "public keys of age (age1…), in a list or with commas between them";
+    let keys: Vec<String> = match &given.what {
+        What::Text(t) if t.trim_start().starts_with('[') => {
+            let inner = raw::json(t).map_err(|m| fault(given, m))?;
+            return recipients(&inner).map_err(|f| fault(given, f.message));
+        }
+        What::Text(t) => {
+            t.split(',').map(str::trim).filter(|k| !k.is_empty()).map(ToString::to_string).collect()
+        }
+        What::List(items) => items
+            .iter()
+            .map(|item| text_of(item, WANTED).map(|t| t.trim().to_string()))
+            .collect::<Result<_, _>>()?,
+        _ => return Err(fault(given, format!("is {}; it takes {WANTED}", given.type_name()))),
+    };
+    let is_public =
+        |k: &String| k.starts_with("age1") && k.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    match keys.iter().find(|k| !is_public(k)) {
+        // (Whoever pasted the other half of a pair does not want to see it in a log.)
+        Some(k) if k.to_ascii_uppercase().contains("SECRET") => Err(fault(
+            given,
+            format!("a secret key does not belong here; it takes {WANTED}, as age-keygen -y prints them"),
+        )),
+        Some(k) => Err(fault(given, format!("{} is none of {WANTED}", quoted(k)))),
+        None => Ok(keys),
+    }
 }
 
 /// Classes whose objects cannot be read at once.

@@ -416,6 +416,13 @@ fn finish(mut entries: Entries, database: Option<(&Path, Option<&Path>)>) -> Res
              choose one of the two"
         )));
     }
+    if settings.append_only && !settings.encrypt.is_empty() {
+        let said = |id| entries.get(&id).map(|e: &Said| &e.source);
+        let at = said(Id::AppendOnly).or(said(Id::Encrypt)).unwrap_or(&Source::Default);
+        return Err(Error::config(format!(
+            "{at}: append_only does not go with encrypt: the janitor would have to read what it vouches for; choose one of the two"
+        )));
+    }
     Ok(Resolved { settings, chosen: Chosen::No, entries })
 }
 

@@ -64,6 +64,8 @@ pub struct Settings {
     /// `None`: as the environment or the bucket says.
     pub sse: Option<String>,
     pub sse_kms_key: Option<String>,
+    /// Public keys of age; empty: files leave in the clear.
+    pub encrypt: Vec<String>,
     /// Zero: off.
     pub validation_interval: Duration,
     /// Zero: off.
@@ -176,6 +178,10 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
         },
         sse: text(Id::Sse),
         sse_kms_key: text(Id::SseKmsKey),
+        encrypt: match all.get(&Id::Encrypt) {
+            Some(Value::Texts(keys)) => keys.clone(),
+            _ => Vec::new(),
+        },
         validation_interval: duration(Id::ValidationInterval)?,
         drill_interval: duration(Id::DrillInterval)?,
         auto_label: match all.get(&Id::AutoLabel) {

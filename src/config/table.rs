@@ -29,6 +29,7 @@ pub enum Id {
     StorageClassSnapshot,
     Sse,
     SseKmsKey,
+    Encrypt,
     ValidationInterval,
     DrillInterval,
     AutoLabel,
@@ -176,7 +177,7 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 40] = [
+pub static TABLE: [Setting; 41] = [
     top(
         Id::Replica,
         "replica",
@@ -336,6 +337,13 @@ pub static TABLE: [Setting; 40] = [
         "sse_kms_key",
         ValueKind::Word,
         "Id or ARN of the key of `aws:kms` (header `x-amz-server-side-encryption-aws-kms-key-id`). Without it: `AWS_SSE_KMS_KEY_ID`, or the bucket's own.",
+    ),
+    top(
+        Id::Encrypt,
+        "encrypt",
+        ValueKind::Recipients,
+        "Public keys of [age](https://age-encryption.org) (`age1…`), one or more: each LTX file is encrypted for them before it leaves this machine. Who reads \
+         gives the secret key's file in `WALRUST_IDENTITY`. From the first file of a replica on; not with `append_only`. Holds for mirrors, too.",
     ),
     default(
         top(

@@ -101,6 +101,7 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
             ValueKind::StorageClass => ("STANDARD_IA", "\"STANDARD_IA\""),
             ValueKind::Sse => ("aws:kms", "\"aws:kms\""),
             ValueKind::Word => ("alias/backup", "\"alias/backup\""),
+            ValueKind::Recipients => ("age1abc", "[\"age1abc\"]"),
             ValueKind::AutoLabel => ("ddl", "\"ddl\""),
             ValueKind::Dir => ("/spool/{name}", "\"/spool/{name}\""),
             ValueKind::Folder => ("/cache/walrust", "\"/cache/walrust\""),

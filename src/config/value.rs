@@ -58,6 +58,8 @@ pub enum ValueKind {
     Sse,
     /// One word of printable ASCII.
     Word,
+    /// Public keys of age.
+    Recipients,
     /// A local directory, with placeholders.
     Dir,
     /// A local directory, from the root.

@@ -126,8 +126,14 @@ impl Header {
         self.commit - u32::from(self.commit >= self.page_size.lock_page().get())
     }
 
-    /// Reads a header. Errors with `Kind::Corrupt`.
+    /// Reads a header. Errors with `Kind::Corrupt`; with `Kind::Config` where an age file begins.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Header> {
+        if bytes.starts_with(b"age-encryption.org/") {
+            return Err(crate::base::Error::config(
+                "it is encrypted (age): set WALRUST_IDENTITY to the path of the file with the identity (AGE-SECRET-KEY-1…) of one \
+                 of its recipients",
+            ));
+        }
         let mut cut = Cut(bytes);
         if cut.take::<4>() != MAGIC {
             return Err(bad("the file does not start with LTX1"));

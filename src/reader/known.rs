@@ -27,7 +27,8 @@ impl Known {
         let known = lock(&self.0);
         let (number, contents) = known.get(&file.id())?;
         let contents = contents.upgrade()?;
-        let same = contents.bytes == file.bytes && entry.is_none_or(|e| e.crc == contents.crc);
+        let same =
+            contents.stored == file.bytes && entry.is_none_or(|e| e.is_sealed() || e.crc == contents.crc);
         same.then_some(Numbered { number: *number, contents })
     }
 

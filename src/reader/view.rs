@@ -188,9 +188,10 @@ async fn fetch_early(
     futures_util::stream::iter(fetched).buffered(PARALLEL).filter_map(std::future::ready).collect().await
 }
 
-/// The cache on disk, for what is read of `store`. What is near is not kept here once more.
+/// The cache on disk, for what is read of `store`. What is near is not kept here once more, and what
+/// is read with an identity not at all: it would lie on the disk in the clear (I-AGE-5).
 pub(super) fn keep_of(store: &Store) -> Option<Arc<Disk>> {
-    if store.is_near() { None } else { disk::get() }
+    if store.is_near() || store.can_open() { None } else { disk::get() }
 }
 
 /// Takes a file in that was read. Its bytes, where they are here, go where all that was fetched is, which is bounded.

@@ -9,7 +9,7 @@
 use super::inventory::{FileInfo, Inventory};
 use super::layout::FileId;
 use super::manifest::{Manifest, ManifestEntry};
-use super::probe::{AskMetadata, Probed, probe};
+use super::probe::{AskMetadata, Probe, Probed, probe};
 use crate::base::{Error, Result};
 use crate::ltx::Level;
 use crate::store::Store;
@@ -52,10 +52,47 @@ fn behind(inventory: &Inventory, manifest: &Manifest) -> Vec<FileInfo> {
     files
 }
 
+/// The entry of an age file. What is in it is told by who could open it.
+async fn sealed(
+    store: &Store,
+    f: &FileInfo,
+    stored: Option<[u8; 32]>,
+    seen: Option<&Probe>,
+) -> Result<Option<ManifestEntry>> {
+    let sha256 = match stored {
+        Some(sha256) => sha256,
+        None => match store.stored_sum(&f.id().key(store.layout())).await {
+            Ok((_, sha256)) => sha256,
+            Err(e) if e.is_missing() => return Ok(None),
+            Err(e) => return Err(e),
+        },
+    };
+    let (pages, commit) = seen.map_or((0, 0), |p| (p.pages, p.header.commit));
+    let time = seen.map_or(f.time, |p| p.header.timestamp);
+    Ok(Some(ManifestEntry {
+        id: f.id(),
+        bytes: f.bytes,
+        pages,
+        commit,
+        crc: 0,
+        edge: 0,
+        sha256,
+        time,
+        after: None,
+    }))
+}
+
 /// The entry of one object; `None` if it is none of ours, not sound, or gone.
 async fn read(store: &Store, f: &FileInfo, work_dir: &Path) -> Result<Option<ManifestEntry>> {
     let id = f.id();
-    let Probed::Sound(p) = probe(store, f, None, AskMetadata::Yes).await? else { return Ok(None) };
+    let p = match probe(store, f, None, AskMetadata::Yes).await? {
+        Probed::Sound(p) => p,
+        Probed::Sealed(stored) => return sealed(store, f, stored, None).await,
+        Probed::Vanished | Probed::Damaged(_) => return Ok(None),
+    };
+    if p.is_sealed {
+        return sealed(store, f, p.stored_sha256, Some(&p)).await;
+    }
     let Some(attest) = p.header.attest else { return Ok(None) };
     if let Some(sha256) = p.stored_sha256 {
         return Ok(Some(ManifestEntry {

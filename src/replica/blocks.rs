@@ -203,6 +203,11 @@ impl Blocks {
         Blocks { bytes: all.len() as u64, sums, check: [0; CHECK] }
     }
 
+    /// Of an age file with so many bytes in the clear: each of its chunks, which are as long as a block, proves itself and its place.
+    pub fn of_sealed(bytes: u64) -> Blocks {
+        Blocks { bytes, sums: Vec::new(), check: [0; CHECK] }
+    }
+
     /// As what is put beside a file, of the file `id` whose SHA-256 is `sha256`. [`Blocks::decode`] reads it.
     pub fn encode(&self, id: FileId, sha256: &[u8; 32]) -> Vec<u8> {
         encode(id, self.bytes, sha256, &self.sums)
@@ -255,6 +260,9 @@ impl Blocks {
         let expected = self.block_range(block);
         if bytes.len() as u64 != expected.end - expected.start {
             return Err(Error::corrupt("a block is cut short"));
+        }
+        if self.sums.is_empty() {
+            return Ok(());
         }
         self.prove(expected.start, bytes)
     }

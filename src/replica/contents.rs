@@ -9,6 +9,7 @@
 //!     ([`super::guide`]); without one, its header, page index and trailer are fetched, and held against the checksum of them in the manifest.
 //!   - A larger one without (Litestream's, or of an older version of walrust) is fetched whole into a file without a name in the
 //!     directory for temporary files, and proved as a small one. One of more than [`MOST_LOCAL`] bytes is an error that says so.
+//!   - An age file of more than [`WHOLE`] bytes is fetched by its chunks, each of which proves itself and its place (I-AGE-4).
 //! * I-CONT-2 What was fetched before it was known what the manifest says ([`Early`]) is proved by that as if it came after.
 //! * I-CONT-3 A frame has to lie where the page index says, to bear that page's number, and to unpack to one whole page.
 //!
@@ -26,7 +27,7 @@ use crate::base::{Error, Kind, Pgno, Result, clock};
 use crate::ltx::{
     Decoder, HEADER_LEN, Header, IndexEntry, PackedIndex, PageIndex, TAIL_LEN, Tail, Trailer, decode_frame,
 };
-use crate::store::Store;
+use crate::store::{Store, no_identity};
 use bytes::Bytes;
 use futures_util::future::{join, try_join, try_join3};
 use sha2::{Digest, Sha256};
@@ -55,6 +56,8 @@ pub struct Contents {
     pub header: Header,
     /// Its size.
     pub bytes: u64,
+    /// The size of its object, which differs where it is encrypted.
+    pub stored: u64,
     /// The file checksum in its trailer.
     pub crc: u64,
     /// The SHA-256 of all of it, if the manifest tells it, or all of it was read.
@@ -175,6 +178,9 @@ impl Contents {
         entry: Option<&ManifestEntry>,
         keep: Option<&dyn Keep>,
     ) -> Result<Contents> {
+        if let Some(found) = sealed(store, file, entry).await.map_err(|e| e.context(file.id()))? {
+            return Ok(found);
+        }
         let keep = entry.filter(|e| e.bytes == file.bytes).zip(keep);
         if let Some((entry, keep)) = keep
             && let Some(found) = kept(file, entry, keep)
@@ -191,7 +197,7 @@ impl Contents {
         early: &Early,
         keep: Option<&dyn Keep>,
     ) -> Option<Contents> {
-        if entry.is_some_and(|e| e.bytes != file.bytes) {
+        if entry.is_some_and(|e| e.bytes != file.bytes || e.is_sealed()) {
             return None;
         }
         let keep = entry.zip(keep);
@@ -253,7 +259,7 @@ impl Contents {
         entry: Option<&ManifestEntry>,
     ) -> Result<Option<(Contents, PageSums)>> {
         let (id, size) = (file.id(), file.bytes);
-        if size <= WHOLE || entry.is_none_or(|e| e.bytes != size || e.pages > MOST_PAGES) {
+        if size <= WHOLE || entry.is_none_or(|e| e.bytes != size || e.pages > MOST_PAGES || e.is_sealed()) {
             return Ok(None);
         }
         let Some(found) = by_blocks(store, file, entry, None).await.map_err(|e| e.context(id))? else {
@@ -277,6 +283,19 @@ impl Contents {
     pub async fn of_copy(file: &FileInfo, copy: File, entry: Option<&ManifestEntry>) -> Result<Contents> {
         let size =
             copy.metadata().map_err(|e| Error::new(Kind::Io, "cannot look at a copy").because(e))?.len();
+        let is_sealed = entry.is_some_and(ManifestEntry::is_sealed);
+        if is_sealed && size <= WHOLE {
+            // (The spool's is what the age file was made of.)
+            let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+            copy.read_exact_at(&mut bytes, 0)
+                .map_err(|e| Error::new(Kind::Io, "cannot read a copy").because(e))?;
+            let found = whole(file.id(), bytes.into(), None)?;
+            return Ok(Contents { stored: file.bytes, sha256: None, ..found });
+        }
+        if is_sealed {
+            let found = in_file(file.id(), copy, size, None).await?;
+            return Ok(Contents { stored: file.bytes, ..found });
+        }
         if size != file.bytes {
             return Err(Error::corrupt(format!(
                 "a copy of {} has {size} bytes, not {}",
@@ -490,6 +509,44 @@ async fn read(
     local(store, id, entry).await
 }
 
+/// What an age file holds; `None` where it is none, or the manifest says so. Errors as [`Contents::read`].
+async fn sealed(store: &Store, file: &FileInfo, entry: Option<&ManifestEntry>) -> Result<Option<Contents>> {
+    let (id, stored) = (file.id(), file.bytes);
+    if entry.is_some_and(|e| !e.is_sealed()) || (entry.is_none() && !store.can_open()) {
+        return Ok(None);
+    }
+    if !store.can_open() {
+        return Err(no_identity("it"));
+    }
+    if let Some(e) = entry
+        && e.bytes != stored
+    {
+        return Err(Error::corrupt(format!("it has {stored} bytes, the manifest says {}", e.bytes)));
+    }
+    let key = id.key(store.layout());
+    if stored <= WHOLE {
+        let found = whole(id, store.get(&key).await?, None)?;
+        return Ok(Some(Contents { stored, sha256: None, ..found }));
+    }
+    let Some(bytes) = store.clear_len(&key, stored).await? else { return Ok(None) };
+    let head_len = HEADER_LEN as u64;
+    if bytes < SMALLEST {
+        return Err(Error::corrupt(format!("{bytes} bytes are too few for an LTX file")));
+    }
+    let from = bytes.saturating_sub(tail_bound(entry)).max(head_len);
+    let (head, tail) =
+        try_join(store.get_range(&key, 0..head_len), store.get_range(&key, from..bytes)).await?;
+    if tail.len() as u64 != bytes - from {
+        return Err(Error::corrupt(SHORT));
+    }
+    let head: &[u8; HEADER_LEN] = head.as_ref().try_into().map_err(|_| Error::corrupt(SHORT))?;
+    let tail = with_all_of_the_index(store, &key, bytes, from, tail).await?;
+    let (header, index, tail) = edges_of(id, bytes, head, &tail)?;
+    let crc = Tail::parse(tail)?.checksum;
+    let body = Body::Remote { blocks: Blocks::of_sealed(bytes).into(), firsts: Firsts::default() };
+    Ok(Some(Contents { id, header, bytes, stored, crc, sha256: None, index, body }))
+}
+
 /// Whether all of a file is fetched while it is not known what the manifest says of it.
 fn is_early_whole(file: &FileInfo) -> bool {
     file.bytes <= AT_ONCE || (file.bytes <= WHOLE && file.id().name().is_snapshot())
@@ -538,7 +595,7 @@ fn of_edges(
     }
     let (body, sha256) =
         (Body::Remote { blocks: OnceLock::new(), firsts: Firsts::default() }, Some(entry.sha256));
-    Ok(Contents { id, header, bytes, crc: entry.crc, sha256, index, body })
+    Ok(Contents { id, header, bytes, stored: bytes, crc: entry.crc, sha256, index, body })
 }
 
 /// A whole file in memory, proved. Errors with `Corrupt`.
@@ -550,7 +607,8 @@ pub fn whole(id: FileId, bytes: Bytes, entry: Option<&ManifestEntry>) -> Result<
     let index = Index::Each(PackedIndex::of(&PageIndex::parse_for(index, size, &header)?));
     // (What the manifest says was compared with it.)
     let sha256 = trailer.sha256;
-    Ok(Contents { id, header, bytes: size, crc: trailer.checksum, sha256, index, body: Body::Memory(bytes) })
+    let (crc, body) = (trailer.checksum, Body::Memory(bytes));
+    Ok(Contents { id, header, bytes: size, stored: size, crc, sha256, index, body })
 }
 
 /// Reads all of a file, and proves it as a restore does.
@@ -601,6 +659,7 @@ async fn in_file(id: FileId, file: File, size: u64, entry: Option<&ManifestEntry
             id,
             header,
             bytes: size,
+            stored: size,
             crc: trailer.checksum,
             sha256,
             index,
@@ -667,7 +726,16 @@ fn of_beside(file: &FileInfo, entry: &ManifestEntry, sums: &[u8], section: &Byte
     let Some(guide) = Guide::decode(section, entry, blocks.check()) else { return Beside::Sums(blocks) };
     let Guide { header, index, firsts } = guide;
     let (body, sha256) = (Body::Remote { blocks: blocks.into(), firsts }, Some(entry.sha256));
-    Beside::Guide(Box::new(Contents { id, header, bytes, crc: entry.crc, sha256, index, body }))
+    Beside::Guide(Box::new(Contents {
+        id,
+        header,
+        bytes,
+        stored: bytes,
+        crc: entry.crc,
+        sha256,
+        index,
+        body,
+    }))
 }
 
 /// The edges of a large file, and the sums of its blocks, which may be known; `None` if it has none.
@@ -708,6 +776,7 @@ async fn by_blocks(
         id,
         header,
         bytes: size,
+        stored: size,
         crc: entry.crc,
         sha256: Some(entry.sha256),
         index,
@@ -740,6 +809,22 @@ fn proved_edges<'a>(
     tail: &'a [u8],
     entry: &ManifestEntry,
 ) -> Result<(Header, Index, &'a [u8])> {
+    let (header, index, edges) = edges_of(id, size, head, tail)?;
+    if edge(head, edges) != entry.edge || Tail::parse(edges)?.checksum != entry.crc {
+        return Err(Error::corrupt(
+            "its header, page index or trailer is not what the manifest says (checksum mismatch)",
+        ));
+    }
+    Ok((header, index, edges))
+}
+
+/// The same, without what the manifest says.
+fn edges_of<'a>(
+    id: FileId,
+    size: u64,
+    head: &[u8; HEADER_LEN],
+    tail: &'a [u8],
+) -> Result<(Header, Index, &'a [u8])> {
     let header = Header::decode(head)?;
     is_named(&header, id)?;
     let parsed = Tail::parse(tail)?;
@@ -748,11 +833,6 @@ fn proved_edges<'a>(
     let edges = tail.len().checked_sub(len).and_then(|skip| tail.get(skip..)).unwrap_or_default();
     if !edges.starts_with(&[0; END_OF_PAGES as usize]) {
         return Err(Error::corrupt("its pages do not end where its page index starts"));
-    }
-    if edge(head, edges) != entry.edge || parsed.checksum != entry.crc {
-        return Err(Error::corrupt(
-            "its header, page index or trailer is not what the manifest says (checksum mismatch)",
-        ));
     }
     let index = parsed.index_in(edges).ok_or_else(|| Error::corrupt("its page index is not whole"))?;
     let index = Index::Each(PackedIndex::of(&PageIndex::parse_for(index, size, &header)?));

@@ -160,8 +160,20 @@ impl Ahead {
     /// The bytes that come next. After a failure the rest of that file is not handed out.
     pub async fn next(&mut self) -> Option<Arrived> {
         while self.under_way.len() < self.parallel
-            && let Some(file) = self.rest.front().cloned()
+            && let Some(mut file) = self.rest.front().cloned()
         {
+            if self.asked == 0 && file.bytes > WHOLE && self.store.can_open() {
+                // Ranges are of what an encrypted one has in the clear.
+                let key = file.id().key(self.store.layout());
+                match self.store.clear_len(&key, file.bytes).await {
+                    Ok(clear) => file.bytes = clear.unwrap_or(file.bytes),
+                    // (Its first range says it again.)
+                    Err(e) => log::debug!("walrust: {}: {e}", file.id()),
+                }
+                if let Some(first) = self.rest.front_mut() {
+                    first.bytes = file.bytes;
+                }
+            }
             let range = self.next_range(&file);
             let bytes = range.end - range.start;
             let units = u32::try_from(bytes.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);

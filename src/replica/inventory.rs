@@ -19,7 +19,7 @@
 
 use super::layout::{self, FileId};
 use super::manifest::Manifest;
-use crate::base::{DbChecksum, Result, Timestamp, TxId};
+use crate::base::{DbChecksum, Kind, Result, Timestamp, TxId};
 use crate::ltx::{HEADER_LEN, Header, Level};
 use crate::store::{LayoutKind, ObjectInfo, Store};
 use futures_util::{StreamExt, TryStreamExt};
@@ -208,6 +208,8 @@ impl Inventory {
                     Ok(h) => Ok((id, Some(h), false)),
                     Err(e) if e.is_missing() => Ok((id, None, true)),
                     Err(e) if e.is_corrupt() => Ok((id, None, false)),
+                    // (It is encrypted, and the store's time will do.)
+                    Err(e) if e.kind() == Kind::Config && !store.can_open() => Ok((id, None, false)),
                     Err(e) => Err(e),
                 }
             })

@@ -228,6 +228,7 @@ async fn file_row(store: &Store, manifest: &Manifest, f: FileInfo) -> Result<Opt
     match probe(store, &f, None, AskMetadata::Yes).await? {
         Probed::Vanished => return Ok(None),
         Probed::Damaged(_) => {}
+        Probed::Sealed(stored) => row.sha256 = stored.map(|s| hex(&s)),
         Probed::Sound(p) => {
             row.time = p.header.timestamp;
             (row.pages, row.commit_pages) = (Some(p.pages), Some(p.header.commit));

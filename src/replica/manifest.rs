@@ -118,6 +118,18 @@ impl ManifestEntry {
         })
     }
 
+    /// The same of the age file that was made of it, as it lies in the replica: nothing that was computed of the content in the clear
+    /// (I-AGE-2).
+    #[must_use]
+    pub fn sealed(self, bytes: u64, sha256: [u8; 32]) -> ManifestEntry {
+        ManifestEntry { bytes, sha256, crc: 0, edge: 0, after: None, ..self }
+    }
+
+    /// Whether it tells of an age file: of no LTX file the file checksum is 0, as its highest bit is set.
+    pub fn is_sealed(&self) -> bool {
+        self.crc == 0
+    }
+
     /// As it stands in a segment: one line of JSON.
     pub fn line(&self) -> String {
         let mut s = String::with_capacity(176);

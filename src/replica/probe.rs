@@ -8,7 +8,7 @@
 use super::edge::{END_OF_PAGES, SMALLEST, edge};
 use super::inventory::FileInfo;
 use super::manifest::ManifestEntry;
-use crate::base::{Error, Result};
+use crate::base::{Error, Kind, Result};
 use crate::ltx::{HEADER_LEN, Header, PageIndex, TAIL_LEN, Tail};
 use crate::store::Store;
 use bytes::Bytes;
@@ -29,6 +29,8 @@ pub struct Probe {
     pub edge: u32,
     /// SHA-256 that the store keeps beside the object, if asked for and kept.
     pub stored_sha256: Option<[u8; 32]>,
+    /// It is an age file, and was opened.
+    pub is_sealed: bool,
 }
 
 /// What came of looking at one file.
@@ -36,6 +38,8 @@ pub struct Probe {
 pub enum Probed {
     /// It is an LTX file of its name.
     Sound(Box<Probe>),
+    /// It is an age file, and there is no identity to open it with: what its metadata says, if asked for.
+    Sealed(Option<[u8; 32]>),
     /// It is no longer there.
     Vanished,
     /// It cannot be what its name says.
@@ -47,6 +51,7 @@ impl Probed {
     pub fn stored_sha256(&self) -> Option<[u8; 32]> {
         match self {
             Probed::Sound(p) => p.stored_sha256,
+            Probed::Sealed(stored) => *stored,
             Probed::Vanished | Probed::Damaged(_) => None,
         }
     }
@@ -68,11 +73,39 @@ pub async fn probe(
     entry: Option<&ManifestEntry>,
     ask: AskMetadata,
 ) -> Result<Probed> {
+    if !store.can_open() && entry.is_some_and(ManifestEntry::is_sealed) {
+        return sealed(store, file, ask).await;
+    }
     match look(store, file, entry, ask).await {
         Ok(p) => Ok(Probed::Sound(Box::new(p))),
         Err(e) if e.is_missing() => Ok(Probed::Vanished),
-        Err(e) if e.is_corrupt() => Ok(Probed::Damaged(e.to_string())),
+        Err(e) if e.is_corrupt() => {
+            // (A short age file ends before the tail of what it was made of is looked for.)
+            match !store.can_open() && store.is_sealed(&file.id().key(store.layout())).await.unwrap_or(false)
+            {
+                true => sealed(store, file, ask).await,
+                false => Ok(Probed::Damaged(e.to_string())),
+            }
+        }
+        Err(e) if e.kind() == Kind::Config && !store.can_open() => sealed(store, file, ask).await,
         Err(e) => Err(e),
+    }
+}
+
+/// What can be said of an age file without an identity: that it begins as one.
+async fn sealed(store: &Store, file: &FileInfo, ask: AskMetadata) -> Result<Probed> {
+    let key = file.id().key(store.layout());
+    let seen = async {
+        if !store.is_sealed(&key).await? {
+            return Ok(Probed::Damaged("it is not encrypted, the manifest says that it is".into()));
+        }
+        let stored = if ask == AskMetadata::Yes { store.head(&key).await?.sha256 } else { None };
+        Ok(Probed::Sealed(stored))
+    };
+    match seen.await {
+        Err(e) if Error::is_missing(&e) => Ok(Probed::Vanished),
+        Err(e) if Error::is_corrupt(&e) => Ok(Probed::Damaged(e.to_string())),
+        seen => seen,
     }
 }
 
@@ -111,7 +144,9 @@ async fn look(
     entry: Option<&ManifestEntry>,
     ask: AskMetadata,
 ) -> Result<Probe> {
-    let (key, size) = (file.id().key(store.layout()), file.bytes);
+    let key = file.id().key(store.layout());
+    let clear = if store.can_open() { store.clear_len(&key, file.bytes).await? } else { None };
+    let size = clear.unwrap_or(file.bytes);
     if size < SMALLEST {
         return Err(Error::corrupt(format!("{size} bytes are too few for an LTX file")));
     }
@@ -158,5 +193,6 @@ async fn look(
         crc: parsed.checksum,
         pages: u32::try_from(pages).unwrap_or(u32::MAX),
         stored_sha256: metadata.and_then(|m| m.sha256),
+        is_sealed: clear.is_some(),
     })
 }

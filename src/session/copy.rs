@@ -6,20 +6,21 @@
 
 use super::alone::alone;
 use super::asked::{self, Asking};
+use super::identity::refuse_to_mix;
 use super::job::Job;
 use super::phase::Role;
 use super::reread::{self, at_a_txid};
 use super::watched::Watched;
 use super::work::Work;
-use crate::base::{Error, Kind, Manners, Result, TxId, clock};
+use crate::base::{Error, Kind, Manners, Result, TxId, clock, manners};
 use crate::capture::Attested;
 use crate::ltx::Level;
 use crate::replica::inventory::read_header;
 use crate::replica::{self, Inventory, ManifestEntry, ManifestWriter};
 use crate::spool::Position;
 use crate::spool::requests::{Answer, Wanted};
-use crate::store::{Body, Pace, PutMeta, ReplicaUrl, Store, block_on};
-use std::path::Path;
+use crate::store::{Body, Pace, PutMeta, Recipients, ReplicaUrl, Store, block_on};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +68,8 @@ impl Watched {
         if let Some(txid) = self.ask_for_snapshot(Some(url.to_string()), timeout)? {
             return Ok(txid);
         }
-        let store = Store::open_for(url, Manners::of(self.path()))?;
+        let recipients = Recipients::parse(&self.settings().encrypt)?;
+        let store = Store::open_for(url, Manners::of(self.path()))?.sealing_for(recipients);
         let Some(ticket) = Work::take_within(self, Job::Reading, timeout) else {
             return Err(Error::new(Kind::Timeout, "another snapshot is still being taken"));
         };
@@ -93,9 +95,20 @@ impl Watched {
     }
 }
 
+/// A file that goes with this.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
 async fn send(store: &Store, path: &Path, position: &Position) -> Result<()> {
     let inventory = Inventory::read(store).await?;
     if let Some(newest) = inventory.files.iter().max_by_key(|f| (f.max, f.level)) {
+        let is_sealed = store.is_sealed(&newest.id().key(store.layout())).await?;
+        refuse_to_mix(store.url(), store.recipients().is_some(), is_sealed)?;
         let header = read_header(store, newest.id()).await?;
         if header.lineage != position.lineage || newest.max > position.txid {
             return Err(Error::config(format!(
@@ -108,6 +121,17 @@ async fn send(store: &Store, path: &Path, position: &Position) -> Result<()> {
         replica::place::refuse_to_begin(store).await?;
     }
     let entry = ManifestEntry::of_file(Level::SNAPSHOT, path)?;
+    let scratch;
+    let (path, entry) = match store.recipients() {
+        None => (path, entry),
+        Some(recipients) => {
+            scratch = Removed(path.with_extension("age"));
+            let mut out =
+                manners::create_private(&scratch.0).map_err(|e| Error::io("create", &scratch.0, e))?;
+            let (bytes, sha256) = recipients.seal(path, &mut out)?;
+            (scratch.0.as_path(), entry.sealed(bytes, sha256))
+        }
+    };
     let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256), ..PutMeta::default() };
     let measured = store.clone().with_pace(Pace::Measured);
     match measured.put_new(&entry.id.key(store.layout()), Body::File(path.to_path_buf()), meta).await {

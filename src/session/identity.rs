@@ -13,7 +13,7 @@
 //! "Empty" is a place without a replica of this kind of store; a place that a replica of another kind was copied to is refused
 //! before ([`crate::replica::place`], I-PLACE-2).
 
-use crate::base::{DbChecksum, Lineage, TxId};
+use crate::base::{DbChecksum, Error, Lineage, Result, TxId};
 use crate::spool::{Handoff, Position, WalPlace};
 
 /// How the watch relates to what the replica held.
@@ -224,6 +224,30 @@ fn attested(r: &Remote) -> Expected {
     Expected { txid: r.txid, attested: r.after.map(|after| (r.lineage, after)) }
 }
 
+/// A replica is encrypted from its first file on, or not at all. Errors with [`crate::base::Kind::Config`]. Pure.
+pub(super) fn refuse_to_mix(url: &str, encrypts: bool, is_sealed: bool) -> Result<()> {
+    match (encrypts, is_sealed) {
+        (true, false) => Err(Error::config(format!(
+            "encrypt is set, and the replica {url} holds files in the clear: one replica is not both; choose another URL, which begins with a \
+             snapshot, or take encrypt away"
+        ))),
+        (false, true) => Err(Error::config(format!(
+            "the replica {url} is encrypted, and encrypt is not set: one replica is not both; set encrypt to its recipients (age1…), or \
+             choose another URL"
+        ))),
+        (true, true) | (false, false) => Ok(()),
+    }
+}
+
+/// What an encrypted replica says of itself where nothing opens it: that its newest lineage is the one that this spool knows, if nothing
+/// there is newer than what was shipped or waits here (`known`: that lineage, that TXID). Who wrote it the lease tells. Pure.
+pub(super) fn as_known(remote: Remote, known: Option<(Lineage, TxId)>, is_closed: bool) -> Remote {
+    match known {
+        Some((lineage, newest)) if is_closed && remote.txid <= newest => Remote { lineage, ..remote },
+        _ => remote,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +257,25 @@ mod tests {
     const OURS: Lineage = Lineage(7);
     const THEIRS: Lineage = Lineage(9);
     const AFTER: DbChecksum = DbChecksum(1 << 63 | 5);
+
+    #[test]
+    fn an_encrypted_replica_that_nothing_opens_is_ours_by_what_is_known_here() {
+        let closed = Remote { txid: TxId(5), snapshot: TxId(1), lineage: Lineage::default(), after: None };
+        for (what, known, is_closed, want) in [
+            ("no spool", None, true, Lineage::default()),
+            ("behind it", Some((OURS, TxId(4))), true, Lineage::default()),
+            ("even", Some((OURS, TxId(5))), true, OURS),
+            ("ahead", Some((OURS, TxId(9))), true, OURS),
+            ("opened: what it says holds", Some((OURS, TxId(9))), false, Lineage::default()),
+        ] {
+            assert_eq!(as_known(closed, known, is_closed).lineage, want, "{what}");
+        }
+        for (encrypts, is_sealed, fits) in
+            [(true, true, true), (false, false, true), (true, false, false), (false, true, false)]
+        {
+            assert_eq!(refuse_to_mix("u", encrypts, is_sealed).is_ok(), fits, "{encrypts} {is_sealed}");
+        }
+    }
 
     fn place(txid: u64) -> Position {
         Position {

@@ -238,6 +238,23 @@ impl Watched {
                 (known.as_ref().and_then(remembered), no_lease)
             }
         };
+        let is_closed = self.store.recipients().is_some() && !self.store.can_open();
+        let newest = match &known {
+            Some(s) => {
+                let waiting = self.spool.pending()?.last().map(|q| q.txid).unwrap_or_default();
+                let snapshot = self.spool.snapshots()?.last().map(|q| q.txid).unwrap_or_default();
+                Some((s.lineage, s.txid.max(waiting).max(snapshot)))
+            }
+            None => None,
+        };
+        let remote = remote.map(|r| identity::as_known(r, newest, is_closed));
+        if is_closed && !takeover && remote.is_some_and(|r| r.lineage == Lineage::default()) {
+            return Err(Error::config(format!(
+                "the replica {} is encrypted, and whether it is this database's cannot be told without an identity: set WALRUST_IDENTITY, or \
+                 take it over with '{{\"takeover\":true}}', which begins anew with a snapshot",
+                self.replica()
+            )));
+        }
         let found = Findings { remote, lease, known, is_recorded };
         let respelled = match (&found.known, &found.remote) {
             (None, Some(r)) => self.respelled(r)?,
@@ -615,8 +632,19 @@ pub(super) fn look(store: &Store, patience: Patience) -> Result<Option<Remote>> 
         let Some(newest) = inventory.files.iter().max_by_key(|f| (f.max, f.level)) else {
             return Ok(None);
         };
-        let header = replica::inventory::read_header(&asked, newest.id()).await?;
+        let is_sealed = asked.is_sealed(&newest.id().key(asked.layout())).await?;
+        identity::refuse_to_mix(asked.url(), asked.recipients().is_some(), is_sealed)?;
         let snapshot = inventory.files.iter().filter(|f| f.min.0 == 1).map(|f| f.max).max();
+        if is_sealed && !asked.can_open() {
+            let lineage = Lineage::default();
+            return Ok(Some(Remote {
+                txid: newest.max,
+                snapshot: snapshot.unwrap_or_default(),
+                lineage,
+                after: None,
+            }));
+        }
+        let header = replica::inventory::read_header(&asked, newest.id()).await?;
         Ok(Some(Remote {
             txid: newest.max,
             snapshot: snapshot.unwrap_or_default(),

@@ -21,6 +21,7 @@
 
 use super::events::on_mirror_event;
 use super::identity::Remote;
+use super::identity::as_known;
 use super::job::Job;
 use super::join::{Patience, look};
 use super::mirror::{At, Begin, Here, Mirror, decide, leads_on};
@@ -117,6 +118,10 @@ fn begin(w: &Arc<Watched>, m: &Arc<Mirror>) -> Result<()> {
 fn begin_alone(w: &Arc<Watched>, m: &Arc<Mirror>, queue: &Arc<Spool>) -> Result<()> {
     let there = look(&m.store, Patience::Patient)?;
     let recorded = queue.shipped()?.filter(|s| s.replica == m.url());
+    let is_closed = m.store.recipients().is_some() && !m.store.can_open();
+    let waiting = queue.pending()?.last().map(|q| q.txid).unwrap_or_default();
+    let known = recorded.as_ref().map(|s| (s.lineage, s.txid.max(waiting)));
+    let there = there.map(|r| as_known(r, known, is_closed));
     let cursor = recorded.as_ref().map(|s| s.txid).unwrap_or_default();
     if there.is_none() && cursor == TxId::ZERO {
         let store = m.store.clone();

@@ -39,7 +39,15 @@ pub(super) enum Change {
 pub(super) fn change(old: &Settings, new: &Settings) -> Change {
     let built_in = |s: &Settings| {
         let class = s.storage_class.clone();
-        let put = (s.append_only, s.retain, s.retain_mode, class, s.sse.clone(), s.sse_kms_key.clone());
+        let put = (
+            s.append_only,
+            s.retain,
+            s.retain_mode,
+            class,
+            s.sse.clone(),
+            s.sse_kms_key.clone(),
+            s.encrypt.clone(),
+        );
         (s.spool_dir.clone(), s.spool_limit, s.levels.clone(), s.retry, s.mirrors.clone(), put)
     };
     let same_replica = Settings { replica: old.replica.clone(), ..new.clone() };
@@ -81,6 +89,7 @@ mod tests {
         assert_eq!(with(&|s| s.mirrors = vec!["/elsewhere".into()]), Change::Renew);
         assert_eq!(with(&|s| s.retry.breaker_threshold = 99), Change::Renew);
         assert_eq!(with(&|s| s.append_only = true), Change::Renew);
+        assert_eq!(with(&|s| s.encrypt = vec!["age1".into()]), Change::Renew);
         assert_eq!(with(&|s| s.retain = Duration::from_secs(9)), Change::Renew);
         assert_eq!(with(&|s| s.storage_class.snapshot = Some("STANDARD_IA".into())), Change::Renew);
         let both = with(&|s| (s.durability, s.levels) = (Durability::Sync, Vec::new()));

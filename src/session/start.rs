@@ -19,7 +19,7 @@ use crate::base::{Error, Kind, Manners, Result, TxId, clock};
 use crate::config::{Durability, Settings, default_spool, replica_key};
 use crate::ship;
 use crate::spool::{LockFile, Owner, Shipped, Spool, real_dir};
-use crate::store::{AtRest, ReplicaUrl, Store};
+use crate::store::{AtRest, Recipients, ReplicaUrl, Store};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,7 +211,7 @@ impl Engine {
             return Ok(Before::Same(w, identity));
         }
         // The store is asked before anything ends: one that refuses us now would leave the database without a watch.
-        let store = Store::open(&req.replica)?;
+        let store = open_store(&req.replica, None, &req.settings)?;
         join::look(&store, Patience::Until(clock::uptime() + CALL_PATIENCE))?;
         let dir = req.settings.spool_dir.clone().unwrap_or_else(|| default_spool(req.path));
         if is_same && w.spool.real_dir() == real_dir(&dir) {
@@ -371,7 +371,8 @@ fn refuse_in_spool(replica: &ReplicaUrl, spool: &Path) -> Result<()> {
 /// The store of the replica, or of a mirror, as the settings say that files are put there. Errors when the URL cannot be one of a store.
 fn open_store(url: &ReplicaUrl, manners: Option<Manners>, s: &Settings) -> Result<Store> {
     let at_rest = AtRest { how: s.sse.clone(), kms_key: s.sse_kms_key.clone() };
-    let store = Store::open_encrypting(url, manners, &at_rest)?;
+    let recipients = Recipients::parse(&s.encrypt)?;
+    let store = Store::open_encrypting(url, manners, &at_rest)?.sealing_for(recipients);
     Ok(if s.append_only { store.append_only() } else { store })
 }
 

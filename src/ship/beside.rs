@@ -6,6 +6,7 @@
 use super::duty::Duty;
 use super::merge::{Job, Merged, Now};
 use super::plan;
+use super::sealed;
 use super::shipper::{Did, Event, Halt, LONGEST_REST, Right, Shipper, Step, blocking, check};
 use crate::base::{Result, TxId, clock, crash};
 use crate::ltx::Level;
@@ -81,7 +82,8 @@ pub(super) async fn keeper(s: &Shipper) -> Result<()> {
 /// Merges, takes back, and lends. Errors with [`crate::base::Kind::Fenced`].
 pub(super) async fn upkeep(s: &Shipper) -> Result<()> {
     let mut take_back_at = Duration::ZERO;
-    for dir in ["snapshot", "pending", "merge"] {
+    sealed::sweep(&s.plan.spool, s.plan.link.status().replicated);
+    for dir in ["snapshot", "pending", "merge", sealed::DIR] {
         s.plan.store.abort_abandoned(&s.plan.spool.dir().join(dir)).await;
     }
     while !s.is_stopped() {
@@ -167,9 +169,12 @@ async fn merge_job(s: &Shipper, job: Job) -> Step<Did> {
 }
 
 async fn upload_merged(s: &Shipper, right: &Right<'_>, file: &Vouched, merged: &Merged) -> Step<()> {
-    s.put(right, file, merged.level).await?;
+    let entry = s.put(right, file, merged.level).await?;
     crash::point("merge.after-manifest");
     s.merger().done(&s.plan.spool, merged, clock::uptime())?;
+    if entry.is_sealed() {
+        sealed::done(&s.plan.spool, &s.plan.replica, entry.id);
+    }
     let inputs = merged.inputs.len();
     (s.plan.on_event)(Event::Merged { level: merged.level, name: merged.name, inputs });
     Ok(())
@@ -224,8 +229,13 @@ async fn take_back_one(s: &Shipper, q: &Queued) -> Step<Found> {
         entry => entry?,
     };
     let _right = s.right().await?;
+    // (Without the age file that was put nobody can tell it from another's, and what is not there needs no more.)
+    let entry = match s.plan.store.recipients() {
+        None => entry,
+        Some(recipients) => s.sealed(recipients, q, &entry).await?.1,
+    };
     let key = entry.id.key(s.plan.store.layout());
-    let held = s.plan.store.compare(&key, q.bytes, entry.sha256).await?;
+    let held = s.plan.store.compare(&key, entry.bytes, entry.sha256).await?;
     if held == Holds::This && !is_built_upon(s, q.txid).await? {
         s.strike(&entry).await?;
         s.plan.store.delete(std::slice::from_ref(&key)).await?;

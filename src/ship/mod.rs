@@ -63,6 +63,7 @@ mod plan;
 mod run;
 pub mod runtime;
 mod schema;
+mod sealed;
 mod shipper;
 mod status;
 #[cfg(test)]

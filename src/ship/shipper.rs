@@ -7,13 +7,14 @@ use super::link::{LeaseWish, Link};
 use super::merge::Merger;
 use super::owed::Owed;
 use super::plan;
+use super::sealed;
 use super::status::{Protection, State};
 use crate::base::{Error, Kind, Result, Timestamp, TxId, clock, crash, panics};
 use crate::ltx::{FileName, Level};
 use crate::replica::manifest::{CLAIMS_WITHIN, ENTRIES_WITHIN, ManifestEntry, ManifestWriter};
 use crate::replica::{Inventory, blocks, layout};
 use crate::spool::{Growth, Queued, Shipped, Spool, Vouched, remove_if_there};
-use crate::store::{Body, Breaker, BreakerState, Hold, LockMode, Pace, PutMeta, Retry, Store};
+use crate::store::{Body, Breaker, BreakerState, Hold, LockMode, Pace, PutMeta, Recipients, Retry, Store};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -500,6 +501,10 @@ impl Shipper {
             .map_err(|e| if e.is_corrupt() { self.damaged(e.to_string()) } else { e })?;
         let name = entry.id.name();
         let started = clock::uptime();
+        let (path, entry) = match self.plan.store.recipients() {
+            None => (q.path.clone(), entry),
+            Some(recipients) => self.sealed(recipients, q, &entry).await?,
+        };
         let meta = self.plan.keeping.meta(&entry, clock::now());
         self.name_what_was_left().await?;
         if level == Level::SNAPSHOT {
@@ -510,7 +515,7 @@ impl Shipper {
         let key = entry.id.key(self.plan.store.layout());
         // (On the heap: it is the largest future of all.)
         let store = self.plan.store.clone().with_pace(pace(level));
-        match Box::pin(store.put_new(&key, Body::File(q.path.clone()), meta)).await {
+        match Box::pin(store.put_new(&key, Body::File(path), meta)).await {
             Ok(_) => {}
             Err(e) if e.kind() == Kind::Exists => {
                 let why = format!(
@@ -528,10 +533,24 @@ impl Shipper {
         Ok(entry)
     }
 
+    /// The age file that is put in the place of a file, and what the manifest will say of it (I-AGE-1).
+    pub(super) async fn sealed(
+        &self,
+        recipients: &Recipients,
+        q: &Queued,
+        entry: &ManifestEntry,
+    ) -> Result<(PathBuf, ManifestEntry)> {
+        let (spool, replica, entry) = (self.plan.spool.clone(), self.plan.replica.clone(), *entry);
+        let (recipients, from) = (recipients.clone(), q.path.clone());
+        let made = move || sealed::make(&spool, &replica, &recipients, &from, &entry);
+        if q.bytes <= SMALL_BYTES { made() } else { blocking(made).await }
+    }
+
     /// Puts the sums of a large file's blocks beside it, for whoever reads it in place. What goes wrong is told and nothing more: they
     /// are a help (I-BLOCK-1).
     async fn put_blocks(&self, q: &Vouched, entry: &ManifestEntry) {
-        if !blocks::are_wanted(entry.bytes) {
+        // (Of an age file each chunk proves itself, and what is beside it would tell of its content.)
+        if !blocks::are_wanted(entry.bytes) || entry.is_sealed() {
             return;
         }
         let (path, of) = (q.path.clone(), *entry);
@@ -619,6 +638,10 @@ impl Shipper {
             self.merger().keep(&self.plan.spool, &q.path, level, entry.id.name(), clock::uptime())?;
         } else {
             remove_if_there(&q.path)?;
+        }
+        // (Not before: until the queue has no more of it, it may be put again.)
+        if entry.is_sealed() {
+            sealed::done(&self.plan.spool, &self.plan.replica, entry.id);
         }
         if level == Level::SNAPSHOT {
             (self.plan.on_event)(Event::Snapshot { txid: q.txid, bytes: q.bytes });

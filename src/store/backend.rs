@@ -114,6 +114,21 @@ pub(super) trait Backend: Send + Sync {
     /// Opens an object, or a range of it, which may end behind it. `Corrupt` if it begins behind it.
     async fn open(&self, key: &str, range: Option<Range<u64>>) -> Result<Opened>;
 
+    /// As [`Backend::open`], of the object as it is stored, where the other one opens what is encrypted.
+    async fn open_stored(&self, key: &str, range: Option<Range<u64>>) -> Result<Opened> {
+        self.open(key, range).await
+    }
+
+    /// Whether it opens what is encrypted.
+    fn can_open(&self) -> bool {
+        false
+    }
+
+    /// How many bytes [`Backend::open`] gives of an encrypted object of `stored` bytes; `None`: it gives them as they are.
+    async fn clear_len(&self, _key: &str, _stored: u64) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// The bytes of a range, in the place of what `into` held; fewer if the object ends within it. Errors as [`Backend::open`].
     async fn read_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> Result<()> {
         into.clear();

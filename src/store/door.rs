@@ -1,5 +1,6 @@
 //! The door: a replica's store, whatever its kind.
 
+use super::age::{Keys, Recipients, is_sealed};
 use super::backend::{Backend, Create, Opened, Tags};
 use super::bandwidth::{self, Pace};
 use super::conditions::{Conditions, Known};
@@ -12,6 +13,7 @@ use super::object::{
 };
 use super::objects::Objects;
 use super::open;
+use super::opening::Opening;
 use super::retry::Retry;
 use crate::address::{LayoutKind, ReplicaUrl};
 use crate::base::hex::Digest32;
@@ -43,6 +45,8 @@ pub struct Store {
     layout: Option<LayoutKind>,
     /// See [`Store::append_only`].
     append_only: bool,
+    /// See [`Store::sealing_for`].
+    recipients: Option<Recipients>,
 }
 
 /// How the store encrypts what is put there (S3).
@@ -102,6 +106,10 @@ impl Store {
             Some(dir) => Arc::new(Directory::new(dir, like)),
             None => Arc::new(open::open(url, env)?),
         };
+        let backend = match env.get("WALRUST_IDENTITY") {
+            Some(path) => Arc::new(Opening::new(backend, Arc::new(Keys::of_file(path)))),
+            None => backend,
+        };
         Ok(Store::over(backend, &url.to_string()))
     }
 
@@ -133,6 +141,7 @@ impl Store {
             faults: None,
             layout: None,
             append_only: false,
+            recipients: None,
         }
     }
 
@@ -164,6 +173,19 @@ impl Store {
         self.known = Arc::new(Mutex::new(Known::new(Conditions::Unknown)));
         self.append_only = true;
         self
+    }
+
+    /// The same store for a writer that encrypts each LTX file for these recipients, or none. It is the writer that does so: what is put here
+    /// is put as it is.
+    #[must_use]
+    pub fn sealing_for(mut self, recipients: Option<Recipients>) -> Store {
+        self.recipients = recipients;
+        self
+    }
+
+    /// For whom LTX files are to be encrypted before they are put.
+    pub fn recipients(&self) -> Option<&Recipients> {
+        self.recipients.as_ref()
     }
 
     /// The same place as it was at that time, to read from. Errors with [`Kind::Config`] where the store keeps no versions.
@@ -347,8 +369,56 @@ impl Store {
     }
 
     /// The object piece by piece. Each piece may fail.
-    pub(super) async fn open_stream(&self, key: &str) -> Result<(ByteStream, u64)> {
+    async fn open_stream(&self, key: &str) -> Result<(ByteStream, u64)> {
         self.backend.open(key, None).await.map(|o| (o.stream, o.length))
+    }
+
+    /// The same, as it is stored.
+    pub(super) async fn stored_stream(&self, key: &str) -> Result<(ByteStream, u64)> {
+        self.backend.open_stored(key, None).await.map(|o| (o.stream, o.length))
+    }
+
+    /// Whether what is encrypted can be read: an identity was given.
+    pub fn can_open(&self) -> bool {
+        self.backend.can_open()
+    }
+
+    /// How many bytes are read of an object of `stored` bytes, if it is encrypted and can be opened; `None`: as many as are stored.
+    /// Errors: those of every verb, and [`Kind::Corrupt`] for a header that is damaged.
+    pub async fn clear_len(&self, key: &str, stored: u64) -> Result<Option<u64>> {
+        check_key(key)?;
+        self.tried(|_| self.attempt(Op::Get, key, self.backend.clear_len(key, stored))).await
+    }
+
+    /// Whether an object is encrypted, by its first bytes. Errors: those of every verb.
+    pub async fn is_sealed(&self, key: &str) -> Result<bool> {
+        check_key(key)?;
+        self.tried(|_| {
+            self.attempt(Op::Get, key, async {
+                let opened = self.backend.open_stored(key, Some(0..32)).await?;
+                collect(key, opened.stream, opened.length).await.map(|head| is_sealed(&head))
+            })
+        })
+        .await
+    }
+
+    /// Size and SHA-256 of an object as it is stored, all of which is read. Errors: those of every verb.
+    pub async fn stored_sum(&self, key: &str) -> Result<(u64, Digest32)> {
+        check_key(key)?;
+        self.tried(|_| {
+            self.attempt(Op::Get, key, async {
+                let (mut stream, length) = self.stored_stream(key).await?;
+                let (mut hash, mut size) = (Sha256::new(), 0);
+                while let Some(piece) = stream.next().await {
+                    let piece = piece?;
+                    hash.update(&piece);
+                    size += piece.len() as u64;
+                }
+                complete(key, size, length)?;
+                Ok((size, hash.finalize().into()))
+            })
+        })
+        .await
     }
 
     /// Writes the object to the file `path`, replacing what it held, and gives its size and SHA-256. Does not

@@ -27,6 +27,7 @@
 //! object_store's own retries (they ignore `Retry-After` and multiply with ours) and its local store (no
 //! mtime, no conditional update); a metadata-only put id (Litestream's and local files have none: content decides).
 
+mod age;
 mod answer;
 mod backend;
 pub mod bandwidth;
@@ -45,6 +46,7 @@ mod local;
 mod object;
 mod objects;
 mod open;
+mod opening;
 mod parts;
 mod past;
 mod probe;
@@ -64,6 +66,7 @@ mod tests;
 
 pub use crate::address::{BucketIn, Checksums, LayoutKind, ReplicaUrl, StoreKind};
 pub use crate::base::hex::Digest32;
+pub use age::{Recipients, is_sealed, no_identity};
 pub use bandwidth::Pace;
 pub use block::block_on;
 pub use breaker::{Breaker, BreakerState, Change, Permit};

@@ -197,7 +197,7 @@ impl Store {
             (size, _) if size != length => false,
             (_, Some(sha256)) => sha256 == tags.sha256,
             (_, None) => {
-                let (mut stream, _) = self.open_stream(key).await?;
+                let (mut stream, _) = self.stored_stream(key).await?;
                 let mut hash = Sha256::new();
                 while let Some(piece) = stream.next().await {
                     hash.update(&piece?);
@@ -217,14 +217,15 @@ impl Store {
     /// lasts.
     async fn refuse_no_ltx(&self, key: &str) -> Result<()> {
         const MAGIC: &[u8; 4] = b"LTX1";
-        let (mut stream, _) = self.open_stream(key).await?;
+        const SEALED: &[u8; 4] = b"age-";
+        let (mut stream, _) = self.stored_stream(key).await?;
         let mut head = Vec::new();
         while head.len() < MAGIC.len()
             && let Some(piece) = stream.next().await
         {
             head.extend_from_slice(&piece?);
         }
-        if head.starts_with(MAGIC) {
+        if head.starts_with(MAGIC) || head.starts_with(SEALED) {
             return Ok(());
         }
         Err(Error::new(

@@ -300,7 +300,8 @@ class Configured(door.DoorTest):
         "retention_hourly": "5", "retention_daily": "4", "retention_weekly": "3", "retention_monthly": "2", "validation_interval": "6h",
         "retention_by": "janitor", "append_only": "false",  # (what goes with durability "sync", and with a directory)
         "retain": "0", "retain_mode": "compliance", "storage_class_level0": "STANDARD", "storage_class_merged": "ONEZONE_IA",
-        "storage_class_snapshot": "STANDARD_IA", "sse": "aws:kms", "sse_kms_key": "alias/backup", "auto_label": "ddl", "drill_interval": "5h",
+        "storage_class_snapshot": "STANDARD_IA", "sse": "aws:kms", "sse_kms_key": "alias/backup",
+        "encrypt": "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p", "auto_label": "ddl", "drill_interval": "5h",
         "spool_dir": None, "spool_limit": "2GB", "retry_base": "50ms", "retry_max": "10s", "retry_breaker_threshold": "7",
         "retry_breaker_cooldown": "30s", "webhooks": "http://127.0.0.1:1/hook", "price_per_gb": "0.5", "price_per_1000_put": "0.25",
     }

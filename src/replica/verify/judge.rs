@@ -39,14 +39,17 @@ impl Facts {
 
     /// The files whose edges are sound, with what their headers say.
     pub fn usable(&self, bad: &BTreeSet<FileId>) -> Vec<FileInfo> {
-        self.sound()
-            .filter(|(f, _)| !bad.contains(&f.id()))
-            .map(|(f, p)| {
-                let mut f = f.clone();
-                f.learn(&p.header);
-                f
-            })
-            .collect()
+        let usable = self.files.iter().filter_map(|(f, p)| {
+            let mut f = f.clone();
+            match p {
+                Probed::Sound(p) => f.learn(&p.header),
+                // (Its name is believed: without an identity there is no more.)
+                Probed::Sealed(_) => {}
+                Probed::Vanished | Probed::Damaged(_) => return None,
+            }
+            Some(f)
+        });
+        usable.filter(|f| !bad.contains(&f.id())).collect()
     }
 }
 
@@ -97,9 +100,29 @@ fn file_problem(f: &FileInfo, p: &Probed, entry: Option<&ManifestEntry>) -> Opti
     let p = match p {
         Probed::Sound(p) => p,
         Probed::Damaged(why) => return Some((Rule::Header, why.clone())),
+        Probed::Sealed(stored) => return entry.and_then(|e| stored_problem(*stored, e)),
         Probed::Vanished => return None,
     };
     let e = entry?;
+    if let Some(why) = stored_problem(p.stored_sha256, e) {
+        return Some(why);
+    }
+    match (p.is_sealed, e.is_sealed()) {
+        (true, true) => {
+            // (Without an identity nobody could say how many: who named it may have had none.)
+            let said = (e.pages, e.commit, e.time);
+            let wrong = e.commit > 0 && said != (p.pages, p.header.commit, p.header.timestamp);
+            return wrong
+                .then(|| (Rule::Checksum, "header or page index is not the one uploaded".to_string()));
+        }
+        (true, false) => {
+            return Some((Rule::Checksum, "it is encrypted, the manifest says that it is not".into()));
+        }
+        (false, true) => {
+            return Some((Rule::Checksum, "it is not encrypted, the manifest says that it is".into()));
+        }
+        (false, false) => {}
+    }
     let after = p.header.attest.map(|a| a.after);
     if p.crc != e.crc {
         return Some((
@@ -107,17 +130,18 @@ fn file_problem(f: &FileInfo, p: &Probed, entry: Option<&ManifestEntry>) -> Opti
             format!("trailer checksum {:016x}, the manifest says {:016x}", p.crc, e.crc),
         ));
     }
-    if let Some(sha) = p.stored_sha256
-        && sha != e.sha256
-    {
-        let text = format!("stored SHA-256 {}, the manifest says {}", hex(&sha), hex(&e.sha256));
-        return Some((Rule::Checksum, text));
-    }
     let said = (e.pages, e.commit, e.time, e.after, e.edge);
     if said != (p.pages, p.header.commit, p.header.timestamp, after, p.edge) {
         return Some((Rule::Checksum, "header or page index is not the one uploaded".to_string()));
     }
     None
+}
+
+/// What the store keeps beside the object, against the manifest.
+fn stored_problem(stored: Option<[u8; 32]>, e: &ManifestEntry) -> Option<(Rule, String)> {
+    let sha = stored.filter(|sha| *sha != e.sha256)?;
+    let text = format!("stored SHA-256 {}, the manifest says {}", hex(&sha), hex(&e.sha256));
+    Some((Rule::Checksum, text))
 }
 
 /// Rule 6: files whose attested checksums do not fit those of their neighbours. In order of TXIDs, so that what follows a bad file is
@@ -243,6 +267,9 @@ fn sound_file(f: &FileInfo, p: &Probed, facts: &Facts) -> Finding {
     let message = match (attested, facts.manifest.get(f.id())) {
         (true, Some(_)) => "ok",
         (true, None) => "ok; not in the manifest (yet)",
+        (false, _) if matches!(p, Probed::Sealed(_)) => {
+            "ok; encrypted, its content not looked at (no identity)"
+        }
         (false, Some(_)) => "ok; unattested, in the manifest",
         (false, None) => "ok; unattested (not written by walrust)",
     };

@@ -134,6 +134,8 @@ pub struct Ahead {
     rest: VecDeque<FileInfo>,
     /// How far the first of `rest` was asked for.
     asked: u64,
+    /// The size of the first of `rest` is that in the clear.
+    is_measured: bool,
     under_way: VecDeque<UnderWay>,
     window: Window,
     memory: Arc<Semaphore>,
@@ -149,6 +151,7 @@ impl Ahead {
             store: store.clone(),
             rest: files.into(),
             asked: 0,
+            is_measured: false,
             under_way: VecDeque::new(),
             window,
             memory: Arc::new(Semaphore::new((window.memory / UNIT) as usize)),
@@ -162,7 +165,7 @@ impl Ahead {
         while self.under_way.len() < self.parallel
             && let Some(mut file) = self.rest.front().cloned()
         {
-            if self.asked == 0 && file.bytes > WHOLE && self.store.can_open() {
+            if !self.is_measured && file.bytes > WHOLE && self.store.can_open() {
                 // Ranges are of what an encrypted one has in the clear.
                 let key = file.id().key(self.store.layout());
                 match self.store.clear_len(&key, file.bytes).await {
@@ -173,6 +176,8 @@ impl Ahead {
                 if let Some(first) = self.rest.front_mut() {
                     first.bytes = file.bytes;
                 }
+                // (Once: whoever waits for memory comes by here again.)
+                self.is_measured = true;
             }
             let range = self.next_range(&file);
             let bytes = range.end - range.start;
@@ -187,7 +192,7 @@ impl Ahead {
             self.asked = range.end;
             if range.end >= file.bytes {
                 self.rest.pop_front();
-                self.asked = 0;
+                (self.asked, self.is_measured) = (0, false);
             }
             let (store, buffers) = (self.store.clone(), self.buffers.clone());
             let task = tokio::spawn(get(store, file.clone(), range.clone(), buffers, share));
@@ -211,7 +216,7 @@ impl Ahead {
         }
         if self.asked > 0 && self.rest.front().is_some_and(|f| f.id() == file.id()) {
             self.rest.pop_front();
-            self.asked = 0;
+            (self.asked, self.is_measured) = (0, false);
         }
     }
 

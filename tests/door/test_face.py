@@ -212,7 +212,7 @@ class Face(door.DoorTest):
         self.overall(page, "Not safe: 1 of 1")
         self.assertRegex(page.locator(".safe").inner_text(), r"Not safe: what was committed since \d\d:\d\d:\d\d is not in the replica")
         self.assertRegex(page.locator(".wrong").inner_text(), "cannot (put|reach)")
-        self.assertRegex(page.locator(".brief").inner_text(), r"[\d.]+ s behind, [\d.]+ kB pending")
+        self.assertRegex(page.locator(".brief").inner_text(), r"[\d.]+ s behind, [\d.]+ KB pending")
         # The store does not answer: that is said, and nobody hangs.
         page.get_by_role("button", name="Ask the replica again").click()
         self.judge(page, "lagging")

@@ -15,7 +15,7 @@ use super::manifest::{ENTRIES_WITHIN, MOST_WAITING};
 use super::retention::Policy;
 use crate::base::{TxId, Webhook, size};
 use crate::ltx::Level;
-use crate::store::{ReplicaUrl, StoreKind};
+use crate::store::{Env, ReplicaUrl, Requests, StoreKind};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -108,6 +108,31 @@ pub fn price_of(url: &ReplicaUrl) -> Option<Price> {
             BY_HOST.iter().find(|(end, _)| known(end)).map(|(_, p)| *p)
         }
     }
+}
+
+/// The replica with the endpoint that the environment names, as a store is opened with it: whose prices hold depends on it.
+pub fn at_endpoint(replica: ReplicaUrl, env: &Env) -> ReplicaUrl {
+    if replica.kind() != StoreKind::S3 || replica.endpoint().is_some() {
+        return replica;
+    }
+    let Some(endpoint) = env.get("AWS_ENDPOINT_URL_S3").or(env.get("AWS_ENDPOINT_URL")) else {
+        return replica;
+    };
+    let text = replica.to_string();
+    let join = if text.contains('?') { '&' } else { '?' };
+    ReplicaUrl::parse(&format!("{text}{join}endpoint={endpoint}")).unwrap_or(replica)
+}
+
+/// Dollars for requests to the store of a replica, and whose prices those are; `None` where none are known, or nothing is asked.
+pub fn price_of_requests(url: &ReplicaUrl, r: &Requests, per_1000_put: Option<f64>) -> Option<(f64, String)> {
+    let list = price_of(&at_endpoint(url.clone(), &Env::process()));
+    let (per_put, named) = match (per_1000_put, list) {
+        (Some(per_put), _) => (per_put, "configured price".to_string()),
+        (None, Some(p)) => (p.per_1000_put, format!("{} pricing, {PRICES_OF}", p.name)),
+        (None, None) => return None,
+    };
+    let per_get = list.map_or(0.0, |p| p.per_1000_get);
+    Some(((r.puts as f64 * per_put + r.gets as f64 * per_get) / 1000.0, named))
 }
 
 /// What the replica tells of size and change.

@@ -4,7 +4,9 @@ use super::common;
 use crate::base::{Error, Result};
 use crate::config::{Layer, OptionSpec, Options, Resolved, WithSettings};
 use crate::replica::Inventory;
-use crate::replica::explain::{ExplainDatabase, Measured, Seen, explain as preview, explain_json};
+use crate::replica::explain::{
+    ExplainDatabase, Measured, Seen, at_endpoint, explain as preview, explain_json,
+};
 use crate::session::{self, Watched, engine};
 use crate::sqlite::{Connection, Value};
 use crate::store::{Conditions, Env, ReplicaUrl, Store, StoreKind, block_on};
@@ -124,19 +126,6 @@ fn mirror(own: &ExplainDatabase, url: &str) -> Result<ExplainDatabase> {
         lease_interval: if has_lease { session::lease_renewed_after() } else { Duration::ZERO },
         ..own.clone()
     })
-}
-
-/// The replica with the endpoint that the environment names, as a store is opened with it: whose prices hold depends on it.
-fn at_endpoint(replica: ReplicaUrl, env: &Env) -> ReplicaUrl {
-    if replica.kind() != StoreKind::S3 || replica.endpoint().is_some() {
-        return replica;
-    }
-    let Some(endpoint) = env.get("AWS_ENDPOINT_URL_S3").or(env.get("AWS_ENDPOINT_URL")) else {
-        return replica;
-    };
-    let text = replica.to_string();
-    let join = if text.contains('?') { '&' } else { '?' };
-    ReplicaUrl::parse(&format!("{text}{join}endpoint={endpoint}")).unwrap_or(replica)
 }
 
 /// The folder in a bucket whose heart its lease would rest on.

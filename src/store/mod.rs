@@ -51,6 +51,7 @@ mod probe;
 mod process;
 mod profile;
 mod put;
+mod requests;
 mod retry;
 mod sign;
 mod text;
@@ -74,6 +75,7 @@ pub use env::Env;
 pub use faults::{Fault, Faults, Op};
 pub use object::{Body, ByteStream, ObjectInfo, Version, WHOLE_BYTES};
 pub use put::{Holds, Put, PutMeta};
+pub use requests::{Requests, requests_of};
 pub use retry::Retry;
 
 pub(crate) use crate::base::hex::digits as hex;

@@ -214,6 +214,10 @@ bench-read: $(VENV)/.ready loadable ## A replica of 1 GB read in place, 20 ms a 
 	$(PY) bench/read.py --so dist/walrust.$(EXT)
 	$(PY) bench/past.py --so dist/walrust.$(EXT)
 
+.PHONY: bench-many
+bench-many: $(VENV)/.ready loadable ## 1 to 10,000 databases in one process, with and without: opening, memory, descriptors, CPU at rest, one busy, all busy
+	$(PY) bench/many.py --so dist/walrust.$(EXT)
+
 .PHONY: bench-away
 bench-away: $(VENV)/.ready loadable ## What a store that is away costs a program: 100 opens, writes and closes by 8 threads, of one database and of new ones, with and without
 	$(PY) bench/away.py --so dist/walrust.$(EXT)

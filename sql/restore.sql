@@ -5,4 +5,4 @@
 --
 -- The file appears only when all of it has been verified. An existing file is refused.
 .load dist/walrust
-SELECT 'restored TXID ' || walrust_restore(:replica, :path);
+SELECT printf('restored TXID %016x', walrust_restore(:replica, :path));

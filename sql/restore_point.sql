@@ -5,4 +5,4 @@
 --
 -- :point is a TXID (a number), a time ('2026-11-22T18:04:00Z'), or an age ('5 minutes ago').
 .load dist/walrust
-SELECT 'restored TXID ' || walrust_restore(:replica, :path, :point, json_object('check', 'full'));
+SELECT printf('restored TXID %016x', walrust_restore(:replica, :path, :point, json_object('check', 'full')));

@@ -8,4 +8,4 @@
 .output /dev/null
 SELECT walrust_watch(:replica);
 .output
-SELECT 'snapshot at TXID ' || walrust_snapshot();
+SELECT printf('snapshot at TXID %016x', walrust_snapshot());

@@ -8,4 +8,4 @@
 .output /dev/null
 SELECT walrust_watch(:replica);
 .output
-SELECT 'durable up to TXID ' || walrust_sync(30);
+SELECT printf('durable up to TXID %016x', walrust_sync(30));

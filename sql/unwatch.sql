@@ -8,4 +8,4 @@
 .output /dev/null
 SELECT walrust_watch(:replica);
 .output
-SELECT 'stopped at TXID ' || walrust_unwatch();
+SELECT printf('stopped at TXID %016x', walrust_unwatch());

@@ -8,4 +8,4 @@
 -- lives: in an application, load the extension once and call walrust_watch on one connection.
 .load dist/walrust
 SELECT walrust_watch(:replica);
-SELECT 'durable up to TXID ' || walrust_sync(30);
+SELECT printf('durable up to TXID %016x', walrust_sync(30));

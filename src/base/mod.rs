@@ -20,6 +20,7 @@ pub mod runtime;
 pub mod scratch;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod size;
 pub mod thread;
 pub mod timestamp;
 
@@ -31,4 +32,5 @@ pub use fork::ForkSafe;
 pub use ids::{DbChecksum, Lineage, PageSize, Pgno, TxId};
 pub use lock::lock;
 pub use manners::Manners;
+pub use size::size;
 pub use timestamp::Timestamp;

@@ -113,6 +113,8 @@ pub struct DatabaseFace {
     pub breaker: &'static str,
     /// Bytes uploaded since the process began; `None` where that is another process's to tell.
     pub uploaded_bytes: Option<u64>,
+    /// Requests to the replica's store; `None` where nobody counted them: a directory, or a replica that was not opened.
+    pub requests: Option<RequestsFace>,
     /// When the last upload succeeded.
     pub last_upload: Option<Timestamp>,
     /// When a periodic check last found the replica good.
@@ -211,11 +213,37 @@ impl DatabaseFace {
             "spool_bytes": known(self.spool_bytes),
             "breaker": process.then_some(self.breaker),
             "uploaded_bytes": self.uploaded_bytes,
+            "requests": self.requests.as_ref().map(RequestsFace::json),
             "last_upload": self.last_upload.map(Timestamp::rfc3339),
             "last_verified": self.last_verified.map(Timestamp::rfc3339),
             "verify_every_seconds": self.verify_every.as_secs(),
             "last_error": self.last_error,
             "seen": self.seen.map(|s| s.json(now)),
+        })
+    }
+}
+
+/// What the process asked of a replica's store since it began.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestsFace {
+    /// From when on they were counted: a restart begins anew.
+    pub since: Timestamp,
+    /// PUT and LIST.
+    pub puts: u64,
+    /// GET and HEAD.
+    pub gets: u64,
+    /// What they cost in dollars, and by whose prices; `None` where no price is known.
+    pub cost: Option<(f64, String)>,
+}
+
+impl RequestsFace {
+    fn json(&self) -> Value {
+        json!({
+            "since": self.since.rfc3339(),
+            "put_and_list": self.puts,
+            "get_and_head": self.gets,
+            "dollars": self.cost.as_ref().map(|(dollars, _)| dollars),
+            "prices": self.cost.as_ref().map(|(_, of)| of),
         })
     }
 }

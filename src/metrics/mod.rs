@@ -36,7 +36,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use answer::Pages;
-pub use face::{DatabaseFace, Face, HealthStatus, PointFace, Points, ReplicaFace, RowKind, SeenFace, Teller};
+pub use face::{
+    DatabaseFace, Face, HealthStatus, PointFace, Points, ReplicaFace, RequestsFace, RowKind, SeenFace, Teller,
+};
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;

@@ -278,6 +278,7 @@ impl Pages for Fixed {
             spool_bytes: 0,
             breaker: "closed",
             uploaded_bytes: Some(0),
+            requests: None,
             last_upload: Some(Timestamp(0)),
             last_verified: None,
             verify_every: Duration::ZERO,

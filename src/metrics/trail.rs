@@ -125,6 +125,7 @@ mod tests {
             spool_bytes: 0,
             breaker: "closed",
             uploaded_bytes: None,
+            requests: None,
             last_upload: None,
             last_verified: None,
             verify_every: Duration::ZERO,

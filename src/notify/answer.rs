@@ -22,6 +22,19 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// For programs: `status` is null where there was no answer, and `error` says why.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "webhook": self.endpoint,
+            "ok": self.is_good(),
+            "status": self.outcome.as_ref().ok(),
+            "error": self.outcome.as_ref().err(),
+            "milliseconds": u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
 /// One line: `https://hooks.example.com: 200 in 41 ms`.
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

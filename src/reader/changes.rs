@@ -149,13 +149,13 @@ pub fn changes(
     if last < first {
         return Err(Error::config(format!(
             "TXID {} is before TXID {}: give the earlier point first",
-            last.0, first.0
+            last, first
         )));
     }
     if a.map.page_size() != b.map.page_size() {
         return Err(Error::config(format!(
             "the page size is another one at TXID {} than at TXID {}: every page was changed",
-            last.0, first.0
+            last, first
         )));
     }
     let may_differ = may_differ(&replica, &a, first, last)?;

@@ -104,7 +104,7 @@ impl ReplicaImage {
                 Ok(view) => self.view = view,
                 Err(_) if e.is_corrupt() => return Err(e),
                 Err(gone) if gone.is_missing() || gone.is_corrupt() => {
-                    let text = format!("TXID {} is gone from the replica since it was opened", txid.0);
+                    let text = format!("TXID {txid} is gone from the replica since it was opened");
                     return Err(Error::new(Kind::Missing, text).because(gone));
                 }
                 Err(other) => return Err(other),

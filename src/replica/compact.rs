@@ -26,10 +26,11 @@ use super::manifest::{Manifest, ManifestEntry, ManifestWriter};
 use super::place::{self, Found};
 use super::retention::{Policy, Retention, Why, retention};
 use super::vouch;
-use crate::base::{Result, Timestamp, TxId, crash};
+use crate::base::{Result, Timestamp, TxId, crash, size};
 use crate::ltx::Level;
 use crate::store::{Hold, Store};
 use futures_util::{StreamExt, TryStreamExt};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -58,6 +59,8 @@ const DOUBTS_SHOWN: usize = 20;
 pub struct Compacted {
     /// For people.
     pub text: String,
+    /// For programs: the same, sizes in bytes.
+    pub json: Value,
     /// Files that stay.
     pub kept: usize,
     /// Files that went, or would go.
@@ -80,6 +83,9 @@ impl Compacted {
     pub fn forced(mut self) -> Compacted {
         if self.removed == 0 && self.vouched == 0 && self.extended == 0 {
             self.text = self.text.replace(DRY_NOTHING, FORCE_NOTHING);
+            if let Some(dry) = self.json.get_mut("dry_run") {
+                *dry = Value::Bool(false);
+            }
         }
         self
     }
@@ -136,6 +142,14 @@ pub async fn compact(
     let (kept, removed) = (decided.keep.len(), decided.remove.len());
     Ok(Compacted {
         text: text(
+            store.url(),
+            &inventory.files,
+            &decided,
+            policy,
+            action,
+            (vouched, extended, &counted.doubted),
+        ),
+        json: for_programs(
             store.url(),
             &inventory.files,
             &decided,
@@ -303,6 +317,59 @@ fn rows<'a>(files: impl Iterator<Item = (&'a FileInfo, Why)>) -> Vec<Row> {
     out
 }
 
+fn for_programs(
+    url: &str,
+    files: &[FileInfo],
+    decided: &Retention,
+    policy: &Policy,
+    action: Action,
+    (vouched, extended, doubted): (usize, usize, &BTreeMap<FileId, String>),
+) -> Value {
+    let range = |r: Row| {
+        json!({
+            "level": r.level.get(),
+            "files": r.files,
+            "bytes": r.bytes,
+            "min_txid": r.min.0,
+            "max_txid": r.max.0,
+            "first_time": r.from.rfc3339(),
+            "last_time": r.to.rfc3339(),
+            "why": r.why.as_str(),
+        })
+    };
+    let ranges = |rows: Vec<Row>| rows.into_iter().map(range).collect::<Vec<_>>();
+    let removed = || decided.remove.iter().map(|(f, why)| (f, *why));
+    let kept = || files.iter().filter_map(|f| Some((f, *decided.keep.get(&f.id())?)));
+    let sum = |it: &mut dyn Iterator<Item = &FileInfo>| it.map(|f| f.bytes).sum::<u64>();
+    let doubt = |(id, why): (&FileId, &String)| json!({ "level": id.level.get(), "file": id.to_string(), "why": why });
+    let points = &decided.states;
+    json!({
+        "replica": url,
+        "dry_run": action == Action::DryRun,
+        "policy": {
+            "hourly": policy.hourly,
+            "daily": policy.daily,
+            "weekly": policy.weekly,
+            "monthly": policy.monthly,
+            "every_upload_seconds": policy.pitr_window.as_secs_f64(),
+        },
+        "files": files.len(),
+        "bytes": sum(&mut files.iter()),
+        "removed_files": decided.remove.len(),
+        "removed_bytes": sum(&mut removed().map(|(f, _)| f)),
+        "vouched_files": vouched,
+        "extended_locks": extended,
+        "not_counted_on": doubted.iter().map(doubt).collect::<Vec<_>>(),
+        "removed": ranges(rows(removed())),
+        "kept": ranges(rows(kept())),
+        "points": {
+            "count": points.len(),
+            "min_txid": points.keys().next().map(|t| t.0),
+            "max_txid": points.keys().next_back().map(|t| t.0),
+        },
+    })
+}
+
 fn text(
     url: &str,
     files: &[FileInfo],
@@ -353,8 +420,8 @@ fn text(
             out,
             "Restorable after this: {} points, TXID {} ({t1}) to {} ({t2})",
             decided.states.len(),
-            first.0,
-            last.0
+            first,
+            last
         );
     }
     let end = match (action, decided.remove.len()) {
@@ -397,19 +464,6 @@ pub(super) fn words(d: Duration) -> String {
         _ if s.is_multiple_of(60) => whole(s / 60, "minute"),
         _ => format!("{s}s"),
     }
-}
-
-/// Bytes for people, in units of 1000.
-pub(super) fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["bytes", "KB", "MB", "GB", "TB"] {
-        if value < 999.95 || unit == "TB" {
-            let text = if unit == "bytes" { format!("{value}") } else { format!("{value:.1}") };
-            return format!("{} {unit}", text.strip_suffix(".0").unwrap_or(&text));
-        }
-        value /= 1000.0;
-    }
-    format!("{bytes} bytes")
 }
 
 #[cfg(test)]
@@ -634,15 +688,6 @@ mod tests {
             [(0, "0s"), (1, "1s"), (60, "1 minute"), (90, "90s"), (7200, "2 hours"), (86_400, "1 day")]
         {
             assert_eq!(words(std::time::Duration::from_secs(s)), text);
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        for (n, s) in
-            [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 KB"), (1_900_000_000, "1.9 GB"), (999_999, "1 MB")]
-        {
-            assert_eq!(size(n), s);
         }
     }
 }

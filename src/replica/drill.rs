@@ -20,8 +20,9 @@ use super::reuse::Reuse;
 use super::target::Overwrite;
 use super::verify::{Mode, Rule, Severity, VerifyOptions, verify};
 use crate::base::scratch::Scratch;
-use crate::base::{DbChecksum, Result, Timestamp, TxId, clock};
+use crate::base::{DbChecksum, Result, Timestamp, TxId, clock, size};
 use crate::store::Store;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -210,11 +211,11 @@ impl Drilled {
         let place = self.replica.split('?').next().unwrap_or(&self.replica);
         let mut out = format!("Drill: {place}\n{}\n", "=".repeat(48));
         if let Some((txid, time)) = self.state {
-            let (bytes, fetched) = (super::compact::size(self.bytes), super::compact::size(self.fetched));
+            let (bytes, fetched) = (size(self.bytes), size(self.fetched));
             let _ = writeln!(
                 out,
                 "Restored: TXID {} of {time}, {bytes}, in {:.3} s ({fetched} fetched)",
-                txid.0,
+                txid,
                 self.took.as_secs_f64()
             );
         }
@@ -232,6 +233,32 @@ impl Drilled {
         };
         let _ = writeln!(out, "Result: {result}");
         out
+    }
+}
+
+impl Drilled {
+    /// For programs: the same, sizes in bytes, times in seconds.
+    pub fn json(&self) -> Value {
+        let part = |p: &Part| {
+            let went = match p.went {
+                Went::Well => "well",
+                Went::Untried => "not tried",
+                Went::Wrong => "wrong",
+            };
+            json!({ "about": p.about.as_str(), "result": went, "message": p.text })
+        };
+        let is_restored = self.state.is_some();
+        json!({
+            "replica": self.replica,
+            "result": if self.has_passed() { "passed" } else { "failed" },
+            "began": self.began.rfc3339(),
+            "txid": self.state.map(|(txid, _)| txid.0),
+            "time": self.state.map(|(_, time)| time.rfc3339()),
+            "database_bytes": is_restored.then_some(self.bytes),
+            "fetched_bytes": is_restored.then_some(self.fetched),
+            "restore_seconds": is_restored.then_some((self.took.as_secs_f64() * 1000.0).round() / 1000.0),
+            "parts": self.parts.iter().map(part).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -282,18 +309,16 @@ fn how_restored(restored: &Restored) -> Part {
 fn compared(live: Live, restored: &Restored) -> Part {
     match live {
         Live::Is(txid, sum) if txid == restored.txid && sum == restored.checksum => {
-            Part::well(About::Live, format!("the same at TXID {}", txid.0))
+            Part::well(About::Live, format!("the same at TXID {txid}"))
         }
         Live::Is(txid, sum) if txid == restored.txid => {
             let text = format!(
                 "another one at TXID {}: its checksum is {sum}, the replica's {}",
-                txid.0, restored.checksum
+                txid, restored.checksum
             );
             Part::wrong(About::Live, text)
         }
-        Live::Is(txid, _) => {
-            Part::untried(About::Live, format!("not compared: it was read at TXID {}", txid.0))
-        }
+        Live::Is(txid, _) => Part::untried(About::Live, format!("not compared: it was read at TXID {txid}")),
         Live::Unknown => Part::untried(
             About::Live,
             "not compared: it is not streamed by this process, or not to be read now",

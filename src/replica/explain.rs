@@ -8,14 +8,15 @@
 //!
 //! Refused: a cost per database of an assumed size (the walrust command line's 1 GB).
 
-use super::compact::{size, words};
+use super::compact::words;
 use super::due::copies_per_day;
 use super::inventory::Inventory;
 use super::manifest::{ENTRIES_WITHIN, MOST_WAITING};
 use super::retention::Policy;
-use crate::base::{TxId, Webhook};
+use crate::base::{TxId, Webhook, size};
 use crate::ltx::Level;
-use crate::store::{ReplicaUrl, StoreKind};
+use crate::store::{Env, ReplicaUrl, Requests, StoreKind};
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -107,6 +108,31 @@ pub fn price_of(url: &ReplicaUrl) -> Option<Price> {
             BY_HOST.iter().find(|(end, _)| known(end)).map(|(_, p)| *p)
         }
     }
+}
+
+/// The replica with the endpoint that the environment names, as a store is opened with it: whose prices hold depends on it.
+pub fn at_endpoint(replica: ReplicaUrl, env: &Env) -> ReplicaUrl {
+    if replica.kind() != StoreKind::S3 || replica.endpoint().is_some() {
+        return replica;
+    }
+    let Some(endpoint) = env.get("AWS_ENDPOINT_URL_S3").or(env.get("AWS_ENDPOINT_URL")) else {
+        return replica;
+    };
+    let text = replica.to_string();
+    let join = if text.contains('?') { '&' } else { '?' };
+    ReplicaUrl::parse(&format!("{text}{join}endpoint={endpoint}")).unwrap_or(replica)
+}
+
+/// Dollars for requests to the store of a replica, and whose prices those are; `None` where none are known, or nothing is asked.
+pub fn price_of_requests(url: &ReplicaUrl, r: &Requests, per_1000_put: Option<f64>) -> Option<(f64, String)> {
+    let list = price_of(&at_endpoint(url.clone(), &Env::process()));
+    let (per_put, named) = match (per_1000_put, list) {
+        (Some(per_put), _) => (per_put, "configured price".to_string()),
+        (None, Some(p)) => (p.per_1000_put, format!("{} pricing, {PRICES_OF}", p.name)),
+        (None, None) => return None,
+    };
+    let per_get = list.map_or(0.0, |p| p.per_1000_get);
+    Some(((r.puts as f64 * per_put + r.gets as f64 * per_get) / 1000.0, named))
 }
 
 /// What the replica tells of size and change.
@@ -226,6 +252,103 @@ pub fn explain(databases: &[ExplainDatabase]) -> String {
         total(databases, &mut out);
     }
     out
+}
+
+/// The preview for programs: the numbers of [`explain`], units in their names; sizes in bytes, money in US dollars, times in seconds.
+pub fn explain_json(databases: &[ExplainDatabase]) -> Value {
+    json!({
+        "databases": databases.iter().map(one_json).collect::<Vec<_>>(),
+        "total": total_json(databases),
+        "prices_of": PRICES_OF,
+    })
+}
+
+fn one_json(d: &ExplainDatabase) -> Value {
+    let mut said = json!({
+        "database": d.path,
+        "database_bytes": d.bytes,
+        "replica": d.replica.as_ref().map(ToString::to_string),
+        "note": d.remark,
+        "unreachable": if let Seen::Unreachable(why) = &d.seen { Some(why) } else { None },
+        "snapshot_interval_seconds": d.snapshot_interval.as_secs_f64(),
+        "upload_interval_seconds": d.interval.as_secs_f64(),
+        "validation_interval_seconds": d.validation_interval.as_secs_f64(),
+        "retention": {
+            "hourly": d.policy.hourly,
+            "daily": d.policy.daily,
+            "weekly": d.policy.weekly,
+            "monthly": d.policy.monthly,
+            "every_upload_seconds": d.policy.pitr_window.as_secs_f64(),
+        },
+        "webhooks": d.webhooks.iter().map(|u| webhook(u)).collect::<Vec<_>>(),
+    });
+    let Some((url, fields)) = d.replica.as_ref().zip(said.as_object_mut()) else { return said };
+    let m = match &d.seen {
+        Seen::Listed(m) => Some(*m),
+        _ => None,
+    };
+    fields.insert("replica_files".into(), json!(m.map(|m| m.files_now)));
+    fields.insert("replica_bytes".into(), json!(m.map(|m| m.bytes_now)));
+    fields.insert("change_bytes_per_day".into(), json!(m.and_then(|m| m.change_per_day)));
+    let snapshots = if d.snapshot_interval.is_zero() { 0.0 } else { snapshots_per_day(d) };
+    fields.insert("snapshots_per_day".into(), json!(rounded(snapshots)));
+    let e = numbers(d);
+    fields.insert(
+        "estimate".into(),
+        json!({
+            // (Not measured: what a database that commits all the time would make.)
+            "is_measured": d.seen_rate(),
+            "active_bytes": e.active,
+            "archive_bytes": e.archive,
+            "put_requests_per_month": e.puts,
+            "list_requests_per_month": e.lists,
+            "get_requests_per_month": e.gets,
+        }),
+    );
+    let is_free = url.kind() == StoreKind::Local && d.price_per_gb.is_none();
+    let (per_gb, per_put, named) = rates(d, url);
+    let (storage, requests) = if is_free { (0.0, 0.0) } else { month(d, url, &e) };
+    let reads = reads(d, url, &e);
+    fields.insert(
+        "dollars_per_month".into(),
+        json!({
+            "storage": rounded(storage),
+            "requests": rounded(requests),
+            "reads": rounded(reads),
+            "total": rounded(storage + requests + reads),
+        }),
+    );
+    fields.insert(
+        "prices".into(),
+        json!({
+            "dollars_per_gb_month": per_gb,
+            "dollars_per_1000_put": per_put,
+            "dollars_per_1000_get": if url.kind() == StoreKind::Local { 0.0 } else { per_get(url) },
+            "of": named,
+        }),
+    );
+    let kinds = ["level0", "merged", "snapshot"].into_iter().zip(&d.classes);
+    let classes = kinds.filter_map(|(kind, class)| Some((kind.to_string(), json!(class.as_ref()?))));
+    fields.insert("storage_class".into(), Value::Object(classes.collect()));
+    said
+}
+
+fn total_json(databases: &[ExplainDatabase]) -> Value {
+    let t = Total::of(databases);
+    json!({
+        "databases": databases.len(),
+        "active_bytes": t.active,
+        "archive_bytes": t.archive,
+        "put_requests_per_month": t.puts,
+        "list_requests_per_month": t.lists,
+        "get_requests_per_month": t.gets,
+        "dollars_per_month": rounded(t.month),
+    })
+}
+
+/// To a hundredth of a cent: what is behind that is noise.
+fn rounded(n: f64) -> f64 {
+    (n * 10_000.0).round() / 10_000.0
 }
 
 fn one(d: &ExplainDatabase, out: &mut String) {
@@ -436,9 +559,7 @@ fn cost(d: &ExplainDatabase, url: &ReplicaUrl, e: &Estimate, out: &mut String) {
     let _ = writeln!(out, "Monthly requests: ~{} @ ${}/1000", dollars(requests), trim(per_put));
     by_class(d, url, e, out);
     if e.gets > 0 {
-        let per_get = per_get(url);
-        let reads = e.gets as f64 / 1000.0 * per_get;
-        let _ = writeln!(out, "Monthly reads: ~{} @ ${per_get}/1000", dollars(reads));
+        let _ = writeln!(out, "Monthly reads: ~{} @ ${}/1000", dollars(reads(d, url, e)), per_get(url));
     }
 }
 
@@ -504,6 +625,14 @@ fn per_get(url: &ReplicaUrl) -> f64 {
     price_of(url).unwrap_or(S3).per_1000_get
 }
 
+/// Dollars a month for what validation reads.
+fn reads(d: &ExplainDatabase, url: &ReplicaUrl, e: &Estimate) -> f64 {
+    match url.kind() {
+        StoreKind::Local if d.price_per_gb.is_none() => 0.0,
+        _ => e.gets as f64 / 1000.0 * per_get(url),
+    }
+}
+
 /// Dollars per GB and per 1000 requests, and whose they are.
 fn rates(d: &ExplainDatabase, url: &ReplicaUrl) -> (f64, f64, String) {
     let list = price_of(url);
@@ -525,19 +654,37 @@ fn rates(d: &ExplainDatabase, url: &ReplicaUrl) -> (f64, f64, String) {
 }
 
 /// All databases together.
-fn total(databases: &[ExplainDatabase], out: &mut String) {
-    let (mut active, mut archive, mut month, mut puts, mut lists) = (0u64, 0u64, 0.0, 0u64, 0u64);
-    for d in databases {
-        let Some(url) = &d.replica else { continue };
-        let e = numbers(d);
-        active = active.saturating_add(e.active);
-        archive = archive.saturating_add(e.archive);
-        puts = puts.saturating_add(e.puts);
-        lists = lists.saturating_add(e.lists);
-        let (storage, requests) = self::month(d, url, &e);
-        month += storage + requests;
-        month += e.gets as f64 / 1000.0 * per_get(url);
+#[derive(Default)]
+struct Total {
+    active: u64,
+    archive: u64,
+    puts: u64,
+    lists: u64,
+    gets: u64,
+    /// Dollars.
+    month: f64,
+}
+
+impl Total {
+    fn of(databases: &[ExplainDatabase]) -> Total {
+        let mut t = Total::default();
+        for d in databases {
+            let Some(url) = &d.replica else { continue };
+            let e = numbers(d);
+            t.active = t.active.saturating_add(e.active);
+            t.archive = t.archive.saturating_add(e.archive);
+            t.puts = t.puts.saturating_add(e.puts);
+            t.lists = t.lists.saturating_add(e.lists);
+            t.gets = t.gets.saturating_add(e.gets);
+            let (storage, requests) = month(d, url, &e);
+            t.month += storage + requests + reads(d, url, &e);
+        }
+        t
     }
+}
+
+fn total(databases: &[ExplainDatabase], out: &mut String) {
+    let Total { active, archive, puts, lists, month, .. } = Total::of(databases);
     let _ = writeln!(out, "\nTotal: {} databases", databases.len());
     let _ = writeln!(out, "Active: {}", size(active));
     let _ = writeln!(out, "Archive: {}", size(archive));

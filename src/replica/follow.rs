@@ -66,7 +66,7 @@ pub fn next(files: &[FileInfo], at: &Place) -> Result<Next> {
     }
     let here = files.iter().filter(|f| f.max == at.txid).find_map(|f| f.attest_after);
     if here.is_some_and(|sum| sum != at.checksum) {
-        let text = format!("TXID {} in the replica is of another history", at.txid.0);
+        let text = format!("TXID {} in the replica is of another history", at.txid);
         return Ok(Next::Rebuild(text));
     }
     if newest.max == at.txid {
@@ -80,7 +80,7 @@ pub fn next(files: &[FileInfo], at: &Place) -> Result<Next> {
     steps.sort_by_key(|f| f.min);
     Ok(match walk(&base, &steps, newest.max) {
         Some(way) => Next::Apply(way.into_iter().skip(1).collect()),
-        None => Next::Rebuild(format!("no files lead from TXID {} to {}", at.txid.0, newest.max.0)),
+        None => Next::Rebuild(format!("no files lead from TXID {} to {}", at.txid, newest.max)),
     })
 }
 
@@ -108,10 +108,10 @@ pub async fn look(store: &Store, at: &Place) -> Result<Look> {
         if header.lineage == at.lineage {
             return Err(Error::corrupt(format!(
                 "the replica ends at TXID {}, before TXID {} that was applied here: its newest files are gone",
-                id.max.0, at.txid.0
+                id.max, at.txid
             )));
         }
-        seen.next = Next::Rebuild(format!("the replica holds another history, up to TXID {}", id.max.0));
+        seen.next = Next::Rebuild(format!("the replica holds another history, up to TXID {}", id.max));
     }
     Ok(seen)
 }

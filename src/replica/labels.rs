@@ -159,7 +159,7 @@ async fn put(store: &Store, label: &Label) -> Result<Option<Label>> {
         format!(
             "the label {} is there already: it names TXID {} of {}; choose another name, or drop that one with walrust_label('{}', 0)",
             quoted(label.name.as_str()),
-            there.txid.0,
+            there.txid,
             there.time,
             label.name,
         ),
@@ -177,7 +177,7 @@ async fn holds(store: &Store, label: &Label, before: &Manifest) -> Result<()> {
     if is_kept {
         return Ok(());
     }
-    let text = format!("retention removes TXID {} at this moment, so it was not labelled", label.txid.0);
+    let text = format!("retention removes TXID {} at this moment, so it was not labelled", label.txid);
     Err(Error::new(Kind::Retry, format!("{text}; label a later point")))
 }
 

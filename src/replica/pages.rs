@@ -91,7 +91,7 @@ impl PageMap {
                 return Ok(Place::In(n));
             }
         }
-        Err(Error::corrupt(format!("no file of the replica holds page {pgno} of TXID {}", self.txid().0)))
+        Err(Error::corrupt(format!("no file of the replica holds page {pgno} of TXID {}", self.txid())))
     }
 }
 

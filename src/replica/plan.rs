@@ -82,11 +82,11 @@ fn target(files: &[FileInfo], point: Point, now: Timestamp) -> Result<TxId> {
         return Err(Error::new(Kind::Missing, format!("the replica cannot be restored: {what}")));
     };
     let newest = files.iter().map(|f| f.max).max().unwrap_or_default();
-    let range = || format!("{}..{} ({first_time} to {last_time})", first.0, newest.0);
+    let range = || format!("{first}..{newest} ({first_time} to {last_time})");
     match point {
         Point::Latest => Ok(newest),
         Point::TxId(t) if t < *first || t > newest => {
-            Err(Error::new(Kind::Missing, format!("TXID {} is outside the history {}", t.0, range())))
+            Err(Error::new(Kind::Missing, format!("TXID {t} is outside the history {}", range())))
         }
         Point::TxId(t) => Ok(t),
         Point::Time(t) => {
@@ -113,7 +113,7 @@ fn certain(files: &[FileInfo], t: Timestamp, at: TxId, now: Timestamp) -> Result
                 format!(
                     "which state was there at {t} is not certain: TXID {} and what follows bear times later than now ({}), as a clock \
                      was ahead; name a TXID from {} to {}, or no point for the newest state",
-                    next.max.0, next.time, at.0, newest.0
+                    next.max, next.time, at, newest
                 ),
             ))
         }
@@ -196,27 +196,25 @@ fn unreachable_error(files: &[FileInfo], target: TxId) -> Error {
     let before = states.range(..target).next_back();
     let after = states.range(target.next()..).next();
     let near = match (before, after) {
-        (Some((b, bt)), Some((a, at))) => format!("the nearest are {} ({bt}) and {} ({at})", b.0, a.0),
-        (Some((b, bt)), None) => format!("the newest before it is {} ({bt})", b.0),
-        (None, Some((a, at))) => format!("the oldest after it is {} ({at})", a.0),
+        (Some((b, bt)), Some((a, at))) => format!("the nearest are {b} ({bt}) and {a} ({at})"),
+        (Some((b, bt)), None) => format!("the newest before it is {b} ({bt})"),
+        (None, Some((a, at))) => format!("the oldest after it is {a} ({at})"),
         (None, None) => "no other can be either".to_string(),
     };
     let names_it = files.iter().any(|f| f.max == target);
     if !names_it {
-        let text = format!("TXID {} is not separately restorable any more; {near}", target.0);
+        let text = format!("TXID {target} is not separately restorable any more; {near}");
         return Error::new(Kind::Missing, text);
     }
     if states.contains_key(&target) {
-        let text = format!(
-            "TXID {} cannot be rebuilt: a file on the way belongs to another history; {near}",
-            target.0
-        );
+        let text =
+            format!("TXID {target} cannot be rebuilt: a file on the way belongs to another history; {near}");
         return Error::corrupt(text);
     }
     let hole = before.map_or(TxId(1), |(b, _)| b.next());
     Error::corrupt(format!(
         "TXID {} cannot be rebuilt: no file continues at TXID {} (a gap in the replica); {near}",
-        target.0, hole.0
+        target, hole
     ))
 }
 

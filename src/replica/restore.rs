@@ -378,7 +378,7 @@ pub(crate) async fn refuse_lost_tail(
     Err(Error::corrupt(format!(
         "the newest file {last} (TXID {}) is named by the manifest but gone from the replica; restore TXID {} by \
          naming it to accept the older state",
-        last.max.0, newest.0
+        last.max, newest
     )))
 }
 
@@ -429,7 +429,7 @@ async fn build(
                 let text = format!(
                     "{} leads to another state than the file that first ended at TXID {}",
                     built.last.file_name(),
-                    way.txid.0
+                    way.txid
                 );
                 (id, Error::corrupt(text))
             }

@@ -250,7 +250,7 @@ fn keep_what_they_need(files: &[FileInfo], keep: &mut BTreeMap<FileId, Why>, now
             keep.entry(f.id()).or_insert(Why::Needed);
         }
         if keep.len() == before {
-            return Err(Error::new(Kind::Bug, format!("TXID {} is kept and yet cannot be reached", txid.0)));
+            return Err(Error::new(Kind::Bug, format!("TXID {txid} is kept and yet cannot be reached")));
         }
     }
 }
@@ -282,7 +282,7 @@ fn prove(
 }
 
 fn would_lose(txid: TxId) -> Error {
-    Error::new(Kind::Bug, format!("retention would lose TXID {}; nothing is removed", txid.0))
+    Error::new(Kind::Bug, format!("retention would lose TXID {txid}; nothing is removed"))
 }
 
 #[cfg(test)]

@@ -324,7 +324,7 @@ impl Rebuild {
         let settled: u32 = words.iter().map(|w| w.load(Ordering::Relaxed).count_ones()).sum();
         if settled != header.full_pages() {
             let text =
-                format!("of {} pages of TXID {} the files hold {settled}", header.full_pages(), header.max.0);
+                format!("of {} pages of TXID {} the files hold {settled}", header.full_pages(), header.max);
             return Err(Error::corrupt(text));
         }
         let bytes = u64::from(header.commit) * u64::from(header.page_size.get());

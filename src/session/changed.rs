@@ -99,7 +99,7 @@ impl Watched {
             if clock::uptime() >= deadline {
                 return false;
             }
-            self.services.bell.wake();
+            self.call();
             clock::sleep(Duration::from_millis(2));
         }
         true
@@ -175,9 +175,10 @@ impl Watched {
         self.tell(EventKind::HistoryGap, REPLACED.to_string(), json!({"reason": REPLACED}));
     }
 
-    /// A commit came that nobody has woken the sealer for.
+    /// A commit came that nobody has called the sealer for.
     pub(super) fn look_again(&self) {
         self.news.leave(Note::Commit);
+        self.call();
     }
 
     /// Errors when the spool cannot say what was shipped from here. `None`: it knows another replica, or none.

@@ -26,7 +26,7 @@ const LIFE_PATIENCE_AT_EXIT: Duration = Duration::from_millis(1500);
 /// other are served together.
 pub(super) const SYNC_AFTER: Duration = Duration::from_millis(500);
 /// How long the lease of a database that is closed is kept: a program may open it again for the next request.
-const LEASE_KEPT: Duration = Duration::from_secs(10);
+pub(super) const LEASE_KEPT: Duration = Duration::from_secs(10);
 /// How long a last close waits until the lease is given back.
 const LEASE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -66,6 +66,7 @@ impl Watched {
     /// SQLite has closed the database file for good, or left WAL mode: what is sealed is to be forced to disk soon.
     pub(super) fn sync_soon(&self) {
         self.unsynced.goes_on(clock::uptime());
+        self.call_at_leisure();
     }
 
     /// Forces to disk what a last close has left `after` ago or longer. A failure is tried again.

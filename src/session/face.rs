@@ -8,8 +8,9 @@ use super::told;
 use super::watched::{Watched, series};
 use super::wish::WishRow;
 use crate::base::{Result, Timestamp, TxId, clock};
-use crate::metrics::{DatabaseFace, Face, Points, RowKind, Teller};
-use crate::store::{ReplicaUrl, Store};
+use crate::metrics::{DatabaseFace, Face, Points, RequestsFace, RowKind, Teller};
+use crate::replica::explain::price_of_requests;
+use crate::store::{ReplicaUrl, Store, requests_of};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,10 +64,23 @@ fn of_watched(w: &Watched) -> DatabaseFace {
     let verified = w.metrics.last_validation.get();
     DatabaseFace {
         uploaded_bytes: Some(w.metrics.uploaded.get()),
+        requests: requests(w.replica(), w.settings().price_per_1000_put),
         last_verified: (verified > 0.0).then_some(Timestamp((verified * 1000.0) as i64)),
         verify_every: w.settings().validation_interval,
         ..of_row(row)
     }
+}
+
+/// What this process asked of the store of the replica, and what that costs.
+fn requests(replica: &str, price_per_1000_put: Option<f64>) -> Option<RequestsFace> {
+    let counted = requests_of(replica)?;
+    let url = ReplicaUrl::parse(replica).ok()?;
+    Some(RequestsFace {
+        since: counted.since,
+        puts: counted.puts,
+        gets: counted.gets,
+        cost: price_of_requests(&url, &counted, price_per_1000_put),
+    })
 }
 
 fn of_mirror(row: Row) -> DatabaseFace {
@@ -77,6 +91,7 @@ fn of_mirror(row: Row) -> DatabaseFace {
 
 /// What a row of the status tells of a database, or of one of its mirrors.
 fn of_row(row: Row) -> DatabaseFace {
+    let requests = requests(&row.replica, None);
     DatabaseFace {
         database: series(&row.database),
         kind: RowKind::Source,
@@ -95,6 +110,7 @@ fn of_row(row: Row) -> DatabaseFace {
         spool_bytes: row.spool_bytes,
         breaker: row.breaker.as_str(),
         uploaded_bytes: None,
+        requests,
         last_upload: row.last_upload,
         last_verified: None,
         verify_every: Duration::ZERO,
@@ -104,6 +120,7 @@ fn of_row(row: Row) -> DatabaseFace {
 }
 
 fn of_follower(f: FollowerRow) -> DatabaseFace {
+    let requests = requests(&f.replica, None);
     DatabaseFace {
         database: series(&f.path),
         kind: RowKind::Copy,
@@ -122,6 +139,7 @@ fn of_follower(f: FollowerRow) -> DatabaseFace {
         spool_bytes: 0,
         breaker: "closed",
         uploaded_bytes: None,
+        requests,
         last_upload: f.time,
         last_verified: None,
         verify_every: Duration::ZERO,
@@ -150,6 +168,7 @@ fn of_unwatched(wish: WishRow) -> DatabaseFace {
         spool_bytes: 0,
         breaker: "closed",
         uploaded_bytes: None,
+        requests: None,
         last_upload: None,
         last_verified: None,
         verify_every: Duration::ZERO,

@@ -198,7 +198,7 @@ impl Watched {
         self.ship(me, lease, takeover)?;
         // (What was committed while this was a standby is cut at once.)
         self.look_again();
-        self.services.bell.wake();
+        self.call();
         Ok(identity)
     }
 
@@ -496,7 +496,7 @@ impl Watched {
                 if let Some(w) = w.upgrade() {
                     w.caught_up();
                     w.arrivals.tell();
-                    w.services.bell.wake();
+                    w.call();
                 }
             })
         };
@@ -587,7 +587,7 @@ pub(super) fn join(engine: &'static Engine, w: &Arc<Watched>) {
     let work = move || {
         try_to_join(engine, &mine);
         drop(place);
-        mine.services.bell.wake();
+        mine.call();
     };
     if let Err(e) = thread::spawn("walrust-join", 512 << 10, work) {
         log::error!("walrust: {}: cannot start a thread: {e}", w.path().display());

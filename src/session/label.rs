@@ -108,7 +108,7 @@ impl Watched {
             log::warn!(
                 "walrust: {}: auto_label has made {MOST} labels today; TXID {} gets none",
                 self.path().display(),
-                before.0
+                before
             );
             return Ok(());
         }
@@ -117,7 +117,7 @@ impl Watched {
         log::info!(
             "walrust: {}: the schema changes after TXID {}: labelled {name}",
             self.path().display(),
-            made.txid.0
+            made.txid
         );
         Ok(())
     }

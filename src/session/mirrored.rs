@@ -151,7 +151,7 @@ impl Watched {
         if self.mirrors.iter().any(|m| m.is_beginning()) {
             // (The sealer looks at what is closed only when it is called.)
             self.news.leave(Note::LookFully);
-            self.services.bell.hurry();
+            self.call_now();
         }
         let begun_until = clock::uptime() + BEGINNING_PATIENCE;
         loop {

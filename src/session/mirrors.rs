@@ -71,7 +71,7 @@ pub(super) fn look_at_mirrors(w: &Arc<Watched>) {
             }
             At::Ending if m.link().has_ended() => {
                 m.is_due_again();
-                w.services.bell.wake();
+                w.call();
             }
             At::Due(..) | At::Beginning | At::Serving | At::Ending => {}
         }
@@ -94,7 +94,7 @@ fn begin_soon(w: &Arc<Watched>, m: &Arc<Mirror>, pause: Duration) {
         }
         drop(place);
         mine.arrivals.tell();
-        mine.services.bell.wake();
+        mine.call();
     };
     if let Err(e) = thread::spawn("walrust-mirror", 512 << 10, work) {
         let e = Error::new(Kind::Retry, "cannot start the thread walrust-mirror").because(e);
@@ -218,7 +218,7 @@ fn serve(w: &Arc<Watched>, m: &Arc<Mirror>, queue: &Arc<Spool>) -> Result<()> {
         Arc::new(move || {
             if let Some(w) = w.upgrade() {
                 w.arrivals.tell();
-                w.services.bell.wake();
+                w.call();
             }
         })
     };

@@ -20,7 +20,7 @@
 //! | the lists of the process | `observe`, `face`, `heartbeat`, `registry`, `follow`, `care` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
 //! | verbs on one watched database | `label`, `drill`, `sound`, `sync`, `reread`, `prove`, `copy`, `mirrored`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
-//! | one watched database, and what it is made of | `watched`, `mirror`, `access`, `handles`, `services`, `arrivals`, `places`, `bell`, `job`, `joined`, `listening`, `dead_man`, `labelling`, `patience`, `points`, `trouble`, `since` |
+//! | one watched database, and what it is made of | `watched`, `mirror`, `access`, `handles`, `services`, `arrivals`, `places`, `agenda`, `bell`, `job`, `joined`, `listening`, `dead_man`, `labelling`, `patience`, `points`, `trouble`, `since` |
 //! | pure decisions | `phase`, `told`, `identity`, `wish`, `settings`, `waiting` |
 //!
 //! # Rules
@@ -39,6 +39,7 @@
 //! `metrics_listen`; `walrust-points` asks replicas what the page wants to know, while somebody looks. SQL functions run on the app's threads.
 
 mod access;
+mod agenda;
 mod alone;
 mod answer;
 mod arrivals;

@@ -16,7 +16,7 @@ use super::spooled::{SpoolState, Spooled};
 use super::told;
 use super::watched::series;
 use crate::base::{Timestamp, TxId, clock, lock, panics, thread};
-use crate::metrics::{DatabaseFace, Face, HealthStatus, RowKind, Teller};
+use crate::metrics::{DatabaseFace, Face, HealthStatus, RequestsFace, RowKind, Teller};
 use crate::ship::State;
 use crate::spool::requests::{Answer, Wanted};
 use serde_json::Value;
@@ -220,11 +220,22 @@ fn of_process(name: &str, pid: i32, d: &Value) -> Option<DatabaseFace> {
         spool_bytes: whole("spool_bytes"),
         breaker: ["open", "half-open"].into_iter().find(|b| d["breaker"] == *b).unwrap_or("closed"),
         uploaded_bytes: d["uploaded_bytes"].as_u64(),
+        requests: requests(&d["requests"]),
         last_upload: time("last_upload"),
         last_verified: time("last_verified"),
         verify_every: Duration::from_secs(whole("verify_every_seconds")),
         last_error: text("last_error"),
         seen: None,
+    })
+}
+
+/// What the process counted, as its row says it.
+fn requests(said: &Value) -> Option<RequestsFace> {
+    Some(RequestsFace {
+        since: said["since"].as_str().and_then(moment)?,
+        puts: said["put_and_list"].as_u64()?,
+        gets: said["get_and_head"].as_u64()?,
+        cost: said["dollars"].as_f64().zip(said["prices"].as_str().map(str::to_string)),
     })
 }
 
@@ -258,6 +269,7 @@ fn of_spool(name: &str, s: Spooled) -> DatabaseFace {
         spool_bytes: s.spool_bytes,
         breaker: "closed",
         uploaded_bytes: None,
+        requests: None,
         last_upload: s.last_upload,
         last_verified: None,
         verify_every: Duration::ZERO,

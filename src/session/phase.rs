@@ -25,11 +25,11 @@ const VAIN_LOOKS: u32 = 8;
 /// Of many closed databases, one is looked at in such a time at the most: a look takes a tenth of a millisecond.
 const EACH_CLOSED: Duration = Duration::from_millis(25);
 /// Of many idle databases that are open, one is looked at whole in such a time at the most, ...
-const EACH_OPEN: Duration = Duration::from_millis(8);
+const EACH_OPEN: Duration = Duration::from_millis(10);
 /// ... but none more rarely than that.
-const LONGEST_REST_OF_OPEN: Duration = Duration::from_secs(25);
+const LONGEST_REST_OF_OPEN: Duration = Duration::from_secs(100);
 /// The header of one of many is glanced at in such a time at the most: a glance takes a microsecond.
-const EACH_GLANCE: Duration = Duration::from_micros(250);
+const EACH_GLANCE: Duration = Duration::from_micros(500);
 /// Unsealed frames at which sealing does not wait for the upload slot: SQLite wants to reset at 1,000.
 const PRESSURE_FRAMES: u32 = 256;
 /// Pieces of one TXID at which they are folded into one.
@@ -380,9 +380,35 @@ pub(super) fn glance_after(watched: usize) -> Duration {
     (EACH_GLANCE * u32::try_from(watched).unwrap_or(u32::MAX)).max(LOOK)
 }
 
+/// The uptime at which a database that is left alone for `rest` from `now` on is looked at again. Those that rest wait for the same
+/// moments, four a second, so that the sealer wakes for many at once.
+pub(super) fn next_visit(now: Duration, rest: Duration) -> Duration {
+    let at = now + rest;
+    if rest < LOOK {
+        return at;
+    }
+    LOOK * u32::try_from(at.as_nanos() / LOOK.as_nanos()).unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_that_rest_are_looked_at_together() {
+        let ms = Duration::from_millis;
+        for (now, rest, at) in [
+            (1_000, 2, 1_002),
+            (1_000, 249, 1_249),
+            (1_000, 250, 1_250),
+            (1_001, 250, 1_250),
+            (1_249, 250, 1_250),
+            (1_249, 500, 1_500),
+            (1_249, 4_000, 5_000),
+        ] {
+            assert_eq!(next_visit(ms(now), ms(rest)), ms(at), "{rest} ms from {now} ms on");
+        }
+    }
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -589,14 +615,14 @@ mod tests {
             (0, 5_000, 250),
             (7, 5_000, 250),
             (8, 1, 250),
-            (8, 31, 250),
-            (8, 300, 2_400),
-            (8, 1_000, 8_000),
-            (8, 10_000, 25_000),
+            (8, 25, 250),
+            (8, 300, 3_000),
+            (8, 1_000, 10_000),
+            (8, 20_000, 100_000),
         ] {
             assert_eq!(rest_of_open(vain, watched), ms(rest), "{vain} looks, one of {watched}");
         }
-        for (watched, after) in [(1, 250), (1_000, 250), (4_000, 1_000), (10_000, 2_500)] {
+        for (watched, after) in [(1, 250), (500, 250), (4_000, 2_000), (10_000, 5_000)] {
             assert_eq!(glance_after(watched), ms(after), "one of {watched}");
         }
     }

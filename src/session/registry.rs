@@ -1,5 +1,6 @@
 //! The engine's lists: which files are open here, which are watched, with which settings, and what could not be watched.
 
+use super::agenda::Number;
 use super::care;
 use super::dead_man::DeadMan;
 use super::entry::{Above, Entry};
@@ -130,6 +131,12 @@ impl Engine {
         self.watched.try_lock().ok().map(|all| all.iter().map(|(w, _)| w.clone()).collect())
     }
 
+    /// The watched database of that number.
+    pub(super) fn numbered(&self, number: Number) -> Option<Arc<Watched>> {
+        // (Who is new is the last.)
+        lock(&self.watched).iter().rev().find(|(w, _)| w.number == number).map(|(w, _)| w.clone())
+    }
+
     /// The watched database at `path`.
     pub fn find(&self, path: &Path) -> Option<Arc<Watched>> {
         let all = lock(&self.watched);
@@ -178,8 +185,9 @@ impl Engine {
         let entry = self.entry(w.path());
         entry.set(Some(w.clone()));
         all.push((w.clone(), entry));
+        w.listed(true);
         drop(all);
-        self.services.bell.wake();
+        w.call();
         Ok(())
     }
 
@@ -196,6 +204,7 @@ impl Engine {
         let mut all = lock(&self.watched);
         if let Some(at) = all.iter().position(|(o, _)| Arc::ptr_eq(o, w)) {
             let (_, entry) = all.remove(at);
+            w.listed(false);
             entry.set(None);
         }
     }

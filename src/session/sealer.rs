@@ -1,13 +1,14 @@
 //! The sealer: one plain thread that looks at each watched database, has [`super::phase`] decide, and does what was decided. It is the
 //! one place where a database goes from one phase to another, but for the joining thread's own success or failure.
 //!
-//! A woken sealer lingers: it looks again every couple of milliseconds while commits keep coming ([`super::bell`]). Besides, four times a
-//! second, it looks at every watched database for what no hook tells: commits of processes that have not loaded the extension, a lock
+//! A woken sealer lingers: it looks every couple of milliseconds at those databases that have called ([`super::agenda`]) while commits keep
+//! coming ([`super::bell`]). Besides, four times a second, it looks at a watched database for what no hook tells: commits of processes that have not loaded the extension, a lock
 //! that became free, a schedule that is due. Of many, those that are closed or idle are looked at more rarely, and glanced at meanwhile.
 
+use super::agenda::{Agenda, Number};
 use super::bell::Note;
 use super::changed::CHANGED;
-use super::close::SYNC_AFTER;
+use super::close::{LEASE_KEPT, SYNC_AFTER};
 use super::mirrors::look_at_mirrors;
 use super::phase::{
     self, LOOK, Part, Phase, PlaceSeen, SPOOL_GONE, Seen, SpoolSeen, Step, Then, Unsealed, Way, decide,
@@ -21,7 +22,7 @@ use crate::capture::{Continuity, Noticed, SealError};
 use crate::ltx::Packing;
 use crate::spool::wait_at_most;
 use crossbeam_channel::Receiver;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Between two looks while commits keep coming. Long enough that the app does not feel them, short against
@@ -44,18 +45,24 @@ pub(super) fn run(engine: &'static Engine, rx: &Receiver<()>) {
 }
 
 fn rounds(engine: &'static Engine, rx: &Receiver<()>) {
-    let bell = &engine.services.bell;
+    let (bell, calls) = (&engine.services.bell, &engine.services.calls);
+    let mut agenda = Agenda::new();
+    // (After a panic the agenda is made anew.)
+    engine.watched().iter().for_each(|w| agenda.put(w.number, Arc::downgrade(w), Duration::ZERO));
     let mut idle = 0;
     loop {
-        let mut news = false;
-        let mut soonest = LOOK;
-        let all = engine.watched();
         engine.listen_again();
         engine.beat();
-        for w in &all {
-            let (did, next) = look_at(engine, w, all.len());
+        hear(engine, &mut agenda, &calls.take());
+        let mut news = false;
+        for (number, w) in agenda.due(clock::uptime()) {
+            let Some(w) = w.upgrade().filter(|w| w.is_listed()) else {
+                agenda.remove(number);
+                continue;
+            };
+            let (did, next) = look_at(engine, &w, agenda.len());
             news |= did;
-            soonest = soonest.min(next);
+            agenda.put(number, Arc::downgrade(&w), phase::next_visit(clock::uptime(), next));
         }
         idle = if news { 0 } else { idle + 1 };
         if idle < LOOKS_BEFORE_SLEEP {
@@ -63,17 +70,28 @@ fn rounds(engine: &'static Engine, rx: &Receiver<()>) {
             continue;
         }
         bell.set_awake(false);
-        // A commit between the last look and going to sleep has left its note but did not ring.
-        if all.iter().any(|w| w.role() == phase::Role::Shipper && has_news(w)) {
+        // Who called between the last look and going to sleep did not ring.
+        if !calls.is_empty() {
             bell.set_awake(true);
             let _ = rx.recv_timeout(LINGER);
             continue;
         }
-        let called = rx.recv_timeout(soonest.max(LINGER)).is_ok();
+        let soonest = agenda.soonest().map_or(LOOK, |at| at.saturating_sub(clock::uptime()));
+        let called = rx.recv_timeout(soonest.clamp(LINGER, LOOK)).is_ok();
         bell.set_awake(true);
         // Nobody called: one look will do.
         idle = if called { 0 } else { LOOKS_BEFORE_SLEEP - 1 };
     }
+}
+
+/// Who called is due; who is new comes onto the agenda.
+fn hear(engine: &Engine, agenda: &mut Agenda<Weak<Watched>>, called: &[Number]) {
+    for number in called.iter().filter(|number| !agenda.has(**number)).copied().collect::<Vec<_>>() {
+        if let Some(w) = engine.numbered(number) {
+            agenda.put(number, Arc::downgrade(&w), Duration::ZERO);
+        }
+    }
+    agenda.hear(called, clock::uptime());
 }
 
 impl Engine {
@@ -81,6 +99,7 @@ impl Engine {
     #[cfg(feature = "sim")]
     pub fn look(&'static self) -> bool {
         let all = self.watched();
+        drop(self.services.calls.take());
         all.iter().fold(false, |news, w| look_at(self, w, all.len()).0 | news)
     }
 }
@@ -88,10 +107,37 @@ impl Engine {
 /// One look at one database of so many, after which it is not replicated any more if that panicked (I-SES-2). Returns whether there was
 /// news, and when to look again at the latest.
 fn look_at(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, Duration) {
-    panics::caught(|| look(engine, w, watched)).unwrap_or_else(|said| {
+    w.is_heard();
+    let (did, next) = panics::caught(|| look(engine, w, watched)).unwrap_or_else(|said| {
         w.panicked(&said);
         (false, LOOK)
-    })
+    });
+    let rest = match next {
+        _ if did || (w.role() == phase::Role::Shipper && has_news(w)) => LINGER,
+        LOOK => rest_of(w, watched),
+        soon => soon.max(LINGER),
+    };
+    (did, rest)
+}
+
+/// Until it is worth the while to ask again whether a look is due, if nobody calls.
+fn rest_of(w: &Watched, watched: usize) -> Duration {
+    let now = clock::uptime();
+    let vain = lock(&w.rounds).vain;
+    if !w.handles.is_closed() {
+        let is_glanced_at = phase::rest_of_open(vain, watched) > LOOK;
+        return if is_glanced_at { phase::glance_after(watched) } else { LOOK };
+    }
+    if w.unsynced.elapsed(now).is_some() {
+        return LOOK;
+    }
+    let lease_for = w.closed.elapsed(now).map(|since| LEASE_KEPT.saturating_sub(since));
+    let rest = phase::rest_of_closed(vain, watched);
+    match lease_for {
+        None => LOOK,
+        Some(Duration::ZERO) => rest,
+        Some(left) => rest.min(left.max(LINGER)),
+    }
 }
 
 fn look(engine: &'static Engine, w: &Arc<Watched>, watched: usize) -> (bool, Duration) {

@@ -1,5 +1,6 @@
 //! What the databases of one process share, and what knows nothing of them.
 
+use super::agenda::Calls;
 use super::bell::Bell;
 use super::patience::Patience;
 use crate::base::{Result, lock};
@@ -13,6 +14,8 @@ pub(super) struct Services {
     /// its locks are not to be touched.
     pub(super) generation: usize,
     pub(super) bell: Bell,
+    /// Those that the sealer is to look at.
+    pub(super) calls: Calls,
     pub(super) metrics: Arc<Metrics>,
     /// Of last closes.
     pub(super) patience: Patience,
@@ -24,6 +27,7 @@ impl Services {
         Services {
             generation,
             bell,
+            calls: Calls::default(),
             metrics: Arc::new(Metrics::new()),
             patience: Patience::default(),
             config: Mutex::default(),

@@ -46,7 +46,7 @@ pub(super) fn lets_go(w: &Arc<Watched>, decided: &Compacted) -> Result<()> {
         Ok(()) => w.spool.note_sound(w.replica(), newest),
         Err(e) if e.is_corrupt() => {
             let sound = match known {
-                Some(txid) => format!("TXID {} is the last that is known to be sound", txid.0),
+                Some(txid) => format!("TXID {txid} is the last that is known to be sound"),
                 None => "an older state may be sound".to_string(),
             };
             Err(Error::corrupt(format!(

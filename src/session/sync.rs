@@ -40,7 +40,7 @@ impl Watched {
     pub(super) fn join_soon(&self) {
         self.joined.hurry();
         self.news.leave(Note::LookFully);
-        self.services.bell.hurry();
+        self.call_now();
     }
 
     /// [`Watched::sync`] for what calls it at a close, too. Errors likewise.
@@ -83,13 +83,13 @@ impl Watched {
                     Err(SealError::OutOfSync(_)) => {
                         if self.role() == Role::Shipper {
                             self.look_again();
-                            self.services.bell.wake();
+                            self.call();
                         }
                     }
                     Err(SealError::Failed(e)) if e.is_shortage() && clock::uptime() < deadline => {}
                     Err(SealError::Failed(e)) => return Err(e),
                 },
-                _ => self.services.bell.wake(),
+                _ => self.call(),
             }
             self.may_go_on(deadline, until, tries)?;
             clock::sleep(POLL);
@@ -200,7 +200,7 @@ impl Watched {
                     format!("TXID {txid} is not in the replica yet; {why}"),
                 ));
             }
-            self.services.bell.wake();
+            self.call();
             clock::sleep(POLL);
         }
     }

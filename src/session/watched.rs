@@ -1,6 +1,7 @@
 //! One watched database: its settings, its rooms (spool, tracker, store, link), and the state that the files above decide upon.
 
 use super::access::Access;
+use super::agenda::Number;
 use super::arrivals::Arrivals;
 use super::bell::{News, Note};
 use super::handles::Handles;
@@ -28,7 +29,7 @@ use arc_swap::{ArcSwap, Guard};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -84,6 +85,9 @@ pub(super) enum Ask {
     Snapshot,
 }
 
+/// The next database's number.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
 /// One watched database in this process.
 pub struct Watched {
     path: PathBuf,
@@ -109,6 +113,12 @@ pub struct Watched {
     pub(super) joined: Joined,
     /// What was left for the sealer.
     pub(super) news: News,
+    /// What tells it from the others of this process.
+    pub(super) number: Number,
+    /// The sealer has not heard its last call yet.
+    calls: AtomicBool,
+    /// It is among those that the process watches.
+    is_listed: AtomicBool,
     pub(super) asks: Mutex<BTreeSet<Ask>>,
     /// The requests of other processes that threads of this one are at, by their numbers.
     pub(super) at_requests: Mutex<BTreeSet<String>>,
@@ -218,6 +228,9 @@ impl Watched {
             failed: Since::default(),
             joined: Joined::default(),
             news,
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            calls: AtomicBool::new(false),
+            is_listed: AtomicBool::new(false),
             asks: Mutex::default(),
             at_requests: Mutex::default(),
             job: JobPlace::default(),
@@ -247,6 +260,46 @@ impl Watched {
         })
     }
 
+    /// The sealer is to look at it soon. Cheap while that is awake.
+    pub(super) fn call(&self) {
+        self.note_call();
+        self.services.bell.wake();
+    }
+
+    /// The sealer is to look at it at once.
+    pub(super) fn call_now(&self) {
+        self.note_call();
+        self.services.bell.hurry();
+    }
+
+    fn note_call(&self) {
+        if !self.calls.swap(true, Ordering::AcqRel) {
+            self.services.calls.push(self.number);
+        }
+    }
+
+    /// The sealer has heard the call, and looks: what is left from now on is called for again (I-AGENDA-2).
+    pub(super) fn is_heard(&self) {
+        self.calls.store(false, Ordering::Release);
+    }
+
+    /// The sealer is to look at it within [`super::phase::LOOK`].
+    pub(super) fn call_at_leisure(&self) {
+        self.note_call();
+    }
+
+    /// It is, or is not any more, among those that the process watches.
+    pub(super) fn listed(&self, is_listed: bool) {
+        self.is_listed.store(is_listed, Ordering::Release);
+        // (A call before that was heard by nobody.)
+        self.is_heard();
+    }
+
+    /// Whether the sealer is still to look at it.
+    pub(super) fn is_listed(&self) -> bool {
+        self.is_listed.load(Ordering::Acquire)
+    }
+
     /// Path of the database, as SQLite names it.
     pub fn path(&self) -> &Path {
         &self.path
@@ -274,7 +327,7 @@ impl Watched {
             *lock(&self.notifier) = notifier_of(&settings);
         }
         self.settings.store(Arc::new(settings));
-        self.services.bell.wake();
+        self.call();
     }
 
     /// Where this database's events go.
@@ -361,12 +414,12 @@ impl Watched {
                 // Only the first since the last look has anything to tell.
                 if self.news.leave(Note::Commit) {
                     lock(&self.waiting).commit(clock::now());
-                    self.services.bell.wake();
+                    self.call();
                 }
             }
             Noticed::Lost => {
                 self.news.leave(Note::Commit);
-                self.services.bell.wake();
+                self.call();
             }
         }
     }
@@ -377,14 +430,14 @@ impl Watched {
         self.link.want_lease();
         if self.role() == Role::Standby && self.tracker.sync_state() != Continuity::Kept {
             self.news.leave(Note::LookFully);
-            self.services.bell.hurry();
+            self.call_now();
         }
     }
 
     /// A checkpoint or reset is about to want everything sealed.
     pub(super) fn hurry(&self) {
         if self.news.leave(Note::Hurry) {
-            self.services.bell.hurry();
+            self.call_now();
         }
     }
 
@@ -392,7 +445,7 @@ impl Watched {
     pub(super) fn ask(&self, ask: Ask) {
         lock(&self.asks).insert(ask);
         self.news.leave(Note::LookFully);
-        self.services.bell.hurry();
+        self.call_now();
     }
 
     // -- what is told -----------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ impl Work {
             if let Err(said) = panics::caught(|| work(self)) {
                 mine.panicked(&said);
             }
-            mine.services.bell.wake();
+            mine.call();
         });
         match started {
             Ok(()) => true,

@@ -96,9 +96,18 @@ pub(super) fn store(conn: &Connection, url: Option<&str>) -> Result<Store> {
     Store::open(&configured(&path)?)
 }
 
-/// The replica that is configured for the database at `path`.
+/// The replica that is configured for the database at `path`. Where none is, and none lies beside it, the one that its spool was last
+/// shipped to: a call named it, and whoever looks now need not say it again.
 fn configured(path: &Path) -> Result<ReplicaUrl> {
-    Ok(crate::session::request(path, &engine().resolve(path, None)?, false)?.replica)
+    let resolved = engine().resolve(path, None)?;
+    let replica = crate::session::request(path, &resolved, false)?.replica;
+    if resolved.settings.replica.is_some() || replica.dir().is_some_and(Path::exists) {
+        return Ok(replica);
+    }
+    match engine().spooled(path).ok().flatten().and_then(|s| s.replica) {
+        Some(shipped_to) => ReplicaUrl::parse(&shipped_to),
+        None => Ok(replica),
+    }
 }
 
 /// The URL of the replica that a URL names, or a database file: its own then, watched or configured. Without one it is that of this
@@ -115,6 +124,15 @@ pub(super) fn replica_url(conn: &Connection, named: Option<&str>) -> Result<Repl
         Some("") => Err(Error::config("the replica URL is empty")),
         Some(text) => ReplicaUrl::parse(text),
         None => ReplicaUrl::parse(store(conn, None)?.url()),
+    }
+}
+
+/// The URL of the replica of the database file at `path`, as the functions find it that are given none. Errors where that cannot be told.
+pub fn replica_of(path: &Path) -> Result<String> {
+    let path = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
+    match engine().find(&path) {
+        Some(w) => Ok(w.store.url().to_string()),
+        None => Ok(configured(&path)?.to_string()),
     }
 }
 

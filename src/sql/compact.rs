@@ -13,6 +13,7 @@ const MOST: u64 = 876_600;
 
 const OPTIONS: &[OptionSpec] = &[
     OptionSpec::flag("force"),
+    OptionSpec::flag("json"),
     OptionSpec::count("hourly", 0, MOST),
     OptionSpec::count("daily", 0, MOST),
     OptionSpec::count("weekly", 0, MOST),
@@ -28,7 +29,10 @@ pub(super) fn compact(conn: &Connection, args: &[Value]) -> Result<Value> {
     let settings = common::settings_of_replica(conn, store.url())?;
     let done =
         engine().compact(&store, conn.main_db_path().as_deref(), &policy(&settings, &options), action)?;
-    Ok(Value::Text(done.text.trim_end().to_string()))
+    Ok(Value::Text(match options.flag("json") {
+        true => done.json.to_string(),
+        false => done.text.trim_end().to_string(),
+    }))
 }
 
 fn policy(settings: &Settings, options: &Options) -> Policy {

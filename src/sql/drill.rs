@@ -15,6 +15,7 @@ const OPTIONS: &[OptionSpec] = &[
     OptionSpec::text_or_count("point"),
     OptionSpec::flag("random"),
     OptionSpec::flag("full"),
+    OptionSpec::flag("json"),
 ];
 
 /// Restores and checks: the report.
@@ -49,7 +50,10 @@ pub(super) fn drill(conn: &Connection, args: &[Value]) -> Result<Value> {
     let spool_dir = own.as_ref().map(|(_, dir)| dir.as_path());
     let request = DrillRequest { aim, reads, assertions };
     let done = session::drill(&store, watched.as_ref(), spool_dir, &request)?;
-    Ok(Value::Text(done.text().trim_end().to_string()))
+    Ok(Value::Text(match options.flag("json") {
+        true => done.json().to_string(),
+        false => done.text().trim_end().to_string(),
+    }))
 }
 
 /// The database file that is meant, and where its spool lies by the configuration.

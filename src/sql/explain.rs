@@ -2,9 +2,11 @@
 
 use super::common;
 use crate::base::{Error, Result};
-use crate::config::{Layer, Options, Resolved, WithSettings};
+use crate::config::{Layer, OptionSpec, Options, Resolved, WithSettings};
 use crate::replica::Inventory;
-use crate::replica::explain::{ExplainDatabase, Measured, Seen, explain as preview};
+use crate::replica::explain::{
+    ExplainDatabase, Measured, Seen, at_endpoint, explain as preview, explain_json,
+};
 use crate::session::{self, Watched, engine};
 use crate::sqlite::{Connection, Value};
 use crate::store::{Conditions, Env, ReplicaUrl, Store, StoreKind, block_on};
@@ -19,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PARALLEL: usize = 8;
 /// The report over every database that is watched, configured, or this connection's own.
 pub(super) fn explain(conn: &Connection, args: &[Value]) -> Result<Value> {
-    let options = Options::parse("options", common::text(args, 0, "options")?, &[], WithSettings::Yes)?;
+    let own = &[OptionSpec::flag("json")];
+    let options = Options::parse("options", common::text(args, 0, "options")?, own, WithSettings::Yes)?;
     let found = databases(conn, &options.settings)?;
     let mut shown = Vec::new();
     for (path, resolved) in &found {
@@ -41,7 +44,10 @@ pub(super) fn explain(conn: &Connection, args: &[Value]) -> Result<Value> {
     for (d, own) in shown.iter_mut().zip(&folders) {
         d.lease_sharers = folders.iter().filter(|f| f.is_some() && *f == own).count().max(1);
     }
-    Ok(Value::Text(preview(&shown).trim_end().to_string()))
+    Ok(Value::Text(match options.flag("json") {
+        true => explain_json(&shown).to_string(),
+        false => preview(&shown).trim_end().to_string(),
+    }))
 }
 
 /// By path: what is watched with the settings it is watched with, what is configured, and this connection's file
@@ -120,19 +126,6 @@ fn mirror(own: &ExplainDatabase, url: &str) -> Result<ExplainDatabase> {
         lease_interval: if has_lease { session::lease_renewed_after() } else { Duration::ZERO },
         ..own.clone()
     })
-}
-
-/// The replica with the endpoint that the environment names, as a store is opened with it: whose prices hold depends on it.
-fn at_endpoint(replica: ReplicaUrl, env: &Env) -> ReplicaUrl {
-    if replica.kind() != StoreKind::S3 || replica.endpoint().is_some() {
-        return replica;
-    }
-    let Some(endpoint) = env.get("AWS_ENDPOINT_URL_S3").or(env.get("AWS_ENDPOINT_URL")) else {
-        return replica;
-    };
-    let text = replica.to_string();
-    let join = if text.contains('?') { '&' } else { '?' };
-    ReplicaUrl::parse(&format!("{text}{join}endpoint={endpoint}")).unwrap_or(replica)
 }
 
 /// The folder in a bucket whose heart its lease would rest on.

@@ -20,6 +20,7 @@ mod verify;
 mod version;
 mod watch;
 
+pub use common::replica_of;
 pub use restore::{on_restore_note, on_restore_progress};
 
 use crate::config::Functions;

@@ -37,7 +37,7 @@ pub(super) fn replicate(_conn: &Connection, args: &[Value]) -> Result<Value> {
         Begun::Copied => "first copy, at",
         Begun::Continued => "continuing at",
     };
-    let (from, to, at) = (f.replica(), f.path().display(), f.txid().0);
+    let (from, to, at) = (f.replica(), f.path().display(), f.txid());
     Ok(Value::Text(format!("{from} -> {to} ({how} TXID {at})")))
 }
 

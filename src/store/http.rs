@@ -13,6 +13,7 @@
 
 use super::answer::{Asked, Protocol, is_page, not_a_listing};
 use super::bandwidth;
+use super::requests::Count;
 use super::sign::Signer;
 use super::text::{one_line, root_cause};
 use super::xml;
@@ -124,17 +125,19 @@ pub(super) struct Witness {
     complete: Complete,
     /// Signs anew what gets a header on its way; empty until the client's keys are known, and where requests are not signed.
     signer: Arc<OnceLock<Signer>>,
+    /// Of the replica's store.
+    count: Arc<Count>,
 }
 
 impl Witness {
     /// Builds a client the first time in a process, so that a missing CA store is told now.
-    pub(super) fn new(tls: Tls, complete: Complete) -> Result<Witness> {
+    pub(super) fn new(tls: Tls, complete: Complete, count: Arc<Count>) -> Result<Witness> {
         static GOOD: ForkSafe<Mutex<Vec<Tls>>> = ForkSafe::new(Mutex::default);
         if !GOOD.lock().contains(&tls) {
             build(&tls)?;
             GOOD.lock().push(tls.clone());
         }
-        Ok(Witness { tls, complete, signer: Arc::default() })
+        Ok(Witness { tls, complete, signer: Arc::default(), count })
     }
 
     /// Whose keys sign what gets a header on its way: to be filled when the client is made.
@@ -193,6 +196,11 @@ impl HttpService for Witness {
         let listing = listing(&request);
         let method = request.method().as_str().to_string();
         let about_an_object = is_about_an_object(&method, uri.path(), uri.query().unwrap_or_default());
+        // (To delete costs nothing.)
+        let deletes = uri.query().is_some_and(|q| q.starts_with("delete"));
+        if (about_an_object && !deletes) || listing.is_some() {
+            self.count.add(&method, listing.is_some());
+        }
         let limit = if host.starts_with("169.254.") {
             METADATA_TIMEOUT
         } else {

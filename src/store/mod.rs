@@ -53,6 +53,7 @@ mod probe;
 mod process;
 mod profile;
 mod put;
+mod requests;
 mod retry;
 mod sign;
 mod text;
@@ -77,6 +78,7 @@ pub use env::Env;
 pub use faults::{Fault, Faults, Op};
 pub use object::{Body, ByteStream, ObjectInfo, Version, WHOLE_BYTES};
 pub use put::{Holds, Put, PutMeta};
+pub use requests::{Requests, requests_of};
 pub use retry::Retry;
 
 pub(crate) use crate::base::hex::digits as hex;

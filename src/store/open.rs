@@ -7,6 +7,7 @@ use super::error::Place;
 use super::http::{Complete, Tls, Witness, panicked};
 use super::objects::{Clients, Objects};
 use super::profile::Profile;
+use super::requests;
 use super::sign::Signer;
 use super::text::one_line;
 use crate::address::{BucketIn, Checksums, ReplicaUrl, StoreKind, endpoint, host_for};
@@ -198,7 +199,11 @@ fn s3(url: &ReplicaUrl, env: &Env) -> Result<Made> {
         builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, &full).with_endpoint(full);
     }
     let plain = shown.starts_with("http://");
-    let witness = Witness::new(if plain { Tls::Unused } else { tls(env) }, Complete::Conditional)?;
+    let witness = Witness::new(
+        if plain { Tls::Unused } else { tls(env) },
+        Complete::Conditional,
+        requests::of(&url.to_string()),
+    )?;
     let signer = witness.signer();
     let bucket_url = bucket_url(&shown, url.bucket(), target.bucket_in);
     let direct = Direct::new(bucket_url, witness.clone(), signer.clone());
@@ -255,7 +260,7 @@ fn gs(url: &ReplicaUrl, env: &Env) -> Result<Made> {
     let store = builder
         .with_bucket_name(url.bucket())
         .with_retry(no_retry())
-        .with_http_connector(Witness::new(tls(env), Complete::Plain)?)
+        .with_http_connector(Witness::new(tls(env), Complete::Plain, requests::of(&url.to_string()))?)
         .build()
         .map_err(built)?;
     let store = Arc::new(store);
@@ -283,7 +288,7 @@ fn azure(url: &ReplicaUrl, env: &Env) -> Result<Made> {
     let store = builder
         .with_container_name(url.bucket())
         .with_retry(no_retry())
-        .with_http_connector(Witness::new(tls(env), Complete::Plain)?)
+        .with_http_connector(Witness::new(tls(env), Complete::Plain, requests::of(&url.to_string()))?)
         .build()
         .map_err(built)?;
     let fixed = [

@@ -85,7 +85,7 @@ class Adopt(door.DoorTest):
         newest = max(f[2] for f in door.ltx_files(replica))
         done = self.run_cli("adopt", yml)
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertErrorLine(done.stderr, f"newest TXID {newest} ", "goes on from it")
+        self.assertErrorLine(done.stderr, f"newest TXID {newest:016x} ", "goes on from it")
         door.toml(self, done.stdout)
         p = self.peer().open(":memory:").open(db, conn="app")
         p.sql("INSERT INTO t(v) VALUES('by walrust')", conn="app")

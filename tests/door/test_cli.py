@@ -71,6 +71,24 @@ class Cli(door.DoorTest):
             self.assertEqual(self.ok(name, self.db).replace("elsewhere", "app.db-replica"), text.replace(self.db + "-replica", self.path("app.db-replica")))
             self.assertEqual(self.ok(name, self.path("elsewhere")), self.ok(name, self.db))
 
+    def test_a_database_stands_for_the_replica_that_a_call_named(self):
+        """Where no configuration says it: the spool knows where the database went. `list`, too, takes a database."""
+        self.assertEqual(self.json("list", self.db)[0]["max_txid"], self.txid)
+        self.p.end()
+        os.rename(self.url, self.path("named"))
+        s = self.peer().open(self.db)
+        s.watch(self.path("named"), interval="0s")
+        s.sync()
+        s.end()
+        for name in ("verify", "files", "compact", "points", "list", "drill"):
+            with self.subTest(name=name):
+                said = [self.json(name, target) for target in (self.db, self.path("named"))]
+                for one in said:
+                    if name == "drill":
+                        for key in ("began", "restore_seconds"):
+                            del one[key]
+                self.assertEqual(*said)
+
     def test_every_option_reaches_its_function(self):
         self.p.end()
         text = self.ok("compact", self.url, "--hourly", "5", "--daily", "4", "--weekly", "3", "--monthly", "2")
@@ -103,8 +121,9 @@ class Cli(door.DoorTest):
         """Every command that ends by itself answers one JSON document; rows are arrays of objects, a report is an object."""
         self.p.end()
         for args, kind, key in (
-            (("verify", self.url), dict, "findings"), (("explain", self.db), dict, "report"), (("list", self.url), list, "name"),
-            (("files", self.url), list, "key"), (("compact", self.url), dict, "report"), (("compact", self.url, "--force"), dict, "report"),
+            (("verify", self.url), dict, "findings"), (("explain", self.db), dict, "databases"), (("list", self.url), list, "name"),
+            (("files", self.url), list, "key"), (("compact", self.url), dict, "removed_files"), (("compact", self.url, "--force"), dict, "removed_files"),
+            (("drill", self.url), dict, "parts"),
             (("restore", self.url, self.path("j.db")), dict, "txid"), (("snapshot", self.db, self.url), dict, "txid"),
             (("sync", self.db, self.url), dict, "txid"), (("status", self.db), list, "replicated_txid"), (("config", self.db), list, "source"),
         ):
@@ -115,6 +134,60 @@ class Cli(door.DoorTest):
         for table, columns in (("status", door.STATUS_LINE_COLUMNS), ("files", door.FILES_COLUMNS), ("list", door.LIST_COLUMNS)):
             row = self.json(table, self.db if table == "status" else self.url)[0]
             self.assertEqual(list(row), columns, table)
+
+    def test_json_reports_are_values_with_their_units_in_their_names(self):
+        """What a report says for people, its JSON says as numbers; the exit status is in it, and is the program's."""
+        self.p.end()
+        text = self.ok("compact", self.url)
+        done = self.json("compact", self.url)
+        self.assertEqual((done["exit"], done["dry_run"], done["replica"]), (0, True, "file://" + self.url))
+        files = door.ltx_files(self.url)
+        self.assertEqual(done["files"], len(files))
+        self.assertEqual(done["bytes"], sum(os.path.getsize(f[3]) for f in files))
+        self.assertEqual(sum(r["files"] for r in done["removed"] + done["kept"]), len(files))
+        self.assertEqual(sum(r["bytes"] for r in done["removed"]), done["removed_bytes"])
+        self.assertEqual(done["points"]["max_txid"], self.txid)
+        self.assertEqual(done["policy"], {"hourly": 24, "daily": 7, "weekly": 12, "monthly": 12, "every_upload_seconds": 86400})
+        self.assertIn(f"Files: {done['files']} (", text)
+        self.assertFalse(self.json("compact", self.url, "--force")["dry_run"])
+
+        text = self.ok("explain", self.db, "-o", "price_per_gb=0.5", "-o", "validation_interval=6h")
+        said = self.json("explain", self.db, "-o", "price_per_gb=0.5", "-o", "validation_interval=6h")
+        row, = said["databases"]
+        self.assertEqual((said["exit"], row["database"], row["database_bytes"]), (0, self.db, os.path.getsize(self.db)))
+        self.assertEqual((row["snapshot_interval_seconds"], row["validation_interval_seconds"]), (3600, 21600))
+        self.assertEqual(row["prices"]["dollars_per_gb_month"], 0.5)
+        estimate = row["estimate"]
+        self.assertIn(f"{estimate['put_requests_per_month']} PUT and {estimate['list_requests_per_month']} LIST per month", text)
+        money = row["dollars_per_month"]
+        self.assertAlmostEqual(money["total"], money["storage"] + money["requests"] + money["reads"], places=3)
+        self.assertEqual(said["total"]["active_bytes"], estimate["active_bytes"])
+
+        said = self.json("drill", self.url)
+        self.assertEqual((said["exit"], said["result"], said["txid"]), (0, "passed", self.txid))
+        self.assertGreater(said["database_bytes"], 0)
+        self.assertEqual({p["result"] for p in said["parts"]} - {"well", "not tried"}, set())
+        self.damage()
+        done = self.run_cli("drill", self.url, "--json")
+        said = json.loads(done.stdout)
+        self.assertEqual((done.returncode, said["exit"], said["result"]), (1, 1, "failed"))
+        self.assertIn("wrong", [p["result"] for p in said["parts"]])
+
+        series = self.json("metrics")
+        self.assertTrue(all(set(s) == {"name", "labels", "value"} for s in series))
+        shown = [line for line in self.ok("metrics").splitlines() if line and not line.startswith("#")]
+        self.assertEqual(len(series), len(shown))
+
+    def test_notify_test_in_json(self):
+        hook = door.Hook(self)
+        closed = f"http://127.0.0.1:{door.free_port()}"
+        self.assertEqual(self.json("notify-test"), [])
+        door.toml(self, f'[[webhooks]]\nurl = "{hook.url}"\n[[webhooks]]\nurl = "{closed}/secret"\n')
+        for args in ((), (self.plain("any.db"),)):
+            good, bad = self.json("notify-test", *args)
+            self.assertEqual((good["ok"], good["status"], good["error"]), (True, 200, None))
+            self.assertEqual((bad["webhook"], bad["ok"], bad["status"]), (closed, False, None))
+            self.assertTrue(bad["error"])
 
     def test_list_and_files(self):
         self.assertIn(f"{self.txid:016x}", self.ok("files", self.url))

@@ -54,7 +54,7 @@ class Documents(door.DoorTest):
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertIn("Exit code: 0", done.stdout)
-        self.assertIn("before the mistake: TXID 3", done.stdout)
+        self.assertIn("before the mistake: TXID 0000000000000003", done.stdout)
 
     def test_the_transcript_of_the_readme_is_what_happens(self):
         (text,) = blocks(read("README.md"), "shell")

@@ -137,7 +137,7 @@ class Unsound(DrillTest):
         sound = self.replica()
         report = self.drill(sound, **{"assert": ["SELECT count(*) = 480 FROM t", "SELECT 1"]})
         self.assertPasses(report)
-        self.assertRegex(report, r"Restored: TXID \d+ of 20\S+, \S+ \S+, in \d+\.\d{3} s")
+        self.assertRegex(report, r"Restored: TXID [0-9a-f]{16} of 20\S+, \S+ \S+, in \d+\.\d{3} s")
         for n in range(4):
             self.assertPasses(self.drill(sound, random=True), "drawn by chance")
         missed = []
@@ -239,7 +239,7 @@ class Sound(DrillTest):
         p.sql("INSERT INTO t(v) VALUES('x')")
         report = p.sql("SELECT walrust_drill()")
         self.assertPasses(report)
-        self.assertRegex(report, r"✅ live database: the same at TXID \d+")
+        self.assertRegex(report, r"✅ live database: the same at TXID [0-9a-f]{16}")
         txid = p.sync()
         rows = p.rows("SELECT database, replica, time, txid, seconds, bytes, result, message FROM walrust_drills")
         self.assertEqual(len(rows), 1)

@@ -98,8 +98,8 @@ class DryRun(door.DoorTest):
         *files, first, second = done.stdout.splitlines()
         self.assertEqual(len(files), len(json.loads(self.run_cli("restore", url, self.path("words.db"), "--dry-run", "--json").stdout)["files"]))
         for line in files:
-            self.assertRegex(line, r"^ *\d+(\.\d)? (bytes?|[kMGT]B)  ltx/\d/[0-9a-f]{16}-[0-9a-f]{16}\.ltx$")
-        self.assertRegex(first, r"words\.db: TXID [0-9a-f]{16} of 20\S+, [\d.]+ kB \(dry run: nothing was written\)$")
+            self.assertRegex(line, r"^ *\d+(\.\d)? (bytes?|[KMGT]B)  ltx/\d/[0-9a-f]{16}-[0-9a-f]{16}\.ltx$")
+        self.assertRegex(first, r"words\.db: TXID [0-9a-f]{16} of 20\S+, [\d.]+ KB \(dry run: nothing was written\)$")
         self.assertRegex(second, r"^reads [\d.]+ \w+ in \d+ files? and \d+ requests?, about [\d.]+ s")
         self.assertTrue(all(len(line) <= 80 for line in done.stdout.splitlines() if self.dir not in line), done.stdout)
         self.assertFalse(os.path.exists(self.path("words.db")))

@@ -153,6 +153,8 @@ class Face(door.DoorTest):
         self.until(page, "document.querySelector('.picked-point').textContent.startsWith('Picked')")
         self.assertIn(f"{len(points)} points from ", page.locator(".told").inner_text())
         self.assertRegex(self.field(page, "Replica holds"), r"^\d+ files, ")
+        # What does it cost? A directory costs no requests.
+        self.assertIn("a directory", self.field(page, "Requests to the store"))
         self.assertEqual(page.locator("select option").count(), len(points))
         # Which point is before that time? One click.
         wanted = [t for t, at in points if at[:19] < points[-1][1][:19]][-1]
@@ -212,7 +214,7 @@ class Face(door.DoorTest):
         self.overall(page, "Not safe: 1 of 1")
         self.assertRegex(page.locator(".safe").inner_text(), r"Not safe: what was committed since \d\d:\d\d:\d\d is not in the replica")
         self.assertRegex(page.locator(".wrong").inner_text(), "cannot (put|reach)")
-        self.assertRegex(page.locator(".brief").inner_text(), r"[\d.]+ s behind, [\d.]+ kB pending")
+        self.assertRegex(page.locator(".brief").inner_text(), r"[\d.]+ s behind, [\d.]+ KB pending")
         # The store does not answer: that is said, and nobody hangs.
         page.get_by_role("button", name="Ask the replica again").click()
         self.judge(page, "lagging")
@@ -223,6 +225,42 @@ class Face(door.DoorTest):
         self.assertNotIn(self.home, page.asked[begun:], "without a reload")
         self.eventually(lambda: page.wait_for_timeout(200) or page.locator(".chart polyline").count() == 2, what="lag and pending, drawn")
         self.assertRegex(page.locator(".chart").first.get_attribute("aria-label"), r"at most [\d.]+ s; kept since")
+
+    def test_requests_and_what_they_cost(self):
+        """What a bill counts, as counted at the store's door; the prices are those of `walrust_explain`; a restart begins anew, and says so."""
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        p = self.peer(env=s3.env(**self.env)).open(self.path("app.db"))
+        p.watch(s3.url("app", proxy.endpoint), interval="0s", price_per_1000_put=2.0)
+        p.sql("CREATE TABLE t(v)")
+        for n in range(5):
+            p.sql("INSERT INTO t VALUES(?)", n)
+            p.sync()
+        p.sql("SELECT walrust_verify()")
+        page = self.view()
+        self.overall(page, "Safe")
+        self.until(page, "/[1-9]\\d* PUT and LIST/.test(document.querySelector('dl').textContent)")
+
+        def counted():
+            seen = [(method, path) for method, path, _ in list(proxy.seen)]
+            lists = sum(1 for m, path in seen if m == "GET" and "list-type=2" in path)
+            about = lambda path: "/walrust/" in path.split("?")[0] or path.split("?")[0].endswith(".ltx")
+            puts = sum(1 for m, path in seen if m == "PUT" and about(path))
+            return lists + puts, sum(1 for m, path in seen if m in ("GET", "HEAD") and about(path) and "list-type=2" not in path)
+
+        def same():
+            row, = json.loads(self.get("/status.json")[1])["databases"]
+            said = row["requests"]
+            return said if (said["put_and_list"], said["get_and_head"]) == counted() else None
+
+        said = self.eventually(same, what="the page's count is the store's")
+        self.assertGreater(said["put_and_list"], 6)
+        self.assertGreater(said["get_and_head"], 6)
+        # (No list price is known for this address: the one that is set counts.)
+        self.assertAlmostEqual(said["dollars"], said["put_and_list"] * 2.0 / 1000)
+        self.assertRegex(self.field(page, "Requests to the store"),
+                         r"^\d+ PUT and LIST, \d+ GET and HEAD since \d\d:\d\d:\d\d, when its process began: about \$0\.\d+ \(configured price\)$")
+        self.judge(page)
 
     def test_fenced(self):
         s3 = door.S3(self)

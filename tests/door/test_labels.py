@@ -66,7 +66,7 @@ class Names(LabelTest):
         p.sql("INSERT INTO t VALUES(100, 'x')")
         with self.assertRaises(SqlError) as e:
             p.sql("SELECT walrust_label('a')")
-        self.assertErrorLine(str(e.exception), "there already", f"TXID {txid} ", r"walrust_label\('a', 0\)")
+        self.assertErrorLine(str(e.exception), "there already", f"TXID {txid:016x} ", r"walrust_label\('a', 0\)")
         self.assertEqual(p.sql("SELECT walrust_label('a', 0)"), txid)
         self.assertEqual(p.sql("SELECT walrust_label('a', 0)"), txid)
         self.assertEqual(self.labels(p), {})

@@ -138,7 +138,7 @@ class Directories(PlaceTest):
         self.assertEqual((row["name"], row["max_txid"]), ("copy", txid))
         self.assertEqual(len(json.loads(self.run_cli("files", copy, "--json").stdout)), len([k for k in before if k.endswith(".ltx")]))
         p = self.peer().open(":memory:")
-        self.assertRegex(p.sql("SELECT walrust_replicate(?, ?)", copy, self.path("follows.db")), f"TXID {txid}")
+        self.assertRegex(p.sql("SELECT walrust_replicate(?, ?)", copy, self.path("follows.db")), f"TXID {txid:016x}")
         # A stream begun there would be a second history beside it.
         p.open(self.path("new.db"), "new")
         with self.assertRaises(door.SqlError) as caught:

@@ -414,7 +414,7 @@ class Damage(ReadTest):
         os.rename(path, path + "-away")
         with self.assertRaises(SqlError):
             r.sql("SELECT sum(length(v)) FROM past.t")
-        self.assertErrorLine(r.sql("SELECT walrust_last_error()"), f"TXID {txid} is gone")
+        self.assertErrorLine(r.sql("SELECT walrust_last_error()"), f"TXID {txid:016x} is gone")
 
     def test_a_point_that_is_gone_is_one_clear_error(self):
         p, db, replica = self.watched()

@@ -82,7 +82,7 @@ class Following(Replicate):
         p.sync()
         f = self.peer().open(":memory:")
         begin = time.monotonic()
-        self.assertRegex(f.sql("SELECT walrust_replicate(?, ?)", url, self.copy), r"-> .*copy\.db \(first copy, at TXID \d+\)$")
+        self.assertRegex(f.sql("SELECT walrust_replicate(?, ?)", url, self.copy), r"-> .*copy\.db \(first copy, at TXID [0-9a-f]{16}\)$")
         # Its first look follows the copy at once; on a busy machine that is not at once.
         time.sleep(0.7)
         p.sql("INSERT INTO t VALUES(1, 'x')")

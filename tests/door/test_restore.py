@@ -68,7 +68,7 @@ class Restore(door.DoorTest):
         for point in (last + 1, 10**15, "2001-01-01T00:00:00Z", "10 years ago"):
             with self.subTest(point=point), self.assertRaises(door.SqlError) as caught:
                 self.restore(url, self.path("never.db"), point)
-            self.assertErrorLine(str(caught.exception), "walrust_restore", rf"outside the history 1\.\.{last} \(20\S+Z to 20\S+Z\)")
+            self.assertErrorLine(str(caught.exception), "walrust_restore", rf"outside the history {1:016x}\.\.{last:016x} \(20\S+Z to 20\S+Z\)")
         for point in (0, -1):
             with self.subTest(point=point), self.assertRaises(door.SqlError):
                 self.restore(url, self.path("never.db"), point)

@@ -8,7 +8,7 @@ import unittest
 
 import door
 
-TXID = r"\d+"
+TXID = r"[0-9a-f]{16}"
 REPORT = r"(?s)Verifying backup: \S+ in \S+\n=+\nSnapshot: ✅ .*\nExit code: 0 \(.*\)"
 PROBLEMS = r"0 problems"
 
@@ -20,8 +20,8 @@ EXPECTED = {
     "unwatch": ("app.db", ("replica",), r"stopped at TXID " + TXID),
     "status": ("app.db", ("replica",), r"\s*newest_txid = {txid}\s+newest_time = 20\d\d-\S+\s+files = \d+\s+bytes = \d+\s*"),
     "snapshot": ("app.db", ("replica",), r"snapshot at TXID " + TXID),
-    "restore": (":memory:", ("replica", "path"), r"restored TXID {txid}"),
-    "restore_point": (":memory:", ("replica", "path", "point"), r"restored TXID 2"),
+    "restore": (":memory:", ("replica", "path"), r"restored TXID {hex}"),
+    "restore_point": (":memory:", ("replica", "path", "point"), r"restored TXID 0000000000000002"),
     "verify": (":memory:", ("replica",), REPORT),
     "verify_deep": (":memory:", ("replica",), PROBLEMS),
     "verify_fix": (":memory:", ("replica",), r"(?s)Verifying backup: .*"),
@@ -54,7 +54,7 @@ class Scripts(door.DoorTest):
 
     def run_script(self, name, env=None):
         database, parameters, expected = EXPECTED[name]
-        values = {"replica": self.replica, "path": self.path(f"out-{name}.db"), "point": "2", "url": self.dir, "txid": str(self.txid)}
+        values = {"replica": self.replica, "path": self.path(f"out-{name}.db"), "point": "2", "url": self.dir, "txid": str(self.txid), "hex": f"{self.txid:016x}"}
         looks = ["-readonly"] if name in LOOKING and database != ":memory:" else []
         argv = [door.SHELL, "-batch", "-bail", *looks, database if database == ":memory:" else self.db]
         for parameter in parameters:
@@ -66,7 +66,7 @@ class Scripts(door.DoorTest):
         with open(os.path.join(door.ROOT, "sql", name + ".sql")) as script:
             done = subprocess.run(argv, stdin=script, capture_output=True, text=True, timeout=120, env=door.clean_env(self.dir, env), cwd=root)
         self.assertEqual((done.returncode, done.stderr), (0, ""), name)
-        pattern = re.sub(r"\{(replica|path|point|url|txid)\}", lambda m: re.escape(values[m[1]]), expected)
+        pattern = re.sub(r"\{(replica|path|point|url|txid|hex)\}", lambda m: re.escape(values[m[1]]), expected)
         self.assertRegex(done.stdout.rstrip("\n"), "^(?:" + pattern + ")$" if not pattern.startswith("(?") else anchored(pattern), name)
 
     def test_those_that_look_begin_nothing(self):

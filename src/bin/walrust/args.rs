@@ -40,7 +40,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// Answer in JSON: rows as an array of objects, a report as {"report", "exit"}, verify as {"exit", "findings"}
+    /// Answer in JSON: rows as an array of objects, a report as an object with its exit status in "exit" (docs/functions.md)
     #[arg(long, global = true)]
     json: bool,
 }
@@ -114,7 +114,7 @@ pub enum Command {
     ///
     /// The file appears complete and verified, or not at all.
     #[command(
-        after_long_help = "Examples:\n  walrust restore s3://bucket/app app.db\n  walrust restore s3://bucket/app app.db --if-replica-exists --if-db-not-exists\n  walrust restore s3://bucket/app then.db --point '5 minutes ago'\n  walrust restore s3://bucket/app then.db --point 2026-11-22T18:00:00Z\n  walrust restore s3://bucket/app then.db --as-of '2 days ago'\n  walrust restore s3://bucket/app app.db --dry-run"
+        after_long_help = "Examples:\n  walrust restore s3://bucket/app app.db\n  walrust restore s3://bucket/app app.db --if-replica-exists --if-db-not-exists\n  walrust restore s3://bucket/app then.db --point '5 minutes ago'\n  walrust restore s3://bucket/app then.db --point 2026-11-22T18:00:00Z\n  walrust restore s3://bucket/app then.db --as-of '2 days ago'\n  walrust restore s3://bucket/app app.db --dry-run\n  walrust restore --all s3://bucket/tenants /data --if-db-not-exists"
     )]
     Restore(Restore),
     /// Keep a file up to date from a replica, until SIGTERM or SIGINT
@@ -350,7 +350,7 @@ pub struct Drill {
 
 impl Drill {
     /// As `walrust_drill` takes them.
-    pub fn options(&self) -> String {
+    pub fn options(&self, form: Form) -> String {
         let mut all = Map::new();
         if !self.assertions.is_empty() {
             all.insert("assert".into(), self.assertions.clone().into());
@@ -358,7 +358,7 @@ impl Drill {
         if let Some(p) = &self.point {
             all.insert("point".into(), p.clone().into());
         }
-        for (name, flag) in [("random", self.random), ("full", self.full)] {
+        for (name, flag) in [("random", self.random), ("full", self.full), ("json", form == Form::Json)] {
             if flag {
                 all.insert(name.into(), Value::Bool(true));
             }
@@ -489,10 +489,15 @@ pub struct Takeover {
 impl OptionArgs {
     /// As the SQL functions take them; `None` if there are none.
     pub fn json(&self, takeover: Takeover) -> Result<Option<String>, Failure> {
+        self.with(&[("takeover", takeover.takeover)])
+    }
+
+    /// The same, and these flags where they are set.
+    pub fn with(&self, flags: &[(&str, bool)]) -> Result<Option<String>, Failure> {
         let mut all = Map::new();
-        if takeover.takeover {
-            all.insert("takeover".into(), Value::Bool(true));
-        }
+        all.extend(
+            flags.iter().filter(|(_, set)| *set).map(|(name, _)| (name.to_string(), Value::Bool(true))),
+        );
         for pair in &self.given {
             let Some((key, value)) = pair.split_once('=') else {
                 return Err(Failure::new(format!("option {pair:?} must be KEY=VALUE, e.g. interval=5s")));
@@ -542,10 +547,13 @@ pub enum Check {
 /// `restore`
 #[derive(Args, Debug)]
 pub struct Restore {
-    /// The replica
+    /// The replica; with --all, what the replicas lie below
     pub url: String,
-    /// Where the database is written
+    /// Where the database is written; with --all, the directory
     pub path: PathBuf,
+    /// Restore every database at and below URL into the directory PATH, four at a time; each is named as its replica is (and .db, without an extension)
+    #[arg(long)]
+    pub all: bool,
     /// A TXID (decimal, or 16 hex digits), a time (RFC 3339), e.g. '5 minutes ago', or a label; without it the newest state
     #[arg(long, visible_aliases = ["txid", "timestamp"], value_name = "POINT")]
     pub point: Option<String>,
@@ -643,10 +651,12 @@ pub struct Compact {
 
 impl Compact {
     /// As `walrust_compact` takes them.
-    pub fn options(&self) -> String {
+    pub fn options(&self, form: Form) -> String {
         let mut all = Map::new();
-        if self.force {
-            all.insert("force".into(), Value::Bool(true));
+        for (name, flag) in [("force", self.force), ("json", form == Form::Json)] {
+            if flag {
+                all.insert(name.into(), Value::Bool(true));
+            }
         }
         let tiers = [
             ("hourly", self.hourly),

@@ -3,12 +3,14 @@
 use crate::args::{Compact, Diff, Drill, Explain, Label, Mode, Query, Restore, Status, Verify};
 use crate::failure::{Failure, Outcome};
 use crate::show::{self, Form, Object, Table};
-use crate::{host, outside, progress};
+use crate::{host, outside, progress, series};
 use rusqlite::{Connection, Params};
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use walrust::notify::{Answer, Notifier};
 use walrust::replica::{encrypted, place, target};
+use walrust::session::engine;
 use walrust::store::{ReplicaUrl, Store, block_on};
 
 /// A connection whose `main` is the database, if one was named, and the URL, if that was.
@@ -54,11 +56,22 @@ fn scalar<T: rusqlite::types::FromSql>(
     Ok(conn.query_row(sql, params, |r| r.get(0))?)
 }
 
-fn report(text: &str, exit: u8, form: Form) -> Outcome {
-    match form {
-        Form::Text => show::text(text)?,
-        Form::Json => show::json(&Object(vec![("report", json!(text)), ("exit", json!(exit))]))?,
+/// The document that a function gave with the option `json`.
+pub fn document(text: &str) -> Result<serde_json::Value, Failure> {
+    serde_json::from_str(text).map_err(|e| Failure::new(format!("the answer is no JSON: {e}")))
+}
+
+/// That document, and the exit status in it.
+fn answer(mut document: serde_json::Value, exit: u8) -> Outcome {
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert("exit".into(), json!(exit));
     }
+    show::json(&document)?;
+    Ok(exit)
+}
+
+fn report(text: &str, exit: u8) -> Outcome {
+    show::text(text)?;
     Ok(exit)
 }
 
@@ -80,7 +93,7 @@ pub fn verify(a: &Verify, form: Form) -> Outcome {
             let text: String = scalar(&conn, "SELECT walrust_verify(?1, ?2)", params)?;
             drop(shown);
             let exit = exit_of_report(&text).ok_or_else(|| Failure::new("the report names no exit code"))?;
-            report(&text, exit, form)
+            report(&text, exit)
         }
         Form::Json => {
             let found = Table::query(&conn, "SELECT * FROM walrust_verify(?1, ?2)", params)?;
@@ -92,15 +105,19 @@ pub fn verify(a: &Verify, form: Form) -> Outcome {
     }
 }
 
-/// `drill`: the report; in JSON its text and exit status.
+/// `drill`
 pub fn drill(a: &Drill, form: Form) -> Outcome {
     refuse_typo(&a.target)?;
     let Asked { conn, url } = ask(&a.target)?;
     let shown = progress::spinner("restoring for a test");
-    let text: String = scalar(&conn, "SELECT walrust_drill(?1, ?2)", (url, a.options()))?;
+    let text: String = scalar(&conn, "SELECT walrust_drill(?1, ?2)", (url, a.options(form)))?;
     drop(shown);
-    let exit = u8::from(text.lines().next_back() != Some("Result: passed"));
-    report(&text, exit, form)
+    if form == Form::Json {
+        let said = document(&text)?;
+        let exit = u8::from(said.get("result").and_then(|r| r.as_str()) != Some("passed"));
+        return answer(said, exit);
+    }
+    report(&text, u8::from(text.lines().next_back() != Some("Result: passed")))
 }
 
 /// The report ends in "Exit code: 1 (issues found)".
@@ -122,14 +139,22 @@ pub fn exit_of_findings(found: &Table) -> u8 {
 /// `explain`
 pub fn explain(a: &Explain, form: Form) -> Outcome {
     let conn = on(a.database.as_deref())?;
-    let text: String = scalar(&conn, "SELECT walrust_explain(?1)", (a.options.json(Default::default())?,))?;
-    report(&text, 0, form)
+    let options = a.options.with(&[("json", form == Form::Json)])?;
+    let text: String = scalar(&conn, "SELECT walrust_explain(?1)", (options,))?;
+    match form {
+        Form::Json => answer(document(&text)?, 0),
+        Form::Text => report(&text, 0),
+    }
 }
 
 /// `list`
-pub fn list(url: &str, form: Form) -> Outcome {
-    let conn = on(None)?;
-    let found = Table::query(&conn, "SELECT * FROM walrust_list(?1)", (url,))?;
+pub fn list(target: &str, form: Form) -> Outcome {
+    let Asked { conn, url } = ask(target)?;
+    let url = match url {
+        Some(url) => url,
+        None => walrust::sql::replica_of(Path::new(target))?,
+    };
+    let found = Table::query(&conn, "SELECT * FROM walrust_list(?1)", (&url,))?;
     if found.rows.is_empty() && form == Form::Text {
         show::complain(&format!("no replica lies at {url} or below it"));
         return Ok(0);
@@ -204,8 +229,11 @@ pub fn files(target: &str, form: Form) -> Outcome {
 /// `compact`
 pub fn compact(a: &Compact, form: Form) -> Outcome {
     let Asked { conn, url } = ask(&a.target)?;
-    let text: String = scalar(&conn, "SELECT walrust_compact(?1, ?2)", (url, a.options()))?;
-    report(&text, 0, form)
+    let text: String = scalar(&conn, "SELECT walrust_compact(?1, ?2)", (url, a.options(form)))?;
+    match form {
+        Form::Json => answer(document(&text)?, 0),
+        Form::Text => report(&text, 0),
+    }
 }
 
 /// `restore`
@@ -255,26 +283,14 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
 
 /// `restore --dry-run`
 fn rehearsal(text: &str, form: Form) -> Outcome {
-    let bad = |e: serde_json::Error| Failure::new(format!("the answer is no JSON: {e}"));
     match form {
-        Form::Json => show::json(&serde_json::from_str::<serde_json::Value>(text).map_err(bad)?)?,
+        Form::Json => show::json(&document(text)?)?,
         Form::Text => {
-            let r: Rehearsed = serde_json::from_str(text).map_err(bad)?;
+            let r = Rehearsed::of(text)?;
             for f in &r.files {
                 show::text(&format!("{:>9}  {}", show::bytes(f.bytes), f.key))?;
             }
-            let most = if r.at_most { "at most " } else { "" };
-            show::text(&format!(
-                "{}: TXID {} of {}, {} (dry run: nothing was written)\nreads {most}{} in {} and {}, about {}",
-                r.path,
-                show::txid(r.txid),
-                r.time,
-                show::bytes(r.database_bytes),
-                show::bytes(r.bytes),
-                show::count(r.files.len() as u64, "file"),
-                show::count(r.requests, "request"),
-                show::span(r.estimated_seconds),
-            ))?;
+            show::text(&format!("{}: {} (dry run: nothing was written)\n{}", r.path, r.what(), r.cost()))?;
         }
     }
     Ok(0)
@@ -282,7 +298,7 @@ fn rehearsal(text: &str, form: Form) -> Outcome {
 
 /// What `dry_run` answers.
 #[derive(serde::Deserialize)]
-struct Rehearsed {
+pub struct Rehearsed {
     path: String,
     txid: i64,
     time: String,
@@ -292,6 +308,33 @@ struct Rehearsed {
     at_most: bool,
     database_bytes: u64,
     estimated_seconds: f64,
+}
+
+impl Rehearsed {
+    /// From that answer.
+    pub fn of(text: &str) -> Result<Rehearsed, Failure> {
+        serde_json::from_str(text).map_err(|e| Failure::new(format!("the answer is no JSON: {e}")))
+    }
+
+    fn what(&self) -> String {
+        format!("TXID {} of {}, {}", show::txid(self.txid), self.time, show::bytes(self.database_bytes))
+    }
+
+    fn cost(&self) -> String {
+        format!(
+            "reads {}{} in {} and {}, about {}",
+            if self.at_most { "at most " } else { "" },
+            show::bytes(self.bytes),
+            show::count(self.files.len() as u64, "file"),
+            show::count(self.requests, "request"),
+            show::span(self.estimated_seconds),
+        )
+    }
+
+    /// For a list of many.
+    pub fn in_a_line(&self) -> String {
+        format!("{}; {}", self.what(), self.cost())
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -318,13 +361,31 @@ pub fn config(database: Option<&Path>, form: Form) -> Outcome {
 /// `metrics`
 pub fn metrics(form: Form) -> Outcome {
     let text: String = scalar(&on(None)?, "SELECT walrust_metrics()", ())?;
-    report(text.trim_end(), 0, form)
+    match form {
+        Form::Json => show::json(&series::of(&text))?,
+        Form::Text => show::text(text.trim_end())?,
+    }
+    Ok(0)
 }
 
 /// `notify-test`
 pub fn notify_test(database: Option<&Path>, form: Form) -> Outcome {
-    let text: String = scalar(&on(database)?, "SELECT walrust_notify_test()", ())?;
-    report(&text, 0, form)
+    let conn = on(database)?;
+    if form == Form::Text {
+        let text: String = scalar(&conn, "SELECT walrust_notify_test()", ())?;
+        return report(&text, 0);
+    }
+    let settings = match database {
+        Some(path) => {
+            let path = std::path::absolute(path)?;
+            engine().resolve(&path, None)?.settings
+        }
+        None => engine().config()?.process()?.settings,
+    };
+    let hooks = settings.webhooks;
+    let tried = if hooks.is_empty() { Vec::new() } else { Notifier::new(hooks).test() };
+    show::json(&tried.iter().map(Answer::json).collect::<Vec<_>>())?;
+    Ok(0)
 }
 
 /// `version`

@@ -22,7 +22,9 @@ mod host;
 mod look;
 mod outside;
 mod policy;
+mod prefix;
 mod progress;
+mod series;
 mod serve;
 mod show;
 mod stream;
@@ -89,6 +91,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Compact(a) => look::compact(&a, form),
         Command::Adopt(a) => adopt::adopt(&a, form),
         Command::Policy(a) => policy::policy(&a, form),
+        Command::Restore(a) if a.all => prefix::restore(&a, form),
         Command::Restore(a) => look::restore(&a, form),
         Command::Config(a) => look::config(a.database.as_deref(), form),
         Command::Metrics => look::metrics(form),

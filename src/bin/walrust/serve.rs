@@ -429,6 +429,7 @@ fn row(url: &str, known: &Known, verify_every: Duration) -> DatabaseFace {
         spool_bytes: 0,
         breaker: "",
         uploaded_bytes: None,
+        requests: None,
         last_upload: None,
         last_verified: known.last_good,
         verify_every,

@@ -5,6 +5,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, Params};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::io::Write;
+pub use walrust::base::size as bytes;
 
 /// How to answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,17 +158,6 @@ pub fn txid(n: i64) -> String {
     format!("{n:016x}")
 }
 
-/// A size as the page has it: three figures, powers of ten.
-pub fn bytes(n: u64) -> String {
-    for (unit, step) in [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)] {
-        let parts = n as f64 / step;
-        if parts >= 0.9995 {
-            return format!("{parts:.*} {unit}", usize::from(parts < 9.95));
-        }
-    }
-    count(n, "byte")
-}
-
 /// "1 file", "2 files".
 pub fn count(n: u64, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
@@ -245,20 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_times_have_one_style() {
-        for (n, text) in [
-            (0, "0 bytes"),
-            (1, "1 byte"),
-            (999, "999 bytes"),
-            (1000, "1.0 kB"),
-            (9_940, "9.9 kB"),
-            (9_960, "10 kB"),
-            (999_700, "1.0 MB"),
-            (7_400_000_000, "7.4 GB"),
-            (12_000_000_000_000, "12 TB"),
-        ] {
-            assert_eq!(bytes(n), text, "{n}");
-        }
+    fn times_have_one_style() {
         for (s, text) in [
             (0.02, "0.1 s or less"),
             (0.1, "0.1 s"),

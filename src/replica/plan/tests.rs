@@ -58,7 +58,10 @@ fn a_time_is_not_certain_where_a_clock_was_ahead() {
         |files: &[FileInfo], s: i64| plan(files, Point::Time(Timestamp(s * 1000)), NOW).map(|p| p.txid.0);
     for s in [300, 999, 1000] {
         let e = at_time(&files, s).unwrap_err();
-        assert!(e.is_missing() && e.to_string().contains("name a TXID from 3 to 5"), "{s}: {e}");
+        assert!(
+            e.is_missing() && e.to_string().contains("name a TXID from 0000000000000003 to 0000000000000005"),
+            "{s}: {e}"
+        );
     }
     assert_eq!(at_time(&files, 299).unwrap(), 2, "before the jump times are what they are");
     assert!(at_time(&files, 1001).is_err(), "the future is outside");
@@ -87,12 +90,12 @@ fn outside_the_history_says_which_range_exists() {
         let text = e.to_string();
         assert!(
             text.contains(
-                "is outside the history 3..57 (1970-01-01T00:00:03.000Z to 1970-01-01T00:00:57.000Z)"
+                "is outside the history 0000000000000003..0000000000000039 (1970-01-01T00:00:03.000Z to 1970-01-01T00:00:57.000Z)"
             ),
             "{text}"
         );
     }
-    assert!(at(&files, 99).unwrap_err().to_string().starts_with("TXID 99 is outside"));
+    assert!(at(&files, 99).unwrap_err().to_string().starts_with("TXID 0000000000000063 is outside"));
 }
 
 #[test]
@@ -114,7 +117,10 @@ fn a_gap_is_an_error_and_not_an_older_state() {
     let files = [file(9, 1, 2), file(0, 3, 3), file(0, 5, 5), file(0, 6, 6)];
     for p in [Point::Latest, Point::TxId(TxId(6)), Point::Time(Timestamp(6500))] {
         let e = plan(&files, p, NOW).unwrap_err();
-        assert!(e.is_corrupt() && e.to_string().contains("no file continues at TXID 4"), "{e}");
+        assert!(
+            e.is_corrupt() && e.to_string().contains("no file continues at TXID 0000000000000004"),
+            "{e}"
+        );
     }
     assert_eq!(at(&files, 3).unwrap().txid, TxId(3));
 }

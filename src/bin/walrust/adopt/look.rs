@@ -40,7 +40,7 @@ impl fmt::Display for Seen {
         match self {
             Seen::Replica { txid, time } => write!(
                 f,
-                "readable, newest TXID {txid} of {time}; walrust goes on from it if the database is that state at the first watch (it restores \
+                "readable, newest TXID {txid:016x} of {time}; walrust goes on from it if the database is that state at the first watch (it restores \
                  it once, and compares), else it asks for takeover"
             ),
             Seen::Nothing => f.write_str("nothing lies there yet; walrust begins with a snapshot"),

@@ -281,7 +281,8 @@ impl Watched {
 
     /// The sealer has heard the call, and looks: what is left from now on is called for again (I-AGENDA-2).
     pub(super) fn is_heard(&self) {
-        self.calls.store(false, Ordering::Release);
+        // (Not a mere store: the look that follows must not read before it what a caller left.)
+        self.calls.swap(false, Ordering::AcqRel);
     }
 
     /// It is, or is not any more, among those that the process watches.

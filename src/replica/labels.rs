@@ -222,7 +222,7 @@ mod tests {
             assert_eq!((made.txid, made.time), (TxId(7), Timestamp(START.0 + 6000)));
             assert_eq!(block(make(&store, &name("a"), Point::TxId(TxId(7)), By::Person)).unwrap(), made);
             let e = block(make(&store, &name("a"), Point::Latest, By::Person)).unwrap_err();
-            assert!(e.kind() == Kind::Exists && e.to_string().contains("TXID 7"), "{e}");
+            assert!(e.kind() == Kind::Exists && e.to_string().contains("TXID 0000000000000007"), "{e}");
             let newest = block(make(&store, &name("b"), Point::Latest, By::Schema)).unwrap();
             assert_eq!(newest.txid, TxId(12));
             assert_eq!(block(all(&store)).unwrap().sound().unwrap(), [made.clone(), newest]);

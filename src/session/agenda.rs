@@ -1,13 +1,11 @@
-//! When the sealer looks at which database: who called, and whose time has come. A round costs what is in it, not what is watched: one
-//! busy database among ten thousand idle ones costs as much as alone.
+//! When the sealer looks at which database: who called, and whose time has come. A round costs what is in it, not what is watched.
 //!
 //! * I-AGENDA-1: a database that is watched is on the agenda from its first call on ([`super::registry::Engine::adopt`] calls for it), and
 //!   always with a time: what no hook tells and nobody calls for is seen by then.
 //! * I-AGENDA-2: who leaves something for the sealer calls after it has left it, and the sealer hears the call before it looks. So nothing
 //!   that is left after a look waits for the database's time.
 //!
-//! Refused: a look at each database every couple of milliseconds while any has commits (a thousand idle ones took half of what SQLite
-//! left of a core); a thread for each.
+//! Refused: a look at each database every couple of milliseconds while any has commits, which grows with what is watched; a thread for each.
 
 use crate::base::lock;
 use std::collections::{BTreeSet, HashMap};

@@ -262,17 +262,18 @@ impl Watched {
 
     /// The sealer is to look at it soon. Cheap while that is awake.
     pub(super) fn call(&self) {
-        self.note_call();
+        self.call_at_leisure();
         self.services.bell.wake();
     }
 
     /// The sealer is to look at it at once.
     pub(super) fn call_now(&self) {
-        self.note_call();
+        self.call_at_leisure();
         self.services.bell.hurry();
     }
 
-    fn note_call(&self) {
+    /// The sealer is to look at it within [`super::phase::LOOK`].
+    pub(super) fn call_at_leisure(&self) {
         if !self.calls.swap(true, Ordering::AcqRel) {
             self.services.calls.push(self.number);
         }
@@ -280,12 +281,8 @@ impl Watched {
 
     /// The sealer has heard the call, and looks: what is left from now on is called for again (I-AGENDA-2).
     pub(super) fn is_heard(&self) {
-        self.calls.store(false, Ordering::Release);
-    }
-
-    /// The sealer is to look at it within [`super::phase::LOOK`].
-    pub(super) fn call_at_leisure(&self) {
-        self.note_call();
+        // (Not a mere store: the look that follows must not read before it what a caller left.)
+        self.calls.swap(false, Ordering::AcqRel);
     }
 
     /// It is, or is not any more, among those that the process watches.

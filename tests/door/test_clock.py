@@ -64,7 +64,7 @@ class Clock(door.DoorTest):
             # (What was a second ago may be before the first commit.)
             self.assertErrorLine(done.stderr, "not certain" if point[0] == "0" else "not certain|outside the history")
         self.assertErrorLine(self.run_cli("restore", url, self.path("now.db"), "--point", "0 seconds ago").stderr,
-                             "later than now", "a clock was ahead", f"name a TXID from \\d+ to {newest}")
+                             "later than now", "a clock was ahead", f"name a TXID from [0-9a-f]{{16}} to {newest:016x}")
         self.assertFalse(os.path.exists(self.path("now.db")))
         restored, at = self.restore(url)
         self.assertSameBytes(db, restored)

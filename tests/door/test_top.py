@@ -122,7 +122,7 @@ class Top(door.DoorTest):
             p.sync()
             t.read()
             line = next((line for line in t.screen() if "app.db" in line), "")
-            return re.search(r" (\d*[1-9]\.\d|0\.[1-9]) +[\d.]+ [kM]?B$", line)
+            return re.search(r" (\d*[1-9]\.\d|0\.[1-9]) +[\d.]+ [KM]?B$", line)
 
         self.eventually(is_counted, what="uploads and bytes a second")
         for text in t.screen():

@@ -440,7 +440,10 @@ mod tests {
         assert!(drawn[0].1.ends_with("UTC, q quits"), "{drawn:?}");
         assert_eq!((drawn[2].0, &drawn[2].1[..6]), (Look::Bad, "/z.db "));
         assert!(drawn[3].1.contains("no store"), "why stands below it");
-        assert!(drawn[4].1.contains("tenant-7.db catching up") && drawn[4].1.contains("123 MB"), "{drawn:?}");
+        assert!(
+            drawn[4].1.contains("tenant-7.db catching up") && drawn[4].1.contains("123.5 MB"),
+            "{drawn:?}"
+        );
         assert!(drawn[23].1.contains("more below"), "{drawn:?}");
         assert!(lines(&desk, (80, 24), 301).iter().all(|(_, l)| !l.contains("more below")));
         let empty =

@@ -45,7 +45,7 @@ fn prefers_the_newest_snapshot_and_the_furthest_reach() {
     assert_eq!(names(&at(&files, 5).unwrap()), [(9, 1, 1), (1, 2, 5)]);
     assert_eq!(names(&at(&files, 3).unwrap()), [(9, 1, 1), (0, 2, 2), (0, 3, 3)]);
     let e = at(&files, 4).unwrap_err();
-    assert!(e.is_missing() && e.to_string().contains("the nearest are 3"), "{e}");
+    assert!(e.is_missing() && e.to_string().contains("the nearest are 0000000000000003"), "{e}");
 }
 
 #[test]

@@ -17,6 +17,8 @@
 //! A crash between manifest and store leaves objects without entry: sound files, removed by the next run. Refused: trusting the store's
 //! lifecycle rules with this (they know ages, not chains).
 
+mod told;
+
 use super::belief;
 use super::inventory::{FileInfo, Inventory};
 use super::label::{self, Pins};
@@ -24,26 +26,17 @@ use super::labels;
 use super::layout::FileId;
 use super::manifest::{Manifest, ManifestEntry, ManifestWriter};
 use super::place::{self, Found};
-use super::retention::{Policy, Retention, Why, retention};
+use super::retention::{Policy, Retention, retention};
 use super::vouch;
-use crate::base::{Result, Timestamp, TxId, crash, size};
-use crate::ltx::Level;
+use crate::base::{Result, Timestamp, TxId, crash};
 use crate::store::{Hold, Store};
 use futures_util::{StreamExt, TryStreamExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::time::Duration;
+use told::Told;
 
-/// Whether to remove, or only to say what would be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Action {
-    /// Say it.
-    #[default]
-    DryRun,
-    /// Do it.
-    Force,
-}
+pub use told::Action;
+pub(super) use told::words;
 
 /// Keys in one request to delete: S3's limit
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html>).
@@ -51,9 +44,6 @@ const BATCH: usize = 1000;
 
 /// Locks extended at once.
 const HELD_AT_ONCE: usize = 16;
-/// Files that are not counted on of which the reason is told.
-const DOUBTS_SHOWN: usize = 20;
-
 /// What was, or would be, done.
 #[derive(Clone, Debug)]
 pub struct Compacted {
@@ -82,7 +72,7 @@ impl Compacted {
     #[must_use]
     pub fn forced(mut self) -> Compacted {
         if self.removed == 0 && self.vouched == 0 && self.extended == 0 {
-            self.text = self.text.replace(DRY_NOTHING, FORCE_NOTHING);
+            self.text = self.text.replace(told::DRY_NOTHING, told::FORCE_NOTHING);
             if let Some(dry) = self.json.get_mut("dry_run") {
                 *dry = Value::Bool(false);
             }
@@ -90,9 +80,6 @@ impl Compacted {
         self
     }
 }
-
-const DRY_NOTHING: &str = "Dry run: nothing to remove.";
-const FORCE_NOTHING: &str = "Nothing to remove.";
 
 /// Applies `policy` to the replica as of `now`. The holder of the lease passes its own `writer`; others get one made.
 ///
@@ -140,23 +127,19 @@ pub async fn compact(
     }
     let bytes = decided.remove.iter().map(|(f, _)| f.bytes).sum();
     let (kept, removed) = (decided.keep.len(), decided.remove.len());
+    let told = Told {
+        url: store.url(),
+        files: &inventory.files,
+        decided: &decided,
+        policy,
+        action,
+        vouched,
+        extended,
+        doubted: &counted.doubted,
+    };
     Ok(Compacted {
-        text: text(
-            store.url(),
-            &inventory.files,
-            &decided,
-            policy,
-            action,
-            (vouched, extended, &counted.doubted),
-        ),
-        json: for_programs(
-            store.url(),
-            &inventory.files,
-            &decided,
-            policy,
-            action,
-            (vouched, extended, &counted.doubted),
-        ),
+        text: told.text(),
+        json: told.json(),
         kept,
         removed,
         bytes,
@@ -277,193 +260,6 @@ async fn remove(store: &Store, decided: &Retention) -> Result<()> {
         crash::point("compact.deleted");
     }
     Ok(())
-}
-
-/// Neighbouring files of one level with one reason are one row.
-struct Row {
-    level: Level,
-    why: Why,
-    min: TxId,
-    max: TxId,
-    files: usize,
-    bytes: u64,
-    from: Timestamp,
-    to: Timestamp,
-}
-
-fn rows<'a>(files: impl Iterator<Item = (&'a FileInfo, Why)>) -> Vec<Row> {
-    let mut sorted: Vec<(&FileInfo, Why)> = files.collect();
-    sorted.sort_by_key(|(f, _)| f.id());
-    let mut out: Vec<Row> = Vec::new();
-    for (f, why) in sorted {
-        match out.last_mut() {
-            Some(r) if r.level == f.level && r.why == why && f.min == r.max.next() => {
-                (r.max, r.to) = (f.max, f.time);
-                r.files += 1;
-                r.bytes += f.bytes;
-            }
-            _ => out.push(Row {
-                level: f.level,
-                why,
-                min: f.min,
-                max: f.max,
-                files: 1,
-                bytes: f.bytes,
-                from: f.time,
-                to: f.time,
-            }),
-        }
-    }
-    out
-}
-
-fn for_programs(
-    url: &str,
-    files: &[FileInfo],
-    decided: &Retention,
-    policy: &Policy,
-    action: Action,
-    (vouched, extended, doubted): (usize, usize, &BTreeMap<FileId, String>),
-) -> Value {
-    let range = |r: Row| {
-        json!({
-            "level": r.level.get(),
-            "files": r.files,
-            "bytes": r.bytes,
-            "min_txid": r.min.0,
-            "max_txid": r.max.0,
-            "first_time": r.from.rfc3339(),
-            "last_time": r.to.rfc3339(),
-            "why": r.why.as_str(),
-        })
-    };
-    let ranges = |rows: Vec<Row>| rows.into_iter().map(range).collect::<Vec<_>>();
-    let removed = || decided.remove.iter().map(|(f, why)| (f, *why));
-    let kept = || files.iter().filter_map(|f| Some((f, *decided.keep.get(&f.id())?)));
-    let sum = |it: &mut dyn Iterator<Item = &FileInfo>| it.map(|f| f.bytes).sum::<u64>();
-    let doubt = |(id, why): (&FileId, &String)| json!({ "level": id.level.get(), "file": id.to_string(), "why": why });
-    let points = &decided.states;
-    json!({
-        "replica": url,
-        "dry_run": action == Action::DryRun,
-        "policy": {
-            "hourly": policy.hourly,
-            "daily": policy.daily,
-            "weekly": policy.weekly,
-            "monthly": policy.monthly,
-            "every_upload_seconds": policy.pitr_window.as_secs_f64(),
-        },
-        "files": files.len(),
-        "bytes": sum(&mut files.iter()),
-        "removed_files": decided.remove.len(),
-        "removed_bytes": sum(&mut removed().map(|(f, _)| f)),
-        "vouched_files": vouched,
-        "extended_locks": extended,
-        "not_counted_on": doubted.iter().map(doubt).collect::<Vec<_>>(),
-        "removed": ranges(rows(removed())),
-        "kept": ranges(rows(kept())),
-        "points": {
-            "count": points.len(),
-            "min_txid": points.keys().next().map(|t| t.0),
-            "max_txid": points.keys().next_back().map(|t| t.0),
-        },
-    })
-}
-
-fn text(
-    url: &str,
-    files: &[FileInfo],
-    decided: &Retention,
-    policy: &Policy,
-    action: Action,
-    (vouched, extended, doubted): (usize, usize, &BTreeMap<FileId, String>),
-) -> String {
-    let mut out = format!("Compacting backup: {url}\n{}\n", "=".repeat(48));
-    let window = words(policy.pitr_window);
-    let _ = writeln!(
-        out,
-        "Policy: hourly {}, daily {}, weekly {}, monthly {}; every upload for {window}",
-        policy.hourly, policy.daily, policy.weekly, policy.monthly
-    );
-    let full = |f: &&FileInfo| f.min == TxId(1);
-    let snapshots = files.iter().filter(full).count();
-    let snapshots_gone = decided.remove.iter().filter(|(f, _)| full(&f)).count();
-    let bytes = |it: &mut dyn Iterator<Item = &FileInfo>| size(it.map(|f| f.bytes).sum());
-    let all = bytes(&mut files.iter());
-    let gone = bytes(&mut decided.remove.iter().map(|(f, _)| f));
-    let verb = if action == Action::Force { "removed" } else { "to remove" };
-    let _ = writeln!(out, "Snapshots: {snapshots}, {snapshots_gone} {verb}");
-    let _ = writeln!(out, "Files: {} ({all}), {} {verb} ({gone})", files.len(), decided.remove.len());
-    if vouched > 0 {
-        let verb = if action == Action::Force { "vouched for" } else { "to vouch for" };
-        let _ = writeln!(out, "New: {vouched} {verb}");
-    }
-    if let Some((how_long, _)) = policy.retain
-        && extended > 0
-    {
-        let verb = if action == Action::Force { "extended" } else { "to extend" };
-        let _ = writeln!(out, "Locks: {extended} {verb} to {} from now", words(how_long));
-    }
-    if !doubted.is_empty() {
-        let _ = writeln!(out, "Not counted on, and left as they are: {}", doubted.len());
-        for (id, why) in doubted.iter().take(DOUBTS_SHOWN) {
-            let _ = writeln!(out, "  level {} {id}: {why}", id.level.get());
-        }
-    }
-    table(&mut out, verb, rows(decided.remove.iter().map(|(f, w)| (f, *w))));
-    let why: BTreeMap<FileId, Why> = decided.keep.clone();
-    table(&mut out, "kept", rows(files.iter().filter_map(|f| Some((f, *why.get(&f.id())?)))));
-    if let (Some((first, t1)), Some((last, t2))) =
-        (decided.states.first_key_value(), decided.states.last_key_value())
-    {
-        let _ = writeln!(
-            out,
-            "Restorable after this: {} points, TXID {} ({t1}) to {} ({t2})",
-            decided.states.len(),
-            first,
-            last
-        );
-    }
-    let end = match (action, decided.remove.len()) {
-        (Action::Force, 0) => FORCE_NOTHING.to_string(),
-        (Action::DryRun, 0) => DRY_NOTHING.to_string(),
-        (Action::DryRun, _) => "Dry run: nothing was removed. Pass {\"force\":true} to remove.".to_string(),
-        (Action::Force, n) => format!("Removed {n} files ({gone})."),
-    };
-    out.push_str(&end);
-    out.push('\n');
-    out
-}
-
-fn table(out: &mut String, title: &str, rows: Vec<Row>) {
-    if rows.is_empty() {
-        return;
-    }
-    let _ = writeln!(out, "\n{title}:");
-    let _ = writeln!(out, "level  files  {:>10}  {:33}  {:24}  {:24}  why", "size", "TXIDs", "from", "to");
-    for r in rows {
-        let (level, files, size) = (r.level.get(), r.files, size(r.bytes));
-        let (from, to, why) = (r.from.rfc3339(), r.to.rfc3339(), r.why.as_str());
-        let _ = writeln!(
-            out,
-            "{level:>5}  {files:>5}  {size:>10}  {}-{}  {from:24}  {to:24}  {why}",
-            r.min, r.max
-        );
-    }
-    out.push('\n');
-}
-
-/// `1 hour`.
-pub(super) fn words(d: Duration) -> String {
-    let s = d.as_secs();
-    let whole = |n: u64, unit: &str| format!("{n} {unit}{}", if n == 1 { "" } else { "s" });
-    match s {
-        0 => humantime::format_duration(d).to_string(),
-        _ if s.is_multiple_of(86_400) => whole(s / 86_400, "day"),
-        _ if s.is_multiple_of(3600) => whole(s / 3600, "hour"),
-        _ if s.is_multiple_of(60) => whole(s / 60, "minute"),
-        _ => format!("{s}s"),
-    }
 }
 
 #[cfg(test)]
@@ -680,14 +476,5 @@ mod tests {
         let e = block(compact(&store, &policy(0), Action::Force, maker.time, None)).unwrap_err();
         assert!(e.is_corrupt(), "{e}");
         assert_eq!(keys(&store), before);
-    }
-
-    #[test]
-    fn durations_are_words() {
-        for (s, text) in
-            [(0, "0s"), (1, "1s"), (60, "1 minute"), (90, "90s"), (7200, "2 hours"), (86_400, "1 day")]
-        {
-            assert_eq!(words(std::time::Duration::from_secs(s)), text);
-        }
     }
 }

@@ -25,12 +25,18 @@ pub struct Requests {
     pub gets: u64,
 }
 
-/// By URL. (A process opens few, and keeps them.)
+/// Counters that are kept of replicas that nobody has open any more. Beyond them those go, and count anew when they come back.
+const MOST: usize = 4096;
+
+/// By URL.
 static COUNTS: ForkSafe<Mutex<BTreeMap<String, Arc<Count>>>> = ForkSafe::new(Mutex::default);
 
 /// The counters of the replica at `url`.
 pub(super) fn of(url: &str) -> Arc<Count> {
     let mut all = COUNTS.lock();
+    if all.len() >= MOST && !all.contains_key(url) {
+        all.retain(|_, count| Arc::strong_count(count) > 1);
+    }
     let new = || Arc::new(Count { since: clock::now(), ..Count::default() });
     all.entry(url.to_string()).or_insert_with(new).clone()
 }
@@ -64,6 +70,7 @@ mod tests {
     #[test]
     fn what_a_bill_counts_is_counted_for_each_replica() {
         let count = of("s3://counted/app");
+        // (Held to the end: beside this test another one piles counters up.)
         for (method, lists) in [
             ("PUT", false),
             ("POST", false),
@@ -78,5 +85,15 @@ mod tests {
         let said = requests_of("s3://counted/app").unwrap();
         assert_eq!((said.puts, said.gets), (3, 3));
         assert_eq!(requests_of("s3://counted/other"), None);
+        drop(count);
+    }
+
+    #[test]
+    fn replicas_that_were_open_once_do_not_pile_up() {
+        let open = of("s3://piled/open");
+        open.add("PUT", false);
+        (0..3 * MOST).for_each(|n| drop(of(&format!("s3://piled/{n}"))));
+        assert!(COUNTS.lock().len() <= MOST, "{}", COUNTS.lock().len());
+        assert_eq!(requests_of("s3://piled/open").map(|r| r.puts), Some(1));
     }
 }

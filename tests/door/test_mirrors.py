@@ -192,14 +192,14 @@ class Trouble(Mirrored):
         for _, _, _, path in door.ltx_files(self.disk):
             with open(path, "r+b") as f:
                 f.truncate(max(1, os.path.getsize(path) - 7))
-        slowest = 0
+        behind = 0
         for _ in range(20):
             self.insert(p, 2, 2000)
-            began = time.monotonic()
-            self.assertEqual(p.sync(30), p.status()["txid"])
-            slowest = max(slowest, time.monotonic() - began)
+            txid = p.sync(30)
+            behind += (self.row(p, slow)["replicated_txid"] or 0) < txid
+            self.assertEqual(txid, p.status()["txid"])
             time.sleep(0.1)
-        self.assertLess(slowest, 5, "nobody waits for a mirror")
+        self.assertGreater(behind, 0, "a sync returned while the slow mirror had less: nobody waits for it")
         self.eventually(lambda: self.row(p, self.disk)["last_error"], what="the damage is found")
         self.proxy.fault = None
         self.sync(p)

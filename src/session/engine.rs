@@ -10,19 +10,20 @@ use super::join;
 use super::registry::Engine;
 use super::sealer;
 use super::services::Services;
+use super::settings::keeping;
 use super::watched::Watched;
 use super::whose::same_replica;
 use super::wish::{Inherited, Moment};
-use crate::base::{Error, ForkSafe, Result, TxId, fork, lock};
-use crate::config::default_spool;
+use crate::base::{Error, ForkSafe, Result, TxId, clock, fork, lock};
+use crate::config::{Settings, default_spool};
 use crate::metrics;
 use crate::replica::retention::Policy;
 use crate::replica::{
-    self,
+    self, ManifestEntry, Rekeyed,
     compact::{Action, Compacted},
 };
 use crate::sqlite::{ForkHooks, HookedFile};
-use crate::store::{ReplicaUrl, Store};
+use crate::store::{Recipients, ReplicaUrl, Store, block_on};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -143,6 +144,26 @@ impl Engine {
     ) -> Result<Compacted> {
         let here = self.find_by_replica(store.url());
         care::compact(store, here.as_ref(), &self.spools_for(store.url(), of), policy, action)
+    }
+
+    /// Encrypts the files of a replica for other recipients, as [`replica::rekey()`] does; `of` as for [`Engine::alone`]. Errors as that one, and
+    /// when another writer is at it.
+    pub fn rekey(
+        &self,
+        store: &Store,
+        of: Option<&Path>,
+        settings: &Settings,
+        recipients: &Recipients,
+        action: Action,
+    ) -> Result<Rekeyed> {
+        let _alone = match action {
+            Action::DryRun => None,
+            Action::Force => Some(self.alone(store, of)?),
+        };
+        let beside = self.spools_for(store.url(), of).into_iter().find(|dir| dir.is_dir());
+        let keeping = keeping(settings);
+        let meta = |e: &ManifestEntry| keeping.meta(e, clock::now());
+        block_on(replica::rekey(store, recipients, &beside.unwrap_or_else(std::env::temp_dir), action, meta))?
     }
 
     /// The spools of the databases that the configuration streams to `replica`, and that of `of`.

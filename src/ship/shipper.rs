@@ -73,7 +73,7 @@ pub struct Keeping {
 
 impl Keeping {
     /// For a file of that level that is put at that time.
-    fn meta(&self, entry: &ManifestEntry, now: Timestamp) -> PutMeta {
+    pub fn meta(&self, entry: &ManifestEntry, now: Timestamp) -> PutMeta {
         let [level0, merged, snapshot] = &self.classes;
         let class = match entry.id.level {
             Level::L0 => level0,

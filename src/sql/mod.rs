@@ -12,6 +12,7 @@ mod metrics;
 mod notify;
 mod once;
 mod read;
+mod rekey;
 mod replicate;
 mod restore;
 mod rewind;
@@ -54,6 +55,7 @@ pub static FUNCTIONS: &[ScalarFunction] = &[
     ScalarFunction { name: "walrust_drill", args: 0..=2, call: drill::drill },
     ScalarFunction { name: "walrust_explain", args: 0..=1, call: explain::explain },
     ScalarFunction { name: "walrust_compact", args: 0..=2, call: compact::compact },
+    ScalarFunction { name: "walrust_rekey", args: 0..=2, call: rekey::rekey },
     ScalarFunction { name: "walrust_metrics", args: 0..=0, call: metrics::metrics },
     ScalarFunction { name: "walrust_notify_test", args: 0..=0, call: notify::test },
 ];

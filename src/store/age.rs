@@ -54,23 +54,48 @@ impl Recipients {
     /// Writes the age file of `from` to `to`, in bounded memory, and gives its size and SHA-256. Two of one file are never alike.
     /// Errors as reading and writing do.
     pub fn seal(&self, from: &Path, to: &mut dyn Write) -> Result<(u64, Digest32)> {
-        let all = self.0.iter().map(|one| recipient(one)).collect::<Result<Vec<_>>>()?;
-        let failed =
-            |e: io::Error| Error::new(Kind::Io, format!("cannot encrypt {}", from.display())).because(e);
-        let encryptor = Encryptor::with_recipients(all.iter().map(|r| r as &dyn age::Recipient))
-            .map_err(|e| Error::new(Kind::Bug, format!("cannot encrypt {}: {e}", from.display())))?;
         let mut source = File::open(from).map_err(|e| Error::io("open", from, e))?;
-        let mut summed = Summed { to, hash: Sha256::new(), bytes: 0 };
-        let mut sealing = encryptor.wrap_output(&mut summed).map_err(failed)?;
+        let mut sealing = self.sealing(to, &from.display().to_string())?;
         let mut piece = vec![0; CHUNK as usize];
         loop {
             let n = source.read(&mut piece).map_err(|e| Error::io("read", from, e))?;
             match piece.get(..n) {
-                Some(read) if n > 0 => sealing.write_all(read).map_err(failed)?,
-                _ => break,
+                Some(read) if n > 0 => sealing.add(read)?,
+                _ => return sealing.finish(),
             }
         }
-        sealing.finish().map_err(failed)?;
+    }
+
+    /// An age file that is written to `to` piece by piece; `what` is encrypted, for errors.
+    pub(super) fn sealing<W: Write>(&self, to: W, what: &str) -> Result<Sealing<W>> {
+        let all = self.0.iter().map(|one| recipient(one)).collect::<Result<Vec<_>>>()?;
+        let encryptor = Encryptor::with_recipients(all.iter().map(|r| r as &dyn age::Recipient))
+            .map_err(|e| Error::new(Kind::Bug, format!("cannot encrypt {what}: {e}")))?;
+        let summed = Summed { to, hash: Sha256::new(), bytes: 0 };
+        let writer = encryptor.wrap_output(summed).map_err(|e| unencrypted(what, e))?;
+        Ok(Sealing { writer, what: what.to_string() })
+    }
+}
+
+fn unencrypted(what: &str, e: io::Error) -> Error {
+    Error::new(Kind::Io, format!("cannot encrypt {what}")).because(e)
+}
+
+/// An age file on its way to `W`.
+pub(super) struct Sealing<W: Write> {
+    writer: age::stream::StreamWriter<Summed<W>>,
+    what: String,
+}
+
+impl<W: Write> Sealing<W> {
+    /// The next bytes in the clear. Errors as writing to `W` does.
+    pub(super) fn add(&mut self, clear: &[u8]) -> Result<()> {
+        self.writer.write_all(clear).map_err(|e| unencrypted(&self.what, e))
+    }
+
+    /// Its size and SHA-256. Errors as writing to `W` does.
+    pub(super) fn finish(self) -> Result<(u64, Digest32)> {
+        let summed = self.writer.finish().map_err(|e| unencrypted(&self.what, e))?;
         Ok((summed.bytes, summed.hash.finalize().into()))
     }
 }
@@ -86,13 +111,13 @@ fn recipient(text: &str) -> Result<x25519::Recipient> {
 }
 
 /// Counts and sums what passes.
-struct Summed<'a> {
-    to: &'a mut dyn Write,
+struct Summed<W: Write> {
+    to: W,
     hash: Sha256,
     bytes: u64,
 }
 
-impl Write for Summed<'_> {
+impl<W: Write> Write for Summed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.to.write(bytes)?;
         self.hash.update(bytes.get(..n).unwrap_or_default());

@@ -30,13 +30,26 @@ impl Tags {
     }
 }
 
-/// Whether the store is asked to enforce create-only, or cannot be.
+/// Whether the store is asked to enforce create-only, or cannot be, or need not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Create {
     /// `If-None-Match: *`
     Enforced,
     /// The store ignores or refuses the header; the caller looked first.
     Trusted,
+    /// Whatever is there is replaced.
+    Over,
+}
+
+impl Create {
+    /// Whether somebody has to look that nothing is there before an upload in parts ends; `ends_with_condition`: the end can bear one.
+    pub(super) fn wants_a_look(self, ends_with_condition: bool) -> bool {
+        match self {
+            Create::Enforced => !ends_with_condition,
+            Create::Trusted => true,
+            Create::Over => false,
+        }
+    }
 }
 
 /// A failed put, and what its caller may want to know beyond the error's kind.
@@ -182,7 +195,7 @@ pub(super) trait Backend: Send + Sync {
     /// Removes objects; those that are gone count as removed.
     async fn delete(&self, keys: &[String]) -> Result<()>;
 
-    /// Writes a new object of `length` bytes. `Exists` if something is there.
+    /// Writes an object of `length` bytes. `Exists` if something is there, unless that is to be replaced.
     async fn create(
         &self,
         key: &str,

@@ -92,14 +92,25 @@ impl Backend for Directory {
     }
 
     /// (`Create` is of no use here: where there are no links, the look and the rename are one step for this process.)
-    async fn create(&self, key: &str, body: &Body, _: u64, tags: &Tags, _: Create) -> Result<(), Failure> {
+    async fn create(
+        &self,
+        key: &str,
+        body: &Body,
+        _: u64,
+        tags: &Tags,
+        create: Create,
+    ) -> Result<(), Failure> {
         let (body, at) = (body.clone(), tags.timestamp);
-        let put = self.blocking(key, move |d, k| d.put_new(k, &body, at)).await;
+        let put = move |d: &LocalDir, k: &str| match create {
+            Create::Over => d.put_over(k, &body, at),
+            Create::Enforced | Create::Trusted => d.put_new(k, &body, at),
+        };
+        let put = self.blocking(key, put).await;
         put.map_err(|error| Failure { may_have_happened: error.is_retry(), ..Failure::sure(error) })
     }
 
     async fn put_over(&self, key: &str, bytes: Bytes) -> Result<()> {
-        self.blocking(key, move |d, k| d.put_over(k, &Body::Bytes(bytes))).await
+        self.blocking(key, move |d, k| d.put_over(k, &Body::Bytes(bytes), None)).await
     }
 
     async fn put_if(&self, key: &str, bytes: Bytes, expected: Option<&Version>) -> Result<Version> {

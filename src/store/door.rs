@@ -444,6 +444,30 @@ impl Store {
         .await
     }
 
+    /// Writes to `path` the age file, for `recipients`, of what the age file at `key` holds, and gives its size and SHA-256. It is synced; what
+    /// it holds lies nowhere in the clear (I-AGE-5). Errors with [`Kind::Corrupt`] where the identity is not its, or a byte is not as it was;
+    /// with [`Kind::Io`] where the file cannot be written.
+    pub async fn reseal(&self, key: &str, recipients: &Recipients, path: &Path) -> Result<(u64, Digest32)> {
+        check_key(key)?;
+        self.tried(|_| {
+            self.attempt(Op::Get, key, async {
+                let (mut stream, length) = self.open_stream(key).await?;
+                let file = manners::create_over(path).map_err(|e| file_error("create", path, e))?;
+                let (mut sealing, mut size) = (recipients.sealing(&file, key)?, 0);
+                while let Some(piece) = stream.next().await {
+                    let piece = piece?;
+                    size += piece.len() as u64;
+                    sealing.add(&piece)?;
+                }
+                complete(key, size, length)?;
+                let sealed = sealing.finish()?;
+                file.sync_all().map_err(|e| file_error("sync", path, e))?;
+                Ok(sealed)
+            })
+        })
+        .await
+    }
+
     /// Size, times and our metadata of one object. Errors: those of every verb.
     pub async fn head(&self, key: &str) -> Result<ObjectInfo> {
         check_key(key)?;

@@ -100,10 +100,10 @@ impl LocalDir {
         sync_parent(&path)
     }
 
-    pub(super) fn put_over(&self, key: &str, body: &Body) -> Result<()> {
+    pub(super) fn put_over(&self, key: &str, body: &Body, timestamp: Option<Timestamp>) -> Result<()> {
         let path = self.path(key);
         self.make_parent(&path)?;
-        Temp::write(&path, body, None)?.rename(&path)?;
+        Temp::write(&path, body, timestamp)?.rename(&path)?;
         sync_parent(&path)
     }
 
@@ -158,7 +158,7 @@ impl LocalDir {
         if now.as_ref() != expected {
             return Err(exists(key));
         }
-        self.put_over(key, body)?;
+        self.put_over(key, body, None)?;
         Ok(Version::of_content(&body.read()?))
     }
 
@@ -530,7 +530,7 @@ mod tests {
                 let at = Some(Timestamp(1_000));
                 d.put_new("a/b", &body("one"), at).unwrap_or_else(|e| panic!("{link:?} {lock:?}: {e}"));
                 assert_eq!(d.put_new("a/b", &body("two"), at).unwrap_err().kind(), Kind::Exists);
-                d.put_over("m", &body("x")).unwrap();
+                d.put_over("m", &body("x"), None).unwrap();
                 match (d.put_if("l", &body("x"), None), lock) {
                     (Ok(version), None) => {
                         d.put_if("l", &body("y"), Some(&version)).unwrap();

@@ -269,11 +269,11 @@ impl Objects {
                     .map_err(not_yet)?;
                 left -= length;
             }
-            if !self.ends_with_condition() || create == Create::Trusted {
+            if create.wants_a_look(self.ends_with_condition()) {
                 self.look_before_the_end(key).await?;
             }
             let complete = async {
-                if create == Create::Trusted {
+                if create != Create::Enforced {
                     without_condition(upload.complete()).await
                 } else {
                     upload.complete().await

@@ -378,14 +378,14 @@ impl Objects {
         done: BTreeMap<usize, String>,
         create: Create,
     ) -> Result<Version, Failure> {
-        if !self.ends_with_condition() || create == Create::Trusted {
+        if create.wants_a_look(self.ends_with_condition()) {
             self.look_before_the_end(way.key).await?;
         }
         let parts = done.into_values().map(|content_id| PartId { content_id }).collect();
         let limit = ANSWER_TIMEOUT * 2;
         let complete = way.client.complete_multipart(&way.path, &way.upload.id, parts);
         let complete = async {
-            if create == Create::Trusted { without_condition(complete).await } else { complete.await }
+            if create != Create::Enforced { without_condition(complete).await } else { complete.await }
         };
         self.run(Verb::Put, way.key, limit, complete).await.map(super::objects::version)
     }

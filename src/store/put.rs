@@ -275,6 +275,29 @@ impl Store {
         self.tried(|_| self.attempt(Op::PutOver, key, self.backend().put_over(key, bytes.clone()))).await
     }
 
+    /// Puts `body` in the place of the object at `key`, whatever that is, in parts if it is large: for `walrust_rekey`. Errors: those of every
+    /// verb ([`Store`]).
+    pub async fn replace(&self, key: &str, body: impl Into<Body>, meta: PutMeta) -> Result<()> {
+        check_key(key)?;
+        self.may_change("replace", key)?;
+        let body = body.into();
+        let length = body.len()?;
+        let sha256 = match meta.sha256 {
+            Some(known) => known,
+            None => body.sha256()?,
+        };
+        let PutMeta { timestamp, class, hold, .. } = meta;
+        let tags = Tags { put_id: clock::random_u64(), sha256, timestamp, class, hold };
+        self.tried(|_| {
+            let put = async {
+                let put = self.backend().create(key, &body, length, &tags, Create::Over).await;
+                put.map_err(|f| f.error)
+            };
+            self.attempt(Op::PutOver, key, put)
+        })
+        .await
+    }
+
     /// Writes an object if it is still as `expected` (`None`: if it is not there), and gives its new version: for the
     /// lease. Errors: [`Kind::Exists`] if something else is there; [`Kind::Config`] where the store does
     /// not hold to conditions. Content must be unique to the call, for that is how a lost answer is settled.

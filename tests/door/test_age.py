@@ -171,6 +171,14 @@ class Streams(AgeTest):
                 p.sql("INSERT INTO t(v) VALUES(?)", f"{PLANTED} {i} {n}")
                 time.sleep(self.random.random() / 50)
             p.kill()
+        for n in (1, 2, 5):
+            # Between the age file and its PUT.
+            dies = self.peer(so=door.CRASH_SO, env={"WALRUST_CRASH": f"ship.sealed:{n}"}).open(self.db)
+            with self.assertRaises(AssertionError):
+                dies.watch(self.replica, interval="0s", encrypt=[self.recipient])
+                for i in range(100):
+                    dies.sql("INSERT INTO t(v) VALUES(?)", f"{PLANTED} sealed {n} {i}")
+                    dies.sync()
         p = self.streaming()
         p.sql("INSERT INTO t(v) VALUES('last')")
         p.sync()
@@ -283,6 +291,118 @@ class Reads(AgeTest):
                 self.assertFalse(self.verify(self.replica, "quick")[0], f"{kind}, quick")
             with open(path, "wb") as f:
                 f.write(good)
+
+
+class Rekey(AgeTest):
+    """`walrust_rekey`: other recipients for what is there."""
+
+    def setUp(self):
+        super().setUp()
+        self.new, self.now = self.pair("new")
+        self.both = self.path("both.txt")
+        with open(self.both, "w") as out:
+            for path in (self.identity, self.new):
+                with open(path) as f:
+                    out.write(f.read())
+        self.p = self.streaming()
+        self.txid = self.fill(self.p)
+
+    def rekey(self, url, env=None, **options):
+        return self.shell(f"SELECT walrust_rekey({quote(url)}, {quote(json.dumps(options))});", env=self.opener() if env is None else env)
+
+    def assertOnlyTheNewOpens(self, url, env={}):
+        self.assertVerifies(url, {**env, **self.opener(self.new)})
+        self.assertVerifies(url, env)
+        restored, _ = self.restore(url, env={**env, **self.opener(self.new)})
+        self.assertSameBytes(restored, self.db)
+        with self.assertRaises(SqlError) as e:
+            self.restore(url, env={**env, **self.opener()})
+        self.assertIn("no identity in WALRUST_IDENTITY", str(e.exception))
+
+    def test_what_is_there_opens_for_the_new_keys_only(self):
+        self.p.end()
+        before = contents(self.replica)
+        said = self.rekey(self.replica, encrypt=[self.now])
+        self.assertRegex(said, r"Files to encrypt anew: \d+ \(")
+        self.assertIn("Dry run", said)
+        self.assertEqual(contents(self.replica), before, "a dry run changes nothing")
+        said = self.rekey(self.replica, encrypt=[self.now], force=True, json=True)
+        self.assertEqual(json.loads(said)["files"], len(self.ltx(self.replica)), said)
+        self.assertOnlyTheNewOpens(self.replica)
+        with open(self.new) as f:
+            key = pyrage.x25519.Identity.from_str(f.read().splitlines()[-1])
+        for path in self.ltx(self.replica):
+            with open(path, "rb") as f:
+                self.assertEqual(pyrage.decrypt(f.read(), [key])[:4], b"LTX1", path)
+        self.assertNotIn(PLANTED.encode(), b"".join(contents(self.replica).values()))
+        # The stream goes on, with the new key.
+        self.recipient = self.now
+        p = self.streaming()
+        p.sql("INSERT INTO t(v) VALUES('after it')")
+        self.assertGreater(p.sync(), self.txid)
+        p.end()
+        self.assertOnlyTheNewOpens(self.replica)
+
+    def test_on_an_s3_server_beside_the_stream(self):
+        self.p.end()
+        s3 = door.S3(self)
+        url = s3.url("app")
+        p = self.streaming(url, env=s3.env(**self.opener()))
+        self.fill(p)
+        said = p.sql("SELECT walrust_rekey(NULL, ?)", json.dumps({"encrypt": [self.now], "force": True}))
+        self.assertRegex(said, r"Files encrypted anew: \d+")
+        self.assertNotIn("no entry yet", said)
+        p.sql("INSERT INTO t(v) VALUES('for the old key still')")
+        p.sync()
+        p.watch(url, encrypt=[self.now])
+        p.sql("INSERT INTO t(v) VALUES('for the new key')")
+        p.sql("SELECT walrust_snapshot()")
+        # What came between the two is done by a second call, which finds the first one's files again.
+        p.end()
+        self.rekey(url, env=s3.env(**self.opener(self.both)), encrypt=[self.now], force=True)
+        self.assertOnlyTheNewOpens(url, s3.env())
+
+    def test_killed_at_each_step_the_next_call_ends_it(self):
+        self.p.end()
+        call = f"walrust_rekey({quote(self.replica)}, {quote(json.dumps({'encrypt': [self.now], 'force': True}))})"
+        for point in ("rekey.sealed", "rekey.replaced", "manifest.append"):
+            for n in (1, 3):
+                with self.subTest(point=point, n=n):
+                    r = self.peer(so=door.CRASH_SO, env={**self.opener(self.both), "WALRUST_CRASH": f"{point}:{n}"}).open(":memory:")
+                    with self.assertRaises(AssertionError):  # it dies over the call
+                        r.sql(f"SELECT {call}")
+                    restored, _ = self.restore(self.replica, env=self.opener(self.both))
+                    self.assertSameBytes(restored, self.db, "each object opens for the old or the new key")
+        self.rekey(self.replica, env=self.opener(self.both), encrypt=[self.now], force=True)
+        self.assertOnlyTheNewOpens(self.replica)
+
+    def test_what_cannot_be_done_is_refused_and_changes_nothing(self):
+        self.p.end()
+        clear = self.path("clear")
+        p = self.streaming(clear, encrypt=False, spool_dir=self.path("other-spool"))
+        self.fill(p, 2, large=False)
+        p.end()
+        before = contents(self.replica)
+        for url, env, keys, fragment in (
+            (self.replica, {}, [self.now], "set WALRUST_IDENTITY"),
+            (self.replica, self.opener(self.others), [self.now], "no identity in WALRUST_IDENTITY"),
+            (self.replica, self.opener(), ["age1nonsense"], "public keys of age"),
+            (self.replica, self.opener(), [], "name the public keys"),
+            (clear, self.opener(), [self.now], "in the clear"),
+            (self.path("nothing"), self.opener(), [self.now], "nothing"),
+        ):
+            with self.subTest(fragment):
+                with self.assertRaises(SqlError) as e:
+                    self.peer(env=env).open(":memory:").sql("SELECT walrust_rekey(?, ?)", url, json.dumps({"encrypt": keys, "force": True}))
+                self.assertErrorLine(str(e.exception), fragment)
+        self.assertEqual(contents(self.replica), before)
+
+    def test_the_command_line(self):
+        self.p.end()
+        done = self.run_cli("rekey", self.replica, "--encrypt", self.now, "--force", env=self.opener())
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertRegex(done.stdout, r"Files encrypted anew: \d+")
+        self.assertOnlyTheNewOpens(self.replica)
 
 
 class Mixing(AgeTest):

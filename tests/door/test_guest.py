@@ -237,7 +237,7 @@ class StrangersSql(door.DoorTest):
         before = sorted(os.listdir(self.dir))
         for sql in (
             "SELECT walrust_restore('r', 'x.db')", "SELECT walrust_snapshot('elsewhere')", "SELECT walrust_watch('elsewhere')",
-            "SELECT walrust_unwatch()", "SELECT walrust_sync()", "SELECT walrust_compact('r')", "SELECT walrust_verify('r')",
+            "SELECT walrust_unwatch()", "SELECT walrust_sync()", "SELECT walrust_compact('r')", "SELECT walrust_rekey('r')", "SELECT walrust_verify('r')",
             "SELECT * FROM walrust_verify('r')", "SELECT * FROM walrust_list('http://127.0.0.1:1')", "SELECT * FROM walrust_files('r')",
             "SELECT walrust_replicate('r', 'x.db')", "SELECT walrust_unreplicate('x.db')", "SELECT walrust_notify_test()", "SELECT walrust_explain()",
         ):

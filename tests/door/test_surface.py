@@ -24,6 +24,7 @@ SCALARS = {
     "walrust_label": {1, 2, 3, 4},
     "walrust_last_error": {0},
     "walrust_compact": {0, 1, 2},
+    "walrust_rekey": {0, 1, 2},
     "walrust_metrics": {0},
     "walrust_notify_test": {0},
 }

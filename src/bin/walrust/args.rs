@@ -125,6 +125,13 @@ pub enum Command {
         after_long_help = "Examples:\n  walrust compact s3://bucket/app\n  walrust compact s3://bucket/app --daily 30 --force"
     )]
     Compact(Compact),
+    /// Encrypt the files of an encrypted replica for other keys: say how many that are, with --force do it
+    ///
+    /// WALRUST_IDENTITY names the file with the identity that opens them now. Without --encrypt: for the keys that `encrypt` names for the database.
+    #[command(
+        after_long_help = "Examples:\n  WALRUST_IDENTITY=old.key walrust rekey s3://bucket/app --encrypt age1... --force"
+    )]
+    Rekey(Rekey),
     /// Print the walrust.toml for a litestream.yml, say what has no counterpart, and look at the replicas
     ///
     /// Of Litestream 0.3 and 0.5. The file goes to stdout; on stderr is a line for each replica, and for each database that would not be
@@ -665,6 +672,36 @@ impl Compact {
             ("monthly", self.monthly),
         ];
         all.extend(tiers.into_iter().filter_map(|(name, n)| n.map(|n| (name.to_string(), n.into()))));
+        Value::Object(all).to_string()
+    }
+}
+
+/// `rekey`
+#[derive(Args, Debug)]
+pub struct Rekey {
+    /// A replica URL, or a database file (then: its configured replica, else <DB>-replica/)
+    #[arg(value_name = "URL_OR_DB")]
+    pub target: String,
+    /// A public key of age to encrypt for; may be given several times
+    #[arg(long, value_name = "KEY")]
+    pub encrypt: Vec<String>,
+    /// Do it, instead of saying what would be done
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl Rekey {
+    /// As `walrust_rekey` takes them.
+    pub fn options(&self, form: Form) -> String {
+        let mut all = Map::new();
+        for (name, flag) in [("force", self.force), ("json", form == Form::Json)] {
+            if flag {
+                all.insert(name.into(), Value::Bool(true));
+            }
+        }
+        if !self.encrypt.is_empty() {
+            all.insert("encrypt".into(), self.encrypt.clone().into());
+        }
         Value::Object(all).to_string()
     }
 }

@@ -1,6 +1,6 @@
 //! Commands that look at a replica, or write what they got from one, and end. None touches a database (I-CLI-3).
 
-use crate::args::{Compact, Diff, Drill, Explain, Label, Mode, Query, Restore, Status, Verify};
+use crate::args::{Compact, Diff, Drill, Explain, Label, Mode, Query, Rekey, Restore, Status, Verify};
 use crate::failure::{Failure, Outcome};
 use crate::show::{self, Form, Object, Table};
 use crate::{host, outside, progress, series};
@@ -230,6 +230,16 @@ pub fn files(target: &str, form: Form) -> Outcome {
 pub fn compact(a: &Compact, form: Form) -> Outcome {
     let Asked { conn, url } = ask(&a.target)?;
     let text: String = scalar(&conn, "SELECT walrust_compact(?1, ?2)", (url, a.options(form)))?;
+    match form {
+        Form::Json => answer(document(&text)?, 0),
+        Form::Text => report(&text, 0),
+    }
+}
+
+/// `rekey`
+pub fn rekey(a: &Rekey, form: Form) -> Outcome {
+    let Asked { conn, url } = ask(&a.target)?;
+    let text: String = scalar(&conn, "SELECT walrust_rekey(?1, ?2)", (url, a.options(form)))?;
     match form {
         Form::Json => answer(document(&text)?, 0),
         Form::Text => report(&text, 0),

@@ -89,6 +89,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Query(a) => look::query(&a, form),
         Command::Diff(a) => look::diff(&a, form),
         Command::Compact(a) => look::compact(&a, form),
+        Command::Rekey(a) => look::rekey(&a, form),
         Command::Adopt(a) => adopt::adopt(&a, form),
         Command::Policy(a) => policy::policy(&a, form),
         Command::Restore(a) if a.all => prefix::restore(&a, form),

@@ -50,4 +50,6 @@ pub use resolve::{
 };
 pub use settings::{Retention, Retry, Settings, StorageClasses};
 pub use table::{Id, Scope, Setting, TABLE, settings_markdown};
-pub use value::{AutoLabel, ByteCount, Durability, Functions, RetainMode, RetentionBy, parse_duration};
+pub use value::{
+    AutoLabel, ByteCount, Durability, Functions, MirrorSettings, RetainMode, RetentionBy, parse_duration,
+};

@@ -1,8 +1,10 @@
 //! Reading what a front door gave ([`Raw`]) as a value.
 
 use super::raw::{self, Fault, Raw, What, fault, text_of};
+use super::table::{self, Id};
 use super::value::{
-    AutoLabel, ByteCount, Durability, Functions, RetainMode, RetentionBy, Value, ValueKind, parse_duration,
+    AutoLabel, ByteCount, Durability, Functions, MirrorSettings, RetainMode, RetentionBy, Value, ValueKind,
+    parse_duration,
 };
 use super::webhook;
 use crate::base::{Webhook, quoted};
@@ -26,9 +28,9 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
             Ok((Value::Text(t.to_string()), t.to_string()))
         }
         ValueKind::Mirrors => {
-            let urls = mirrors(raw)?;
-            let shown = urls.join(",");
-            Ok((Value::Texts(urls), shown))
+            let mirrors = mirrors(raw)?;
+            let shown = mirrors.iter().map(MirrorSettings::shown).collect::<Vec<_>>().join(",");
+            Ok((Value::Mirrors(mirrors), shown))
         }
         ValueKind::Folder => {
             let t = text_of(raw, "text")?;
@@ -163,8 +165,8 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
     }
 }
 
-/// URLs: text with commas between them, or a list of texts and of tables with `replica`.
-fn mirrors(given: &Raw) -> Result<Vec<String>, Fault> {
+/// URLs: text with commas between them, or a list of texts and of tables with `replica` and what holds for that mirror alone.
+fn mirrors(given: &Raw) -> Result<Vec<MirrorSettings>, Fault> {
     let wanted = "URLs of replicas, or tables with replica";
     match &given.what {
         What::Text(t) if t.trim_start().starts_with('[') => {
@@ -172,28 +174,70 @@ fn mirrors(given: &Raw) -> Result<Vec<String>, Fault> {
             mirrors(&inner).map_err(|f| fault(given, f.message))
         }
         What::Text(t) => {
-            Ok(t.split(',').map(str::trim).filter(|u| !u.is_empty()).map(ToString::to_string).collect())
+            Ok(t.split(',').map(str::trim).filter(|u| !u.is_empty()).map(MirrorSettings::at).collect())
         }
         What::List(items) => items.iter().map(|item| mirror(item, wanted)).collect(),
         _ => Err(fault(given, format!("is {}; it takes {wanted}", given.type_name()))),
     }
 }
 
-fn mirror(item: &Raw, wanted: &str) -> Result<String, Fault> {
-    let url = match &item.what {
-        What::Table(fields) => {
-            if let Some((key, raw)) = fields.iter().find(|(key, _)| key != "replica") {
-                return Err(fault(raw, format!("unknown key {}; a mirror has replica", quoted(key))));
-            }
-            let Some((_, raw)) = fields.first() else { return Err(fault(item, "a mirror has no replica")) };
-            text_of(raw, "a replica URL")?
+fn mirror(item: &Raw, wanted: &str) -> Result<MirrorSettings, Fault> {
+    let url = |raw: &Raw, wanted: &str| {
+        let url = text_of(raw, wanted)?.trim();
+        match url.is_empty() || url.contains('\0') {
+            true => Err(fault(item, "a mirror's replica must not be empty")),
+            false => Ok(url.to_string()),
         }
-        _ => text_of(item, wanted)?,
     };
-    if url.trim().is_empty() || url.contains('\0') {
-        return Err(fault(item, "a mirror's replica must not be empty"));
+    let What::Table(fields) = &item.what else { return url(item, wanted).map(MirrorSettings::at) };
+    let mut mirror = MirrorSettings::default();
+    for (key, raw) in fields {
+        match (&raw.what, table::is_section(key)) {
+            _ if key == "replica" => mirror.replica = url(raw, "a replica URL")?,
+            (What::Table(inner), true) => {
+                inner.iter().try_for_each(|(k, raw)| own(&mut mirror, Some(key), k, raw))?;
+            }
+            _ => own(&mut mirror, None, key, raw)?,
+        }
     }
-    Ok(url.trim().to_string())
+    match mirror.replica.is_empty() {
+        true => Err(fault(item, "a mirror has no replica")),
+        false => Ok(mirror),
+    }
+}
+
+/// What a mirror has of its own.
+fn own(mirror: &mut MirrorSettings, section: Option<&str>, key: &str, raw: &Raw) -> Result<(), Fault> {
+    let dotted = section.map_or_else(|| key.to_string(), |s| format!("{s}.{key}"));
+    let unknown = || {
+        fault(
+            raw,
+            format!(
+                "unknown key {}; a mirror has replica, pitr_window, retention, storage_class, encrypt",
+                quoted(&dotted)
+            ),
+        )
+    };
+    let setting = table::by_toml(section, key).ok_or_else(unknown)?;
+    let (value, shown) =
+        read(setting.kind, raw).map_err(|f| Fault { message: format!("{dotted}: {}", f.message), ..f })?;
+    let [hourly, daily, weekly, monthly] = &mut mirror.retention;
+    let [level0, merged, snapshot] = &mut mirror.storage_class;
+    match (setting.id, value) {
+        (Id::PitrWindow, Value::Duration(d)) => mirror.pitr_window = Some(d),
+        (Id::RetentionHourly, Value::Count(n)) => *hourly = Some(n),
+        (Id::RetentionDaily, Value::Count(n)) => *daily = Some(n),
+        (Id::RetentionWeekly, Value::Count(n)) => *weekly = Some(n),
+        (Id::RetentionMonthly, Value::Count(n)) => *monthly = Some(n),
+        (Id::StorageClassLevel0, Value::Text(t)) => *level0 = Some(t),
+        (Id::StorageClassMerged, Value::Text(t)) => *merged = Some(t),
+        (Id::StorageClassSnapshot, Value::Text(t)) => *snapshot = Some(t),
+        (Id::Encrypt, Value::Texts(keys)) => mirror.encrypt = Some(keys),
+        _ => return Err(unknown()),
+    }
+    let shown = if shown.is_empty() { "none" } else { &shown };
+    mirror.said.push(format!("{dotted} {shown}"));
+    Ok(())
 }
 
 /// Public keys of age, by their form; that they are keys the store's room says.

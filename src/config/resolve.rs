@@ -5,7 +5,7 @@ use super::layer::{Entries, Layer, Said, Source};
 use super::paths;
 use super::settings::{Settings, typed};
 use super::table::{Id, Setting, TABLE};
-use super::value::{Durability, Functions, Value};
+use super::value::{Durability, Functions, MirrorSettings, Value};
 use crate::address::{ReplicaUrl, replica_key};
 use crate::base::{Error, Result, beside};
 use std::ffi::OsString;
@@ -311,7 +311,7 @@ impl Config {
             found.push((path, resolved.settings));
         }
         let of = |(p, s): &'_ (PathBuf, Settings)| {
-            let urls = s.replica.iter().chain(&s.mirrors);
+            let urls = s.replica.iter().chain(s.mirrors.iter().map(|m| &m.replica));
             urls.map(|r| (p.clone(), r.clone())).collect::<Vec<_>>()
         };
         let replicas: Vec<(PathBuf, String)> = found.iter().flat_map(of).collect();
@@ -343,8 +343,8 @@ impl Config {
             .iter()
             .flat_map(|f| std::iter::once(&f.top).chain(f.databases.iter().map(|e| &e.layer)));
         for layer in layers.chain([&self.env]) {
-            if let Some(Said { value: Value::Texts(urls), source, .. }) = layer.0.get(&Id::Mirrors) {
-                for url in urls {
+            if let Some(Said { value: Value::Mirrors(all), source, .. }) = layer.0.get(&Id::Mirrors) {
+                for MirrorSettings { replica: url, .. } in all {
                     let at = |e: Error| e.context("mirrors").context(source);
                     check(&paths::expand(url, Path::new("/dir/name.db")).map_err(at)?).map_err(at)?;
                 }
@@ -416,7 +416,11 @@ fn finish(mut entries: Entries, database: Option<(&Path, Option<&Path>)>) -> Res
              choose one of the two"
         )));
     }
-    if settings.append_only && !settings.encrypt.is_empty() {
+    let encrypts = |keys: &Vec<String>| !keys.is_empty();
+    if settings.append_only
+        && (encrypts(&settings.encrypt)
+            || settings.mirrors.iter().any(|m| m.encrypt.as_ref().is_some_and(encrypts)))
+    {
         let said = |id| entries.get(&id).map(|e: &Said| &e.source);
         let at = said(Id::AppendOnly).or(said(Id::Encrypt)).unwrap_or(&Source::Default);
         return Err(Error::config(format!(
@@ -431,12 +435,12 @@ fn fill_mirrors(entries: &mut Entries, database: &Path, base: Option<&Path>) -> 
     let key_of = |e: &Said| if let Value::Text(t) = &e.value { Some(replica_key(t)) } else { None };
     let replica = entries.get(&Id::Replica).and_then(key_of);
     let Some(entry) = entries.get_mut(&Id::Mirrors) else { return Ok(()) };
-    let Value::Texts(templates) = &entry.value else { return Ok(()) };
+    let Value::Mirrors(templates) = &entry.value else { return Ok(()) };
     let mut seen: Vec<String> = replica.into_iter().collect();
-    let mut urls = Vec::new();
+    let mut all = Vec::new();
     for template in templates {
         let at = |e: Error| e.context(format_args!("{} (mirrors)", entry.source));
-        let mut filled = paths::expand(template, database).map_err(at)?;
+        let mut filled = paths::expand(&template.replica, database).map_err(at)?;
         check(&filled).map_err(at)?;
         let relative = !filled.contains("://") && Path::new(&filled).is_relative();
         if let (true, Source::File { .. }, Some(base)) = (relative, &entry.source, base) {
@@ -448,10 +452,10 @@ fn fill_mirrors(entries: &mut Entries, database: &Path, base: Option<&Path>) -> 
             return Err(at(Error::config(why)));
         }
         seen.push(key);
-        urls.push(filled);
+        all.push(MirrorSettings { replica: filled, ..template.clone() });
     }
-    entry.shown = urls.join(",");
-    entry.value = Value::Texts(urls);
+    entry.shown = all.iter().map(MirrorSettings::shown).collect::<Vec<_>>().join(",");
+    entry.value = Value::Mirrors(all);
     Ok(())
 }
 

@@ -4,7 +4,9 @@ use super::layer::Entries;
 use super::raw::Raw;
 use super::read::read;
 use super::table::{Id, Setting, TABLE};
-use super::value::{AutoLabel, ByteCount, Durability, Functions, RetainMode, RetentionBy, Value};
+use super::value::{
+    AutoLabel, ByteCount, Durability, Functions, MirrorSettings, RetainMode, RetentionBy, Value,
+};
 use crate::base::{Error, Kind, Result, Webhook};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,7 +47,7 @@ pub struct StorageClasses {
 pub struct Settings {
     /// `None`: nobody named one.
     pub replica: Option<String>,
-    pub mirrors: Vec<String>,
+    pub mirrors: Vec<MirrorSettings>,
     pub interval: Duration,
     pub durability: Durability,
     pub sync_timeout: Duration,
@@ -99,6 +101,36 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The settings that hold for one of the database's mirrors.
+    #[must_use]
+    pub fn of_mirror(&self, mirror: &MirrorSettings) -> Settings {
+        let mut s = self.clone();
+        let [hourly, daily, weekly, monthly] = mirror.retention;
+        let tier = |own: Option<u32>, otherwise: u32| own.unwrap_or(otherwise);
+        s.retention = Retention {
+            hourly: tier(hourly, s.retention.hourly),
+            daily: tier(daily, s.retention.daily),
+            weekly: tier(weekly, s.retention.weekly),
+            monthly: tier(monthly, s.retention.monthly),
+        };
+        s.pitr_window = mirror.pitr_window.unwrap_or(s.pitr_window);
+        let [level0, merged, snapshot] = mirror.storage_class.clone();
+        // (An empty class is the bucket's default.)
+        let class = |own: Option<String>, otherwise: Option<String>| match own {
+            Some(class) => Some(class).filter(|c| !c.is_empty()),
+            None => otherwise,
+        };
+        s.storage_class = StorageClasses {
+            level0: class(level0, s.storage_class.level0),
+            merged: class(merged, s.storage_class.merged),
+            snapshot: class(snapshot, s.storage_class.snapshot),
+        };
+        s.encrypt = mirror.encrypt.clone().unwrap_or(s.encrypt);
+        s
+    }
+}
+
 /// The value said, else the default.
 fn value_of(entries: &Entries, setting: &Setting) -> Result<Option<Value>> {
     if let Some(e) = entries.get(&setting.id) {
@@ -137,7 +169,7 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
     Ok(Settings {
         replica: text(Id::Replica),
         mirrors: match all.get(&Id::Mirrors) {
-            Some(Value::Texts(urls)) => urls.clone(),
+            Some(Value::Mirrors(mirrors)) => mirrors.clone(),
             _ => Vec::new(),
         },
         interval: duration(Id::Interval)?,

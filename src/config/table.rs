@@ -191,7 +191,7 @@ pub static TABLE: [Setting; 41] = [
             "mirrors",
             ValueKind::Mirrors,
             "Further replicas that get the same files, each at its own pace: URLs as in `replica`, separated by commas, a JSON array of \
-             them elsewhere, or `[[databases.mirror]]` tables with `replica`. One that is away holds up neither a commit nor the replica.",
+             them elsewhere, or `[[databases.mirror]]` tables with `replica` and, for that mirror alone, `pitr_window`, `retention`, `storage_class`, `encrypt`. One that is away holds up neither a commit nor the replica.",
         ),
         "mirror",
     ),

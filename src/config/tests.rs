@@ -82,6 +82,44 @@ fn every_default_is_what_the_contract_says() {
 // ---- one value, said in every place
 
 #[test]
+fn what_a_mirror_has_of_its_own_holds_there_alone() {
+    let text = r#"
+        pitr_window = "2h"
+        retention = { daily = 5, weekly = 6 }
+        storage_class = { snapshot = "STANDARD_IA", merged = "ONEZONE_IA" }
+        encrypt = ["age1a"]
+        [[databases]]
+        path = "/data/app.db"
+        replica = "/r/{name}"
+        [[databases.mirror]]
+        replica = "/m/{name}"
+        [[databases.mirror]]
+        replica = "/n/{name}"
+        pitr_window = "30d"
+        retention = { daily = 60 }
+        storage_class = { snapshot = "", level0 = "STANDARD" }
+        encrypt = []
+    "#;
+    let r = toml(text).unwrap().resolve(Path::new("/data/app.db"), None, None).unwrap();
+    let s = &r.settings;
+    let all: Vec<Settings> = s.mirrors.iter().map(|m| s.of_mirror(m)).collect();
+    assert_eq!(all[0], *s);
+    let own = &all[1];
+    assert_eq!(own.pitr_window, Duration::from_secs(30 * 24 * 3600));
+    assert_eq!((own.retention.daily, own.retention.weekly), (60, 6));
+    let c = &own.storage_class;
+    let classes = [&c.level0, &c.merged, &c.snapshot].map(|c| c.as_deref());
+    assert_eq!(classes, [Some("STANDARD"), Some("ONEZONE_IA"), None]);
+    assert!(own.encrypt.is_empty());
+    let row = r.rows().into_iter().find(|row| row.name == "mirrors").unwrap();
+    assert!(
+        row.value.starts_with("/m/app,/n/app (encrypt none, pitr_window 30d, retention.daily 60, "),
+        "{}",
+        row.value
+    );
+}
+
+#[test]
 fn every_setting_can_be_said_in_every_place_and_says_where() {
     let db = Path::new("/data/app.db");
     for s in &TABLE {

@@ -84,6 +84,7 @@ pub enum ValueKind {
 pub(super) enum Value {
     Text(String),
     Texts(Vec<String>),
+    Mirrors(Vec<MirrorSettings>),
     Duration(Duration),
     Levels(Vec<Duration>),
     Count(u32),
@@ -96,6 +97,38 @@ pub(super) enum Value {
     RetainMode(RetainMode),
     Price(f64),
     Webhooks(Vec<Webhook>),
+}
+
+/// A mirror: where it lies, and what holds for it alone. `None`: what holds for the database ([`super::Settings::of_mirror`]).
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct MirrorSettings {
+    /// A replica URL or plain path.
+    pub replica: String,
+    /// How long every upload is kept there.
+    pub pitr_window: Option<Duration>,
+    /// Hourly, daily, weekly and monthly snapshots that are kept there.
+    pub retention: [Option<u32>; 4],
+    /// Storage classes there: of level 0, of merged files, of snapshots.
+    pub storage_class: [Option<String>; 3],
+    /// Public keys of age: for whom files are encrypted there.
+    pub encrypt: Option<Vec<String>>,
+    /// What it has of its own, as it was said.
+    pub(super) said: Vec<String>,
+}
+
+impl MirrorSettings {
+    /// One that has nothing of its own.
+    pub fn at(replica: impl Into<String>) -> MirrorSettings {
+        MirrorSettings { replica: replica.into(), ..MirrorSettings::default() }
+    }
+
+    /// As `walrust_config` shows it: `s3://bucket/app (pitr_window 30d, retention.daily 60)`.
+    pub(super) fn shown(&self) -> String {
+        match self.said.as_slice() {
+            [] => self.replica.clone(),
+            said => format!("{} ({})", self.replica, said.join(", ")),
+        }
+    }
 }
 
 /// When COMMIT returns.

@@ -335,8 +335,8 @@ fn care_for_mirror(w: &Arc<Watched>, m: &Arc<Mirror>) {
     if due.retention {
         let after = m.link().status().snapshot;
         *lock(&m.retained) = Some(after);
-        let policy =
-            Policy { retain: locks(&w.settings()).filter(|_| m.store.can_hold()), ..policy(&w.settings()) };
+        let settings = m.settings(&w.settings());
+        let policy = Policy { retain: locks(&settings).filter(|_| m.store.can_hold()), ..policy(&settings) };
         match compact_mirror(m, &policy) {
             Ok(removed) => {
                 drop(queue.note_retained(m.url(), after));

@@ -1,7 +1,7 @@
 //! One mirror of a watched database, as this process knows it: see [`super::mirrors`].
 
 use crate::base::{Error, Kind, Result, Timestamp, TxId, clock, lock};
-use crate::config::replica_key;
+use crate::config::{MirrorSettings, Settings, replica_key};
 use crate::ship::{self, Aged, Link, State};
 use crate::spool::{Shipped, Spool};
 use crate::store::Store;
@@ -34,6 +34,8 @@ pub(super) struct Mirror {
     /// What [`super::whose::same_replica`] compares.
     pub(super) key: String,
     pub(super) store: Store,
+    /// What holds for it alone.
+    own: MirrorSettings,
     at: Mutex<At>,
     link: Mutex<Arc<Link>>,
     /// Once this process has shipped.
@@ -94,11 +96,12 @@ pub(super) fn decide(there: Option<(TxId, bool)>, here: Here) -> Begin {
 
 impl Mirror {
     /// A mirror in that store, which is due to be begun.
-    pub(super) fn of(store: Store) -> Arc<Mirror> {
+    pub(super) fn of(store: Store, own: MirrorSettings) -> Arc<Mirror> {
         Arc::new(Mirror {
             url: store.url().to_string(),
             key: replica_key(store.url()),
             store,
+            own,
             at: Mutex::new(At::Due(Duration::ZERO, PAUSE)),
             link: Mutex::default(),
             queue: Mutex::default(),
@@ -107,6 +110,11 @@ impl Mirror {
             retained: Mutex::default(),
             is_failure_told: AtomicBool::new(false),
         })
+    }
+
+    /// The settings that hold for it, of those of its database.
+    pub(super) fn settings(&self, of: &Settings) -> Settings {
+        of.of_mirror(&self.own)
     }
 
     /// Its URL, canonical and without secrets.

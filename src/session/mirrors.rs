@@ -204,7 +204,7 @@ fn keeping_in(store: &Store, s: &Settings) -> Keeping {
 }
 
 fn serve(w: &Arc<Watched>, m: &Arc<Mirror>, queue: &Arc<Spool>) -> Result<()> {
-    let s = w.settings();
+    let s = m.settings(&w.settings());
     let on_event = {
         let (w, m) = (Arc::downgrade(w), Arc::downgrade(m));
         Arc::new(move |e: ship::Event| {

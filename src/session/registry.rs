@@ -273,8 +273,8 @@ impl Engine {
             let is_it = settings.replica.as_ref().is_some_and(|r| replica_key(r) == key);
             is_it.then_some(settings.mirrors)
         };
-        let urls = here.or_else(configured).unwrap_or_default();
-        urls.iter().filter_map(|url| ReplicaUrl::parse(url).ok()).collect()
+        let mirrors = here.or_else(configured).unwrap_or_default();
+        mirrors.iter().filter_map(|m| ReplicaUrl::parse(&m.replica).ok()).collect()
     }
 
     /// Remembers the settings that a watch was made with, and what calls said of them.

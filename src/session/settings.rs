@@ -86,7 +86,10 @@ mod tests {
         assert_eq!(with(&|s| s.spool_dir = Some("/elsewhere".into())), Change::Renew);
         assert_eq!(with(&|s| s.spool_limit = ByteCount(1)), Change::Renew);
         assert_eq!(with(&|s| s.levels = Vec::new()), Change::Renew);
-        assert_eq!(with(&|s| s.mirrors = vec!["/elsewhere".into()]), Change::Renew);
+        assert_eq!(
+            with(&|s| s.mirrors = vec![crate::config::MirrorSettings::at("/elsewhere")]),
+            Change::Renew
+        );
         assert_eq!(with(&|s| s.retry.breaker_threshold = 99), Change::Renew);
         assert_eq!(with(&|s| s.append_only = true), Change::Renew);
         assert_eq!(with(&|s| s.encrypt = vec!["age1".into()]), Change::Renew);

@@ -16,7 +16,7 @@ use super::registry::Engine;
 use super::settings::{Change, change};
 use super::watched::{Origin, Watched, series};
 use crate::base::{Error, Kind, Manners, Result, TxId, clock};
-use crate::config::{Durability, Settings, default_spool, replica_key};
+use crate::config::{Durability, MirrorSettings, Settings, default_spool, replica_key};
 use crate::ship;
 use crate::spool::{LockFile, Owner, Shipped, Spool, real_dir};
 use crate::store::{AtRest, Recipients, ReplicaUrl, Store};
@@ -145,7 +145,7 @@ impl Engine {
         let replica = req.replica.to_string();
         refuse_in_spool(&req.replica, &dir)?;
         for mirror in &req.settings.mirrors {
-            let mirror = ReplicaUrl::parse(mirror)?;
+            let mirror = ReplicaUrl::parse(&mirror.replica)?;
             refuse_in_spool(&mirror, &dir)?;
             self.refuse_shared_replica(&replica_key(&mirror.to_string()), path, &mirror.to_string())?;
         }
@@ -252,8 +252,10 @@ impl Engine {
                 req.replica
             )));
         }
-        let mirror =
-            |url: &String| -> Result<_> { Ok(Mirror::of(open_store(&ReplicaUrl::parse(url)?, manners, s)?)) };
+        let mirror = |m: &MirrorSettings| -> Result<_> {
+            let store = open_store(&ReplicaUrl::parse(&m.replica)?, manners, &s.of_mirror(m))?;
+            Ok(Mirror::of(store, m.clone()))
+        };
         let mirrors = s.mirrors.iter().map(mirror).collect::<Result<Vec<_>>>()?;
         let had_spool = dir.exists();
         let spool = Arc::new(Spool::open_like(dir, manners)?);

@@ -2,7 +2,7 @@
 
 use super::common;
 use crate::base::{Error, Result};
-use crate::config::{Layer, OptionSpec, Options, Resolved, WithSettings};
+use crate::config::{Layer, MirrorSettings, OptionSpec, Options, Resolved, Settings, WithSettings};
 use crate::replica::Inventory;
 use crate::replica::explain::{
     ExplainDatabase, Measured, Seen, at_endpoint, explain as preview, explain_json,
@@ -27,8 +27,12 @@ pub(super) fn explain(conn: &Connection, args: &[Value]) -> Result<Value> {
     let mut shown = Vec::new();
     for (path, resolved) in &found {
         let own = describe(path, resolved)?;
-        let mirrors =
-            resolved.settings.mirrors.iter().map(|url| mirror(&own, url)).collect::<Result<Vec<_>>>()?;
+        let mirrors = resolved
+            .settings
+            .mirrors
+            .iter()
+            .map(|m| mirror(&own, m, &resolved.settings))
+            .collect::<Result<Vec<_>>>()?;
         shown.push(own);
         shown.extend(mirrors);
     }
@@ -103,11 +107,7 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
         lease_interval: if has_lease { session::lease_renewed_after() } else { Duration::ZERO },
         lease_rests_after: session::lease_rests_after(),
         lease_sharers: 1,
-        classes: [
-            s.storage_class.level0.clone(),
-            s.storage_class.merged.clone(),
-            s.storage_class.snapshot.clone(),
-        ],
+        classes: classes(s),
         price_per_gb: s.price_per_gb,
         price_per_1000_put: s.price_per_1000_put,
         validation_interval: s.validation_interval,
@@ -115,13 +115,21 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
     })
 }
 
+fn classes(s: &Settings) -> [Option<String>; 3] {
+    let c = &s.storage_class;
+    [c.level0.clone(), c.merged.clone(), c.snapshot.clone()]
+}
+
 /// A mirror gets what the replica gets, and costs what its own store asks for that.
-fn mirror(own: &ExplainDatabase, url: &str) -> Result<ExplainDatabase> {
-    let replica = at_endpoint(ReplicaUrl::parse(url)?, &Env::process());
+fn mirror(own: &ExplainDatabase, mirror: &MirrorSettings, of: &Settings) -> Result<ExplainDatabase> {
+    let replica = at_endpoint(ReplicaUrl::parse(&mirror.replica)?, &Env::process());
+    let s = of.of_mirror(mirror);
     let has_lease = replica.kind() != StoreKind::Local;
     Ok(ExplainDatabase {
         path: format!("{} (mirror)", own.path),
         replica: Some(replica),
+        policy: session::policy(&s),
+        classes: classes(&s),
         remark: None,
         lease_interval: if has_lease { session::lease_renewed_after() } else { Duration::ZERO },
         ..own.clone()

@@ -9,6 +9,8 @@ import sqlite3
 import time
 import unittest
 
+import pyrage
+
 import door
 
 
@@ -309,6 +311,9 @@ class Identity(Mirrored):
             ([self.replica], "is the replica already, or named twice"),
             ([self.disk, self.disk + "/"], "named twice"),
             ([{"url": self.disk}], "unknown key .url.; a mirror has replica"),
+            ([{"replica": self.disk, "interval": "1s"}], "unknown key .interval.; a mirror has replica, pitr_window"),
+            ([{"replica": self.disk, "retention": {"daily": -1}}], "retention.daily: must be a whole number"),
+            ([{"pitr_window": "1h"}], "has no replica"),
             ([""], "must not be empty"),
             (["ftp://x/y"], "ftp"),
             ([self.db + "-walrust/mirror"], "lies in the spool"),
@@ -323,6 +328,55 @@ class Identity(Mirrored):
             with self.assertRaises(door.SqlError) as e:
                 self.sync(p, which)
             self.assertErrorLine(str(e.exception), "allowed: ")
+
+    def test_what_holds_for_one_mirror_alone(self):
+        key = pyrage.x25519.Identity.generate()
+        with open(self.path("identity.txt"), "w") as f:
+            f.write(str(key))
+        config = door.toml(self, f"""
+            pitr_window = "1h"
+            snapshot_interval = "300ms"
+            interval = "0s"
+            [[databases]]
+            path = "{self.db}"
+            replica = "{self.replica}"
+            [[databases.mirror]]
+            replica = "{self.cloud}"
+            [databases.mirror.storage_class]
+            snapshot = "STANDARD_IA"
+            [[databases.mirror]]
+            replica = "{self.disk}"
+            encrypt = ["{key.to_public()}"]
+            pitr_window = "100ms"
+            retention = {{ hourly = 1, daily = 1, weekly = 1, monthly = 1 }}
+            """)
+        p = self.peer(env=self.s3.env(WALRUST_CONFIG=config)).open(self.db)
+        p.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        shown = p.sql("SELECT value FROM walrust_config WHERE name = 'mirrors'")
+        self.assertIn(f"{self.disk} (encrypt {key.to_public()}, pitr_window 100ms, retention.daily 1, ", shown)
+
+        def files(directory):
+            return {(level, low, high) for level, low, high, _ in door.ltx_files(directory)}
+
+        def is_thinned():
+            self.insert(p, 3, 20_000)
+            self.sync(p)
+            first = min(files(self.replica), key=lambda f: (f[1], f[0]))
+            return len(files(self.disk)) < len(files(self.replica)) / 2 and first[1] == 1
+
+        self.eventually(is_thinned, what="retention of one mirror alone", timeout=60)
+        p.end()
+        for _, _, _, path in door.ltx_files(self.disk):
+            with open(path, "rb") as f:
+                self.assertTrue(f.read().startswith(b"age-encryption.org/v1\n"), path)
+        for _, _, _, path in door.ltx_files(self.replica):
+            with open(path, "rb") as f:
+                self.assertEqual(f.read(4), b"LTX1", path)
+        classes = {o["StorageClass"] for o in self.s3.client("s3").list_objects_v2(Bucket="bucket", Prefix="mirror/0009/")["Contents"]}
+        self.assertEqual(classes, {"STANDARD_IA"})
+        for url in (self.replica, self.cloud, self.disk):
+            restored, _ = self.restore(url, env=self.s3.env(WALRUST_IDENTITY=self.path("identity.txt")))
+            self.assertSameBytes(restored, self.db, url)
 
     def test_two_databases_do_not_share_one(self):
         self.mirrors = [self.disk]

@@ -76,6 +76,9 @@ pub async fn rekey(
     let Found { store, inventory, manifest } = place::find(store).await?;
     let files: Vec<ManifestEntry> =
         inventory.files.iter().filter_map(|f| manifest.get(f.id()).copied()).collect();
+    if inventory.files.is_empty() {
+        return Err(Error::config(format!("{} holds no files of a replica: check the URL", store.url())));
+    }
     refuse(&store, &files)?;
     let unnamed = inventory.files.len() - files.len();
     let bytes = files.iter().map(|e| e.bytes).sum();

@@ -389,7 +389,7 @@ class Rekey(AgeTest):
             (self.replica, self.opener(), ["age1nonsense"], "public keys of age"),
             (self.replica, self.opener(), [], "name the public keys"),
             (clear, self.opener(), [self.now], "in the clear"),
-            (self.path("nothing"), self.opener(), [self.now], "nothing"),
+            (self.path("nothing"), self.opener(), [self.now], "holds no files of a replica"),
         ):
             with self.subTest(fragment):
                 with self.assertRaises(SqlError) as e:

@@ -64,7 +64,7 @@ system: # Debian packages, only those missing
 	@tests/setup sqlite3 python3-venv build-essential
 
 $(VENV)/.ready: tests/door/requirements.txt tests/door/ciphers.txt
-	@tests/setup sqlite3 libsqlite3-dev python3-venv build-essential chromium
+	@tests/setup sqlite3 libsqlite3-dev python3-venv build-essential chromium age
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/door/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/ciphers -r tests/door/ciphers.txt
@@ -221,6 +221,10 @@ bench-many: $(VENV)/.ready loadable ## 1 to 10,000 databases in one process, wit
 .PHONY: bench-away
 bench-away: $(VENV)/.ready loadable ## What a store that is away costs a program: 100 opens, writes and closes by 8 threads, of one database and of new ones, with and without
 	$(PY) bench/away.py --so dist/walrust.$(EXT)
+
+.PHONY: bench-age
+bench-age: loadable ## What encryption costs: COMMITs, CPU and memory of the same writes without walrust, streamed in the clear, and encrypted
+	$(PYTHON) bench/age.py --so dist/walrust.$(EXT)
 
 # The documents' builder. Built without optimization: it is at work for a moment.
 MDBOOK := $(TARGET)/mdbook/bin/mdbook

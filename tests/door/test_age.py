@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import shutil
+import subprocess
 import time
 import unittest
 
@@ -122,6 +123,25 @@ class Streams(AgeTest):
         restored, at = self.restore(self.replica, env=self.opener())
         self.assertSameBytes(restored, self.db)
         self.assertGreaterEqual(at, txid)
+
+    def test_the_program_age_both_ways(self):
+        """`age -d` opens every file, and walrust opens what `age -r` makes of them."""
+        p = self.streaming()
+        self.fill(p)
+        p.end()
+        copy = self.path("copy")
+        shutil.copytree(self.replica, copy)
+        # (What its manifest says is of other age files.)
+        shutil.rmtree(os.path.join(copy, "walrust"))
+        for path in self.ltx(copy):
+            clear = subprocess.run(["age", "-d", "-i", self.identity, path], capture_output=True, check=True).stdout
+            self.assertEqual(clear[:4], b"LTX1", path)
+            subprocess.run(["age", "-r", self.recipient, "-o", path], input=clear, check=True)
+        restored, _ = self.restore(copy, env=self.opener())
+        self.assertSameBytes(restored, self.db)
+        r = self.peer(env=self.opener()).open(":memory:")
+        r.sql(f"ATTACH 'file://{copy}' AS past")
+        self.assertEqual(r.rows("PRAGMA past.integrity_check"), [("ok",)])
 
     def test_an_s3_server_and_a_mirror(self):
         s3 = door.S3(self)

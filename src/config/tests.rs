@@ -738,6 +738,7 @@ fn the_example_loads_and_shows_every_key() {
             "storage_class_snapshot",
             "sse",
             "sse_kms_key",
+            "encrypt",
         ]
         .contains(&r.name)
     }) {

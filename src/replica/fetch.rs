@@ -14,10 +14,12 @@
 //! and a window of ranges gives nearly the same).
 
 use super::inventory::FileInfo;
+use super::layout::FileId;
+use super::manifest::ManifestEntry;
 use crate::base::{Error, Kind, Result, lock};
 use crate::store::Store;
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -128,9 +130,13 @@ struct UnderWay {
     task: JoinHandle<Result<Piece>>,
 }
 
+/// Files that come from other stores than the others of a way, and what the manifest there says of them.
+pub type Elsewhere = BTreeMap<FileId, (Store, Option<ManifestEntry>)>;
+
 /// Fetches files in order, some bytes ahead of those wanted next.
 pub struct Ahead {
     store: Store,
+    elsewhere: Elsewhere,
     rest: VecDeque<FileInfo>,
     /// How far the first of `rest` was asked for.
     asked: u64,
@@ -149,6 +155,7 @@ impl Ahead {
         let window = Window::of(store.is_near(), files.iter().map(|f| f.bytes).sum());
         Ahead {
             store: store.clone(),
+            elsewhere: Elsewhere::new(),
             rest: files.into(),
             asked: 0,
             is_measured: false,
@@ -160,15 +167,27 @@ impl Ahead {
         }
     }
 
+    /// The same, where some of the files come from other stores.
+    #[must_use]
+    pub fn but_for(mut self, elsewhere: &Elsewhere) -> Ahead {
+        self.elsewhere.clone_from(elsewhere);
+        self
+    }
+
+    fn store_of(&self, id: FileId) -> &Store {
+        self.elsewhere.get(&id).map_or(&self.store, |(store, _)| store)
+    }
+
     /// The bytes that come next. After a failure the rest of that file is not handed out.
     pub async fn next(&mut self) -> Option<Arrived> {
         while self.under_way.len() < self.parallel
             && let Some(mut file) = self.rest.front().cloned()
         {
-            if !self.is_measured && file.bytes > WHOLE && self.store.can_open() {
+            let store = self.store_of(file.id()).clone();
+            if !self.is_measured && file.bytes > WHOLE && store.can_open() {
                 // Ranges are of what an encrypted one has in the clear.
-                let key = file.id().key(self.store.layout());
-                match self.store.clear_len(&key, file.bytes).await {
+                let key = file.id().key(store.layout());
+                match store.clear_len(&key, file.bytes).await {
                     Ok(clear) => file.bytes = clear.unwrap_or(file.bytes),
                     // (Its first range says it again.)
                     Err(e) => log::debug!("walrust: {}: {e}", file.id()),
@@ -194,7 +213,7 @@ impl Ahead {
                 self.rest.pop_front();
                 (self.asked, self.is_measured) = (0, false);
             }
-            let (store, buffers) = (self.store.clone(), self.buffers.clone());
+            let buffers = self.buffers.clone();
             let task = tokio::spawn(get(store, file.clone(), range.clone(), buffers, share));
             self.under_way.push_back(UnderWay { file, range, task });
         }

@@ -29,11 +29,11 @@
 use super::apply::{Applier, Placing};
 use super::belief;
 use super::encrypted::is_encrypted;
-use super::fetch::{Ahead, Arrived, PARALLEL};
+use super::fetch::{Ahead, Arrived, Elsewhere, PARALLEL};
 use super::inventory::{Inventory, read_header};
 use super::large::Large;
 use super::layout::FileId;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, ManifestEntry};
 use super::place::{self, Found};
 use super::plan::{Plan, plan};
 use super::point::Point;
@@ -176,9 +176,19 @@ pub async fn restore(
             return Err(e);
         }
     };
+    put_in_place(built, target, &store, options)
+}
+
+/// The last step.
+fn put_in_place(
+    proved: Proved,
+    target: Target,
+    store: &Store,
+    options: &RestoreOptions<'_>,
+) -> Result<Restored> {
     crash::point("restore.checked");
     target.commit(options.occupier, store.manners())?;
-    let Proved { built, checksum, structure, notes } = built;
+    let Proved { built, checksum, structure, notes } = proved;
     let header = built.last;
     Ok(Restored {
         txid: header.max,
@@ -193,6 +203,21 @@ pub async fn restore(
         bytes: built.bytes,
         notes,
     })
+}
+
+/// Proves what was built and puts it in its place. Errors as [`restore`] does; the target is untouched after any of them.
+pub(super) fn finish(
+    built: Built,
+    target: Target,
+    store: &Store,
+    options: &RestoreOptions<'_>,
+    notes: Vec<String>,
+) -> Result<Restored> {
+    built.applier.sync()?;
+    crash::point("restore.built");
+    let (checksum, structure) = prove(&built.applier, target.temp(), options);
+    let proved = Proved { built, checksum: checksum?, structure: structure?, notes };
+    put_in_place(proved, target, store, options)
 }
 
 /// What lies in the temporary file, proved.
@@ -402,7 +427,8 @@ pub(super) async fn confirm_lost(store: &Store, ids: &[FileId]) -> Result<BTreeS
     Ok(absent)
 }
 
-struct Built {
+/// A temporary file that is whole, and not proved yet.
+pub(super) struct Built {
     applier: Applier,
     last: Header,
     files: usize,
@@ -422,7 +448,8 @@ async fn build(
     let mut bad: BTreeSet<FileId> = BTreeSet::new();
     let (mut way, mut is_early) = (first, false);
     for _ in 0..REPLANS {
-        let (id, error) = match attempt(store, &manifest, &way, target, options).await {
+        let sources = Sources { store, manifest: &manifest, elsewhere: Elsewhere::new() };
+        let (id, error) = match attempt(&sources, &way, target, options).await {
             Ok(built) if agrees(witness, &built.last) => return Ok(built),
             Ok(built) => {
                 let id = way.files.last().map(super::inventory::FileInfo::id);
@@ -463,17 +490,35 @@ async fn build(
     Err(Error::new(Kind::Retry, "the replica changed each time it was read; try again"))
 }
 
+/// Where the files of a way come from.
+pub(super) struct Sources<'a> {
+    pub(super) store: &'a Store,
+    pub(super) manifest: &'a Manifest,
+    /// But these.
+    pub(super) elsewhere: Elsewhere,
+}
+
+impl Sources<'_> {
+    /// What the manifest says of the file, where it comes from.
+    fn sworn(&self, id: FileId) -> Option<ManifestEntry> {
+        match self.elsewhere.get(&id) {
+            Some((_, entry)) => *entry,
+            None => self.manifest.sworn(id).copied(),
+        }
+    }
+}
+
 /// One try. The error comes with the file it is about, if it is about one.
-async fn attempt(
-    store: &Store,
-    manifest: &Manifest,
+pub(super) async fn attempt(
+    sources: &Sources<'_>,
     way: &Plan,
     target: &Target,
     options: &RestoreOptions<'_>,
 ) -> Result<Built, (Option<FileId>, Error)> {
     let plain = |e| (None, e);
     let mut applier = Applier::create(target.temp()).map_err(plain)?;
-    let mut ahead = Ahead::new(store, way.files.clone(), options.parallel);
+    let ahead = Ahead::new(sources.store, way.files.clone(), options.parallel);
+    let mut ahead = ahead.but_for(&sources.elsewhere);
     let mut large: Option<Large<Placing>> = None;
     let mut last = None;
     let (mut files, mut bytes) = (0, 0);
@@ -483,7 +528,7 @@ async fn attempt(
         let (whole, end) = (arrived.is_whole(), arrived.is_last());
         let Arrived { file, range, piece } = arrived;
         let piece = piece.map_err(about)?;
-        let known = manifest.sworn(id).copied();
+        let known = sources.sworn(id);
         if whole {
             let (back, applied) = panics::blocking(move || {
                 let applied = applier.apply(id, piece.bytes.as_ref(), known.as_ref());

@@ -113,19 +113,24 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
     };
     let said =
         options.texts("mirrors").iter().map(|url| ReplicaUrl::parse(url)).collect::<Result<Vec<_>>>()?;
-    for mirror in said.into_iter().chain(engine().mirrors_of(&url, &absolute)) {
+    let mirrors: Vec<ReplicaUrl> = said.into_iter().chain(engine().mirrors_of(&url, &absolute)).collect();
+    if mirrors.is_empty() {
+        return Err(first);
+    }
+    match restore_file_by_file(&url, &mirrors, as_of, (&named, &absolute), &wanted) {
+        Ok((txid, from)) => {
+            note(&format!("{}: restored {from}, because of the replica: {first}", path.display()));
+            return Ok(Value::Integer(txid.as_i64()));
+        }
+        Err(e) => log::warn!("walrust: {}: nor file by file out of all mirrors: {e}", path.display()),
+    }
+    for mirror in mirrors {
         let tried =
             open_at(&mirror, as_of).and_then(|store| restore_from(&store, &named, &absolute, &wanted));
         match tried {
             Ok(txid) => {
-                let note = format!(
-                    "{}: restored from the mirror {mirror}, because of the replica: {first}",
-                    path.display()
-                );
-                log::warn!("walrust: {note}");
-                if let Some(tell) = NOTE.get() {
-                    tell(&note);
-                }
+                let path = path.display();
+                note(&format!("{path}: restored from the mirror {mirror}, because of the replica: {first}"));
                 return Ok(Value::Integer(txid.as_i64()));
             }
             Err(e) => {
@@ -134,6 +139,49 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
         }
     }
     Err(first)
+}
+
+fn note(text: &str) {
+    log::warn!("walrust: {text}");
+    if let Some(tell) = NOTE.get() {
+        tell(text);
+    }
+}
+
+/// Out of the replica and its mirrors together. Gives the TXID, and from where it was restored. Errors as [`replica::restore_from_all`] does.
+fn restore_file_by_file(
+    url: &ReplicaUrl,
+    mirrors: &[ReplicaUrl],
+    as_of: Option<Timestamp>,
+    (named, absolute): (&Named, &Path),
+    wanted: &RestoreOptions<'_>,
+) -> Result<(TxId, String)> {
+    let urls: Vec<&ReplicaUrl> = std::iter::once(url).chain(mirrors).collect();
+    let stores = urls.iter().map(|url| open_at(url, as_of)).collect::<Result<Vec<_>>>()?;
+    let mut point = Err(Error::config("no place to restore from"));
+    for store in &stores {
+        if point.is_err() {
+            point = block_on(replica::labels::point_of(store, named))?;
+        }
+    }
+    let mended = block_on(replica::restore_from_all(&stores, point?, absolute, wanted))??;
+    Ok((mended.restored.txid, from(&urls, &mended.files)))
+}
+
+/// `from the mirror s3://…`, or how many files came from where. Pure.
+fn from(urls: &[&ReplicaUrl], files: &[usize]) -> String {
+    let of: usize = files.iter().sum();
+    let mirrors = urls.iter().zip(files).skip(1).filter(|(_, n)| **n > 0);
+    let told: Vec<String> = mirrors
+        .map(|(url, n)| match *n == of {
+            true => format!("from the mirror {url}"),
+            false => format!("with {n} of {of} files from the mirror {url}"),
+        })
+        .collect();
+    match told.is_empty() {
+        true => "from the replica after all".to_string(),
+        false => told.join(" and "),
+    }
 }
 
 /// The store at that URL, as it was at a time, if one is said.

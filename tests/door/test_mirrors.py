@@ -1,6 +1,7 @@
 """Mirrors: several replicas of one database, each at its own pace, and no COMMIT waits for one that is away."""
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -433,6 +434,35 @@ class Restore(Mirrored):
         self.assertSameBytes(restored, self.db)
         shutil.rmtree(self.replica)
         restored, _ = self.restore(self.replica, mirrors=self.disk)
+        self.assertSameBytes(restored, self.db)
+
+    def test_each_gives_what_it_has_sound(self):
+        txid = self.streamed()
+        own = {os.path.basename(path): path for _, _, _, path in door.ltx_files(self.replica, 0)}
+        theirs = {os.path.basename(path): path for _, _, _, path in door.ltx_files(self.disk, 0)}
+        both = sorted(set(own) & set(theirs))
+        self.assertGreater(len(both), 3, both)
+        os.remove(own[both[0]])
+        for path in (own[both[1]], theirs[both[2]]):
+            with open(path, "r+b") as f:
+                f.seek(os.path.getsize(path) // 2)
+                byte = f.read(1)
+                f.seek(-1, os.SEEK_CUR)
+                f.write(bytes([byte[0] ^ 1]))
+        for path in glob.glob(os.path.join(self.replica, "ltx", "9", "*")) + glob.glob(os.path.join(self.disk, "ltx", "9", "*")):
+            if int(os.path.basename(path)[17:33], 16) >= int(both[0][:16], 16):
+                os.remove(path)
+        for place in (self.replica, self.disk):
+            with self.assertRaises(door.SqlError):
+                self.restore(place)
+        with self.assertRaises(door.SqlError):
+            self.restore(self.replica)
+        done = self.run_cli("restore", self.replica, self.path("out.db"), "--mirror", self.disk)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stderr, rf"restored with 2 of \d+ files from the mirror \S*{os.path.basename(self.disk)}")
+        self.assertSameBytes(self.path("out.db"), self.db)
+        restored, at = self.restore(self.replica, mirrors=[self.disk])
+        self.assertEqual(at, txid)
         self.assertSameBytes(restored, self.db)
 
     def test_from_a_mirror_that_is_configured_and_says_so(self):

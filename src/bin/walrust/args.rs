@@ -582,6 +582,9 @@ pub struct Restore {
     /// Read the bucket as it was then (S3, a bucket that keeps versions): whatever was replaced, removed or added since
     #[arg(long, value_name = "TIME")]
     pub as_of: Option<String>,
+    /// A mirror of the replica: what is lost or damaged there, or all of it, is taken from here; may be given several times
+    #[arg(long, value_name = "URL", conflicts_with = "all")]
+    pub mirror: Vec<String>,
     /// Do nothing, successfully, if the replica holds nothing
     #[arg(long)]
     pub if_replica_exists: bool,
@@ -616,6 +619,9 @@ impl Restore {
         }
         if let Some(at) = &self.as_of {
             all.insert("as_of".into(), at.as_str().into());
+        }
+        if !self.mirror.is_empty() {
+            all.insert("mirrors".into(), self.mirror.clone().into());
         }
         Value::Object(all).to_string()
     }

@@ -2,6 +2,7 @@
 //! (sending them) share without knowing each other.
 
 use std::fmt;
+use subtle::ConstantTimeEq;
 
 /// How urgent an event is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -123,6 +124,11 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is `said`, in a time that tells no part of it.
+    pub fn is(&self, said: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(said).into()
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -194,6 +200,21 @@ mod tests {
         assert!(shown.contains("https://hooks.example.com:8443"), "{shown}");
         for hidden in ["s3cr3t", "capability", "pw", "k=v"] {
             assert!(!shown.contains(hidden), "{hidden} in {shown}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_itself_and_nothing_near_it() {
+        let secret = Secret::new("correct horse battery");
+        assert!(secret.is(b"correct horse battery"));
+        for other in [
+            "",
+            "correct horse batterx",
+            "correct horse batter",
+            "correct horse battery ",
+            "Correct horse battery",
+        ] {
+            assert!(!secret.is(other.as_bytes()), "{other}");
         }
     }
 }

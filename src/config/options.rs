@@ -106,9 +106,10 @@ impl Options {
         let mut options = Options::default();
         let Some(text) = text.filter(|t| !t.trim().is_empty()) else { return Ok(options) };
         let error = |m: String| Error::config(format!("{function}: {m}"));
-        let raw = json(text).map_err(|m| error(format!("options: {m}")))?;
+        let raw = json(text)
+            .map_err(|m| error(format!("{m}; give a JSON object, e.g. json_object('name', value)")))?;
         let What::Table(fields) = raw.what else {
-            return Err(error("options must be a JSON object, e.g. json_object('name', value)".into()));
+            return Err(error("must be a JSON object, e.g. json_object('name', value)".into()));
         };
         for (key, raw) in fields {
             if let Some(spec) = allowed.iter().find(|s| s.name == key) {

@@ -7,7 +7,7 @@ use super::value::{
     parse_duration,
 };
 use super::webhook;
-use crate::base::{Webhook, quoted};
+use crate::base::{Secret, Webhook, quoted};
 use std::time::Duration;
 
 fn duration_of(raw: &Raw) -> Result<Duration, Fault> {
@@ -161,6 +161,17 @@ pub(super) fn read(kind: ValueKind, raw: &Raw) -> Result<(Value, String), Fault>
             let hook = webhook::endpoint(raw)?;
             let shown = hook.as_ref().map(Webhook::host).unwrap_or_default();
             Ok((Value::Webhooks(hook.into_iter().collect()), shown))
+        }
+        ValueKind::Token => {
+            let wanted = "16 to 512 printable characters of ASCII without a space";
+            let t = text_of(raw, wanted)?.trim();
+            let is_one = (16..=512).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_graphic());
+            // (What was given is not repeated: most of it may be right.)
+            match t {
+                "" => Ok((Value::Token(Secret::default()), String::new())),
+                t if is_one => Ok((Value::Token(Secret::new(t)), "***".to_string())),
+                _ => Err(fault(raw, format!("is no such word; it takes {wanted}"))),
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use super::table::{Id, Setting, TABLE};
 use super::value::{
     AutoLabel, ByteCount, Durability, Functions, MirrorSettings, RetainMode, RetentionBy, Value,
 };
-use crate::base::{Error, Kind, Result, Webhook};
+use crate::base::{Error, Kind, Result, Secret, Webhook};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -80,6 +80,8 @@ pub struct Settings {
     pub webhooks: Vec<Webhook>,
     /// `None`: off.
     pub metrics_listen: Option<String>,
+    /// `None`: the page only looks.
+    pub metrics_token: Option<Secret>,
     /// `None`: off.
     pub heartbeat_url: Option<Webhook>,
     pub heartbeat_interval: Duration,
@@ -236,6 +238,10 @@ pub(super) fn typed(entries: &Entries) -> Result<Settings> {
             _ => Vec::new(),
         },
         metrics_listen: text(Id::MetricsListen),
+        metrics_token: match all.get(&Id::MetricsToken) {
+            Some(Value::Token(t)) if *t != Secret::default() => Some(t.clone()),
+            _ => None,
+        },
         heartbeat_url: match all.get(&Id::HeartbeatUrl) {
             Some(Value::Webhooks(w)) => w.first().cloned(),
             _ => None,

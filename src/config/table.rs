@@ -41,6 +41,7 @@ pub enum Id {
     RetryBreakerCooldown,
     Webhooks,
     MetricsListen,
+    MetricsToken,
     HeartbeatUrl,
     HeartbeatInterval,
     Bandwidth,
@@ -177,7 +178,7 @@ const fn tier(id: Id, name: &'static str, key: &'static str, n: &'static str, wh
 }
 
 /// Every setting, in the order of [`Id`].
-pub static TABLE: [Setting; 41] = [
+pub static TABLE: [Setting; 42] = [
     top(
         Id::Replica,
         "replica",
@@ -388,7 +389,7 @@ pub static TABLE: [Setting; 41] = [
             Id::SpoolLimit,
             "spool_limit",
             ValueKind::Bytes { min: 1 << 20 },
-            "Local disk kept for commits the replica does not have yet. At the limit commits go on, `state` is `failed` and \
+            "Local disk kept for commits the replica does not have yet, 1 MiB at least. At the limit commits go on, `state` is `failed` and \
              `last_error` says why, and a fresh snapshot follows. Where the spool cannot be written it bounds the WAL.",
         ),
         "1GB",
@@ -452,6 +453,13 @@ pub static TABLE: [Setting; 41] = [
         "metrics_listen",
         ValueKind::Address,
         "Address (`127.0.0.1:9090`) that serves a page for people at `/`, and `/metrics` and `/health` for programs. Empty: off.",
+    )),
+    process(top(
+        Id::MetricsToken,
+        "metrics_token",
+        ValueKind::Token,
+        "Who shows this word may do something at the page of `metrics_listen`, too: take a snapshot, check, drill, label. 16 to 512 printable \
+         characters without a space (`openssl rand -hex 16`); never shown. Empty: the page only looks.",
     )),
     process(top(
         Id::HeartbeatUrl,

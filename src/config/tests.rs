@@ -70,7 +70,7 @@ fn every_default_is_what_the_contract_says() {
     };
     assert_eq!(s.retry, retry);
     assert!(s.webhooks.is_empty());
-    assert_eq!((s.metrics_listen, s.bandwidth), (None, ByteCount(0)));
+    assert_eq!((s.metrics_listen, s.metrics_token, s.bandwidth), (None, None, ByteCount(0)));
     assert_eq!((s.heartbeat_url, s.heartbeat_interval), (None, secs(60)));
     assert_eq!((s.price_per_gb, s.price_per_1000_put), (None, None));
     let r = Config::empty().resolve(Path::new("/data/app.db"), None, None).unwrap();
@@ -148,9 +148,11 @@ fn every_setting_can_be_said_in_every_place_and_says_where() {
             ValueKind::Price => ("0.5", "0.5"),
             ValueKind::Webhooks => ("https://h.example/x", "[{ url = \"https://h.example/x\" }]"),
             ValueKind::Endpoint => ("https://h.example/x", "\"https://h.example/x\""),
+            ValueKind::Token => ("0123456789abcdef", "\"0123456789abcdef\""),
         };
         let shown = match s.kind {
             ValueKind::Webhooks | ValueKind::Endpoint => "https://h.example".to_string(),
+            ValueKind::Token => "***".to_string(),
             _ => text.replace("{name}", "app"),
         };
         // retry.base beyond retry.max would be refused
@@ -416,6 +418,9 @@ fn toml_errors_name_file_line_and_key() {
         ("heartbeat_url = 5", "a URL as text"),
         ("heartbeat_interval = \"0\"", "must be from 100ms"),
         ("metrics_listen = \"localhost\"", "is not an address"),
+        ("metrics_token = \"too-short\"", "16 to 512"),
+        ("metrics_token = \"not one word, but 5\"", "16 to 512"),
+        ("metrics_token = 1234567890123456", "it takes 16 to 512"),
         ("metrics_listen = \"127.0.0.1:99999\"", "is not an address"),
         ("price_per_gb = -1", "must be a price"),
         ("price_per_gb = nan", "must be a price"),
@@ -730,6 +735,7 @@ fn the_example_loads_and_shows_every_key() {
             "spool_dir",
             "cache_dir",
             "metrics_listen",
+            "metrics_token",
             "heartbeat_url",
             "webhooks",
             "retain",

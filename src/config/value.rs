@@ -1,6 +1,6 @@
 //! Values: what a setting takes.
 
-use crate::base::{Result, Webhook, quoted};
+use crate::base::{Result, Secret, Webhook, quoted};
 use std::fmt;
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub enum ValueKind {
     Webhooks,
     /// One HTTP URL, or empty for off.
     Endpoint,
+    /// A secret word, or empty for none.
+    Token,
 }
 
 /// A value that was read.
@@ -97,6 +99,7 @@ pub(super) enum Value {
     RetainMode(RetainMode),
     Price(f64),
     Webhooks(Vec<Webhook>),
+    Token(Secret),
 }
 
 /// A mirror: where it lies, and what holds for it alone. `None`: what holds for the database ([`super::Settings::of_mirror`]).

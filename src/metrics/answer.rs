@@ -2,12 +2,14 @@
 //!
 //! `/metrics` and `/health` are for machines. The page and what it asks for (`/status.json`, `/history.json`, `/points.json`) are for
 //! browsers, in which any web page may send a request to a name of its own that it lets point here (DNS rebinding): those are given
-//! under an IP address, a loopback name, and the name that `metrics_listen` has, and no other.
+//! under an IP address, a loopback name, and the name that `metrics_listen` has, and no other. `/act.json` does something, for who shows the
+//! token (I-METRICS-6).
 
+use super::deeds::{self, Begun, Deed, DeedFace};
 use super::face::{Face, HealthStatus, Points, Span};
 use super::health;
 use super::trail::Trail;
-use crate::base::{Timestamp, clock, lock};
+use crate::base::{Secret, Timestamp, clock, lock};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
@@ -19,6 +21,8 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const PAGE: &str = include_str!("page.html");
+const NO_SUCH_DATABASE: &str =
+    "no such database is watched in this process; /status.json names those that are";
 /// Stands in the page where each answer has a word of its own, by which the browser knows the page's script and style.
 const NONCE: &str = "{{nonce}}";
 
@@ -30,11 +34,25 @@ pub trait Pages: Send + Sync + 'static {
     fn face(&self) -> Face;
     /// The points of a database's replica. Does not wait for the store.
     fn points(&self, database: &str) -> Points;
+    /// What has to be shown by who wants more than to look; `None`: nobody may.
+    fn token(&self) -> Option<Secret> {
+        None
+    }
+    /// Begins a deed. Does not wait for it.
+    fn act(&self, _database: &str, _deed: Deed) -> Begun {
+        Begun::Unknown
+    }
+    /// The last deed for a database, if there was one.
+    fn deed(&self, _database: &str) -> Option<DeedFace> {
+        None
+    }
 }
 
 /// What is known where the answers are made.
 pub(super) struct Desk {
     pub(super) pages: std::sync::Arc<dyn Pages>,
+    /// As it was when the server began.
+    pub(super) token: Option<Secret>,
     /// The host in `metrics_listen`.
     pub(super) host: String,
     pub(super) trail: Mutex<Trail>,
@@ -72,11 +90,17 @@ impl Answer {
 
 /// The answer to a request.
 pub(super) fn answer(desk: &Desk, request: &Parts) -> Answer {
-    if !matches!(request.method, Method::GET | Method::HEAD) {
-        return Answer::new(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n")
-            .with(header::ALLOW, "GET, HEAD");
+    let path = request.uri.path();
+    let is_post = request.method == Method::POST && path == "/act.json";
+    if !is_post && !matches!(request.method, Method::GET | Method::HEAD) {
+        return Answer::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "only GET and HEAD, and POST of /act.json\n",
+        )
+        .with(header::ALLOW, if path == "/act.json" { "GET, HEAD, POST" } else { "GET, HEAD" });
     }
-    match request.uri.path() {
+    match path {
         "/metrics" => Answer::new(StatusCode::OK, super::CONTENT_TYPE, desk.pages.metrics()),
         "/health" => {
             let (health, line) = health::line(&desk.pages.face());
@@ -86,7 +110,9 @@ pub(super) fn answer(desk: &Desk, request: &Parts) -> Answer {
             };
             Answer::new(status, JSON, line)
         }
-        "/" | "/status.json" | "/history.json" | "/points.json" if !is_host_known(desk, request) => {
+        "/" | "/status.json" | "/history.json" | "/points.json" | "/act.json"
+            if !is_host_known(desk, request) =>
+        {
             let text = "This page is given under an IP address, localhost, or the host that metrics_listen names, and no other name.\n";
             Answer::new(StatusCode::FORBIDDEN, TEXT, text)
         }
@@ -100,7 +126,43 @@ pub(super) fn answer(desk: &Desk, request: &Parts) -> Answer {
             Ok(q) => points(desk, &q),
             Err(why) => Answer::wrong(StatusCode::BAD_REQUEST, &why),
         },
+        "/act.json" if is_post => act(desk, request),
+        "/act.json" => match Query::of(request) {
+            Ok(q) => Answer::json(&desk.pages.deed(&q.database).map_or(Value::Null, |d| d.json())),
+            Err(why) => Answer::wrong(StatusCode::BAD_REQUEST, &why),
+        },
         _ => Answer::new(StatusCode::NOT_FOUND, TEXT, "there are /, /metrics and /health\n"),
+    }
+}
+
+/// Does something, if the token is shown. Who may not is not told what there is.
+fn act(desk: &Desk, request: &Parts) -> Answer {
+    let Some(token) = &desk.token else {
+        let why =
+            "this page only looks: set metrics_token where the process is configured, and start it again";
+        return Answer::wrong(StatusCode::FORBIDDEN, why);
+    };
+    match deeds::shown(request) {
+        None => {
+            let why = "show the token that metrics_token is set to: the header `Authorization: Bearer TOKEN`";
+            return Answer::wrong(StatusCode::UNAUTHORIZED, why).with(header::WWW_AUTHENTICATE, "Bearer");
+        }
+        Some(said) if !token.is(said) => {
+            let why = "the token is not the one that metrics_token is set to";
+            return Answer::wrong(StatusCode::FORBIDDEN, why);
+        }
+        Some(_) => {}
+    }
+    let (database, deed) = match deeds::asked(request.uri.query().unwrap_or_default()) {
+        Ok(asked) => asked,
+        Err(why) => return Answer::wrong(StatusCode::BAD_REQUEST, &why),
+    };
+    let what = deed.as_str();
+    match desk.pages.act(&database, deed) {
+        Begun::Yes => Answer { status: StatusCode::ACCEPTED, ..Answer::json(&json!({ "do": what })) },
+        Begun::Unknown => Answer::wrong(StatusCode::NOT_FOUND, NO_SUCH_DATABASE),
+        Begun::Busy(why) => Answer::wrong(StatusCode::CONFLICT, &why),
+        Begun::Refused(why) => Answer::wrong(StatusCode::BAD_REQUEST, &why),
     }
 }
 
@@ -122,17 +184,16 @@ fn status(desk: &Desk) -> Answer {
     let mut trail = lock(&desk.trail);
     let begins_trail = trail.look(uptime, face.now);
     trail.note(&face, uptime);
-    let mut answer = Answer::json(&face.json(|database| trail.since(database)));
+    let mut said = face.json(|database| trail.since(database));
+    said["acts"] = json!(desk.token.is_some());
+    let mut answer = Answer::json(&said);
     answer.begins_trail = begins_trail;
     answer
 }
 
 fn points(desk: &Desk, q: &Query) -> Answer {
     match desk.pages.points(&q.database) {
-        Points::Unknown => Answer::wrong(
-            StatusCode::NOT_FOUND,
-            "no such database is watched in this process; /status.json names those that are",
-        ),
+        Points::Unknown => Answer::wrong(StatusCode::NOT_FOUND, NO_SUCH_DATABASE),
         Points::Asking => Answer::json(&json!({ "asking": true })),
         Points::Failed(why) => Answer::json(&json!({ "asking": false, "error": why })),
         Points::Known(held) => Answer::json(&held.json(q.span)),

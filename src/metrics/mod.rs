@@ -4,10 +4,12 @@
 //! * I-METRICS-1: updating a handle is one atomic operation. Handles are taken once per database and kept;
 //!   only taking and dropping them, and rendering, lock a table.
 //! * I-METRICS-2: every series of a database bears its `database` label, and goes when the database goes.
-//! * I-METRICS-3: a request, however hostile, costs bounded time and memory, changes nothing, and waits for no store ([`serve`]): what
-//!   a page wants of a replica is asked by a thread of its own.
+//! * I-METRICS-3: a request, however hostile, costs bounded time and memory, and waits for no store ([`serve`]): what a page wants of a
+//!   replica is asked by a thread of its own.
 //! * I-METRICS-4: what a browser shows is given under no name that a stranger can let point here, holds no secret, and asks nobody else.
 //! * I-METRICS-5: the page costs nothing while nobody looks: no sample is taken before the first look, none an hour after the last.
+//! * I-METRICS-6: whoever shows no token changes nothing. What does something is asked for by POST, with the token in a header, which no
+//!   other page's script can send; it is compared in a time that tells nothing of it; where none is set, nobody may.
 //!
 //! Anybody may call it, from any thread. Nothing here is durable: counters start at 0 with the process, as
 //! Prometheus expects.
@@ -16,6 +18,7 @@
 //! timestamps while rendering (the renderer would have to know what a commit is: `session` sets the gauge).
 
 mod answer;
+mod deeds;
 mod face;
 mod health;
 mod replicas;
@@ -36,6 +39,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use answer::Pages;
+pub use deeds::{Begun, Deed, DeedEnd, DeedFace};
 pub use face::{
     DatabaseFace, Face, HealthStatus, PointFace, Points, ReplicaFace, RequestsFace, RowKind, SeenFace, Teller,
 };
@@ -173,7 +177,7 @@ families! {
     database: Gauge, "database", Some(Unit::Bytes), "Size of the database";
     breaker: Gauge, "breaker_state", None, "Circuit breaker: 0 closed, 1 half open, 2 open";
     last_upload: Seconds, "last_upload_timestamp", Some(Unit::Seconds), "When the last upload succeeded, Unix time, 0 if none has";
-    last_validation: Seconds, "last_validation_timestamp", Some(Unit::Seconds), "When a periodic check last found the replica good, Unix time, 0 if none has";
+    last_validation: Seconds, "last_validation_timestamp", Some(Unit::Seconds), "When a periodic check, or one from the page, last found the replica good, Unix time, 0 if none has";
     last_drill: Seconds, "last_drill_success_timestamp", Some(Unit::Seconds), "When a drill last passed, Unix time, 0 if none has";
     drill_restore: Seconds, "drill_restore", Some(Unit::Seconds), "How long the restore of the last drill took";
     commits: Counter, "commits", None, "Commits noticed";
@@ -222,6 +226,11 @@ impl DatabaseMetrics {
     pub fn validation_success(&self) {
         let [success, _] = &self.validations;
         success.inc();
+        self.found_good();
+    }
+
+    /// A check found the replica good, now.
+    pub fn found_good(&self) {
         self.last_validation.set(clock::now().0 as f64 / 1000.0);
     }
 

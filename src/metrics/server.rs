@@ -1,6 +1,6 @@
 //! The pages over HTTP/1.1, on a thread of its own.
 //!
-//! No TLS and no login: it is for the loopback address or a private network, as exporters are. What strangers send is parsed by hyper,
+//! No TLS: it is for the loopback address or a private network, as exporters are. What strangers send is parsed by hyper,
 //! which is in the tree already; what a connection may cost is bounded here.
 //! Refused: keep-alive (a seat would be kept by whoever looks now and then; a page asks once in two seconds).
 
@@ -86,7 +86,9 @@ pub fn serve(address: &str, pages: Arc<dyn Pages>) -> Result<Server> {
     let no_thread = |e| Error::new(Kind::Io, "metrics_listen: cannot start its thread").because(e);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(no_thread)?;
-    let desk = Arc::new(Desk { pages, host: address.to_string(), trail: Mutex::new(Trail::default()) });
+    let token = pages.token();
+    let desk =
+        Arc::new(Desk { pages, token, host: address.to_string(), trail: Mutex::new(Trail::default()) });
     let listener = {
         let _inside = runtime.enter();
         Listener::new(tokio::net::TcpListener::from_std(listener).map_err(refused)?)

@@ -1,5 +1,5 @@
 use super::*;
-use crate::base::TxId;
+use crate::base::{Secret, TxId};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};
@@ -231,7 +231,7 @@ proptest! {
 
 #[test]
 fn each_row_of_the_page_has_its_health_for_as_long_as_it_is_there() {
-    let fixed = Fixed { metrics: Metrics::new(), status: HealthStatus::Unhealthy };
+    let fixed = Fixed { status: HealthStatus::Unhealthy, ..Fixed::default() };
     fixed.metrics.show(&fixed.face());
     let samples = lint(&fixed.metrics.render());
     let app = "/data/\"app\".db";
@@ -253,6 +253,14 @@ fn each_row_of_the_page_has_its_health_for_as_long_as_it_is_there() {
 struct Fixed {
     metrics: Metrics,
     status: HealthStatus,
+    token: Option<&'static str>,
+    done: Arc<Mutex<Vec<Deed>>>,
+}
+
+impl Default for Fixed {
+    fn default() -> Fixed {
+        Fixed { metrics: Metrics::new(), status: HealthStatus::Healthy, token: None, done: Arc::default() }
+    }
 }
 
 impl Pages for Fixed {
@@ -297,6 +305,24 @@ impl Pages for Fixed {
         let databases = vec![app, copy];
         Face { now: Timestamp(1_800_000_000_000), uptime: Duration::from_secs(2), databases }
     }
+    fn token(&self) -> Option<Secret> {
+        self.token.map(Secret::new)
+    }
+    fn act(&self, database: &str, deed: Deed) -> Begun {
+        match database {
+            "app" => {
+                self.done.lock().unwrap().push(deed);
+                Begun::Yes
+            }
+            "busy" => Begun::Busy("a drill of this database is under way".to_string()),
+            "bad" => Begun::Refused("latest cannot name a label".to_string()),
+            _ => Begun::Unknown,
+        }
+    }
+    fn deed(&self, database: &str) -> Option<DeedFace> {
+        let end = DeedEnd { at: Timestamp(2000), is_well: true, said: "well".to_string() };
+        (database == "app").then_some(DeedFace { what: "drill", begun: Timestamp(1000), ended: Some(end) })
+    }
     fn points(&self, database: &str) -> Points {
         let point = PointFace {
             txid: TxId(7),
@@ -323,7 +349,7 @@ impl Pages for Fixed {
 fn server(status: HealthStatus) -> Server {
     let metrics = Metrics::new();
     metrics.database("app").txid.set(7);
-    serve("127.0.0.1:0", Arc::new(Fixed { metrics, status })).unwrap()
+    serve("127.0.0.1:0", Arc::new(Fixed { metrics, status, ..Fixed::default() })).unwrap()
 }
 
 fn send(server: &Server, request: &[u8]) -> String {
@@ -407,6 +433,77 @@ fn the_page_and_what_it_asks_for_are_served_to_who_names_us_rightly() {
 }
 
 #[test]
+fn who_shows_no_token_changes_nothing() {
+    const TOKEN: &str = "correct-horse-battery";
+    let done: Arc<Mutex<Vec<Deed>>> = Arc::default();
+    let pages = |token| Arc::new(Fixed { token, done: done.clone(), ..Fixed::default() });
+    let (open, closed) =
+        (serve("127.0.0.1:0", pages(Some(TOKEN))).unwrap(), serve("127.0.0.1:0", pages(None)).unwrap());
+    let ask = |s: &Server, method: &str, target: &str, more: &str| {
+        let host = s.address();
+        let answer = send(s, format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n").as_bytes());
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), body.to_string(), head.to_string())
+    };
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let drill = "/act.json?database=app&do=drill";
+    for (server, method, target, more, status) in [
+        (&closed, "POST", drill, bearer(TOKEN), 403),
+        (&closed, "POST", drill, String::new(), 403),
+        (&open, "POST", drill, String::new(), 401),
+        (&open, "POST", drill, format!("Authorization: Basic {TOKEN}\r\n"), 401),
+        (&open, "POST", drill, format!("Cookie: token={TOKEN}\r\n"), 401),
+        (&open, "POST", drill, bearer(""), 401),
+        (&open, "POST", drill, bearer("correct-horse-batterx"), 403),
+        (&open, "POST", drill, bearer("correct-horse-batter"), 403),
+        (&open, "POST", &format!("{drill}&token={TOKEN}"), String::new(), 401),
+        (&open, "POST", "/act.json?database=nobody&do=nothing", String::new(), 401),
+        (&open, "GET", drill, bearer(TOKEN), 400),
+        (&open, "PUT", drill, bearer(TOKEN), 405),
+        (&open, "OPTIONS", drill, String::new(), 405),
+        (&open, "POST", "/status.json", bearer(TOKEN), 405),
+    ] {
+        let (got, body, head) = ask(server, method, target, &more);
+        assert_eq!(got, status, "{method} {target} {more:?}: {body}");
+        assert!(
+            !body.contains(TOKEN) && !head.contains(TOKEN) && !head.to_lowercase().contains("access-control"),
+            "{head}{body}"
+        );
+    }
+    let rebound = format!("POST {drill} HTTP/1.1\r\nHost: evil.example\r\n{}\r\n", bearer(TOKEN));
+    assert!(send(&open, rebound.as_bytes()).starts_with("HTTP/1.1 403 "));
+    assert!(done.lock().unwrap().is_empty(), "{done:?}");
+
+    for (target, status) in [
+        (drill, 202),
+        ("/act.json?database=app&do=label&name=before&txid=7", 202),
+        ("/act.json?database=busy&do=drill", 409),
+        ("/act.json?database=bad&do=label&name=latest", 400),
+        ("/act.json?database=none&do=drill", 404),
+        ("/act.json?database=app&do=rewind", 400),
+    ] {
+        let (got, body, _) = ask(&open, "POST", target, &format!("{}Content-Length: 0\r\n", bearer(TOKEN)));
+        assert_eq!(got, status, "{target}: {body}");
+        assert_eq!(body.contains("error"), status != 202, "{body}");
+    }
+    let label = Deed::Label { name: "before".to_string(), txid: Some(TxId(7)) };
+    assert_eq!(*done.lock().unwrap(), [Deed::Drill, label]);
+    // What came of it is told to who looks; who may act is told by the page's own question.
+    let last: serde_json::Value =
+        serde_json::from_str(&ask(&open, "GET", "/act.json?database=app", "").1).unwrap();
+    assert_eq!(
+        (&last["do"], &last["is_well"], &last["said"]),
+        (&"drill".into(), &true.into(), &"well".into())
+    );
+    assert_eq!(ask(&open, "GET", "/act.json?database=none", "").1, "null\n");
+    for (server, acts) in [(&open, true), (&closed, false)] {
+        let said: serde_json::Value =
+            serde_json::from_str(&ask(server, "GET", "/status.json", "").1).unwrap();
+        assert_eq!(said["acts"], acts);
+    }
+}
+
+#[test]
 fn curl_reads_it() {
     let s = server(HealthStatus::Healthy);
     let url = format!("http://{}/health", s.address());
@@ -477,7 +574,7 @@ fn slow_clients_do_not_keep_the_page_from_others() {
 fn it_stops_when_dropped_and_says_when_it_cannot_listen() {
     let s = server(HealthStatus::Healthy);
     let address = s.address().to_string();
-    let pages = || Arc::new(Fixed { metrics: Metrics::new(), status: HealthStatus::Healthy });
+    let pages = || Arc::new(Fixed::default());
     let e = serve(&address, pages()).unwrap_err();
     assert_eq!(e.kind(), Kind::Config);
     assert!(e.to_string().contains(&address) && e.to_string().contains("metrics_listen"), "{e}");
@@ -508,7 +605,7 @@ fn a_page_that_panics_costs_one_connection() {
 
 #[test]
 fn a_replica_alone_has_no_series_and_no_word_of_a_process() {
-    let fixed = Fixed { metrics: Metrics::new(), status: HealthStatus::Healthy };
+    let fixed = Fixed::default();
     let mut face = fixed.face();
     let seen = SeenFace {
         asked: Timestamp(2000),

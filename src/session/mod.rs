@@ -17,10 +17,10 @@
 //! | the top: what SQLite and SQL call | `host`, `exit`, `past`, `engine`, `occupy` |
 //! | the thread that moves databases from state to state | `sealer`, `answer`, `mirrors` |
 //! | beginning, ending, beginning anew | `begin`, `start`, `renew`, `renewals`, `join` |
-//! | the lists of the process | `observe`, `face`, `heartbeat`, `registry`, `follow`, `care` |
+//! | the lists of the process | `observe`, `face`, `act`, `heartbeat`, `registry`, `follow`, `care` |
 //! | SQLite's calls on one file | `entry`, `gate`, `exclusive`, `close` |
 //! | verbs on one watched database | `label`, `drill`, `sound`, `sync`, `reread`, `prove`, `copy`, `mirrored`, `alone`, `events`, `status`, `lag`, `changed`, `whose`, `work`, `asked` |
-//! | one watched database, and what it is made of | `watched`, `mirror`, `access`, `handles`, `services`, `arrivals`, `places`, `agenda`, `bell`, `job`, `joined`, `listening`, `dead_man`, `labelling`, `patience`, `points`, `trouble`, `since` |
+//! | one watched database, and what it is made of | `watched`, `mirror`, `access`, `handles`, `services`, `arrivals`, `places`, `agenda`, `bell`, `job`, `joined`, `listening`, `dead_man`, `deeds`, `labelling`, `patience`, `points`, `trouble`, `since` |
 //! | pure decisions | `phase`, `told`, `identity`, `wish`, `settings`, `waiting` |
 //!
 //! # Rules
@@ -36,9 +36,10 @@
 //! `walrust-seal` (plain) seals, cuts, polls and starts resyncs; `walrust-ship` (the runtime) uploads; a
 //! resync or snapshot has a thread for as long as it runs, and so has a request of another process (`walrust-answer`), and the beginning of a mirror (`walrust-mirror`); `walrust-care` validates, applies retention and makes labels while
 //! there is something to do; drills have a thread like it (`walrust-drill`); `walrust-follow` polls for followed files while there are any; `walrust-metrics` serves
-//! `metrics_listen`; `walrust-points` asks replicas what the page wants to know, while somebody looks. SQL functions run on the app's threads.
+//! `metrics_listen`; `walrust-points` asks replicas what the page wants to know, while somebody looks; `walrust-deed` does what is asked for there. SQL functions run on the app's threads.
 
 mod access;
+mod act;
 mod agenda;
 mod alone;
 mod answer;
@@ -51,6 +52,7 @@ mod changed;
 mod close;
 mod copy;
 mod dead_man;
+mod deeds;
 mod drill;
 mod engine;
 mod entry;

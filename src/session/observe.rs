@@ -8,9 +8,9 @@ use super::listening::{LISTEN_AGAIN, Listening, may_serve};
 use super::registry::Engine;
 use super::watched::series;
 use crate::base::event::EventKind;
-use crate::base::{Error, Result, clock, lock};
+use crate::base::{Error, Result, Secret, clock, lock};
 use crate::config::{Layer, Resolved};
-use crate::metrics::{self, Face, Points};
+use crate::metrics::{self, Begun, Deed, DeedFace, Face, Points};
 use crate::notify::{Event, Notifier};
 use crate::store;
 use serde_json::json;
@@ -125,5 +125,17 @@ impl metrics::Pages for Pages {
 
     fn points(&self, database: &str) -> Points {
         self.0.points_of(database)
+    }
+
+    fn token(&self) -> Option<Secret> {
+        self.0.config().and_then(|c| c.process()).ok()?.settings.metrics_token
+    }
+
+    fn act(&self, database: &str, deed: Deed) -> Begun {
+        self.0.act(database, deed)
+    }
+
+    fn deed(&self, database: &str) -> Option<DeedFace> {
+        self.0.last_deed(database)
     }
 }

@@ -97,6 +97,11 @@ impl Asker {
         Points::Asking
     }
 
+    /// What a replica holds has changed: the next look asks it again.
+    pub(super) fn forget(&self, database: &str) {
+        lock(&self.at).answers.retain(|a| a.database != database);
+    }
+
     fn work(&self) {
         loop {
             let mut desk = lock(&self.at);

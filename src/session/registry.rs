@@ -3,6 +3,7 @@
 use super::agenda::Number;
 use super::care;
 use super::dead_man::DeadMan;
+use super::deeds::Deeds;
 use super::entry::{Above, Entry};
 use super::follow::Followers;
 use super::listening::Listening;
@@ -46,6 +47,7 @@ pub struct Engine {
     pub(super) drills: care::Queue,
     pub(super) listening: Mutex<Listening>,
     pub(super) points: Asker,
+    pub(super) deeds: Deeds,
     pub(super) others: Others,
     pub(super) dead_man: DeadMan,
     /// Databases whose watch has ended and is to begin again by itself, with why.
@@ -87,6 +89,7 @@ impl Engine {
             drills: care::Queue::named("walrust-drill"),
             listening: Mutex::default(),
             points: Asker::default(),
+            deeds: Deeds::default(),
             others: Others::default(),
             dead_man: DeadMan::default(),
             renewals: Renewals::default(),

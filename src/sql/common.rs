@@ -1,7 +1,7 @@
 //! Arguments and results that several functions share.
 
 use crate::base::{Error, Result, Timestamp, clock, quoted};
-use crate::config::{Settings, whole};
+use crate::config::{Resolved, Settings, whole};
 use crate::replica::{Named, Point};
 use crate::session::{Watched, engine};
 use crate::sqlite::{Connection, Value};
@@ -93,14 +93,13 @@ pub(super) fn store(conn: &Connection, url: Option<&str>) -> Result<Store> {
         return Ok(w.store.clone());
     }
     let path = main_path(conn).map_err(|_| Error::config("name a replica URL: no database is watched"))?;
-    Store::open(&configured(&path)?)
+    Store::open(&configured(&path, &engine().resolve(&path, None)?)?)
 }
 
-/// The replica that is configured for the database at `path`. Where none is, and none lies beside it, the one that its spool was last
-/// shipped to: a call named it, and whoever looks now need not say it again.
-fn configured(path: &Path) -> Result<ReplicaUrl> {
-    let resolved = engine().resolve(path, None)?;
-    let replica = crate::session::request(path, &resolved, false)?.replica;
+/// The replica that the settings name for the database at `path`. Where they name none, and none lies beside it, the one that its spool was
+/// last shipped to: a call named it, and whoever looks now need not say it again.
+pub(super) fn configured(path: &Path, resolved: &Resolved) -> Result<ReplicaUrl> {
+    let replica = crate::session::request(path, resolved, false)?.replica;
     if resolved.settings.replica.is_some() || replica.dir().is_some_and(Path::exists) {
         return Ok(replica);
     }
@@ -118,7 +117,7 @@ pub(super) fn replica_url(conn: &Connection, named: Option<&str>) -> Result<Repl
             let path = std::path::absolute(text).map_err(|e| Error::io("resolve", Path::new(text), e))?;
             match engine().find(&path) {
                 Some(w) => ReplicaUrl::parse(w.store.url()),
-                None => configured(&path),
+                None => configured(&path, &engine().resolve(&path, None)?),
             }
         }
         Some("") => Err(Error::config("the replica URL is empty")),
@@ -132,7 +131,7 @@ pub fn replica_of(path: &Path) -> Result<String> {
     let path = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
     match engine().find(&path) {
         Some(w) => Ok(w.store.url().to_string()),
-        None => Ok(configured(&path)?.to_string()),
+        None => Ok(configured(&path, &engine().resolve(&path, None)?)?.to_string()),
     }
 }
 

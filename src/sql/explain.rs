@@ -79,7 +79,7 @@ fn describe(path: &Path, resolved: &Resolved) -> Result<ExplainDatabase> {
     let watched = engine().find(path);
     let replica = match &watched {
         Some(w) => ReplicaUrl::parse(w.replica())?,
-        None => session::request(path, resolved, false)?.replica,
+        None => common::configured(path, resolved)?,
     };
     let replica = at_endpoint(replica, &Env::process());
     let conditions = watched.as_ref().map_or(Conditions::Unknown, |w| w.store.conditions());

@@ -1,15 +1,22 @@
 //! `walrust_list`, `walrust_files`
 
 use super::common::{self, int, time};
-use crate::base::{Result, TxId};
+use crate::base::{Error, Result, TxId};
 use crate::replica::list::{files as files_of, list as databases_under};
 use crate::sqlite::{Connection, Rows, Value};
 use crate::store::{ReplicaUrl, Store, block_on};
+use std::path::Path;
 
 /// One row per database at or below a URL.
 pub(super) fn list(_conn: &Connection, args: &[Option<Value>]) -> Result<Rows> {
     let args = common::plain(args);
-    let url = ReplicaUrl::parse(common::needed(&args, 0, "the URL")?)?;
+    let said = common::needed(&args, 0, "the URL")?;
+    let url = ReplicaUrl::parse(said)?;
+    if url.dir().is_some_and(Path::is_file) {
+        return Err(Error::config(format!(
+            "{said} is a file; give the directory or the URL that replicas lie below"
+        )));
+    }
     let store = Store::open(&url)?;
     let found = block_on(databases_under(&store, &url))??;
     let txid = |t: Option<TxId>| t.map_or(Value::Null, |t| Value::Integer(t.as_i64()));

@@ -114,8 +114,8 @@ class Adopt(door.DoorTest):
             self.assertRegex(done.stdout, rf"(?m)^# \* \S*{key}|# .*{key}")
         self.assertRegex(done.stdout, "AWS_ACCESS_KEY_ID")
         lines = done.stderr.strip().splitlines()
-        self.assertEqual(len(lines), 2, done.stderr)
-        self.assertRegex(done.stderr, r"/data/two.db: of its 2 replicas the first is taken")
+        self.assertEqual(len(lines), 1, done.stderr)
+        self.assertIn('\n[[databases.mirror]]\nreplica = "s3://other/two"\n', done.stdout)
         self.assertRegex(done.stderr, r"/data/three.db: it has no replica that walrust can write")
         # It is a configuration that walrust reads.
         door.toml(self, done.stdout)
@@ -126,8 +126,14 @@ class Adopt(door.DoorTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         rows = json.loads(done.stdout)
         self.assertEqual({r["name"]: r["value"] for r in rows}["pitr_window"], "48h")
-        found = json.loads(self.run_cli("adopt", self.yml(FULL), "--offline", "--json").stdout)
-        self.assertEqual(set(found), {"toml", "notes", "lacks", "replicas"})
+        found = json.loads(self.run_cli("adopt", self.yml(FULL), "--offline", "--json", env={"ADOPT_BUCKET": "from-env"}).stdout)
+        self.assertEqual(set(found), {"exit", "settings", "databases", "toml", "notes", "lacks", "replicas"})
+        self.assertEqual((found["exit"], found["replicas"], len(found["lacks"])), (1, [], 1))
+        self.assertEqual(found["settings"], {"metrics_listen": "0.0.0.0:9099", "levels": ["20s", "4m"], "snapshot_interval": "2h", "pitr_window": "72h",
+                                             "validation_interval": "6h"})
+        by_path = {d["path"]: d for d in found["databases"]}
+        self.assertEqual(by_path["/data/two.db"], {"path": "/data/two.db", "replica": "s3://from-env/two", "mirrors": ["s3://other/two"], "settings": {"pitr_window": "48h"}})
+        self.assertEqual((by_path["/data/one.db"]["settings"], by_path["/data/three.db"]["replica"]), ({"interval": "5s"}, None))
 
     def test_what_cannot_be_gone_on_with_is_said(self):
         os.makedirs(self.path("old", "generations", "0123456789abcdef", "snapshots"))
@@ -139,6 +145,13 @@ class Adopt(door.DoorTest):
         self.assertRegex(done.stderr, "old.db: .*Litestream 0.3")
         self.assertRegex(done.stderr, "new.db: nothing lies there yet")
         self.assertFalse(os.path.exists(self.path("new")))
+        done = self.run_cli("adopt", self.yml(text), "--json")
+        said = json.loads(done.stdout)
+        self.assertEqual((done.returncode, said["exit"]), (1, 1))
+        old, new = said["replicas"]
+        self.assertEqual((old["database"], old["replica"], old["state"], old["txid"], old["time"]), ("/d/old.db", self.path("old"), "unusable", None, None))
+        self.assertErrorLine(old["message"], "Litestream 0.3")
+        self.assertEqual((new["database"], new["state"], new["txid"]), ("/d/new.db", "empty", None))
 
     def test_bad_input(self):
         for text, said in (("", "names no database"), ("dbs: [", "no YAML"), ("- a\n- b", "names no database"), ("dbs: 7", "names no database"),

@@ -123,7 +123,7 @@ class BadInput(door.DoorTest):
             self.refused(f"walrust_watch({url}, '{{\"durability\":\"maybe\"}}')", "walrust_watch", "maybe", "async", "sync")
             self.refused(f"walrust_watch({url}, '[1,2]')", "walrust_watch", "object")
             self.refused(f"walrust_watch({url}, '{{')", "walrust_watch", "json")
-            self.refused(f"walrust_watch({url}, 'interval=1s')", "walrust_watch", "json")
+            self.refused(f"walrust_watch({url}, 'interval=1s')", r"walrust_watch: options: not readable JSON \(.*\); give a JSON object, e\.g\. ")
             self.refused(f"walrust_watch({url}, 17)", "walrust_watch")
             self.refused(f"walrust_watch({url}, x'7b7d')", "walrust_watch")
             self.refused(f"walrust_watch({url}, '{{\"retention\":{{\"hourly\":-1}}}}')", "walrust_watch", "hourly")
@@ -162,6 +162,7 @@ class BadInput(door.DoorTest):
             self.refused("walrust_unreplicate('/nowhere/to/be/found.db')", "walrust_unreplicate")
             self.refused("SELECT * FROM walrust_list(NULL)", "walrust_list")
             self.refused("SELECT * FROM walrust_list", "walrust_list")
+            self.refused(f"SELECT * FROM walrust_list({door.quote(self.db)})", "walrust_list", "is a file; give the directory or the URL")
         self.assertFalse(os.path.exists(self.path("never.db")))
 
     def test_calls_that_need_a_watched_database(self):

@@ -88,6 +88,12 @@ class Cli(door.DoorTest):
                         for key in ("began", "restore_seconds"):
                             del one[key]
                 self.assertEqual(*said)
+        seen, = self.json("explain", self.db)["databases"]
+        self.assertEqual(seen["replica"], "file://" + self.path("named"))
+        self.assertGreater(seen["replica_files"], 0)
+        # What is configured goes before what was.
+        seen, = self.json("explain", self.db, env={"WALRUST_REPLICA": self.path("to-be")})["databases"]
+        self.assertEqual((seen["replica"], seen["replica_files"]), ("file://" + self.path("to-be"), 0))
 
     def test_every_option_reaches_its_function(self):
         self.p.end()

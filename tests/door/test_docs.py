@@ -39,6 +39,26 @@ def calls(table):
     return found
 
 
+def documents():
+    """Name and text of what is for people who use walrust."""
+    return [(name, read(name)) for name in ("README.md", "SECURITY.md", *sorted(os.path.relpath(p, door.ROOT) for p in glob.glob(os.path.join(door.ROOT, "docs", "*.md"))))]
+
+
+def without_blocks(text):
+    return re.sub(r"(?ms)^[ ]*```.*?^[ ]*```[ ]*$", "", text)
+
+
+def code_of(text):
+    """What is written as something to type: blocks, and code in a line."""
+    blocks = re.findall(r"(?ms)^[ ]*```(?:sh|console|sql)\n(.*?)^[ ]*```[ ]*$", text)
+    return blocks + re.findall(r"`([^`\n]+)`", without_blocks(text))
+
+
+def slug(heading):
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+    return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", plain.strip().lower()))
+
+
 class Documents(door.DoorTest):
     def setUp(self):
         super().setUp()
@@ -108,6 +128,57 @@ class Documents(door.DoorTest):
         listed = set(re.findall(r"`(walrust_\w+)`", re.search(r"\| series.*?\n\n", read("docs/metrics.md"), re.S)[0]))
         shown = set(re.findall(r"^# TYPE (\w+) ", p.sql("SELECT walrust_metrics()"), re.M))
         self.assertEqual(listed, shown)
+
+    def test_every_block_of_commands_is_run_or_called_an_example(self):
+        """And those that are called so are run: nothing marked is left out."""
+        marked = {}
+        for name, text in documents():
+            for before, kind in re.findall(r"(?m)(.*)\n[ ]*```(\w+)\n", text):
+                mark = re.fullmatch(r"\s*<!-- (?:run: (\w+)|example) -->", before)
+                if kind in ("sh", "console", "sql", "python"):
+                    self.assertTrue(mark, f"{name}: a block of {kind} has neither `<!-- run: name -->` nor `<!-- example -->` above it")
+                if mark and mark[1]:
+                    marked.setdefault(mark[1], set()).add(name)
+        self.assertEqual(marked, {"drill": {"docs/disaster-recovery.md"}, "shell": {"README.md"}})
+
+    def test_the_commands_that_documents_name_exist(self):
+        """Each `walrust COMMAND` with its options, wherever one is written; each function that is called."""
+        helps = {"": self.run_cli("--help").stdout}
+        commands = set(re.findall(r"(?m)^  ([a-z-]+)  ", helps[""].split("Commands:")[1].split("Options:")[0]))
+        self.assertGreater(len(commands), 20)
+        loaded = set(self.shell("SELECT name FROM pragma_function_list WHERE name LIKE 'walrust%' UNION SELECT name FROM pragma_module_list WHERE name LIKE 'walrust%';").split())
+        seen = calls = 0
+        for name, text in documents():
+            for written in code_of(text):
+                for line in written.replace("\\\n", " ").splitlines():
+                    for command, rest in re.findall(r"(?:^|[|;&$] *|\$\()walrust ((?!for |is |in |on )[a-z-]+)((?: [^|;&]*)?)", line.strip()):
+                        if command.startswith("-"):
+                            continue
+                        for one in command.split("|"):
+                            self.assertIn(one, commands, f"{name}: {line}")
+                            helps.setdefault(one, self.run_cli(one, "--help").stdout)
+                            seen += 1
+                            for option in re.findall(r"(?<!\S)--[a-z-]+", rest.split("#")[0]):
+                                self.assertIn(option, re.findall(r"--[a-z-]+", helps[one]), f"{name}: {line}")
+                for function in re.findall(r"\b(walrust_[a-z_]+)\(", written):
+                    self.assertIn(function, loaded, f"{name}: {written}")
+                    calls += 1
+        self.assertGreater(seen, 30)
+        self.assertGreater(calls, 100)
+
+    def test_the_headings_that_documents_link_to_exist(self):
+        """As `make docs` finds it, which needs a program that is built first: the names of headings are mdBook's and GitHub's."""
+        ids = {name: {slug(h) for h in re.findall(r"(?m)^#+ (.*)$", without_blocks(text))} for name, text in documents()}
+        seen = 0
+        for name, text in documents():
+            for target in re.findall(r"\]\(([^)\s]*#[^)\s]+)\)", without_blocks(text)):
+                if "://" in target:
+                    continue
+                path, _, anchor = target.partition("#")
+                to = os.path.normpath(os.path.join(os.path.dirname(name), path)) if path else name
+                self.assertIn(anchor, ids.get(to, set()), f"{name} links to {target}")
+                seen += 1
+        self.assertGreater(seen, 5)
 
     def site(self):
         spec = importlib.util.spec_from_file_location("site_of_docs", os.path.join(door.ROOT, "docs", "site.py"))

@@ -5,6 +5,8 @@ WALRUST_SCREENSHOTS=docs  writes docs/page-*.png
 """
 
 import atexit
+import contextlib
+import http.server
 import json
 import os
 import re
@@ -12,6 +14,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -50,6 +53,29 @@ def packed(png):
     for kind, d in [c for c in chunks if c[0] == b"IHDR"] + [(b"IDAT", data), (b"IEND", b"")]:
         out += struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d))
     return out
+
+
+@contextlib.contextmanager
+def plain_site(port):
+    """A web page of somebody else's."""
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<title>elsewhere</title>")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class Face(door.DoorTest):
@@ -132,6 +158,23 @@ class Face(door.DoorTest):
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as e:
             return e.code, e.read().decode()
+
+    TOKEN = "correct-horse-battery-staple"
+
+    def post(self, question, token=TOKEN, header="Authorization", scheme="Bearer "):
+        """What is answered to `POST /act.json?question`."""
+        headers = {header: scheme + token} if token is not None else {}
+        request = urllib.request.Request(f"{self.home}act.json?{question}", data=b"", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as e:
+            return e.code, json.loads(e.read())
+
+    def outcome(self, question):
+        """Waits for what came of the last deed."""
+        last = lambda: (lambda d: d if d and d["ended"] else None)(json.loads(self.get(f"/act.json?{question}")[1]))
+        return self.eventually(last, what="its end", timeout=60)
 
     # -- states
 
@@ -315,6 +358,8 @@ class Face(door.DoorTest):
         self.overall(page, "Safe: the replica has every commit of all 200 databases")
         self.assertEqual(page.locator("#rows > li").count(), 200)
         self.assertLess(size, 300_000, "bytes")
+        one = sum(len(self.get(path)[1].encode()) for path in ("/", "/status.json"))
+        self.assertLessEqual(one, 300_000, "the page and its data, without what it asks for again")
         page.wait_for_timeout(5000)
         grown = p.rss_kb() - before
         self.assertLess(grown, 2048, f"KiB more while somebody looks ({paint:.0f} ms, {shown:.0f} ms, {size} bytes)")
@@ -333,6 +378,223 @@ class Face(door.DoorTest):
         self.judge(page)
         page.keyboard.press("Enter")
         self.assertEqual(page.locator(".body:visible").count(), 0)
+
+    # -- replicas without their process
+
+    def serve(self, target):
+        """`walrust serve` at this test's address."""
+        proc = subprocess.Popen([door.CLI, "serve", target, "--listen", f"127.0.0.1:{self.port}"], env=door.clean_env(self.dir, {"TZ": "UTC"}),
+                                cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for clean in (proc.stdout.close, proc.stderr.close, proc.wait, proc.kill):
+            self.addCleanup(clean)
+        self.assertIn(self.home, proc.stdout.readline())
+        return proc
+
+    def test_a_replica_without_its_process(self):
+        p, db, url = self.watched(replica=self.path("replicas", "shop"), interval="0s")
+        for n in range(4):
+            p.sql("INSERT INTO t(v) VALUES(?)", n)
+            p.sync()
+        p.sql("SELECT walrust_label('before-migration')")
+        points = p.rows("SELECT txid, time FROM walrust_points ORDER BY txid")
+        p.end()
+        os.rename(db, db + ".gone")
+        before = door.tree(url)
+        proc = self.serve(url)
+        page = self.view()
+        # Is it safe? What a replica alone can say, and that the rest is not known.
+        self.overall(page, "The replica can be read. Whether every commit is in it is not known from here")
+        self.until(page, "document.querySelector('.picked-point').textContent.startsWith('Picked')")
+        self.assertRegex(page.locator(".safe").inner_text(), rf"can be restored to any of {len(points)} points, the newest of \d\d:\d\d:\d\d")
+        self.assertEqual(self.field(page, "Streamed to now, and behind by"), "not known from here")
+        self.assertEqual((self.field(page, "Points"), self.field(page, "Labels")), (str(len(points)), "1"))
+        self.assertIn("never: walrust serve --verify 6h asks for it", self.field(page, "Last checked from here and found good"))
+        self.assertEqual(page.locator("select option").count(), len(points))
+        self.assertIn("before-migration", page.locator("select").inner_text())
+        self.assertEqual(page.locator(".chart").count(), 0, "no lag is drawn that nobody knows")
+        self.assertEqual(page.get_by_label("Token").count(), 0)
+        # What do I type? It is typed as it stands there; a database that is not here cannot be rewound.
+        page.locator("select").select_option(str(points[-2][0]))
+        restore, attach = page.locator("pre:visible").all_inner_texts()
+        bin_dir = self.path("bin")
+        os.mkdir(bin_dir)
+        os.symlink(door.CLI, os.path.join(bin_dir, "walrust"))
+        done = subprocess.run(["sh", "-c", restore], env=door.clean_env(self.dir, {"PATH": bin_dir + ":" + os.environ["PATH"]}), cwd=self.dir, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, restore + done.stderr)
+        want = [str(v) for v, in door.plain_rows(self.path("shop.restored.db"), "SELECT v FROM t ORDER BY id")]
+        self.assertEqual(want, ["0", "1", "2"])
+        self.assertEqual(self.shell(f"{attach}\nSELECT v FROM past.t ORDER BY id;").split(), want)
+        self.assertEqual(self.post("do=verify&database=" + urllib.request.quote(f"file://{url}"))[0], 403, "it only looks")
+        self.judge(page)
+        self.assertEqual(door.tree(url), before, "nothing is written")
+        proc.kill()
+        self.overall(page, r"No answer since \d\d:\d\d:\d\d: the process may have ended")
+
+    def test_two_hundred_replicas_without_their_process(self):
+        p, db, url = self.watched(replica=self.path("replicas", "000"), interval="0s")
+        p.sync()
+        p.end()
+        names = [f"{n:03d}" for n in range(1, 199)] + ["<img src=x onerror='document.title=1'>&amp;"]
+        for name in names:
+            shutil.copytree(url, self.path("replicas", name))
+        self.serve(self.path("replicas"))
+        page = self.view()
+        self.overall(page, "Each of 200 replicas can be read")
+        self.assertEqual(page.locator("#rows > li").count(), 200)
+        # (Encoded and with their heads: what went over the line. The page asks for its data every two seconds; one answer counts.)
+        sizes = dict(page.evaluate("performance.getEntries().filter(e => e.transferSize).map(e => [e.name, e.transferSize])"))
+        self.assertEqual(set(sizes), {self.home, self.home + "status.json"})
+        self.assertLessEqual(sum(sizes.values()), 300_000, sizes)
+        self.assertIn("%3Cimg%20src=x%20onerror='document.title=1'%3E%26amp;", page.locator("#rows").inner_text().splitlines()[1])
+        page.get_by_label("Filter").fill("117")
+        self.assertEqual(page.locator("#rows > li:visible").count(), 1)
+        page.locator("#rows > li:visible button").first.click()
+        self.until(page, "[...document.querySelectorAll('.picked-point')].some(p => p.textContent.startsWith('Picked'))")
+        self.judge(page)
+
+    # -- who shows the token
+
+    def test_with_the_token_it_snapshots_checks_drills_and_labels(self):
+        p, db, url = self.watched(env={**self.env, "WALRUST_METRICS_TOKEN": self.TOKEN}, replica=self.path("replica"), interval="0s")
+        for n in range(3):
+            p.sql("INSERT INTO t(v) VALUES(?)", n)
+            newest = p.sync()
+        page = self.view()
+        self.overall(page, "Safe: the replica has every commit of the database")
+        self.until(page, "document.querySelector('.picked-point').textContent.startsWith('Picked')")
+        outcome, click = page.locator(".outcome"), lambda name: page.get_by_role("button", name=name, exact=True).click()
+
+        def came(*words):
+            self.eventually(lambda: page.wait_for_timeout(50) or all(w in outcome.inner_text() for w in words), what=f"{words}: {outcome.inner_text()}", timeout=60)
+
+        # Without a token nothing is asked for; with a wrong one nothing is done.
+        before, asked = door.tree(url), len(page.asked)
+        click("Take a full copy")
+        came("Give the token first")
+        self.assertEqual([u for u in page.asked[asked:] if "act.json" in u], [])
+        page.get_by_label("Token").fill("correct-horse-battery-stapl3")
+        click("Take a full copy")
+        came("Not done: the token is not the one")
+        self.assertEqual(len(page.errors), 1, page.errors)
+        self.assertIn("403", page.errors.pop())
+        self.assertEqual(door.tree(url), before)
+        page.get_by_label("Token").fill(self.TOKEN)
+        # Enter in a field takes none of the buttons.
+        page.get_by_label("Token").press("Enter")
+        click("Check")
+        came("verify, ", "\u2713 well", "Issues found: 0", "Exit code: 0 (all good)")
+        self.assertEqual(door.tree(url), before, "it only reads")
+        self.until(page, "/\\d\\d:\\d\\d:\\d\\d \\(/.test([...document.querySelectorAll('dt')].find(d => d.textContent.startsWith('Last checked')).nextSibling.textContent)")
+        click("Drill")
+        came("drill, ", "\u2713 well", "Result: passed")
+        self.assertEqual(p.rows("SELECT result, txid FROM walrust_drills"), [("passed", newest)])
+        # The label goes to the point that is picked.
+        page.locator("select").select_option(str(newest - 1))
+        page.get_by_label("Label", exact=True).fill("before-migration-42")
+        click("Label the picked point")
+        came("label, ", f"before-migration-42 is the label of TXID {newest - 1:016x}")
+        self.assertEqual(p.rows("SELECT txid FROM walrust_points WHERE label = 'before-migration-42'"), [(newest - 1,)])
+        # The list is read anew by itself.
+        self.until(page, "[...document.querySelectorAll('option')].some(o => o.textContent.includes('before-migration-42'))")
+        page.get_by_label("Label", exact=True).fill("latest")
+        click("Label the picked point")
+        came("Not done: ", "latest", "label")
+        self.assertIn("400", page.errors.pop())
+        p.sql("INSERT INTO t(v) VALUES(7)")
+        click("Take a full copy")
+        came("snapshot, ", "\u2713 well", "A full copy is in the replica: TXID ")
+        copies = [f for f in door.ltx_files(url, 9)]
+        self.assertIn(f"TXID {max(f[2] for f in copies):016x}", outcome.inner_text())
+        self.assertEqual(page.evaluate("Object.keys(localStorage).length + Object.keys(sessionStorage).length + document.cookie.length"), 0)
+        self.assertIn("What does something asks for the token", page.locator("#times").inner_text())
+        self.judge(page)
+        # Who only looks sees what came of it, and is told what is missing.
+        other = self.view()
+        self.until(other, "(document.querySelector('.outcome') || {textContent: ''}).textContent.includes('A full copy is in the replica')")
+        self.assertEqual(other.get_by_label("Token").input_value(), "")
+
+    def test_who_shows_no_token_does_nothing(self):
+        p, db, url = self.watched(env={**self.env, "WALRUST_METRICS_TOKEN": self.TOKEN}, interval="0s")
+        p.sync()
+        drill = "do=drill&database=" + urllib.request.quote(db)
+        before = door.tree(url)
+        for said, status in (({"token": None}, 401), ({"scheme": "Basic "}, 401), ({"header": "Cookie", "scheme": "token="}, 401), ({"token": ""}, 401),
+                             ({"token": self.TOKEN[:-1]}, 403), ({"token": self.TOKEN + "x"}, 403), ({"token": self.TOKEN.upper()}, 403)):
+            got, answer = self.post(drill, **said)
+            self.assertEqual(got, status, (said, answer))
+            self.assertErrorLine(answer["error"], "token")
+        rebound = urllib.request.Request(f"{self.home}act.json?{drill}", data=b"", headers={"Authorization": f"Bearer {self.TOKEN}", "Host": "evil.example"})
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(rebound, timeout=10)
+        self.assertEqual(caught.exception.code, 403)
+        self.assertEqual(self.get(f"/act.json?database={urllib.request.quote(db)}"), (200, "null\n"), "nothing was begun")
+        # Another web page, in a browser whose user has the page open: neither with the header, nor without.
+        stranger = door.free_port()
+        with plain_site(stranger):
+            context = browser().new_context()
+            self.addCleanup(context.close)
+            page = context.new_page()
+            page.goto(f"http://127.0.0.1:{stranger}/")
+            send = "([url, headers]) => fetch(url, {method: 'POST', headers, credentials: 'include'}).then(() => 'answered', e => e.name)"
+            for headers in ({"Authorization": f"Bearer {self.TOKEN}"}, {}):
+                self.assertEqual(page.evaluate(send, [f"{self.home}act.json?{drill}", headers]), "TypeError")
+        self.assertEqual(self.get(f"/act.json?database={urllib.request.quote(db)}"), (200, "null\n"), "nothing was begun")
+        self.assertEqual(door.tree(url), before)
+        # It is shown nowhere.
+        shown = [self.get(page)[1] for page in ("/", "/status.json", "/metrics", "/health")]
+        shown += [json.dumps(p.rows("SELECT * FROM walrust_config")), self.run_cli("config", env={"WALRUST_METRICS_TOKEN": self.TOKEN}).stdout]
+        self.assertNotIn(self.TOKEN, "".join(shown))
+        self.assertIn("***", shown[-1])
+        # With it, and with a question that is none.
+        for question, status, words in (("do=drill", 400, "name a database"), ("do=rewind&database=x", 400, "snapshot, verify, drill or label"),
+                                        ("do=drill&database=none", 404, "no such database")):
+            got, answer = self.post(question)
+            self.assertEqual(got, status)
+            self.assertErrorLine(answer["error"], words)
+        self.assertEqual(self.post(drill), (202, {"do": "drill"}))
+        self.assertEqual((self.outcome("database=" + urllib.request.quote(db))["is_well"]), True)
+
+    def test_where_no_token_is_set_nobody_does_anything(self):
+        p, db, url = self.watched(env=self.env)
+        p.sync()
+        for token in (None, "", self.TOKEN):
+            status, answer = self.post("do=drill&database=" + urllib.request.quote(db), token)
+            self.assertEqual(status, 403)
+            self.assertErrorLine(answer["error"], "only looks", "metrics_token")
+        page = self.view()
+        self.overall(page, "Safe")
+        self.until(page, "document.querySelector('.picked-point').textContent.startsWith('Picked')")
+        self.assertEqual(page.get_by_label("Token").count(), 0)
+        self.assertIn("This page only looks", page.locator("#times").inner_text())
+        p.end()
+        # A word that is too short is no token: the mistake is told, and what it was is not.
+        done = self.run_cli("config", env={"WALRUST_METRICS_TOKEN": "hunter2"})
+        self.assertEqual(done.returncode, 1)
+        self.assertErrorLine(done.stderr, "WALRUST_METRICS_TOKEN", "16 to 512")
+        self.assertNotIn("hunter2", done.stderr)
+
+    def test_what_cannot_be_done_says_why_and_one_thing_is_done_at_a_time(self):
+        s3 = door.S3(self)
+        proxy = door.FaultProxy(self, s3.port)
+        db = self.path("app.db")
+        p = self.peer(env=s3.env(**self.env, WALRUST_METRICS_TOKEN=self.TOKEN)).open(db)
+        p.watch(s3.url("app", proxy.endpoint), retry={"base": "5ms", "max": "50ms"})
+        p.sql("CREATE TABLE t(v)")
+        p.sync()
+        question = "database=" + urllib.request.quote(db)
+        proxy.down = True
+        self.assertEqual(self.post(f"do=verify&{question}"), (202, {"do": "verify"}))
+        status, answer = self.post(f"do=drill&{question}")
+        self.assertEqual(status, 409)
+        self.assertErrorLine(answer["error"], "verify of this database is under way")
+        self.assertEqual(self.get("/health")[0] in (200, 503), True, "nobody waits for it")
+        proxy.down = False
+        done = self.outcome(question)
+        self.assertEqual(done["do"], "verify")
+        for secret in (*door.SECRETS, self.TOKEN):
+            self.assertNotIn(secret, json.dumps(done))
+        self.assertEqual(self.post(f"do=drill&{question}"), (202, {"do": "drill"}))
+        self.assertEqual(self.outcome(question)["is_well"], True)
 
     # -- manners
 

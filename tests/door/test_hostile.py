@@ -274,6 +274,7 @@ class Secrets(door.DoorTest):
     PLANTED = {
         "session token": "planted-session-token-7f3a", "webhook secret": "planted-webhook-secret-91c2", "webhook path": "planted-path-capability-55ee",
         "profile key": "planted-profile-secret-0d4b", "config webhook": "planted-config-webhook-a6a6", "proxy password": "planted-proxy-password-3b3b",
+        "page token": "planted-page-token-c4d1",
     }
 
     def test_no_secret_on_any_surface(self):
@@ -285,6 +286,7 @@ class Secrets(door.DoorTest):
         port = door.free_port()
         config = door.toml(self, f'''
 metrics_listen = "127.0.0.1:{port}"
+metrics_token = "{self.PLANTED['page token']}"
 [[webhooks]]
 url = "{hook.url}/{self.PLANTED['webhook path']}"
 secret = "{self.PLANTED['webhook secret']}"
@@ -310,7 +312,7 @@ secret = "{self.PLANTED['config webhook']}"
         for call in ("walrust_verify()", "walrust_explain()", "walrust_compact()", "walrust_metrics()", "walrust_version()", "walrust_notify_test()"):
             seen[call] = p.rows("SELECT " + call)
         seen["walrust_list"] = p.rows(f"SELECT * FROM walrust_list({door.quote(s3.url('app'))})")
-        for page in ("metrics", "health"):
+        for page in ("metrics", "health", "", "status.json"):
             def fetch(page=page):
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}") as answer:
                     return answer.read().decode()

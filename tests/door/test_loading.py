@@ -316,7 +316,7 @@ class Configured(door.DoorTest):
     def assertShown(self, p, source, conn="main"):
         """walrust_config has each given value, and where it was said (a pattern, {NAME} the setting's)."""
         rows = {name: (value, said) for name, value, said in p.rows("SELECT name, value, source FROM walrust_config", conn=conn)}
-        self.assertEqual(set(rows), {*self.given(), "replica", "metrics_listen", "heartbeat_url", "heartbeat_interval", "bandwidth", "cache_dir", "cache_size", "functions"})
+        self.assertEqual(set(rows), {*self.given(), "replica", "metrics_listen", "metrics_token", "heartbeat_url", "heartbeat_interval", "bandwidth", "cache_dir", "cache_size", "functions"})
         for name, wanted in self.given().items():
             value, said = rows[name]
             # Of a webhook only scheme and host are shown.
@@ -327,10 +327,12 @@ class Configured(door.DoorTest):
     def test_every_setting_by_the_environment(self):
         env = {f"WALRUST_{name.upper()}": value for name, value in self.given().items()}
         p = self.peer(env={**env, "WALRUST_REPLICA": self.path("r"), "WALRUST_METRICS_LISTEN": "127.0.0.1:0",
-                           "WALRUST_HEARTBEAT_URL": "http://127.0.0.1:1/secret-path", "WALRUST_HEARTBEAT_INTERVAL": "7m"}).open(self.path("app.db"))
+                           "WALRUST_HEARTBEAT_URL": "http://127.0.0.1:1/secret-path", "WALRUST_HEARTBEAT_INTERVAL": "7m",
+                           "WALRUST_METRICS_TOKEN": "a-word-of-the-environment"}).open(self.path("app.db"))
         rows = self.assertShown(p, "^env WALRUST_NAME$")
         self.assertEqual(rows["heartbeat_url"], ("http://127.0.0.1:1", "env WALRUST_HEARTBEAT_URL"), "its path is a capability")
         self.assertEqual(rows["heartbeat_interval"], ("7m", "env WALRUST_HEARTBEAT_INTERVAL"))
+        self.assertEqual(rows["metrics_token"], ("***", "env WALRUST_METRICS_TOKEN"), "it is never shown")
         self.assertEqual(rows["replica"], (self.path("r"), "env WALRUST_REPLICA"))
         self.assertEqual(rows["metrics_listen"], ("127.0.0.1:0", "env WALRUST_METRICS_LISTEN"))
 
@@ -346,14 +348,14 @@ class Configured(door.DoorTest):
                 sections[section].append(f"{key} = {text}")
             else:
                 top.append(f"{name} = {text}")
-        lines = [*top, 'metrics_listen = "127.0.0.1:0"', 'heartbeat_url = "http://127.0.0.1:1/x"', 'heartbeat_interval = "8m"', "[retention]", *sections["retention"], "[retry]", *sections["retry"], "[storage_class]", *sections["storage_class"], "[[webhooks]]",
+        lines = [*top, 'metrics_listen = "127.0.0.1:0"', 'metrics_token = "a-word-of-the-file"', 'heartbeat_url = "http://127.0.0.1:1/x"', 'heartbeat_interval = "8m"', "[retention]", *sections["retention"], "[retry]", *sections["retry"], "[storage_class]", *sections["storage_class"], "[[webhooks]]",
                  'url = "http://127.0.0.1:1/hook"', "[[databases]]", f'path = "{self.dir}/app.db"', f'replica = "{self.dir}/r"',
                  "[[databases.mirror]]", f'replica = "{self.dir}/m1"', "[[databases.mirror]]", f'replica = "{self.dir}/m2"']
         door.toml(self, "\n".join(lines) + "\n")
         p = self.peer().open(self.path("app.db"))
         rows = self.assertShown(p, r"walrust\.toml:\d+$")
         for name, text in (("interval", "interval ="), ("retention_daily", "daily ="), ("retry_breaker_threshold", "breaker_threshold ="),
-                           ("replica", "replica ="), ("metrics_listen", "metrics_listen ="), ("heartbeat_url", "heartbeat_url ="),
+                           ("replica", "replica ="), ("metrics_listen", "metrics_listen ="), ("metrics_token", "metrics_token ="), ("heartbeat_url", "heartbeat_url ="),
                            ("heartbeat_interval", "heartbeat_interval =")):
             line = next(n for n, line in enumerate(lines, 1) if line.startswith(text))
             self.assertTrue(rows[name][1].endswith(f"walrust.toml:{line}"), (name, rows[name]))
@@ -398,7 +400,7 @@ class Configured(door.DoorTest):
         """What walrust_config shows as a default is accepted as an option of watch."""
         p = self.peer().open(self.path("app.db"))
         for name, value in p.rows("SELECT name, default_value FROM walrust_config"):
-            if name in ("replica", "webhooks", "spool_dir", "metrics_listen", "bandwidth", "cache_dir", "cache_size", "functions") or name.startswith(("price", "heartbeat")):
+            if name in ("replica", "webhooks", "spool_dir", "metrics_listen", "metrics_token", "bandwidth", "cache_dir", "cache_size", "functions") or name.startswith(("price", "heartbeat")):
                 continue  # no default that could be written, or for the whole process
             options = {name: int(value) if self.is_count(name) else value}
             with self.subTest(name=name):

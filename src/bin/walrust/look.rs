@@ -259,7 +259,7 @@ pub fn restore(a: &Restore, form: Form) -> Outcome {
         return skipped(format!("{} exists; nothing restored", a.path.display()));
     }
     if a.if_replica_exists && !holds_anything(&a.url)? {
-        return skipped(format!("{} holds no replica; nothing restored", a.url));
+        return skipped(format!("the place {} holds no replica; nothing restored", a.url));
     }
     let Some(path) = a.path.to_str() else {
         return Err(Failure::new(format!("{} is not UTF-8; name another path", a.path.display())));

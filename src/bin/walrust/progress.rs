@@ -43,12 +43,13 @@ pub fn restore() -> Shown {
     });
     walrust::sql::on_restore_progress(|p: Progress| {
         if let Some(bar) = RESTORE.get() {
-            if bar.elapsed() >= SHOWN_AFTER && !SHOWN.swap(true, Ordering::Relaxed) {
-                bar.set_draw_target(ProgressDrawTarget::stderr());
-            }
             bar.set_length(p.of_bytes);
             bar.set_position(p.bytes);
             bar.set_message(format!("file {} of {}", p.files, p.of_files));
+            // (Last, so that the first line it shows has all its words.)
+            if bar.elapsed() >= SHOWN_AFTER && !SHOWN.swap(true, Ordering::Relaxed) {
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
         }
     });
     Shown(bar.clone())

@@ -26,6 +26,23 @@ impl Seen {
         !matches!(self, Seen::Unusable(_))
     }
 
+    /// In one word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Seen::Replica { .. } => "readable",
+            Seen::Nothing => "empty",
+            Seen::Unusable(_) => "unusable",
+        }
+    }
+
+    /// When the newest TXID was.
+    pub fn time(&self) -> Option<&str> {
+        match self {
+            Seen::Replica { time, .. } => Some(time),
+            _ => None,
+        }
+    }
+
     /// The newest TXID.
     pub fn txid(&self) -> Option<u64> {
         match self {

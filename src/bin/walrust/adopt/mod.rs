@@ -42,6 +42,8 @@ struct Database {
     path: String,
     /// `None` where its kind of replica has no counterpart.
     replica: Option<String>,
+    /// Further replicas.
+    mirrors: Vec<String>,
     /// Keys of the entry in `walrust.toml`, with their values as they are written there.
     settings: Vec<(&'static str, String)>,
 }
@@ -81,44 +83,75 @@ pub fn adopt(a: &Adopt, form: Form) -> Outcome {
     if adopted.databases.is_empty() {
         return Err(Failure::new(format!("{} names no database: it has no `dbs`", a.file.display())));
     }
-    let seen: Vec<(String, Seen)> = match a.offline {
+    // (Of each, the database and the replica.)
+    let seen: Vec<(&str, &str, Seen)> = match a.offline {
         true => Vec::new(),
         false => adopted
             .databases
             .iter()
-            .filter_map(|d| Some((d.path.clone(), look::look(d.replica.as_deref()?))))
+            .flat_map(|d| {
+                d.replica
+                    .iter()
+                    .chain(&d.mirrors)
+                    .map(move |url| (d.path.as_str(), url.as_str(), look::look(url)))
+            })
             .collect(),
     };
     let toml = toml(&adopted, &a.file.display().to_string());
-    let is_well = adopted.lacks.is_empty() && seen.iter().all(|(_, s)| s.is_well());
+    let is_well = adopted.lacks.is_empty() && seen.iter().all(|(.., s)| s.is_well());
+    let exit = u8::from(!is_well);
     match form {
         Form::Text => show::text(toml.trim_end())?,
         Form::Json => {
+            let databases: Vec<Value> = adopted.databases.iter().map(Database::json).collect();
             let replicas: Vec<Object> = seen
                 .iter()
-                .map(|(path, s)| {
+                .map(|(path, url, s)| {
                     Object(vec![
                         ("database", json!(path)),
+                        ("replica", json!(url)),
+                        ("state", json!(s.word())),
                         ("txid", json!(s.txid())),
-                        ("said", json!(s.to_string())),
+                        ("time", json!(s.time())),
+                        ("message", json!(s.to_string())),
                     ])
                 })
                 .collect();
             show::json(&Object(vec![
-                ("toml", json!(toml)),
+                ("exit", json!(exit)),
+                ("settings", values(&adopted.settings)),
+                ("databases", json!(databases)),
                 ("notes", json!(adopted.notes)),
                 ("lacks", json!(adopted.lacks)),
                 ("replicas", json!(replicas)),
+                ("toml", json!(toml)),
             ]))?;
         }
     }
     for line in &adopted.lacks {
         show::complain(line);
     }
-    for (path, s) in &seen {
+    for (path, _, s) in &seen {
         show::complain(&format!("{path}: {s}"));
     }
-    Ok(u8::from(!is_well))
+    Ok(exit)
+}
+
+impl Database {
+    fn json(&self) -> Value {
+        json!({
+            "path": self.path,
+            "replica": self.replica,
+            "mirrors": self.mirrors,
+            "settings": values(&self.settings),
+        })
+    }
+}
+
+/// Keys with their values: what is written of them in TOML is JSON as well.
+fn values(settings: &[(&'static str, String)]) -> Value {
+    let value = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| json!(text));
+    Value::Object(settings.iter().map(|(key, text)| (key.to_string(), value(text))).collect())
 }
 
 fn toml(adopted: &Adopted, from: &str) -> String {
@@ -140,6 +173,9 @@ fn toml(adopted: &Adopted, from: &str) -> String {
             None => out.push_str("# replica = \"\"      # see above: it has none that walrust can write\n"),
         }
         lines(&d.settings, &mut out);
+        for url in &d.mirrors {
+            out.push_str(&format!("\n[[databases.mirror]]\nreplica = {}\n", quoted(url)));
+        }
     }
     out
 }

@@ -41,14 +41,14 @@ const LOST: [(&str, &str); 43] = [
     ("sign-payload", "walrust sends SHA-256 of each upload; `checksum` in the URL says otherwise"),
     ("require-content-md5", "walrust sends SHA-256 of each upload; `checksum` in the URL says otherwise"),
     ("skip-verify", "certificates are always checked; SSL_CERT_FILE names others"),
-    ("storage-class", "walrust does not set it; a lifecycle rule of the bucket can"),
+    ("storage-class", "[storage_class] sets one for single uploads, merged files and snapshots each"),
     ("part-size", "parts are as large as the file and the store demand"),
     ("concurrency", "parts are sent as many at once as is of use"),
-    ("sse-customer-algorithm", "walrust does not set it; default encryption of the bucket can"),
-    ("sse-customer-key", "walrust does not set it; default encryption of the bucket can"),
-    ("sse-customer-key-path", "walrust does not set it; default encryption of the bucket can"),
-    ("sse-kms-key-id", "walrust does not set it; default encryption of the bucket can"),
-    ("age", "walrust does not encrypt yet"),
+    ("sse-customer-algorithm", "sse = \"sse-c\" in walrust.toml; AES-256 is the only one there is"),
+    ("sse-customer-key", "not copied: sse = \"sse-c\", with the key in AWS_SSE_CUSTOMER_KEY_BASE64"),
+    ("sse-customer-key-path", "not copied: sse = \"sse-c\", with the key in AWS_SSE_CUSTOMER_KEY_BASE64"),
+    ("sse-kms-key-id", "sse = \"aws:kms\" with sse_kms_key in walrust.toml says it"),
+    ("age", "encrypt in walrust.toml takes public keys of age, for a replica from its first file on"),
     ("host", "that kind of replica has no counterpart"),
     ("user", "that kind of replica has no counterpart"),
     ("password", "that kind of replica has no counterpart"),
@@ -238,27 +238,45 @@ impl Reading<'_> {
                 ("path" | "dir", _) => {}
                 ("pattern" | "recursive" | "watch", _) if many => {}
                 ("snapshot", Value::Object(s)) => d.settings.extend(self.snapshot("dbs.snapshot", s)),
-                ("replica", Value::Object(r)) => self.replica(&mut d, r, many),
+                ("replica", Value::Object(r)) => d.replica = self.replica(&mut d.settings, r, many),
                 ("replicas", Value::Array(all)) => {
-                    let mut all = all.iter().filter_map(Value::as_object);
-                    if let Some(first) = all.next() {
-                        self.replica(&mut d, first, many);
-                    }
-                    let more = all.count();
-                    if more > 0 {
-                        self.to.lacks.push(format!("{path}: of its {} replicas the first is taken; walrust has one for each database", more + 1));
+                    for r in all.iter().filter_map(Value::as_object) {
+                        // (A mirror gets the files of the replica, at the same intervals.)
+                        let mut settings = Vec::new();
+                        let url = self.replica(&mut settings, r, many);
+                        match (d.replica.is_some(), url) {
+                            (_, None) => self.to.lacks.push(format!(
+                                "{path}: one of its replicas is none that walrust can write (see the notes)"
+                            )),
+                            (false, url) => {
+                                d.replica = url;
+                                d.settings.extend(settings);
+                            }
+                            (true, Some(url)) => {
+                                d.mirrors.push(url);
+                                for (key, _) in settings {
+                                    self.note(format!("{path}: a mirror has no {key} of its own; that of the first replica counts"));
+                                }
+                            }
+                        }
                     }
                 }
                 (key, v) => self.other(&format!("dbs.{key}"), key, v),
             }
         }
-        if d.replica.is_none() {
+        if d.replica.is_none() && !self.to.lacks.iter().any(|l| l.starts_with(&format!("{path}: "))) {
             self.to.lacks.push(format!("{path}: it has no replica that walrust can write (see the notes)"));
         }
         self.to.databases.push(d);
     }
 
-    fn replica(&mut self, d: &mut Database, r: &Map<String, Value>, many: bool) {
+    /// The URL of a replica, if it has one here; its settings are added.
+    fn replica(
+        &mut self,
+        settings: &mut Vec<(&'static str, String)>,
+        r: &Map<String, Value>,
+        many: bool,
+    ) -> Option<String> {
         let place = "dbs.replica";
         let mut get = |key: &str| {
             r.get(key).and_then(|v| self.text(&format!("{place}.{key}"), v)).filter(|t| !t.is_empty())
@@ -269,14 +287,14 @@ impl Reading<'_> {
         for (key, v) in r {
             match key.as_str() {
                 "url" | "type" | "bucket" | "path" | "region" | "endpoint" | "force-path-style" => {}
-                "sync-interval" => d.settings.extend(self.text(key, v).map(|t| ("interval", quoted(&t)))),
+                "sync-interval" => settings.extend(self.text(key, v).map(|t| ("interval", quoted(&t)))),
                 "snapshot-interval" => {
-                    d.settings.extend(self.text(key, v).map(|t| ("snapshot_interval", quoted(&t))))
+                    settings.extend(self.text(key, v).map(|t| ("snapshot_interval", quoted(&t))))
                 }
                 "validation-interval" => {
-                    d.settings.extend(self.text(key, v).map(|t| ("validation_interval", quoted(&t))))
+                    settings.extend(self.text(key, v).map(|t| ("validation_interval", quoted(&t))))
                 }
-                "retention" => d.settings.extend(self.kept(&format!("{place}.retention"), v)),
+                "retention" => settings.extend(self.kept(&format!("{place}.retention"), v)),
                 key => self.other(&format!("{place}.{key}"), key, v),
             }
         }
@@ -303,7 +321,7 @@ impl Reading<'_> {
                     "{place}: {} has no counterpart: walrust writes to S3, GCS, Azure and directories",
                     other.unwrap_or("a replica without type, url or path")
                 ));
-                return;
+                return None;
             }
         };
         let mut parameters: Vec<String> = Vec::new();
@@ -334,8 +352,11 @@ impl Reading<'_> {
             text = format!("{text}{mark}{}", parameters.join("&"));
         }
         match ReplicaUrl::parse(&text.replace(['{', '}'], "")) {
-            Ok(_) => d.replica = Some(text),
-            Err(e) => self.note(format!("{place}: {e}")),
+            Ok(_) => Some(text),
+            Err(e) => {
+                self.note(format!("{place}: {e}"));
+                None
+            }
         }
     }
 }
@@ -434,7 +455,11 @@ mod tests {
         }
         let all = format!("{a:?}");
         assert!(!all.contains("AKIASECRET") && !all.contains("sEcReT"));
-        assert!(a.lacks.iter().any(|l| l.contains("the first is taken")), "{:?}", a.lacks);
+        assert_eq!(
+            (a.databases[0].replica.as_deref(), &a.databases[0].mirrors),
+            (Some("s3://b/a"), &vec!["s3://b/2".to_string()])
+        );
+        assert!(a.lacks.is_empty(), "{:?}", a.lacks);
     }
 
     #[test]

@@ -241,7 +241,7 @@ impl Reading<'_> {
                 ("replica", Value::Object(r)) => d.replica = self.replica(&mut d.settings, r, many),
                 ("replicas", Value::Array(all)) => {
                     for r in all.iter().filter_map(Value::as_object) {
-                        // (A mirror gets the files of the replica, at the same intervals.)
+                        // (A mirror gets the files of the replica, at the replica's intervals.)
                         let mut settings = Vec::new();
                         let url = self.replica(&mut settings, r, many);
                         match (d.replica.is_some(), url) {
@@ -255,7 +255,7 @@ impl Reading<'_> {
                             (true, Some(url)) => {
                                 d.mirrors.push(url);
                                 for (key, _) in settings {
-                                    self.note(format!("{path}: a mirror has no {key} of its own; that of the first replica counts"));
+                                    self.note(format!("{path}: {key} of a further replica is not carried over; that of the first counts"));
                                 }
                             }
                         }

@@ -18,6 +18,7 @@ pub mod manners;
 pub mod panics;
 pub mod runtime;
 pub mod scratch;
+pub mod sealed;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod size;

@@ -1,7 +1,7 @@
 //! The 100-byte header.
 
 use super::names::FileName;
-use crate::base::{DbChecksum, Error, Lineage, PageSize, Result, Timestamp, TxId};
+use crate::base::{DbChecksum, Error, Lineage, PageSize, Result, Timestamp, TxId, sealed};
 
 /// Bytes in a header.
 pub const HEADER_LEN: usize = 100;
@@ -128,11 +128,8 @@ impl Header {
 
     /// Reads a header. Errors with `Kind::Corrupt`; with `Kind::Config` where an age file begins.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Header> {
-        if bytes.starts_with(b"age-encryption.org/") {
-            return Err(crate::base::Error::config(
-                "it is encrypted (age): set WALRUST_IDENTITY to the path of the file with the identity (AGE-SECRET-KEY-1…) of one \
-                 of its recipients",
-            ));
+        if sealed::is_sealed(bytes) {
+            return Err(sealed::no_identity("it"));
         }
         let mut cut = Cut(bytes);
         if cut.take::<4>() != MAGIC {

@@ -23,11 +23,12 @@ use super::inventory::FileInfo;
 use super::layout::{BLOCK, FileId, blocks_key};
 use super::manifest::ManifestEntry;
 use super::probe::tail_bound;
+use crate::base::sealed::no_identity;
 use crate::base::{Error, Kind, Pgno, Result, clock};
 use crate::ltx::{
     Decoder, HEADER_LEN, Header, IndexEntry, PackedIndex, PageIndex, TAIL_LEN, Tail, Trailer, decode_frame,
 };
-use crate::store::{Store, no_identity};
+use crate::store::Store;
 use bytes::Bytes;
 use futures_util::future::{join, try_join, try_join3};
 use sha2::{Digest, Sha256};

@@ -20,7 +20,7 @@ use super::restore::{RestoreOptions, Restored, Sources, attempt, confirm_lost, f
 use super::target::Target;
 use crate::base::{Error, Result, TxId, clock};
 use crate::store::Store;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// How many files may turn out to be damaged in one place or another.
@@ -71,7 +71,7 @@ pub async fn restore_from_all(
                         *n += 1;
                     }
                 }
-                let restored = finish(built, target, &sources.store.clone(), options, notes)?;
+                let restored = finish(built, target, sources.store, options, notes)?;
                 return Ok(Mended { restored, files });
             }
             Err((Some(id), e)) if e.is_corrupt() || e.is_missing() || e.is_retry() => {
@@ -141,10 +141,6 @@ fn holders(places: &[Place]) -> BTreeMap<FileId, Vec<usize>> {
     has
 }
 
-fn info(place: &Place, id: FileId) -> Option<&FileInfo> {
-    place.inventory.files.iter().find(|f| f.id() == id)
-}
-
 /// A way over what the places have.
 fn plan_over(places: &[Place], has: &BTreeMap<FileId, Vec<usize>>, point: Point) -> Result<Plan> {
     let mut files: Vec<FileInfo> = Vec::with_capacity(has.len());
@@ -164,14 +160,11 @@ fn sources<'a>(
 ) -> Result<(Sources<'a>, Vec<usize>)> {
     let nothing = || Error::corrupt("there is no place to restore from");
     let first = places.first().ok_or_else(nothing)?;
-    let (mut elsewhere, mut from, mut seen) = (Elsewhere::new(), Vec::new(), BTreeSet::new());
+    let (mut elsewhere, mut from) = (Elsewhere::new(), Vec::new());
     for id in way.files.iter().map(FileInfo::id) {
         let number = has.get(&id).and_then(|places| places.first()).copied().unwrap_or(0);
         from.push(number);
-        if number > 0
-            && seen.insert(id)
-            && let Some(place) = places.get(number).filter(|p| info(p, id).is_some())
-        {
+        if let Some(place) = places.get(number).filter(|_| number > 0) {
             elsewhere.insert(id, (place.store.clone(), place.manifest.sworn(id).copied()));
         }
     }

@@ -16,6 +16,7 @@ use super::compact::Action;
 use super::manifest::{ManifestEntry, ManifestWriter};
 use super::place::{self, Found};
 use crate::base::scratch::Scratch;
+use crate::base::sealed::no_identity;
 use crate::base::{Error, Result, crash, size};
 use crate::store::{Body, PutMeta, Recipients, Store};
 use serde_json::{Value, json};
@@ -112,7 +113,7 @@ fn refuse(store: &Store, files: &[ManifestEntry]) -> Result<()> {
         )));
     }
     if !files.is_empty() && !store.can_open() {
-        return Err(crate::store::no_identity(store.url()));
+        return Err(no_identity(store.url()));
     }
     Ok(())
 }

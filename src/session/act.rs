@@ -1,7 +1,7 @@
 //! What the page does for whoever shows the token: each on a thread of its own (`walrust-deed`), in the order and number that
 //! [`super::deeds`] allows.
 
-use super::care::{damage, details};
+use super::care::{SECOND_LOOK, damage, details};
 use super::drill::{self, DrillRequest};
 use super::registry::Engine;
 use super::watched::{Watched, series};
@@ -16,8 +16,6 @@ use std::time::Duration;
 
 /// How long a full copy may take: it may be large.
 const SNAPSHOT: Duration = Duration::from_secs(24 * 3600);
-/// Between two looks at what seems wrong: long enough for a merge or a removal under way to end.
-const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// Stack of a thread that does one.
 const STACK: usize = 1 << 20;
 

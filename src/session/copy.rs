@@ -12,6 +12,7 @@ use super::phase::Role;
 use super::reread::{self, at_a_txid};
 use super::watched::Watched;
 use super::work::Work;
+use crate::base::scratch::Scratch;
 use crate::base::{Error, Kind, Manners, Result, TxId, clock, manners};
 use crate::capture::Attested;
 use crate::ltx::Level;
@@ -20,7 +21,7 @@ use crate::replica::{self, Inventory, ManifestEntry, ManifestWriter};
 use crate::spool::Position;
 use crate::spool::requests::{Answer, Wanted};
 use crate::store::{Body, Pace, PutMeta, Recipients, ReplicaUrl, Store, block_on};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ impl Watched {
         drop(ticket);
         let sent = made.and_then(|position| {
             let _alone = alone(&store, shipping, &[])?;
-            block_on(send(&store, &path, &position))??;
+            block_on(send(&store, (self.spool.dir(), &path), &position))??;
             Ok(position.txid)
         });
         drop(std::fs::remove_file(&path));
@@ -95,16 +96,8 @@ impl Watched {
     }
 }
 
-/// A file that goes with this.
-struct Removed(PathBuf);
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.0));
-    }
-}
-
-async fn send(store: &Store, path: &Path, position: &Position) -> Result<()> {
+/// Puts the snapshot at `path` there; an age file of it is made in `dir`.
+async fn send(store: &Store, (dir, path): (&Path, &Path), position: &Position) -> Result<()> {
     let inventory = Inventory::read(store).await?;
     if let Some(newest) = inventory.files.iter().max_by_key(|f| (f.max, f.level)) {
         let is_sealed = store.is_sealed(&newest.id().key(store.layout())).await?;
@@ -125,11 +118,11 @@ async fn send(store: &Store, path: &Path, position: &Position) -> Result<()> {
     let (path, entry) = match store.recipients() {
         None => (path, entry),
         Some(recipients) => {
-            scratch = Removed(path.with_extension("age"));
-            let mut out =
-                manners::create_private(&scratch.0).map_err(|e| Error::io("create", &scratch.0, e))?;
+            scratch = Scratch::new(dir, "copy")?;
+            let to = scratch.path();
+            let mut out = manners::create_private(to).map_err(|e| Error::io("create", to, e))?;
             let (bytes, sha256) = recipients.seal(path, &mut out)?;
-            (scratch.0.as_path(), entry.sealed(bytes, sha256))
+            (to, entry.sealed(bytes, sha256))
         }
     };
     let meta = PutMeta { timestamp: Some(entry.time), sha256: Some(entry.sha256), ..PutMeta::default() };

@@ -238,14 +238,14 @@ impl Watched {
                 (known.as_ref().and_then(remembered), no_lease)
             }
         };
-        let is_closed = self.store.recipients().is_some() && !self.store.can_open();
+        let is_closed = self.store.is_closed();
         let newest = match &known {
-            Some(s) => {
+            Some(s) if is_closed => {
                 let waiting = self.spool.pending()?.last().map(|q| q.txid).unwrap_or_default();
                 let snapshot = self.spool.snapshots()?.last().map(|q| q.txid).unwrap_or_default();
                 Some((s.lineage, s.txid.max(waiting).max(snapshot)))
             }
-            None => None,
+            _ => None,
         };
         let remote = remote.map(|r| identity::as_known(r, newest, is_closed));
         if is_closed && !takeover && remote.is_some_and(|r| r.lineage == Lineage::default()) {

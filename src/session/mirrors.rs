@@ -20,8 +20,7 @@
 //! would be the pace of all); a thread for each mirror (its shipper is a task of the runtime, as the replica's is).
 
 use super::events::on_mirror_event;
-use super::identity::Remote;
-use super::identity::as_known;
+use super::identity::{Remote, as_known};
 use super::job::Job;
 use super::join::{Patience, look};
 use super::mirror::{At, Begin, Here, Mirror, decide, leads_on};
@@ -118,7 +117,7 @@ fn begin(w: &Arc<Watched>, m: &Arc<Mirror>) -> Result<()> {
 fn begin_alone(w: &Arc<Watched>, m: &Arc<Mirror>, queue: &Arc<Spool>) -> Result<()> {
     let there = look(&m.store, Patience::Patient)?;
     let recorded = queue.shipped()?.filter(|s| s.replica == m.url());
-    let is_closed = m.store.recipients().is_some() && !m.store.can_open();
+    let is_closed = m.store.is_closed();
     let waiting = queue.pending()?.last().map(|q| q.txid).unwrap_or_default();
     let known = recorded.as_ref().map(|s| (s.lineage, s.txid.max(waiting)));
     let there = there.map(|r| as_known(r, known, is_closed));

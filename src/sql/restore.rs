@@ -124,6 +124,7 @@ pub(super) fn restore(_conn: &Connection, args: &[Value]) -> Result<Value> {
         }
         Err(e) => log::warn!("walrust: {}: nor file by file out of all mirrors: {e}", path.display()),
     }
+    // (One that holds another history leads a way over all of them astray; by itself each is what it is.)
     for mirror in mirrors {
         let tried =
             open_at(&mirror, as_of).and_then(|store| restore_from(&store, &named, &absolute, &wanted));

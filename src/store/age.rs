@@ -21,22 +21,8 @@ const CHUNK: u64 = 64 << 10;
 const SEALED_CHUNK: u64 = CHUNK + 16;
 /// Bytes between the header and the first chunk.
 const NONCE: usize = 16;
-/// How an age file begins.
-const MAGIC: &[u8] = b"age-encryption.org/v1\n";
 /// A header is no longer than this: some 500 recipients.
 pub(super) const MOST_HEADER: u64 = 64 << 10;
-
-/// Whether an object that begins so is an age file. Pure.
-pub fn is_sealed(head: &[u8]) -> bool {
-    head.starts_with(MAGIC)
-}
-
-/// What is said where something is encrypted and there is no identity.
-pub fn no_identity(what: impl std::fmt::Display) -> Error {
-    Error::config(format!(
-        "{what} is encrypted (age): set WALRUST_IDENTITY to the path of the file with the identity (AGE-SECRET-KEY-1…) of one of its recipients"
-    ))
-}
 
 /// For whom objects are encrypted: public keys, `age1…`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -276,6 +262,7 @@ impl Seek for Sparse<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::sealed::is_sealed;
     use age::secrecy::ExposeSecret;
 
     fn pair(dir: &Path, name: &str) -> (Keys, String) {

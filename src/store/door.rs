@@ -1,6 +1,6 @@
 //! The door: a replica's store, whatever its kind.
 
-use super::age::{Keys, Recipients, is_sealed};
+use super::age::{Keys, Recipients};
 use super::backend::{Backend, Create, Opened, Tags};
 use super::bandwidth::{self, Pace};
 use super::conditions::{Conditions, Known};
@@ -17,6 +17,7 @@ use super::opening::Opening;
 use super::retry::Retry;
 use crate::address::{LayoutKind, ReplicaUrl};
 use crate::base::hex::Digest32;
+use crate::base::sealed::is_sealed;
 use crate::base::{Error, Kind, Manners, Result, Timestamp, clock, manners};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -381,6 +382,11 @@ impl Store {
     /// Whether what is encrypted can be read: an identity was given.
     pub fn can_open(&self) -> bool {
         self.backend.can_open()
+    }
+
+    /// Whether what is put here cannot be read here: it is encrypted, and there is no identity.
+    pub fn is_closed(&self) -> bool {
+        self.recipients.is_some() && !self.can_open()
     }
 
     /// How many bytes are read of an object of `stored` bytes, if it is encrypted and can be opened; `None`: as many as are stored.

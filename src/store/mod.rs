@@ -67,7 +67,7 @@ mod tests;
 
 pub use crate::address::{BucketIn, Checksums, LayoutKind, ReplicaUrl, StoreKind};
 pub use crate::base::hex::Digest32;
-pub use age::{Recipients, is_sealed, no_identity};
+pub use age::Recipients;
 pub use bandwidth::Pace;
 pub use block::block_on;
 pub use breaker::{Breaker, BreakerState, Change, Permit};

@@ -16,6 +16,7 @@ use super::conditions::Conditions;
 use super::direct::Hold;
 use super::object::{Body, ObjectInfo, Version, collect};
 use crate::address::LayoutKind;
+use crate::base::sealed::is_sealed;
 use crate::base::{Error, Manners, Result, Timestamp, lock};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -55,7 +56,7 @@ impl Opening {
             let opened = self.inner.open(key, Some(0..first)).await?;
             let is_all = opened.length < first;
             let begin = collect(key, opened.stream, opened.length).await?;
-            if !age::is_sealed(&begin) {
+            if !is_sealed(&begin) {
                 break;
             }
             if let Some(len) = age::head_len(&begin) {
@@ -114,13 +115,13 @@ impl Opening {
         let Opened { mut stream, length, version } = self.inner.open(key, None).await?;
         let mut begin: Vec<u8> = Vec::new();
         while (begin.len() as u64) < age::MOST_HEADER {
-            let enough = begin.len() >= 32 && (!age::is_sealed(&begin) || age::head_len(&begin).is_some());
+            let enough = begin.len() >= 32 && (!is_sealed(&begin) || age::head_len(&begin).is_some());
             match if enough { None } else { stream.next().await } {
                 Some(piece) => begin.extend_from_slice(&piece?),
                 None => break,
             }
         }
-        if !age::is_sealed(&begin) {
+        if !is_sealed(&begin) {
             let begin = futures_util::stream::iter([Ok(Bytes::from(begin))]);
             return Ok(Opened { stream: Box::pin(begin.chain(stream)), length, version });
         }

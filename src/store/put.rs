@@ -15,7 +15,7 @@ use super::faults::{Fault, Op};
 use super::object::{Body, Version, check_key};
 use super::retry::Retry;
 use crate::base::hex::Digest32;
-use crate::base::{Error, Kind, Result, Timestamp, clock, crash};
+use crate::base::{Error, Kind, Result, Timestamp, clock, crash, sealed};
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -53,6 +53,17 @@ pub enum Holds {
     Nothing,
 }
 
+/// The length of what is put, and what travels with it. Errors as reading it does.
+fn tagged(body: &Body, meta: PutMeta) -> Result<(u64, Tags)> {
+    let length = body.len()?;
+    let sha256 = match meta.sha256 {
+        Some(known) => known,
+        None => body.sha256()?,
+    };
+    let PutMeta { timestamp, class, hold, .. } = meta;
+    Ok((length, Tags { put_id: clock::random_u64(), sha256, timestamp, class, hold }))
+}
+
 enum Found {
     Mine,
     Rival,
@@ -65,13 +76,7 @@ impl Store {
     pub async fn put_new(&self, key: &str, body: impl Into<Body>, meta: PutMeta) -> Result<Put> {
         check_key(key)?;
         let body = body.into();
-        let length = body.len()?;
-        let sha256 = match meta.sha256 {
-            Some(known) => known,
-            None => body.sha256()?,
-        };
-        let PutMeta { timestamp, class, hold, .. } = meta;
-        let tags = Tags { put_id: clock::random_u64(), sha256, timestamp, class, hold };
+        let (length, tags) = tagged(&body, meta)?;
         self.tried(|_| async {
             let Err(failure) = self.create(key, &body, length, &tags).await else {
                 return Ok(Put::Created);
@@ -217,15 +222,14 @@ impl Store {
     /// lasts.
     async fn refuse_no_ltx(&self, key: &str) -> Result<()> {
         const MAGIC: &[u8; 4] = b"LTX1";
-        const SEALED: &[u8; 4] = b"age-";
         let (mut stream, _) = self.stored_stream(key).await?;
         let mut head = Vec::new();
-        while head.len() < MAGIC.len()
+        while head.len() < sealed::MAGIC.len()
             && let Some(piece) = stream.next().await
         {
             head.extend_from_slice(&piece?);
         }
-        if head.starts_with(MAGIC) || head.starts_with(SEALED) {
+        if head.starts_with(MAGIC) || sealed::is_sealed(&head) {
             return Ok(());
         }
         Err(Error::new(
@@ -281,13 +285,7 @@ impl Store {
         check_key(key)?;
         self.may_change("replace", key)?;
         let body = body.into();
-        let length = body.len()?;
-        let sha256 = match meta.sha256 {
-            Some(known) => known,
-            None => body.sha256()?,
-        };
-        let PutMeta { timestamp, class, hold, .. } = meta;
-        let tags = Tags { put_id: clock::random_u64(), sha256, timestamp, class, hold };
+        let (length, tags) = tagged(&body, meta)?;
         self.tried(|_| {
             let put = async {
                 let put = self.backend().create(key, &body, length, &tags, Create::Over).await;

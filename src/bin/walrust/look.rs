@@ -228,18 +228,18 @@ pub fn files(target: &str, form: Form) -> Outcome {
 
 /// `compact`
 pub fn compact(a: &Compact, form: Form) -> Outcome {
-    let Asked { conn, url } = ask(&a.target)?;
-    let text: String = scalar(&conn, "SELECT walrust_compact(?1, ?2)", (url, a.options(form)))?;
-    match form {
-        Form::Json => answer(document(&text)?, 0),
-        Form::Text => report(&text, 0),
-    }
+    told_by("walrust_compact", &a.target, a.options(form), form)
 }
 
 /// `rekey`
 pub fn rekey(a: &Rekey, form: Form) -> Outcome {
-    let Asked { conn, url } = ask(&a.target)?;
-    let text: String = scalar(&conn, "SELECT walrust_rekey(?1, ?2)", (url, a.options(form)))?;
+    told_by("walrust_rekey", &a.target, a.options(form), form)
+}
+
+/// Shows what a function tells that takes a replica and options, and gives a text, or a document with the option `json`.
+fn told_by(function: &str, target: &str, options: String, form: Form) -> Outcome {
+    let Asked { conn, url } = ask(target)?;
+    let text: String = scalar(&conn, &format!("SELECT {function}(?1, ?2)"), (url, options))?;
     match form {
         Form::Json => answer(document(&text)?, 0),
         Form::Text => report(&text, 0),

@@ -182,7 +182,13 @@ static void compare(const char *zFile){
     }else if( zReplica==0 ){
       note("skipped it was changed past SQLite, and that was noticed\n", "", "");
     }else{
-      note("differs %s: %s\n", zFile, zWhy);
+      /* Whether it is the replica that is wrong, or was the claim too early: what is there a second later tells. */
+      char zAll[1000], zThen[400], *zClaim = one(db, "SELECT state || ' ' || txid || ' ' || replicated_txid FROM walrust_status"
+                                                " WHERE database=?1", zFile, 0);
+      difference(db, zFile, zReplica, zThen, sizeof(zThen));
+      snprintf(zAll, sizeof(zAll), "%s; a second later: %s (%s)", zWhy, zThen[0] ? zThen : "the same", zClaim ? zClaim : "no row");
+      note("differs %s: %s\n", zFile, zAll);
+      free(zClaim);
     }
   }
   sqlite3_close(db);

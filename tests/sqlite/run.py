@@ -245,6 +245,8 @@ class Suite:
     def output(self, mode, script):
         lines = (self.dir / mode / script / "out.txt").read_text(errors="replace").splitlines()
         bad = [i for i, line in enumerate(lines) if line.startswith("! ") or "rror" in line and "0 errors" not in line]
+        # (A replica that differs is told whatever else there is.)
+        bad = sorted(bad, key=lambda i: not lines[i].startswith("! differs"))
         return "\n".join("    " + lines[i][:300] for i in bad[:12]) or "\n".join("    " + x for x in lines[-6:])
 
 

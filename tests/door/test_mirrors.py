@@ -366,7 +366,10 @@ class Identity(Mirrored):
             first = min(files(self.replica), key=lambda f: (f[1], f[0]))
             return len(files(self.disk)) < len(files(self.replica)) / 2 and first[1] == 1
 
-        self.eventually(is_thinned, what="retention of one mirror alone", timeout=60)
+        try:
+            self.eventually(is_thinned, what="retention of one mirror alone", timeout=60)
+        except AssertionError as e:
+            self.fail(f"{e}: {len(files(self.disk))} files there, {len(files(self.replica))} in the replica; {self.rows(p)}")
         p.end()
         for _, _, _, path in door.ltx_files(self.disk):
             with open(path, "rb") as f:

@@ -62,6 +62,8 @@ class Spools(Whose):
         with open(toml, "w") as f:
             f.write(f'spool_dir = "{spool}"\n[[databases]]\npath = "{self.path("**", "*.db")}"\nreplica = "{self.path("{name}-replica")}"\n')
         a = self.streamed("a", spool_dir=spool)
+        # (Its own first look after the replica is recorded there, too.)
+        self.eventually(lambda: os.path.exists(os.path.join(spool, "care.json")), what="the first retention")
         before, names = tree(spool), (self.path("a.db"), spool)
         call = self.peer().open(self.path("b.db"))
         self.refused(lambda: call.watch(self.path("b-replica"), spool_dir=spool), *names)
